@@ -1,0 +1,13 @@
+//! The modules of entryway, in floor order (skeleton; ARCHITECTURE.md becomes this text).
+#![deny(unsafe_code)]
+
+// floor 0
+pub mod clock;
+pub mod event;
+pub mod life;
+pub mod names;
+pub mod recent;
+// floor 1
+pub mod bus;
+// floor 2
+pub mod pool;

@@ -1,0 +1,2 @@
+//! The binary of entryway.
+fn main() {}

@@ -1,0 +1,3 @@
+//! The pool of one upstream's endpoints.
+
+pub mod endpoint;

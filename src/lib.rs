@@ -10,5 +10,6 @@ pub mod names;
 pub mod recent;
 // floor 1
 pub mod bus;
+pub mod meters;
 // floor 2
 pub mod pool;

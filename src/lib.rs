@@ -3,11 +3,13 @@
 
 // floor 0
 pub mod clock;
+pub mod duration;
 pub mod event;
 pub mod life;
 pub mod names;
 pub mod recent;
 // floor 1
 pub mod bus;
+pub mod meters;
 // floor 2
 pub mod pool;

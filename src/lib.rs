@@ -13,3 +13,6 @@ pub mod bus;
 pub mod meters;
 // floor 2
 pub mod pool;
+pub mod resolve;
+// floor 3
+pub mod probe;

@@ -5,16 +5,16 @@
 //! once a second. Keeps nothing for its users: every answer, good or bad, is told as a `Fact`, and the pool keeps the
 //! last good set. Does not know which endpoints a name belongs to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::pool::fact::Fact;
+use refresh::Wanted;
 pub use report::{Report, ServerReport, lookup};
 pub use server::{Family, Records, Reply};
+pub use settings::{DnsSettings, NameSpec};
 pub use stub::Files;
 
 mod known;
@@ -22,37 +22,10 @@ mod pace;
 mod refresh;
 mod report;
 mod server;
+mod settings;
 mod stub;
 #[cfg(test)]
 mod tests;
-
-/// How names are resolved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DnsSettings {
-    /// Servers to ask, in order; empty: the system's.
-    pub servers: Vec<SocketAddr>,
-    /// No answer is asked for again sooner.
-    #[serde(with = "crate::duration")]
-    pub min_ttl: Duration,
-    /// No answer is trusted for longer.
-    #[serde(with = "crate::duration")]
-    pub max_ttl: Duration,
-    /// The longest wait for one lookup.
-    #[serde(with = "crate::duration")]
-    pub timeout: Duration,
-    /// Whether loopback, link-local, multicast and unspecified addresses are taken from DNS.
-    pub allow_local_answers: bool,
-}
-
-/// A name to follow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameSpec {
-    /// A DNS name, a name of the hosts file, or a literal IP.
-    pub host: String,
-    /// A derived name that may not exist: asked rarely until it has answered once.
-    pub candidate: bool,
-}
 
 /// Follows a set of names.
 #[derive(Debug)]
@@ -65,29 +38,9 @@ pub struct ResolverHandle {
     wanted: Arc<dyn Wanted>,
 }
 
-/// What a handle needs of the loops' shared part, whatever answers them.
-trait Wanted: Send + Sync + std::fmt::Debug {
-    fn refresh(&self);
-    fn set(&self, settings: DnsSettings);
-}
-
 /// Whether an address from DNS is refused unless `allow_local_answers` is set.
 pub fn is_local(ip: IpAddr) -> bool {
     known::is_local(ip.to_canonical())
-}
-
-// === impl DnsSettings ===
-
-impl Default for DnsSettings {
-    fn default() -> Self {
-        Self {
-            servers: Vec::new(),
-            min_ttl: Duration::from_secs(1),
-            max_ttl: Duration::from_secs(60),
-            timeout: Duration::from_secs(2),
-            allow_local_answers: false,
-        }
-    }
 }
 
 // === impl Resolver ===

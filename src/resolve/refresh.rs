@@ -16,8 +16,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::known::{is_local, plain};
 use super::pace::{FLOOR, Pace};
 use super::server::{Family, Records};
+use super::settings::{DnsSettings, NameSpec};
 use super::stub::Ask;
-use super::{DnsSettings, NameSpec, Wanted};
 use crate::clock;
 use crate::pool::fact::{Addresses, Answer, Fact, NoAnswer, Source};
 
@@ -36,6 +36,12 @@ pub(crate) struct Shared<A> {
     pub(crate) wanted: watch::Sender<DnsSettings>,
     /// Signals that DNS works again, after it did not.
     pub(crate) recovered: watch::Sender<()>,
+}
+
+/// What a handle needs of the loops' shared part, whatever answers them.
+pub(crate) trait Wanted: Send + Sync + std::fmt::Debug {
+    fn refresh(&self);
+    fn set(&self, settings: DnsSettings);
 }
 
 /// The result for one family within one lookup; none while it is awaited.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::DnsSettings;
 use super::known::plain;
 use super::server::{Family, Reply, Server};
+use super::settings::DnsSettings;
 use super::stub::{Files, Setup, absolute};
 use crate::pool::fact::{NoAnswer, Source};
 

@@ -14,9 +14,9 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::DnsSettings;
 use super::known::Hosts;
 use super::server::{Family, Records, Server};
+use super::settings::DnsSettings;
 use crate::pool::fact::{NoAnswer, Source};
 
 /// How long a server may be silent before the next is asked as well.
@@ -234,7 +234,7 @@ fn read_resolv_conf(text: &[u8]) -> (Result<Vec<SocketAddr>, String>, Vec<String
                     servers.push(addr);
                 }
             }
-            let search = config.search().iter().map(|name| plain_name(name));
+            let search = config.search().iter().map(plain_name);
             (Ok(servers), search.collect())
         }
         Err(error) => (Err(error.to_string()), Vec::new()),

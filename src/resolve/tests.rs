@@ -1,6 +1,7 @@
 //! The whole resolver against `FakeDns`, on real sockets.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -109,7 +110,7 @@ async fn both_families_make_one_answer() {
     assert_eq!((server.asked(NAME, A), server.asked(NAME, AAAA)), (1, 1));
 }
 
-/// Every kind of bad answer, each of them alone at the start: none gives an address, each has its class, and the good
+/// One table, so it is long: every kind of bad answer, each of them alone at the start: none gives an address, each has its class, and the good
 /// answer that follows is taken.
 #[tokio::test]
 async fn bad_answers_have_their_class_and_are_got_over() {

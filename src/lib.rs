@@ -8,7 +8,10 @@ pub mod event;
 pub mod life;
 pub mod names;
 pub mod recent;
+pub mod sys;
 // floor 1
 pub mod bus;
+pub mod stream;
 // floor 2
 pub mod pool;
+pub mod relay;

@@ -8,11 +8,14 @@ pub mod event;
 pub mod life;
 pub mod names;
 pub mod recent;
+pub mod sys;
 // floor 1
 pub mod bus;
 pub mod meters;
+pub mod stream;
 // floor 2
 pub mod pool;
+pub mod relay;
 pub mod resolve;
 // floor 3
 pub mod probe;

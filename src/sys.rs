@@ -1,0 +1,8 @@
+//! All syscalls live below here; the only place that knows errnos and the only `cfg(target_os)`.
+//!
+//! Above it one reads [`pipe::Moved`], [`socket::Fault`], [`info::unsent`]. Off Linux there are no pipes and nothing
+//! is known about send queues; what is above copes without knowing why.
+
+pub mod info;
+pub mod pipe;
+pub mod socket;

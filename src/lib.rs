@@ -10,5 +10,6 @@ pub mod recent;
 // floor 1
 pub mod bus;
 pub mod meters;
+pub mod web;
 // floor 2
 pub mod pool;

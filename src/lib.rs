@@ -13,6 +13,7 @@ pub mod sys;
 pub mod bus;
 pub mod meters;
 pub mod stream;
+pub mod web;
 // floor 2
 pub mod pool;
 pub mod relay;

@@ -14,3 +14,5 @@ pub mod meters;
 pub mod web;
 // floor 2
 pub mod pool;
+// wings
+pub mod admin;

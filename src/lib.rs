@@ -1,4 +1,4 @@
-//! The modules of entryway, in floor order (skeleton; ARCHITECTURE.md becomes this text).
+#![doc = include_str!("ARCHITECTURE.md")]
 #![deny(unsafe_code)]
 
 // floor 0
@@ -20,3 +20,5 @@ pub mod relay;
 pub mod resolve;
 // floor 3
 pub mod probe;
+// wings
+pub mod admin;

@@ -3,11 +3,15 @@
 
 // floor 0
 pub mod clock;
+pub mod duration;
 pub mod event;
 pub mod life;
 pub mod names;
 pub mod recent;
+pub mod sys;
 // floor 1
 pub mod bus;
+pub mod meters;
 // floor 2
+pub mod dial;
 pub mod pool;

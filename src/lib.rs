@@ -8,9 +8,11 @@ pub mod event;
 pub mod life;
 pub mod names;
 pub mod recent;
+pub mod sys;
 // floor 1
 pub mod bus;
 pub mod meters;
 pub mod web;
 // floor 2
+pub mod dial;
 pub mod pool;

@@ -1,0 +1,67 @@
+//! Congestion control on loopback legs.
+//!
+//! Where the system's choice is bbr, every stream inside the machine is paced by timers, and bulk is a third slower
+//! for nothing: a loopback leg has no loss and no queue to control (reference: data path, item 8). Legs that leave
+//! the machine keep the system's choice.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+
+use serde::Deserialize;
+use socket2::SockRef;
+
+/// `runtime.loopback_congestion`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoopbackCongestion {
+    /// One that does not pace, where the system's does.
+    #[default]
+    Auto,
+    /// The system's, whatever it is.
+    System,
+}
+
+// === impl LoopbackCongestion ===
+
+impl LoopbackCongestion {
+    /// Sets it on a socket whose other end is `peer` (for a listening socket: where it is bound). Where the kernel
+    /// refuses, the system's stays: this is about speed only.
+    pub fn apply(self, socket: &impl AsFd, peer: IpAddr) -> bool {
+        self == LoopbackCongestion::Auto
+            && peer.is_loopback()
+            && system_paces()
+            && SockRef::from(socket).set_tcp_congestion(b"reno").is_ok()
+    }
+}
+
+/// Whether the system's congestion control paces; read once.
+fn system_paces() -> bool {
+    static PACES: OnceLock<bool> = OnceLock::new();
+    *PACES.get_or_init(|| {
+        fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")
+            .is_ok_and(|name| name.trim().starts_with("bbr"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn only_loopback_and_only_when_asked() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let beyond = IpAddr::from(Ipv4Addr::new(10, 0, 0, 1));
+        assert!(!LoopbackCongestion::System.apply(&socket, loopback));
+        assert!(!LoopbackCongestion::Auto.apply(&socket, beyond));
+        let set = LoopbackCongestion::Auto.apply(&socket, loopback);
+        assert_eq!(set, system_paces());
+        if set {
+            let name = SockRef::from(&socket).tcp_congestion().unwrap();
+            assert!(name.starts_with(b"reno"));
+        }
+    }
+}

@@ -16,3 +16,7 @@ pub mod web;
 // floor 2
 pub mod dial;
 pub mod pool;
+// floor 5
+pub mod settings;
+// floor 6
+pub mod cli;

@@ -20,3 +20,5 @@ pub mod pool;
 pub mod settings;
 // floor 6
 pub mod cli;
+// wings
+pub mod admin;

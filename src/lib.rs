@@ -12,10 +12,15 @@ pub mod sys;
 // floor 1
 pub mod bus;
 pub mod meters;
+pub mod stream;
 pub mod web;
 // floor 2
 pub mod dial;
 pub mod pool;
+pub mod relay;
+pub mod resolve;
+// floor 3
+pub mod probe;
 // floor 5
 pub mod settings;
 // floor 6

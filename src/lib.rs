@@ -11,3 +11,5 @@ pub mod recent;
 pub mod bus;
 // floor 2
 pub mod pool;
+// wings
+pub mod mock;

@@ -3,6 +3,7 @@
 
 // floor 0
 pub mod clock;
+pub mod duration;
 pub mod event;
 pub mod life;
 pub mod names;

@@ -1,0 +1,223 @@
+//! Durations as people write them: `250ms 5s 2m 1h`, also `1m30s`, `1.5s` and a bare `0`.
+//!
+//! Also a serde module: `#[serde(with = "crate::duration")]` on a `Duration` field; `crate::duration::option` on an
+//! `Option<Duration>`, where `0s` is `None` ("0 = never").
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serializer};
+
+/// What a duration looks like; the end of every error about one.
+const LOOKS_LIKE: &str = "a duration looks like 250ms, 5s, 2m or 1h";
+
+/// Unit and its length in nanoseconds, longest first: the order in which [`show`] uses them.
+const UNITS: [(&str, u128); 6] = [
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
+
+/// Reads a duration. The error is a sentence without a final dot that names the text.
+pub fn parse(text: &str) -> Result<Duration, String> {
+    let bad = || format!("`{}` is not a duration; {LOOKS_LIKE}", text.escape_debug());
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(bad());
+    }
+    if rest == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if rest.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(format!("`{rest}` has no unit; {LOOKS_LIKE}"));
+    }
+    let mut nanos = 0u128;
+    while !rest.is_empty() {
+        let (number, after) = split(rest, |c| c.is_ascii_digit() || c == '.');
+        let (unit, after) = split(after, char::is_alphabetic);
+        let (_, length) = UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .ok_or_else(bad)?;
+        nanos = scale(number, *length)
+            .and_then(|part| nanos.checked_add(part))
+            .ok_or_else(bad)?;
+        rest = after.trim_start();
+    }
+    // A thousand years: nobody means it, and sums of such values cannot overflow.
+    u64::try_from(nanos / 1_000_000_000)
+        .ok()
+        .filter(|secs| *secs < 1000 * 366 * 24 * 3600)
+        .map(|secs| {
+            let below_second = u32::try_from(nanos % 1_000_000_000).unwrap_or(0);
+            Duration::new(secs, below_second)
+        })
+        .ok_or_else(|| format!("`{text}` is too long"))
+}
+
+/// Writes a duration so that [`parse`] reads the same one back.
+pub fn show(duration: Duration) -> String {
+    let mut left = duration.as_nanos();
+    if left == 0 {
+        return "0s".to_owned();
+    }
+    // 1500ms rather than 1s500ms: below a minute a single unit reads better.
+    if left < 60_000_000_000
+        && let Some((unit, length)) = UNITS[2..].iter().find(|(_, length)| left % length == 0)
+    {
+        return format!("{}{unit}", left / length);
+    }
+    let mut text = String::new();
+    for (unit, length) in UNITS {
+        if left >= length {
+            text.push_str(&format!("{}{unit}", left / length));
+            left %= length;
+        }
+    }
+    text
+}
+
+/// For `#[serde(with = "crate::duration")]`.
+pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&show(*duration))
+}
+
+/// For `#[serde(with = "crate::duration")]`.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+    parse(&text).map_err(serde::de::Error::custom)
+}
+
+/// For `#[serde(with = "crate::duration::option")]`: `0s` is `None`, which means "never".
+pub mod option {
+    use std::time::Duration;
+
+    use serde::{Deserializer, Serializer};
+
+    /// Writes `None` as `0s`.
+    pub fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        super::serialize(&value.unwrap_or_default(), serializer)
+    }
+
+    /// Reads `0s` as `None`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        super::deserialize(deserializer).map(|duration| Some(duration).filter(|d| !d.is_zero()))
+    }
+}
+
+fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
+}
+
+/// `number` × `length`, exactly; `None` where it is no number, or finer than a nanosecond.
+fn scale(number: &str, length: u128) -> Option<u128> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if number.ends_with('.') || whole.len() > 15 || fraction.len() > 9 {
+        return None;
+    }
+    let whole: u128 = whole.parse().ok()?;
+    let fraction = match fraction {
+        "" => 0,
+        digits => {
+            let scaled = digits.parse::<u128>().ok()? * length;
+            let power = 10u128.pow(u32::try_from(digits.len()).ok()?);
+            if scaled % power != 0 {
+                return None;
+            }
+            scaled / power
+        }
+    };
+    Some(whole * length + fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        let ms = Duration::from_millis;
+        for (text, expected) in [
+            ("250ms", ms(250)),
+            ("5s", ms(5_000)),
+            ("2m", ms(120_000)),
+            ("1h", ms(3_600_000)),
+            ("1m30s", ms(90_000)),
+            ("1m 30s", ms(90_000)),
+            ("1.5s", ms(1_500)),
+            ("0.25s", ms(250)),
+            (" 1s ", ms(1_000)),
+            ("0", Duration::ZERO),
+            ("0s", Duration::ZERO),
+            ("50us", Duration::from_micros(50)),
+        ] {
+            assert_eq!(parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_none_and_says_what_one_looks_like() {
+        for text in [
+            "",
+            "s",
+            "5",
+            "1.5",
+            "5 parsecs",
+            "-1s",
+            "1.s",
+            ".5s",
+            "1s2",
+            "5S",
+            "1e3s",
+            "ü",
+            "١s",
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.ends_with(LOOKS_LIKE), "{text}: {error}");
+        }
+        assert_eq!(
+            parse("5").unwrap_err(),
+            "`5` has no unit; a duration looks like 250ms, 5s, 2m or 1h"
+        );
+        assert_eq!(
+            parse("999999999999h").unwrap_err(),
+            "`999999999999h` is too long"
+        );
+        assert!(parse("99999999999999999999999h").is_err());
+    }
+
+    #[test]
+    fn shows_the_way_it_reads() {
+        for text in [
+            "0s", "250ms", "1500ms", "5s", "1m", "1m30s", "2m", "1h", "1h1ms", "50us", "7ns",
+        ] {
+            assert_eq!(show(parse(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn zero_is_never() {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Limits {
+            #[serde(with = "crate::duration::option")]
+            idle: Option<Duration>,
+        }
+        let read = |text| serde_json::from_str::<Limits>(text).map(|limits| limits.idle);
+        assert_eq!(read(r#"{"idle":"0s"}"#).unwrap(), None);
+        assert_eq!(
+            read(r#"{"idle":"5s"}"#).unwrap(),
+            Some(Duration::from_secs(5))
+        );
+        assert_eq!(
+            serde_json::to_string(&Limits { idle: None }).unwrap(),
+            r#"{"idle":"0s"}"#
+        );
+    }
+}

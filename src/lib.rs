@@ -13,4 +13,5 @@ pub mod bus;
 // floor 2
 pub mod pool;
 // wings
+pub mod edn;
 pub mod mock;

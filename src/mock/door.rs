@@ -30,10 +30,7 @@ const FIN_PATIENCE: Duration = Duration::from_secs(10);
 enum Door {
     Open(TcpListener),
     /// Held open by our own connections that nobody accepts.
-    Full(
-        TcpListener,
-        Vec<TcpStream>,
-    ),
+    Full(TcpListener, Vec<TcpStream>),
     Shut,
 }
 

@@ -15,3 +15,4 @@ pub mod pool;
 // wings
 pub mod edn;
 pub mod mock;
+pub mod recipe;

@@ -10,6 +10,8 @@ pub mod names;
 pub mod recent;
 // floor 1
 pub mod bus;
+pub mod meters;
+pub mod web;
 // floor 2
 pub mod pool;
 // wings

@@ -8,39 +8,20 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 mod admin;
 mod answer;
+mod config;
 mod door;
 mod mode;
 mod zone;
 
+pub use config::MockConfig;
 pub use mode::{Mode, UnknownMode};
 pub use zone::{Counts, Zone};
-
-/// What to fake.
-#[derive(Clone, Debug)]
-pub struct MockConfig {
-    /// Zone names, one entry point each.
-    pub zones: Vec<String>,
-    /// The first zone's address; the others follow it (127.0.0.11, .12, …).
-    pub base_ip: IpAddr,
-    /// The port they share; 0 takes one that is free on all of them.
-    pub port: u16,
-    /// Delay of every answer.
-    pub latency: Duration,
-    /// What mode `slow` adds to that.
-    pub slow_by: Duration,
-    /// The `:s3-auth-path` they answer with.
-    pub identity: String,
-    /// Where the HTTP port that switches zones listens; `None`: nowhere.
-    pub admin: Option<SocketAddr>,
-}
 
 /// Why the mock did not start.
 #[derive(Debug, thiserror::Error)]
@@ -177,22 +158,6 @@ fn nth_after(base: IpAddr, nth: usize) -> Option<IpAddr> {
     }
 }
 
-// === impl MockConfig ===
-
-impl Default for MockConfig {
-    fn default() -> Self {
-        Self {
-            zones: ["a", "b", "c"].map(str::to_owned).to_vec(),
-            base_ip: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)),
-            port: 0,
-            latency: Duration::ZERO,
-            slow_by: Duration::from_secs(2),
-            identity: "mock-bucket/mock-system".to_owned(),
-            admin: None,
-        }
-    }
-}
-
 // === impl Mock ===
 
 impl Mock {
@@ -203,7 +168,7 @@ impl Mock {
 
     /// The zone of this name.
     pub fn zone(&self, name: &str) -> Option<&Arc<Zone>> {
-        find(&self.zones, name)
+        zone::find(&self.zones, name)
     }
 
     /// Where a zone's entry point listens.
@@ -248,21 +213,6 @@ impl Drop for Mock {
         if let Some(thread) = self.thread.take() {
             // A panic on the mock's thread was printed when it happened.
             let _ = thread.join();
-        }
-    }
-}
-
-fn find<'a>(zones: &'a [Arc<Zone>], name: &str) -> Option<&'a Arc<Zone>> {
-    zones.iter().find(|zone| zone.name() == name)
-}
-
-impl Zone {
-    /// What the zone has seen so far.
-    pub fn counts(&self) -> Counts {
-        Counts {
-            accepted: self.accepted.load(Relaxed),
-            requests: self.requests.load(Relaxed),
-            posts: self.posts.load(Relaxed),
         }
     }
 }

@@ -15,8 +15,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::zone::Zone;
-use super::{Mode, find};
+use super::mode::Mode;
+use super::zone::{Zone, find};
 
 /// Serves the port until the mock ends.
 pub(super) async fn serve(socket: StdListener, zones: Vec<Arc<Zone>>) {

@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::Mode;
+use super::mode::Mode;
 use super::zone::Zone;
 
 /// The longest body that is echoed.

@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::Mode;
 use super::answer;
+use super::mode::Mode;
 use super::zone::{Order, Zone};
 
 /// Length of the accept queue while open.

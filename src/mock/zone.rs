@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -41,6 +43,11 @@ pub struct Counts {
 pub(super) struct Order {
     pub(super) mode: Mode,
     pub(super) done: oneshot::Sender<io::Result<()>>,
+}
+
+/// The zone of this name.
+pub(super) fn find<'a>(zones: &'a [Arc<Zone>], name: &str) -> Option<&'a Arc<Zone>> {
+    zones.iter().find(|zone| zone.name() == name)
 }
 
 // === impl Zone ===
@@ -91,5 +98,14 @@ impl Zone {
             .await
             .map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
+    }
+
+    /// What the zone has seen so far.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            accepted: self.accepted.load(Relaxed),
+            requests: self.requests.load(Relaxed),
+            posts: self.posts.load(Relaxed),
+        }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
+use super::aws::{is_region, peered_name, vpce_name};
+use super::explicit::{self, Explicit};
+use super::known;
 use super::name::{HostPort, Kind, NameError, PORT, check_name};
-use super::{
-    Explicit, Part, Problem, Recipe, Target, explicit, is_region, peered_name, peering_recipe,
-    vpce_name, vpce_recipe, wrong_system,
-};
+use super::target::{Part, Problem, Recipe, Target, wrong_system};
 use crate::edn::ClientMap;
 
 /// What a client map leads to. Flags (`target`) win over its `:system` and `:region`.
@@ -26,7 +26,7 @@ pub(super) fn cook(map: &ClientMap, target: &Target<'_>) -> Result<Recipe, Probl
     let mut recipe = match place(map)? {
         Some(place) => from_endpoint(&place)?,
         None => match (system, region) {
-            (Some(system), Some(region)) => peering_recipe(system, region, PORT),
+            (Some(system), Some(region)) => known::peering(system, region, PORT),
             _ => return nowhere(map),
         },
     };
@@ -87,10 +87,10 @@ fn from_endpoint(place: &HostPort) -> Result<Recipe, Problem> {
     let HostPort { host, port } = place;
     let lower = host.to_ascii_lowercase();
     if vpce_name(&lower).is_some() {
-        return vpce_recipe(&format!("{host}:{port}")).or_else(|NameError(what)| wrong(what));
+        return known::vpce(&format!("{host}:{port}")).or_else(|NameError(what)| wrong(what));
     }
     if let Some(name) = peered_name(&lower) {
-        return Ok(peering_recipe(&name.system, &name.region, *port));
+        return Ok(known::peering(&name.system, &name.region, *port));
     }
     let address = match host.contains(':') {
         true => format!("[{host}]:{port}"),

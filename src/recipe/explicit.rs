@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::aws::{peered_name, region_of, zone_of};
 use super::name::{HostPort, Kind, NameError, check_name};
-use super::{Part, Problem, Recipe};
+use super::target::{Part, Problem, Recipe};
 use crate::names::{EndpointName, Zone};
 use crate::pool::endpoint::{EndpointSpec, Role};
 
@@ -113,7 +113,7 @@ fn wrong_word(what: &str, text: &str) -> Option<NameError> {
 // === impl Explicit ===
 
 impl Explicit {
-    /// Reads the flag's form, `HOST:PORT[?zone=Z&name=N]`. The address itself is checked by [`super::cook`].
+    /// Reads the flag's form, `HOST:PORT[?zone=Z&name=N]`. The address itself is checked later.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let Some((address, query)) = text.split_once('?') else {
             return Ok(Self {

@@ -1,4 +1,7 @@
 use super::*;
+use crate::edn::ClientMap;
+use crate::names::Zone;
+use crate::pool::endpoint::Role;
 
 mod wrong;
 

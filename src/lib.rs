@@ -18,3 +18,5 @@ pub mod pool;
 pub mod edn;
 pub mod mock;
 pub mod recipe;
+pub mod wake;
+pub mod zone;

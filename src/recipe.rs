@@ -14,9 +14,8 @@ mod name;
 mod target;
 
 pub use aws::{PeeredName, VpceName, is_region, peered_name, region_of_zone, vpce_name, zone_of};
-pub use explicit::Explicit;
 pub use name::{HostPort, Kind, NameError, PORT, check_name};
-pub use target::{Part, Problem, Recipe, Target};
+pub use target::{Explicit, Part, Problem, Recipe, Target};
 
 /// The endpoints of a target, or everything that is wrong with it.
 pub fn cook(target: &Target<'_>) -> Result<Recipe, Vec<Problem>> {

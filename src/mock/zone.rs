@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{MockConfig, Mode};
+use super::config::MockConfig;
+use super::mode::Mode;
 
 /// One fake entry point.
 #[derive(Debug)]

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use super::aws::{is_region, peered_name, vpce_name};
-use super::explicit::{self, Explicit};
+use super::explicit;
 use super::known;
 use super::name::{HostPort, Kind, NameError, PORT, check_name};
-use super::target::{Part, Problem, Recipe, Target, wrong_system};
+use super::target::{Explicit, Part, Problem, Recipe, Target, wrong_system};
 use crate::edn::ClientMap;
 
 /// What a client map leads to. Flags (`target`) win over its `:system` and `:region`.

@@ -4,20 +4,9 @@ use std::collections::HashSet;
 
 use super::aws::{peered_name, region_of, zone_of};
 use super::name::{HostPort, Kind, NameError, check_name};
-use super::target::{Part, Problem, Recipe};
+use super::target::{Explicit, Part, Problem, Recipe};
 use crate::names::{EndpointName, Zone};
 use crate::pool::endpoint::{EndpointSpec, Role};
-
-/// One explicit endpoint, as flag or file gave it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Explicit {
-    /// `HOST:PORT`.
-    pub address: String,
-    /// Its zone, where given.
-    pub zone: Option<String>,
-    /// Its name, where given.
-    pub name: Option<String>,
-}
 
 /// An explicit endpoint before it has its name.
 #[derive(Debug)]
@@ -108,42 +97,6 @@ fn wrong_word(what: &str, text: &str) -> Option<NameError> {
             text.escape_debug()
         ))
     })
-}
-
-// === impl Explicit ===
-
-impl Explicit {
-    /// Reads the flag's form, `HOST:PORT[?zone=Z&name=N]`. The address itself is checked later.
-    pub fn parse(text: &str) -> Result<Self, NameError> {
-        let Some((address, query)) = text.split_once('?') else {
-            return Ok(Self {
-                address: text.to_owned(),
-                ..Self::default()
-            });
-        };
-        let mut explicit = Self {
-            address: address.to_owned(),
-            ..Self::default()
-        };
-        for pair in query.split('&') {
-            let slot = match pair.split_once('=') {
-                Some(("zone", _)) => &mut explicit.zone,
-                Some(("name", _)) => &mut explicit.name,
-                _ => {
-                    let what = format!(
-                        "`{}` after the ? is neither zone= nor name=",
-                        pair.escape_debug()
-                    );
-                    return Err(NameError(what));
-                }
-            };
-            let (key, value) = pair.split_once('=').unwrap_or_default();
-            if slot.replace(value.to_owned()).is_some() {
-                return Err(NameError(format!("{key}= is given twice")));
-            }
-        }
-        Ok(explicit)
-    }
 }
 
 // === impl Draft ===

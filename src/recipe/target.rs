@@ -1,9 +1,20 @@
 //! What a recipe is made from, what comes of it, and how it is wrong.
 
 use super::aws::peered_name;
-use super::explicit::Explicit;
+use super::name::NameError;
 use crate::edn::ClientMap;
 use crate::pool::endpoint::EndpointSpec;
+
+/// One explicit endpoint, as flag or file gave it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explicit {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// Its zone, where given.
+    pub zone: Option<String>,
+    /// Its name, where given.
+    pub name: Option<String>,
+}
 
 /// Everything that can say where an upstream leads. Exactly one of endpoints, vpce, peering and client map is asked
 /// for; system and region go with each of them.
@@ -82,5 +93,41 @@ pub(super) fn wrong_system(system: &str) -> Option<String> {
         ))
     } else {
         None
+    }
+}
+
+// === impl Explicit ===
+
+impl Explicit {
+    /// Reads the flag's form, `HOST:PORT[?zone=Z&name=N]`. The address itself is checked later.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let Some((address, query)) = text.split_once('?') else {
+            return Ok(Self {
+                address: text.to_owned(),
+                ..Self::default()
+            });
+        };
+        let mut explicit = Self {
+            address: address.to_owned(),
+            ..Self::default()
+        };
+        for pair in query.split('&') {
+            let slot = match pair.split_once('=') {
+                Some(("zone", _)) => &mut explicit.zone,
+                Some(("name", _)) => &mut explicit.name,
+                _ => {
+                    let what = format!(
+                        "`{}` after the ? is neither zone= nor name=",
+                        pair.escape_debug()
+                    );
+                    return Err(NameError(what));
+                }
+            };
+            let (key, value) = pair.split_once('=').unwrap_or_default();
+            if slot.replace(value.to_owned()).is_some() {
+                return Err(NameError(format!("{key}= is given twice")));
+            }
+        }
+        Ok(explicit)
     }
 }

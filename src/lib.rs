@@ -27,3 +27,8 @@ pub mod settings;
 pub mod cli;
 // wings
 pub mod admin;
+pub mod edn;
+pub mod mock;
+pub mod recipe;
+pub mod wake;
+pub mod zone;

@@ -157,11 +157,20 @@ impl Node {
         let key_place = node.place.clone();
         match rest {
             None => {
-                table.insert(key.to_owned(), Entry { key: key_place, node });
+                table.insert(
+                    key.to_owned(),
+                    Entry {
+                        key: key_place,
+                        node,
+                    },
+                );
             }
             Some(rest) => table
                 .entry(key.to_owned())
-                .or_insert_with(|| Entry { key: key_place, node: Node::table(Place::Default) })
+                .or_insert_with(|| Entry {
+                    key: key_place,
+                    node: Node::table(Place::Default),
+                })
                 .node
                 .set(rest, node),
         }

@@ -12,6 +12,10 @@ pub mod sys;
 // floor 1
 pub mod bus;
 pub mod meters;
+pub mod stream;
 // floor 2
 pub mod dial;
 pub mod pool;
+pub mod relay;
+// floor 3
+pub mod connection;

@@ -14,7 +14,7 @@ use crate::clock::Moment;
 use crate::event::Reason;
 use crate::names::{ListenerName, UpstreamName};
 use crate::pool::endpoint::Candidate;
-use crate::relay::tally::Tally;
+use crate::relay::Tally;
 
 /// Shards of the table.
 const SHARDS: usize = 16;

@@ -95,8 +95,11 @@ pub struct RouteParts {
 }
 
 /// Serves one accepted connection to its end.
-pub async fn serve(stream: TcpStream, client: SocketAddr, route: Arc<Route>) {
+pub async fn serve(stream: std::net::TcpStream, client: SocketAddr, route: Arc<Route>) {
     let mut open = Open::new(Arc::clone(&route), client, true);
+    let Ok(stream) = TcpStream::from_std(stream) else {
+        return open.end(Reason::Resource);
+    };
     let mut down = Stream::from(stream);
     let mut tried = Vec::new();
     // How the last upstream ended that accepted and said nothing.
@@ -127,11 +130,18 @@ pub async fn serve(stream: TcpStream, client: SocketAddr, route: Arc<Route>) {
 }
 
 /// Ends one accepted connection that is above a limit: contract 7.5.
-pub async fn turn_away(stream: TcpStream, client: SocketAddr, route: Arc<Route>, reason: Reason) {
+pub async fn turn_away(
+    stream: std::net::TcpStream,
+    client: SocketAddr,
+    route: Arc<Route>,
+    reason: Reason,
+) {
     let mut open = Open::new(Arc::clone(&route), client, false);
     route.meters.rejected(reason);
     open.leaves(reason);
-    farewell::part(&mut Stream::from(stream), Manner::Fin).await;
+    if let Ok(stream) = TcpStream::from_std(stream) {
+        farewell::part(&mut Stream::from(stream), Manner::Fin).await;
+    }
 }
 
 // === impl Route ===
@@ -161,6 +171,12 @@ impl Route {
     /// Connections that count against the listener's limit.
     pub fn admitted(&self) -> usize {
         self.admitted.load(Relaxed).try_into().unwrap_or(0)
+    }
+
+    /// Whether one more connection is within this listener's limit and the instance's.
+    pub fn has_room(&self, most_in_all: usize) -> bool {
+        let most = self.policy.load().max_connections.unwrap_or(usize::MAX);
+        self.admitted() < most && self.registry.admitted() < most_in_all
     }
 
     /// Connections that wait for an upstream.

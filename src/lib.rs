@@ -19,3 +19,5 @@ pub mod pool;
 pub mod relay;
 // floor 3
 pub mod connection;
+// floor 4
+pub mod listener;

@@ -52,6 +52,7 @@ impl Open {
         route.meters.accepted.inc();
         if admitted {
             route.admitted.fetch_add(1, Relaxed);
+            route.registry.admit();
         }
         let counted = Arc::clone(&route.meters.nowhere);
         counted.connections.add(1.0);
@@ -218,6 +219,7 @@ impl Drop for Open {
         self.route.registry.leave(&self.entry);
         if self.admitted {
             self.route.admitted.fetch_sub(1, Relaxed);
+            self.route.registry.dismiss();
         }
         if self.route.bus.wants(Level::Info) {
             self.route.bus.emit(self.record(reason, ended));

@@ -40,7 +40,7 @@ pub enum WhenAllDown {
     Refuse,
 }
 
-/// What the listener wants done when nothing can be dialled.
+/// What a listener does when nothing can be dialled, or when there are too many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Hold, try or refuse.
@@ -49,6 +49,8 @@ pub struct Policy {
     pub hold_timeout: Duration,
     /// How many are parked at once; more are treated like `try`.
     pub hold_max: usize,
+    /// Connections of this listener at once.
+    pub max_connections: Option<usize>,
 }
 
 /// The waiting room of one listener.

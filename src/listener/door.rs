@@ -113,7 +113,7 @@ impl Door {
         let mut loops = JoinSet::new();
         let mut open: Vec<Socket> = Vec::new();
         for socket in sockets {
-            match AsyncFd::new(socket) {
+            match register(socket) {
                 Ok(socket) => open.push(Rc::new(socket)),
                 Err(error) => {
                     self.log_short(&error);
@@ -319,4 +319,13 @@ impl Door {
                 .with("error", error.to_string()),
         );
     }
+}
+
+/// Registers a listening socket with this thread's event loop.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe because a foreign type may change its descriptor; a TcpListener never does"
+)]
+fn register(socket: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
+    AsyncFd::new(socket)
 }

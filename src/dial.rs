@@ -129,19 +129,6 @@ pub enum Error {
     },
 }
 
-// === impl DialSettings ===
-
-impl Default for DialSettings {
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_millis(1500),
-            hedge_after: Duration::from_millis(250),
-            tcp: TcpOptions::default(),
-            loopback_congestion: LoopbackCongestion::default(),
-        }
-    }
-}
-
 // === impl Dialer ===
 
 impl Dialer {
@@ -208,7 +195,6 @@ impl Dialer {
         let (stream, standing) = connect::start(to, |socket| {
             socket::nodelay(socket)?;
             socket::keepalive(socket, &settings.tcp)?;
-            socket::user_timeout(socket, &settings.tcp)?;
             settings.loopback_congestion.apply(socket, to.ip());
             Ok(())
         })

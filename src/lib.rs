@@ -20,7 +20,10 @@ pub mod pool;
 pub mod relay;
 pub mod resolve;
 // floor 3
+pub mod connection;
 pub mod probe;
+// floor 4
+pub mod listener;
 // floor 5
 pub mod settings;
 // floor 6

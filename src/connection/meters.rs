@@ -2,14 +2,30 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::dial::Outcome;
 use crate::event::Reason;
-use crate::meters::{Counter, Gauge, Histogram, Meters, family};
+use crate::meters::{Counter, Family, Gauge, Histogram, Meters, family};
 use crate::names::{Direction, ListenerName, UpstreamName};
 use crate::pool::endpoint::Endpoint;
-use crate::relay::tally::Tally;
+use crate::relay::Tally;
+
+/// Results of attempts: contract section 6.
+const RESULTS: [&str; 7] = [
+    "ok",
+    "refused",
+    "timeout",
+    "unreachable",
+    "reset",
+    "local",
+    "lost_race",
+];
+
+/// Results of attempts that were started beside another.
+const HEDGES: [&str; 3] = ["won", "lost", "failed"];
 
 /// What one listener counts.
 #[derive(Debug)]
@@ -40,7 +56,9 @@ pub struct EndpointMeters {
     /// Absent where there is no endpoint: there is nothing to carry then.
     bytes: Option<[Counter; 2]>,
     spliced: [Counter; 2],
-    pub(super) connect: Option<Histogram>,
+    connect: Option<Histogram>,
+    attempts: [OnceLock<Counter>; RESULTS.len()],
+    hedges: [OnceLock<Counter>; HEDGES.len()],
     closed: [OnceLock<Counter>; Reason::ALL.len()],
 }
 
@@ -69,11 +87,14 @@ impl ListenerMeters {
     pub(super) fn of(&self, endpoint: &Arc<Endpoint>) -> Arc<EndpointMeters> {
         let key = Arc::as_ptr(endpoint) as usize;
         if let Some((known, meters)) = self.endpoints.load().get(&key)
-            && known.upgrade().is_some_and(|known| Arc::ptr_eq(&known, endpoint))
+            && known
+                .upgrade()
+                .is_some_and(|known| Arc::ptr_eq(&known, endpoint))
         {
             return Arc::clone(meters);
         }
-        let made = EndpointMeters::new(&self.meters, &self.listener, &self.upstream, Some(endpoint));
+        let made =
+            EndpointMeters::new(&self.meters, &self.listener, &self.upstream, Some(endpoint));
         let made = Arc::new(made);
         self.endpoints.rcu(|known| {
             let mut known = HashMap::clone(known);
@@ -86,19 +107,9 @@ impl ListenerMeters {
 
     pub(super) fn rejected(&self, reason: Reason) {
         let labels = [self.listener.as_str(), reason.code()];
-        self.meters.counter(&family::CONNECTIONS_REJECTED, &labels).inc();
-    }
-
-    pub(super) fn attempt(&self, endpoint: &Endpoint, result: &str) {
-        let [upstream, name, zone] = endpoint.labels();
-        let labels = [upstream, name, zone, result];
-        self.meters.counter(&family::CONNECT_ATTEMPTS, &labels).inc();
-    }
-
-    pub(super) fn hedge(&self, endpoint: &Endpoint, result: &str) {
-        let [upstream, name, zone] = endpoint.labels();
-        let labels = [upstream, name, zone, result];
-        self.meters.counter(&family::CONNECT_HEDGES, &labels).inc();
+        self.meters
+            .counter(&family::CONNECTIONS_REJECTED, &labels)
+            .inc();
     }
 }
 
@@ -114,16 +125,20 @@ impl EndpointMeters {
         let [_, name, zone] = endpoint.map_or(["", "", ""], Endpoint::labels);
         let labels = [listener.as_str(), upstream.as_str(), name, zone];
         let bytes = |way: Direction| {
-            meters.counter(&family::BYTES, &[upstream.as_str(), name, zone, way.as_str()])
+            meters.counter(
+                &family::BYTES,
+                &[upstream.as_str(), name, zone, way.as_str()],
+            )
         };
         let spliced = |way: Direction| meters.counter(&family::BYTES_SPLICED, &[way.as_str()]);
         Self {
             connections: meters.gauge(&family::CONNECTIONS, &labels),
             bytes: endpoint.map(|_| Direction::BOTH.map(bytes)),
             spliced: Direction::BOTH.map(spliced),
-            connect: endpoint.map(|endpoint| {
-                meters.histogram(&family::CONNECT_SECONDS, &endpoint.labels())
-            }),
+            connect: endpoint
+                .map(|endpoint| meters.histogram(&family::CONNECT_SECONDS, &endpoint.labels())),
+            attempts: [const { OnceLock::new() }; RESULTS.len()],
+            hedges: [const { OnceLock::new() }; HEDGES.len()],
             closed: [const { OnceLock::new() }; Reason::ALL.len()],
             labels: labels.map(str::to_owned),
             meters: meters.clone(),
@@ -137,6 +152,48 @@ impl EndpointMeters {
             self.meters.counter(&family::CONNECTIONS_CLOSED, &labels)
         });
         counter.inc();
+    }
+
+    /// Counts an attempt of traffic.
+    pub(super) fn attempt(&self, outcome: &Outcome) {
+        self.count(
+            &self.attempts,
+            &RESULTS,
+            outcome.as_str(),
+            &family::CONNECT_ATTEMPTS,
+        );
+    }
+
+    /// Counts an attempt that was started beside another.
+    pub(super) fn hedge(&self, outcome: &Outcome) {
+        let result = match outcome {
+            Outcome::Ok => "won",
+            Outcome::LostRace { .. } => "lost",
+            _ => "failed",
+        };
+        self.count(&self.hedges, &HEDGES, result, &family::CONNECT_HEDGES);
+    }
+
+    /// A connect of traffic succeeded.
+    pub(super) fn connected(&self, took: Duration) {
+        if let Some(connect) = &self.connect {
+            connect.record(took.as_secs_f64());
+        }
+    }
+
+    fn count(
+        &self,
+        counters: &[OnceLock<Counter>],
+        results: &[&str],
+        result: &str,
+        of: &'static Family,
+    ) {
+        let Some(place) = results.iter().position(|known| *known == result) else {
+            return;
+        };
+        let [_, upstream, endpoint, zone] = self.labels.each_ref().map(String::as_str);
+        let resolve = || self.meters.counter(of, &[upstream, endpoint, zone, result]);
+        counters[place].get_or_init(resolve).inc();
     }
 
     /// Adds what the tally has not reported yet.

@@ -2,7 +2,9 @@
 //!
 //! Promises that a connection that was cancelled or panicked is counted and logged like any other.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::Route;
@@ -11,14 +13,21 @@ use super::registry::{Entry, Place};
 use crate::clock::{self, Moment};
 use crate::dial::Dialed;
 use crate::event::{Event, Level, Reason};
-use crate::names::Direction;
+use crate::names::{Direction, Side};
 use crate::pool::endpoint::Candidate;
+use crate::relay::{Limits, Outcome, Terms};
+use crate::sys::socket::Fault;
+
+/// An upstream that ends within this time without a byte either way was none.
+const UNTOUCHED: Duration = Duration::from_secs(1);
 
 /// One open connection.
 #[derive(Debug)]
 pub(super) struct Open {
     route: Arc<Route>,
     entry: Arc<Entry>,
+    /// As they were at accept: a reload is for new connections.
+    limits: Arc<Limits>,
     /// Whether it counts against the limits; those turned away at the door do not.
     admitted: bool,
     /// Where it was counted last: an endpoint, or nowhere yet.
@@ -36,15 +45,14 @@ pub(super) struct Open {
 // === impl Open ===
 
 impl Open {
-    pub(super) fn new(route: Arc<Route>, client: std::net::SocketAddr, admitted: bool) -> Self {
-        let entry = route.registry.enter(
-            route.listener.clone(),
-            route.upstream.clone(),
-            client,
-        );
+    pub(super) fn new(route: Arc<Route>, client: SocketAddr, admitted: bool) -> Self {
+        let entry = route
+            .registry
+            .enter(route.listener.clone(), route.upstream.clone(), client);
         route.meters.accepted.inc();
         if admitted {
-            route.admit(1);
+            route.admitted.fetch_add(1, Relaxed);
+            route.registry.admit();
         }
         let counted = Arc::clone(&route.meters.nowhere);
         counted.connections.add(1.0);
@@ -58,6 +66,7 @@ impl Open {
             );
         }
         Self {
+            limits: route.limits.load_full(),
             route,
             entry,
             admitted,
@@ -91,6 +100,36 @@ impl Open {
             since: now,
             meters,
         });
+    }
+
+    /// The terms of the relay to this candidate.
+    pub(super) fn terms<'a>(&'a self, to: &'a Candidate, may_move: bool) -> Terms<'a> {
+        Terms {
+            limits: &self.limits,
+            tally: &self.entry.tally,
+            answers: &to.address.answers,
+            counters: &self.route.counters,
+            may_move,
+        }
+    }
+
+    /// Whether the upstream ended within 1 s without a byte moved either way (contract 7.4).
+    pub(super) fn was_untouched(&self, outcome: &Outcome, began: Moment) -> bool {
+        let by_upstream = match outcome {
+            Outcome::Untouched(_) => return true,
+            Outcome::Finished { first } => *first == Side::Upstream,
+            Outcome::Reset(side, fault) => *side == Side::Upstream && *fault == Fault::Reset,
+            _ => false,
+        };
+        let moved = |way| self.entry.tally.bytes(way) > 0;
+        by_upstream
+            && !Direction::BOTH.into_iter().any(moved)
+            && clock::now().since(began) < UNTOUCHED
+    }
+
+    /// It waits for an upstream.
+    pub(super) fn waits(&self) {
+        self.entry.set_place(Place::Parked);
     }
 
     /// Its upstream was none; it goes on to the next.
@@ -129,11 +168,17 @@ impl Open {
         Event::info("conn.close", "closed")
             .with("listener", route.listener.as_str().to_owned())
             .with("upstream", route.upstream.as_str().to_owned())
-            .maybe("endpoint", endpoint.map(|endpoint| endpoint.name().as_str().to_owned()))
+            .maybe(
+                "endpoint",
+                endpoint.map(|endpoint| endpoint.name().as_str().to_owned()),
+            )
             .maybe("zone", zone.map(|zone| zone.as_str().to_owned()))
             .with("client.address", entry.client.ip().to_string())
             .with("client.port", entry.client.port())
-            .maybe("server.address", server.map(|server| server.ip().to_string()))
+            .maybe(
+                "server.address",
+                server.map(|server| server.ip().to_string()),
+            )
             .maybe("server.port", server.map(|server| server.port()))
             .with("conn.id", entry.id)
             .with("conn.reason", reason.code())
@@ -173,7 +218,8 @@ impl Drop for Open {
         meters.duration.record(lived.as_secs_f64());
         self.route.registry.leave(&self.entry);
         if self.admitted {
-            self.route.admit(-1);
+            self.route.admitted.fetch_sub(1, Relaxed);
+            self.route.registry.dismiss();
         }
         if self.route.bus.wants(Level::Info) {
             self.route.bus.emit(self.record(reason, ended));

@@ -14,7 +14,7 @@ use crate::clock::Moment;
 use crate::event::Reason;
 use crate::names::{ListenerName, UpstreamName};
 use crate::pool::endpoint::Candidate;
-use crate::relay::tally::Tally;
+use crate::relay::Tally;
 
 /// Shards of the table.
 const SHARDS: usize = 16;
@@ -30,6 +30,8 @@ struct Inner {
     shards: [Mutex<HashMap<u64, Arc<Entry>>>; SHARDS],
     next: AtomicU64,
     live: AtomicUsize,
+    /// Of these, the ones that count against the limit.
+    admitted: AtomicUsize,
     /// Why connections that are dropped unfinished end, once that is in order: set before the data threads stop.
     ending: Mutex<Option<Reason>>,
 }
@@ -108,6 +110,19 @@ impl Registry {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.inner.live.load(Relaxed)
+    }
+
+    /// How many count against the limit: those turned away at the door do not.
+    pub fn admitted(&self) -> usize {
+        self.inner.admitted.load(Relaxed)
+    }
+
+    pub(super) fn admit(&self) {
+        self.inner.admitted.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn dismiss(&self) {
+        self.inner.admitted.fetch_sub(1, Relaxed);
     }
 
     /// Whether there is none.

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::meters::{Gauge, Histogram};
 use crate::pool::View;
 use crate::pool::snapshot::Snapshot;
-use crate::relay::tally::{Order, Tally};
+use crate::relay::{Order, Tally};
 
 /// Between two dials of the canary: at first, and at most.
 const CANARY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1000));
@@ -40,7 +40,7 @@ pub enum WhenAllDown {
     Refuse,
 }
 
-/// What the listener wants done when nothing can be dialled.
+/// What a listener does when nothing can be dialled, or when there are too many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Hold, try or refuse.
@@ -49,6 +49,8 @@ pub struct Policy {
     pub hold_timeout: Duration,
     /// How many are parked at once; more are treated like `try`.
     pub hold_max: usize,
+    /// Connections of this listener at once.
+    pub max_connections: Option<usize>,
 }
 
 /// The waiting room of one listener.
@@ -207,7 +209,9 @@ impl Drop for Ticket<'_> {
 
 /// The canary's pause: grows from 0.1 s to 1 s, jittered, and ends early on a flip, which lets the others go too.
 async fn canary(pause: &mut Duration, room: &WaitingRoom, view: &View) {
-    let jittered = pause.mul_f64(0.8 + 0.4 * fastrand::f64()).clamp(CANARY.0, CANARY.1);
+    let jittered = pause
+        .mul_f64(0.8 + 0.4 * fastrand::f64())
+        .clamp(CANARY.0, CANARY.1);
     *pause = (*pause * 3 / 2).min(CANARY.1);
     let mut view = view.clone();
     let before = hope(&view.load());

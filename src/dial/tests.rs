@@ -73,6 +73,20 @@ fn refusing() -> (socket2::Socket, Candidate) {
     (socket, candidate(to))
 }
 
+fn settings() -> DialSettings {
+    DialSettings {
+        connect_timeout: Duration::from_millis(1500),
+        hedge_after: Duration::from_millis(250),
+        tcp: TcpOptions {
+            keepalive: Some(Duration::from_secs(15)),
+            keepalive_interval: Duration::from_secs(5),
+            keepalive_probes: 3,
+            user_timeout: Some(Duration::from_secs(15)),
+        },
+        loopback_congestion: LoopbackCongestion::default(),
+    }
+}
+
 fn dialer(connect_timeout: u64, hedge_after: u64) -> Dialer {
     warm_dialer(connect_timeout, hedge_after, WarmSettings::default()).0
 }
@@ -82,7 +96,7 @@ fn warm_dialer(connect_timeout: u64, hedge_after: u64, warm: WarmSettings) -> (D
     let settings = DialSettings {
         connect_timeout: Duration::from_millis(connect_timeout),
         hedge_after: Duration::from_millis(hedge_after),
-        ..DialSettings::default()
+        ..settings()
     };
     let warm = Warm::new(warm, meters.clone());
     (Dialer::new(settings, Vec::new(), warm), meters)
@@ -193,7 +207,7 @@ async fn our_own_listener_is_never_dialled() {
     let warm = Warm::new(WarmSettings::default(), Meters::default());
     let any = SocketAddr::from(([0, 0, 0, 0], to.port()));
     for listening in [to, any] {
-        let dialer = Dialer::new(DialSettings::default(), vec![listening], warm.clone());
+        let dialer = Dialer::new(settings(), vec![listening], warm.clone());
         let (dialed, seen) = dial(&dialer, std::slice::from_ref(&own)).await;
         assert_eq!(dialed.unwrap_err().reason(), Reason::Resource);
         assert!(matches!(&seen[..], [(0, Outcome::Local(_))]));

@@ -4,13 +4,13 @@
 //! for nothing: a loopback leg has no loss and no queue to control (reference: data path, item 8). Legs that leave
 //! the machine keep the system's choice.
 
-use std::fs;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use serde::Deserialize;
-use socket2::SockRef;
+
+use super::socket;
 
 /// `runtime.loopback_congestion`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -29,20 +29,17 @@ impl LoopbackCongestion {
     /// Sets it on a socket whose other end is `peer` (for a listening socket: where it is bound). Where the kernel
     /// refuses, the system's stays: this is about speed only.
     pub fn apply(self, socket: &impl AsFd, peer: IpAddr) -> bool {
-        self == LoopbackCongestion::Auto
-            && peer.is_loopback()
-            && system_paces()
-            && SockRef::from(socket).set_tcp_congestion(b"reno").is_ok()
+        self.choice(peer)
+            .is_some_and(|name| socket::congestion(socket, name).is_ok())
     }
-}
 
-/// Whether the system's congestion control paces; read once.
-fn system_paces() -> bool {
-    static PACES: OnceLock<bool> = OnceLock::new();
-    *PACES.get_or_init(|| {
-        fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")
-            .is_ok_and(|name| name.trim().starts_with("bbr"))
-    })
+    /// The congestion control for a leg to `peer`; `None`: the system's.
+    pub fn choice(self, peer: IpAddr) -> Option<&'static str> {
+        static LOOPBACK: OnceLock<Option<&'static str>> = OnceLock::new();
+        (self == LoopbackCongestion::Auto && peer.is_loopback())
+            .then(|| *LOOPBACK.get_or_init(socket::loopback_congestion))
+            .flatten()
+    }
 }
 
 #[cfg(test)]
@@ -58,8 +55,8 @@ mod tests {
         assert!(!LoopbackCongestion::System.apply(&socket, loopback));
         assert!(!LoopbackCongestion::Auto.apply(&socket, beyond));
         let set = LoopbackCongestion::Auto.apply(&socket, loopback);
-        assert_eq!(set, system_paces());
         if set {
+            use socket2::SockRef;
             let name = SockRef::from(&socket).tcp_congestion().unwrap();
             assert!(name.starts_with(b"reno"));
         }

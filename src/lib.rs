@@ -15,10 +15,25 @@ pub mod meters;
 pub mod stream;
 pub mod web;
 // floor 2
+pub mod dial;
 pub mod pool;
 pub mod relay;
 pub mod resolve;
 // floor 3
+pub mod connection;
 pub mod probe;
 // wings
 pub mod admin;
+// floor 4
+pub mod listener;
+// floor 5
+pub mod settings;
+// floor 6
+pub mod cli;
+// wings
+pub mod admin;
+pub mod edn;
+pub mod mock;
+pub mod recipe;
+pub mod wake;
+pub mod zone;

@@ -22,14 +22,10 @@ pub mod resolve;
 // floor 3
 pub mod connection;
 pub mod probe;
-// wings
-pub mod admin;
 // floor 4
 pub mod listener;
 // floor 5
 pub mod settings;
-// floor 6
-pub mod cli;
 // wings
 pub mod admin;
 pub mod edn;
@@ -37,3 +33,5 @@ pub mod mock;
 pub mod recipe;
 pub mod wake;
 pub mod zone;
+// floor 6
+pub mod cli;

@@ -18,5 +18,6 @@ pub mod pool;
 pub mod edn;
 pub mod mock;
 pub mod recipe;
+pub mod snippet;
 pub mod wake;
 pub mod zone;

@@ -31,6 +31,7 @@ pub mod admin;
 pub mod edn;
 pub mod mock;
 pub mod recipe;
+pub mod snippet;
 pub mod wake;
 pub mod zone;
 // floor 6

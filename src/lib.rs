@@ -21,3 +21,4 @@ pub mod relay;
 pub mod connection;
 // floor 4
 pub mod listener;
+pub mod sweep;

@@ -36,3 +36,4 @@ pub mod wake;
 pub mod zone;
 // floor 6
 pub mod cli;
+pub mod sweep;

@@ -24,6 +24,7 @@ pub mod connection;
 pub mod probe;
 // floor 4
 pub mod listener;
+pub mod sweep;
 // floor 5
 pub mod settings;
 // wings
@@ -36,4 +37,3 @@ pub mod wake;
 pub mod zone;
 // floor 6
 pub mod cli;
-pub mod sweep;

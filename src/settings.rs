@@ -30,7 +30,9 @@ pub mod flags;
 
 mod effective;
 mod endpoint;
+mod explain;
 mod file;
+mod given;
 mod layers;
 mod profile;
 mod read;

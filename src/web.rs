@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body as HttpBody, Frame, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,8 @@ use tokio::time::timeout;
 
 use crate::life::Watch;
 
-pub use hyper::{HeaderMap, Method, StatusCode};
+pub use hyper::header::{HeaderMap, HeaderValue};
+pub use hyper::{Method, StatusCode};
 
 pub mod client;
 pub mod query;

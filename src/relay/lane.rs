@@ -1,0 +1,239 @@
+//! Where bytes rest between the two sockets, and when to change that place.
+//!
+//! Two lanes: the thread's scratch buffer, with an owned leftover for what the peer would not take; and a pipe, for
+//! two plain TCP sockets and large messages. The rule and its numbers are measured (ARCHITECTURE.md, relay). Promises
+//! that lanes change only when empty (L4) and that an idle lane owns nothing.
+
+use std::cell::RefCell;
+
+use crate::sys::pipe::{self, Pipe, PipePool, Refused};
+
+use super::counters::Counters;
+use super::scratch;
+
+/// A read at least this large speaks for the pipe: splice pays from 64 KiB messages on, never below 48.
+const LARGE_READ: usize = 48 << 10;
+/// So many large reads running move a direction to the pipe; one that fills the scratch does at once.
+const LARGE_READS: u8 = 2;
+/// A fill below this speaks for the buffer.
+const SMALL_FILL: usize = 32 << 10;
+/// So many small fills running move a direction back.
+const SMALL_FILLS: u8 = 4;
+/// Bytes without the source running dry after which the pipe is swapped for a large one.
+const BULK: usize = 512 << 10;
+/// Large reads to let pass after a pipe was refused, before asking again.
+const PATIENCE: u8 = 128;
+
+thread_local! {
+    static POOL: RefCell<PipePool> = RefCell::default();
+}
+
+/// The resting place of one direction.
+#[derive(Debug)]
+pub(super) struct Lane {
+    mode: Mode,
+    /// Held only while bytes move.
+    pipe: Option<Pipe>,
+    rest: Leftover,
+    /// Both ends are plain TCP, the settings allow it, and no splice was refused so far.
+    may_splice: bool,
+    large_reads: u8,
+    small_fills: u8,
+    patience: u8,
+    /// Bytes since the source ran dry.
+    run: usize,
+    pipe_size: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Buffer,
+    Pipe,
+}
+
+/// Bytes that the peer would not take yet.
+#[derive(Debug, Default)]
+struct Leftover {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+// === impl Lane ===
+
+impl Lane {
+    pub(super) fn new(may_splice: bool, pipe_size: usize) -> Self {
+        Self {
+            mode: Mode::Buffer,
+            pipe: None,
+            rest: Leftover::default(),
+            may_splice,
+            large_reads: 0,
+            small_fills: 0,
+            patience: 0,
+            run: 0,
+            pipe_size,
+        }
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Bytes inside.
+    pub(super) fn pending(&self) -> usize {
+        self.rest.len() + self.pipe.as_ref().map_or(0, Pipe::pending)
+    }
+
+    // The buffer lane.
+
+    /// Keeps what the peer would not take of a read.
+    pub(super) fn keep(&mut self, bytes: Vec<u8>, counters: &Counters) {
+        debug_assert_eq!(self.pending(), 0, "L1: only an empty lane is filled");
+        counters.leftover_grew(bytes.capacity());
+        self.rest = Leftover { bytes, start: 0 };
+    }
+
+    pub(super) fn rest(&self) -> &[u8] {
+        &self.rest.bytes[self.rest.start..]
+    }
+
+    /// Takes sent bytes off the leftover; frees it when they were the last.
+    pub(super) fn sent(&mut self, bytes: usize, counters: &Counters) {
+        self.rest.start += bytes;
+        debug_assert!(self.rest.start <= self.rest.bytes.len());
+        if self.rest.len() == 0 {
+            self.take_rest(counters);
+        }
+    }
+
+    /// The leftover, out of the lane.
+    pub(super) fn take_rest(&mut self, counters: &Counters) -> Vec<u8> {
+        let Leftover { mut bytes, start } = std::mem::take(&mut self.rest);
+        counters.leftover_shrank(bytes.capacity());
+        bytes.drain(..start);
+        bytes
+    }
+
+    /// After a read of so many bytes into room for `room`, all of which went out: whether to move to the pipe.
+    pub(super) fn after_read(&mut self, bytes: usize, room: usize) {
+        if !self.may_splice {
+            return;
+        }
+        if bytes < LARGE_READ {
+            self.large_reads = 0;
+            return;
+        }
+        if self.patience > 0 {
+            self.patience -= 1;
+            return;
+        }
+        self.large_reads += 1;
+        if self.large_reads >= LARGE_READS || (bytes == room && room == scratch::SIZE) {
+            self.large_reads = 0;
+            self.small_fills = 0;
+            self.run = 0;
+            self.mode = Mode::Pipe;
+        }
+    }
+
+    // The pipe lane.
+
+    /// An empty pipe to fill, borrowed on need; falls back to the buffer lane when there is none.
+    pub(super) fn empty_pipe(&mut self, counters: &Counters) -> Option<&mut Pipe> {
+        if self.pipe.is_none() {
+            match POOL.with_borrow_mut(|pool| pool.take(self.pipe_size, &counters.pipes)) {
+                Ok(pipe) => self.pipe = Some(pipe),
+                Err(why) => {
+                    self.patience = PATIENCE;
+                    self.fall_back(why, counters);
+                }
+            }
+        }
+        self.pipe.as_mut()
+    }
+
+    /// The pipe that holds the bytes of this lane, if it is one that does.
+    pub(super) fn full_pipe(&mut self) -> Option<&mut Pipe> {
+        self.pipe.as_mut().filter(|pipe| pipe.pending() > 0)
+    }
+
+    /// After bytes came into the pipe: what this says about the size of messages.
+    pub(super) fn after_fill(&mut self, bytes: usize) {
+        self.run += bytes;
+        self.small_fills = if bytes < SMALL_FILL {
+            self.small_fills + 1
+        } else {
+            0
+        };
+    }
+
+    /// The pipe has run empty: back to the buffer when messages are small, to a large pipe in bulk (L4).
+    pub(super) fn drained(&mut self, counters: &Counters) {
+        if self.small_fills >= SMALL_FILLS {
+            self.small_fills = 0;
+            self.mode = Mode::Buffer;
+            self.give_back();
+        } else if self.run >= BULK && self.pipe.as_ref().is_some_and(|pipe| !pipe.is_large()) {
+            // None left: the small one goes on, and is asked again after as many bytes.
+            self.run = 0;
+            if let Ok(large) = POOL.with_borrow_mut(|pool| pool.take(pipe::LARGE, &counters.pipes))
+            {
+                self.give_back();
+                self.pipe = Some(large);
+            }
+        }
+    }
+
+    /// The source has run dry: an empty pipe goes back to the pool.
+    pub(super) fn dry(&mut self) {
+        self.run = 0;
+        self.give_back();
+    }
+
+    /// The kernel refused to splice: from here on everything goes through the buffer; bytes in the pipe are read back.
+    pub(super) fn refuse_splice(
+        &mut self,
+        error: &std::io::Error,
+        counters: &Counters,
+    ) -> std::io::Result<()> {
+        self.may_splice = false;
+        self.to_buffer(counters)?;
+        self.fall_back(Refused::of(error), counters);
+        Ok(())
+    }
+
+    /// Moves whatever the pipe holds to the leftover.
+    pub(super) fn to_buffer(&mut self, counters: &Counters) -> std::io::Result<()> {
+        self.mode = Mode::Buffer;
+        if let Some(mut pipe) = self.pipe.take() {
+            let bytes = pipe.rescue()?;
+            self.keep(bytes, counters);
+        }
+        Ok(())
+    }
+
+    fn fall_back(&mut self, why: Refused, counters: &Counters) {
+        self.mode = Mode::Buffer;
+        counters.fell_back(why);
+    }
+
+    fn give_back(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            POOL.with_borrow_mut(|pool| pool.give(pipe));
+        }
+    }
+
+    /// Lets everything go; what is inside is lost. A dirty pipe is closed (L3).
+    pub(super) fn clear(&mut self, counters: &Counters) {
+        self.take_rest(counters);
+        self.give_back();
+    }
+}
+
+// === impl Leftover ===
+
+impl Leftover {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+}

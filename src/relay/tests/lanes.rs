@@ -1,0 +1,228 @@
+//! The lanes: when the pipe is used, what happens when it cannot be.
+
+use super::*;
+
+const BULK: usize = 32 << 20;
+
+/// Bulk one way; both ends in order. How many bytes went through a pipe.
+async fn bulk(plan: Plan, direction: Direction) -> Rig {
+    let mut rig = plan.rig().await;
+    {
+        let (from, to) = match direction {
+            Direction::Upload => (&mut rig.client, &mut rig.server),
+            Direction::Download => (&mut rig.server, &mut rig.client),
+        };
+        let send = async {
+            send_pattern(from, 7, BULK).await;
+            from.shutdown().await.unwrap();
+        };
+        let ((), (bytes, end)) = tokio::join!(send, check_pattern(to, 7));
+        end.unwrap();
+        assert_eq!(bytes, BULK);
+        to.shutdown().await.unwrap();
+    }
+    let outcome = (&mut rig.done).await.unwrap();
+    assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
+    assert_eq!(rig.tally.bytes(direction), BULK as u64);
+    assert_clean(&rig.counters, &rig.tally);
+    rig
+}
+
+#[tokio::test]
+async fn bug_1_bulk_is_spliced_both_ways() {
+    for direction in Direction::BOTH {
+        let rig = bulk(Plan::default(), direction).await;
+        let share = rig.tally.spliced(direction) as f64 / BULK as f64;
+        assert!(
+            share >= 0.99,
+            "only {share:.3} of {} was spliced",
+            direction.as_str()
+        );
+        assert_eq!(rig.tally.lane(), "pipe");
+        assert_eq!(
+            rig.counters
+                .fallbacks()
+                .map(|(_, count)| count)
+                .sum::<u64>(),
+            0
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_splice_bulk_goes_through_the_buffer() {
+    let rig = bulk(Plan::buffer_only(), Direction::Download).await;
+    assert_eq!(rig.tally.spliced(Direction::Download), 0);
+}
+
+#[tokio::test]
+async fn no_pipe_to_be_had_is_counted_and_harms_nothing() {
+    for limits in [
+        PipeLimits {
+            pages: 8192,
+            large: 32,
+            pipes: 0,
+        },
+        PipeLimits {
+            pages: 8,
+            large: 0,
+            pipes: 9,
+        },
+    ] {
+        let plan = Plan {
+            counters: Arc::new(Counters::new(limits)),
+            ..Plan::default()
+        };
+        let rig = bulk(plan, Direction::Upload).await;
+        assert_eq!(rig.tally.spliced(Direction::Upload), 0);
+        assert!(
+            rig.counters
+                .fallbacks()
+                .any(|(why, count)| why == "budget" && count > 0)
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_large_pipes_small_ones_do() {
+    let limits = PipeLimits {
+        pages: 64,
+        large: 0,
+        pipes: 4,
+    };
+    let rig = bulk(
+        Plan {
+            counters: Arc::new(Counters::new(limits)),
+            ..Plan::default()
+        },
+        Direction::Download,
+    )
+    .await;
+    assert!(rig.tally.spliced(Direction::Download) >= BULK as u64 / 100 * 99);
+}
+
+#[tokio::test]
+async fn l4_small_messages_after_bulk_go_back_to_the_buffer() {
+    let mut rig = Plan::default().rig().await;
+    let send = async {
+        send_pattern(&mut rig.client, 1, 8 << 20).await;
+    };
+    let receive = async {
+        rig.server.read_exact(&mut vec![0; 8 << 20]).await.unwrap();
+    };
+    tokio::join!(send, receive);
+    let spliced = rig.tally.spliced(Direction::Upload);
+    assert!(spliced > 0);
+    for _ in 0..10 {
+        rig.client.write_all(&[1; 1000]).await.unwrap();
+        rig.server.read_exact(&mut [0; 1000]).await.unwrap();
+    }
+    let then = rig.tally.spliced(Direction::Upload);
+    assert!(then - spliced <= 5000, "back after four small fills");
+    eventually("an idle connection holds no pipe", || {
+        rig.counters.pipes_in_use() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bug_2_l1_one_byte_segments_and_a_slow_reader() {
+    // A pipe has 16 slots: many tiny segments fill it with a few bytes, which must not look like a dry source.
+    let mut rig = Plan {
+        client_buffers: Some(4096),
+        ..Plan::default()
+    }
+    .rig()
+    .await;
+    let big = 2 << 20;
+    let send = async {
+        send_pattern(&mut rig.server, 3, big).await;
+        let mut buf = vec![0; 3000];
+        pattern(3, big, &mut buf);
+        for byte in &buf {
+            rig.server
+                .write_all(std::slice::from_ref(byte))
+                .await
+                .unwrap();
+        }
+        rig.server.shutdown().await.unwrap();
+    };
+    let receive = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        check_pattern(&mut rig.client, 3).await
+    };
+    let ((), (bytes, end)) = tokio::join!(send, receive);
+    end.unwrap();
+    assert_eq!(bytes, big + 3000);
+    assert!(rig.tally.spliced(Direction::Download) > 0);
+}
+
+#[tokio::test]
+async fn bug_5_short_messages_are_not_delayed_in_the_pipe_lane() {
+    let mut rig = Plan::default().rig().await;
+    // Large messages move the direction to the pipe; each ends in a segment that is not full.
+    let mut buf = vec![0; 64 << 10];
+    let begin = tokio::time::Instant::now();
+    for _ in 0..50 {
+        rig.client.write_all(&buf).await.unwrap();
+        rig.server.read_exact(&mut buf).await.unwrap();
+    }
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert!(rig.tally.spliced(Direction::Upload) > 0);
+}
+
+#[tokio::test]
+async fn r50_leftovers_are_capped_in_all() {
+    let counters = Plan::default().counters;
+    let mut rigs = Vec::new();
+    for _ in 0..100 {
+        let plan = Plan {
+            counters: Arc::clone(&counters),
+            client_buffers: Some(4096),
+            ..Plan::buffer_only()
+        };
+        rigs.push(plan.rig().await);
+    }
+    let total = 2 << 20;
+    let mut sends = Vec::new();
+    let mut clients = Vec::new();
+    for (seed, rig) in rigs.into_iter().enumerate() {
+        let (mut server, client) = (rig.server, rig.client);
+        sends.push(tokio::spawn(async move {
+            send_pattern(&mut server, seed as u64, total).await
+        }));
+        clients.push((seed, client, rig.done, rig.tally));
+    }
+    // Everything stands still once no tally moves any more.
+    let sum = |clients: &[(usize, TcpStream, _, Arc<Tally>)]| -> u64 {
+        clients
+            .iter()
+            .map(|(.., tally)| tally.bytes(Direction::Download))
+            .sum()
+    };
+    let mut before = u64::MAX;
+    while before == 0 || before != sum(&clients) {
+        before = sum(&clients);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let most = (8 << 20) + (256 << 10) + 100 * (8 << 10);
+    assert!(
+        counters.leftover_bytes() <= most,
+        "{} in leftovers",
+        counters.leftover_bytes()
+    );
+    assert!(counters.leftover_bytes() > 0);
+    for (seed, mut client, ..) in clients {
+        let (bytes, end) = check_pattern(&mut client, seed as u64).await;
+        end.unwrap_or_else(|error| panic!("{seed}: {error}"));
+        assert_eq!(bytes, total);
+    }
+    for send in sends {
+        send.await.unwrap();
+    }
+    eventually("the leftovers are gone", || counters.leftover_bytes() == 0).await;
+}

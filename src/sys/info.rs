@@ -1,0 +1,110 @@
+//! What the kernel knows about a socket: unsent and unread bytes, TCP_INFO. The only `unsafe` of the house.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+/// The part of TCP_INFO that we look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// The connection is over: reset, timed out, or closed both ways.
+    pub closed: bool,
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Retransmissions of the oldest unanswered segment.
+    pub retransmits: u8,
+    /// Segments sent and not yet acknowledged.
+    pub unacked: u32,
+}
+
+/// Bytes that `send` accepted and the peer's kernel has not acknowledged (SIOCOUTQ); a sent FIN counts as one.
+pub fn unsent(socket: &impl AsRawFd) -> io::Result<u32> {
+    queue(socket, libc::TIOCOUTQ)
+}
+
+/// Bytes that arrived and were not read (SIOCINQ).
+pub fn unread(socket: &impl AsRawFd) -> io::Result<u32> {
+    queue(socket, libc::FIONREAD)
+}
+
+#[cfg(target_os = "linux")]
+fn queue(socket: &impl AsRawFd, request: libc::Ioctl) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: both requests write one int to the pointer, which is valid for the whole call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut bytes) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(bytes.max(0).unsigned_abs())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn queue(_socket: &impl AsRawFd, _request: libc::c_ulong) -> io::Result<u32> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The kernel's view of a TCP connection.
+#[cfg(target_os = "linux")]
+pub fn tcp_info(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
+    /// `TCP_CLOSE` of the kernel's state list.
+    const CLOSE: u8 = 7;
+    // SAFETY: tcp_info is a struct of plain integers; all zeros is a value of it.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the pointer is valid for `len` bytes, and the kernel writes at most that many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(TcpInfo {
+        closed: info.tcpi_state == CLOSE,
+        rtt: Duration::from_micros(info.tcpi_rtt.into()),
+        retransmits: info.tcpi_retransmits,
+        unacked: info.tcpi_unacked,
+    })
+}
+
+/// The kernel's view of a TCP connection; not known here.
+#[cfg(not(target_os = "linux"))]
+pub fn tcp_info(_socket: &impl AsRawFd) -> io::Result<TcpInfo> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn counts_both_queues_and_sees_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.write_all(b"12345").unwrap();
+        // Loopback acknowledges within the call.
+        assert_eq!(unsent(&client).unwrap(), 0);
+        assert_eq!(unread(&server).unwrap(), 5);
+        server.read_exact(&mut [0; 5]).unwrap();
+        assert_eq!(unread(&server).unwrap(), 0);
+        assert!(!tcp_info(&client).unwrap().closed);
+
+        // More than the peer's buffers take: the rest is unsent.
+        client.set_nonblocking(true).unwrap();
+        while client.write(&[0; 65536]).is_ok() {}
+        assert!(unsent(&client).unwrap() > 0);
+        crate::sys::socket::reset_on_close(&server).unwrap();
+        drop(server);
+        assert!(tcp_info(&client).unwrap().closed);
+    }
+}

@@ -1,0 +1,479 @@
+//! Pipes as a place for bytes between two sockets (splice), a bounded budget for them and a pool per thread.
+//!
+//! Promises: a pipe that holds bytes is never pooled (L3), it is closed; a pipe counts against its [`Budget`] from
+//! birth to close; one splice asks for at most [`MOST`] bytes with flags NONBLOCK only (L6). Nobody waits on a pipe.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// The most one splice asks for. `usize::MAX` is EINVAL (bug 1), above 1 GiB is pointless.
+pub const MOST: usize = 1 << 20;
+
+/// The size of a pipe for bulk.
+pub const LARGE: usize = 1 << 20;
+
+const PAGE: usize = 4096;
+
+/// What one splice did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// So many bytes moved.
+    Bytes(NonZeroUsize),
+    /// The source has ended.
+    Eof,
+}
+
+/// Why there is no pipe to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// Our own bound on pipes, pages or large pipes.
+    Budget,
+    /// No descriptor left (EMFILE, ENFILE).
+    Descriptors,
+    /// The kernel gave a pipe that is too small to be of use (the uid's page quota is used up), or refused its size.
+    Small,
+    /// Not permitted (EPERM, EACCES: a seccomp filter).
+    Permission,
+    /// Unknown to this kernel (ENOSYS, EINVAL).
+    Unsupported,
+    /// Anything else.
+    Other,
+}
+
+/// How many pipes there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PipeLimits {
+    /// Pages in all pipes together.
+    pub pages: usize,
+    /// Large pipes.
+    pub large: usize,
+    /// Pipes of any size (two descriptors each).
+    pub pipes: usize,
+}
+
+/// The count of pipes of one assembly. Data threads add and subtract; the scrape reads.
+#[derive(Debug)]
+pub struct Budget {
+    limits: PipeLimits,
+    pages: AtomicUsize,
+    large: AtomicUsize,
+    pipes: AtomicUsize,
+    in_use: AtomicUsize,
+}
+
+/// One pipe.
+#[derive(Debug)]
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    /// The size that the kernel granted, read back.
+    size: usize,
+    /// Bytes inside. May exceed `size`: merged segments take one slot each, whatever their length.
+    pending: usize,
+    budget: Arc<Budget>,
+}
+
+/// Empty pipes of one thread, kept for the next who needs one. Needs no lock.
+#[derive(Debug, Default)]
+pub struct PipePool {
+    small: Vec<Pipe>,
+    large: Vec<Pipe>,
+}
+
+// === impl Refused ===
+
+impl Refused {
+    /// All of them.
+    pub const ALL: [Refused; 6] = [
+        Refused::Budget,
+        Refused::Descriptors,
+        Refused::Small,
+        Refused::Permission,
+        Refused::Unsupported,
+        Refused::Other,
+    ];
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Refused::Budget => "budget",
+            Refused::Descriptors => "emfile",
+            Refused::Small => "small_pipe",
+            Refused::Permission => "eperm",
+            Refused::Unsupported => "unsupported",
+            Refused::Other => "other",
+        }
+    }
+
+    /// Index into an array of six.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Classes an error of `pipe2`, `F_SETPIPE_SZ` or `splice` that is no fault of the connection.
+    pub fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Refused::Descriptors,
+            Some(libc::EPERM | libc::EACCES) => Refused::Permission,
+            Some(libc::ENOSYS | libc::EINVAL) => Refused::Unsupported,
+            _ => Refused::Other,
+        }
+    }
+}
+
+// === impl PipeLimits ===
+
+impl PipeLimits {
+    /// Half of what an unprivileged uid may have (`pipe-user-pages-soft`), at most 32 large ones and 512 pipes.
+    pub fn of_this_machine() -> Self {
+        let soft = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft")
+            .ok()
+            .and_then(|text| text.trim().parse::<usize>().ok())
+            // 0 means no limit; the kernel's default bounds us all the same.
+            .filter(|&pages| pages > 0)
+            .unwrap_or(16384);
+        Self {
+            pages: soft / 2,
+            large: 32,
+            pipes: 512,
+        }
+    }
+
+    /// The same with at most so many large ones.
+    #[must_use]
+    pub fn with_large(self, large: usize) -> Self {
+        Self {
+            large: self.large.min(large),
+            ..self
+        }
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    /// An empty budget.
+    pub fn new(limits: PipeLimits) -> Self {
+        Self {
+            limits,
+            pages: AtomicUsize::new(0),
+            large: AtomicUsize::new(0),
+            pipes: AtomicUsize::new(0),
+            in_use: AtomicUsize::new(0),
+        }
+    }
+
+    /// Pipes that a connection holds now.
+    pub fn in_use(&self) -> usize {
+        self.in_use.load(Relaxed)
+    }
+
+    /// Pipes that exist, in use or pooled.
+    pub fn existing(&self) -> usize {
+        self.pipes.load(Relaxed)
+    }
+
+    /// Takes room for one pipe of this size, or leaves everything as it was.
+    fn enter(&self, size: usize) -> bool {
+        let pages = size / PAGE;
+        let is_large = size >= LARGE;
+        // A quarter of the pages is kept for small pipes: one elephant must not send every message to the buffer.
+        let most_pages = if is_large {
+            self.limits.pages / 4 * 3
+        } else {
+            self.limits.pages
+        };
+        let fits = add_within(&self.pipes, 1, self.limits.pipes);
+        if !fits {
+            return false;
+        }
+        if !add_within(&self.pages, pages, most_pages) {
+            self.pipes.fetch_sub(1, Relaxed);
+            return false;
+        }
+        if is_large && !add_within(&self.large, 1, self.limits.large) {
+            self.pages.fetch_sub(pages, Relaxed);
+            self.pipes.fetch_sub(1, Relaxed);
+            return false;
+        }
+        true
+    }
+
+    fn leave(&self, size: usize) {
+        self.pipes.fetch_sub(1, Relaxed);
+        self.pages.fetch_sub(size / PAGE, Relaxed);
+        if size >= LARGE {
+            self.large.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+fn add_within(count: &AtomicUsize, more: usize, limit: usize) -> bool {
+    count
+        .fetch_update(Relaxed, Relaxed, |now| {
+            (now + more <= limit).then_some(now + more)
+        })
+        .is_ok()
+}
+
+// === impl Pipe ===
+
+impl Pipe {
+    /// A new pipe of at least this size.
+    fn open(size: usize, budget: &Arc<Budget>) -> Result<Self, Refused> {
+        if !budget.enter(size) {
+            return Err(Refused::Budget);
+        }
+        match open_fds(size) {
+            Ok((read, write, granted)) if granted >= size => {
+                let pipe = Self {
+                    read,
+                    write,
+                    size,
+                    pending: 0,
+                    budget: Arc::clone(budget),
+                };
+                budget.in_use.fetch_add(1, Relaxed);
+                Ok(pipe)
+            }
+            Ok(_) => {
+                budget.leave(size);
+                Err(Refused::Small)
+            }
+            Err(error) => {
+                budget.leave(size);
+                Err(Refused::of(&error))
+            }
+        }
+    }
+
+    /// Bytes inside.
+    pub fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Whether this is one of the large ones.
+    pub fn is_large(&self) -> bool {
+        self.size >= LARGE
+    }
+
+    /// Reads everything inside back into memory: the way out when a splice out of it is refused.
+    pub fn rescue(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.pending];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match rustix::io::read(&self.read, &mut bytes[filled..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(more) => filled += more,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.pending = 0;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // Pooled pipes are not in use and count as such from `give` to `take`.
+        self.budget.in_use.fetch_sub(1, Relaxed);
+        self.budget.leave(self.size);
+    }
+}
+
+// === impl PipePool ===
+
+impl PipePool {
+    /// Empty small pipes kept per thread.
+    const KEEP_SMALL: usize = 16;
+    /// Empty large pipes kept per thread.
+    const KEEP_LARGE: usize = 4;
+
+    /// An empty pipe of this size: a kept one, else a new one if the budget has room.
+    pub fn take(&mut self, size: usize, budget: &Arc<Budget>) -> Result<Pipe, Refused> {
+        let kept = if size >= LARGE {
+            &mut self.large
+        } else {
+            &mut self.small
+        };
+        while let Some(pipe) = kept.pop() {
+            pipe.budget.in_use.fetch_add(1, Relaxed);
+            if pipe.size == size && Arc::ptr_eq(&pipe.budget, budget) {
+                return Ok(pipe);
+            }
+        }
+        Pipe::open(size, budget)
+    }
+
+    /// Gives a pipe back. One that holds bytes is closed: they belong to nobody else (L3, bug 4).
+    pub fn give(&mut self, pipe: Pipe) {
+        let (kept, keep) = if pipe.is_large() {
+            (&mut self.large, Self::KEEP_LARGE)
+        } else {
+            (&mut self.small, Self::KEEP_SMALL)
+        };
+        if pipe.pending == 0 && kept.len() < keep {
+            pipe.budget.in_use.fetch_sub(1, Relaxed);
+            kept.push(pipe);
+        }
+    }
+
+    /// Kept pipes.
+    pub fn kept(&self) -> usize {
+        self.small.len() + self.large.len()
+    }
+}
+
+impl Drop for PipePool {
+    fn drop(&mut self) {
+        // `Pipe`'s own drop takes one off `in_use`, which kept pipes have given back already.
+        for pipe in self.small.iter().chain(&self.large) {
+            pipe.budget.in_use.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn open_fds(size: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
+    use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
+
+    let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+    let mut granted = fcntl_getpipe_size(&write)?;
+    if granted != size {
+        granted = match fcntl_setpipe_size(&write, size) {
+            Ok(granted) => granted,
+            // Above the uid's quota: the size stays as it is, which the caller finds too small.
+            Err(rustix::io::Errno::PERM | rustix::io::Errno::BUSY) => granted,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok((read, write, granted))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_fds(_size: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
+}
+
+/// Moves bytes from a socket into an **empty** pipe, so that WouldBlock is always the source's (L1).
+pub fn splice_in(socket: &impl AsFd, pipe: &mut Pipe, len: usize) -> io::Result<Moved> {
+    debug_assert_eq!(pipe.pending, 0, "L1: only an empty pipe is filled");
+    match NonZeroUsize::new(splice(socket, &pipe.write, len.min(MOST))?) {
+        Some(bytes) => {
+            pipe.pending += bytes.get();
+            Ok(Moved::Bytes(bytes))
+        }
+        None => Ok(Moved::Eof),
+    }
+}
+
+/// Moves bytes out of a pipe that holds some, so that WouldBlock is always the destination's (L1).
+pub fn splice_out(pipe: &mut Pipe, socket: &impl AsFd) -> io::Result<NonZeroUsize> {
+    let asked = pipe.pending.min(MOST);
+    let Some(bytes) = NonZeroUsize::new(splice(&pipe.read, socket, asked)?) else {
+        return Err(io::ErrorKind::WriteZero.into());
+    };
+    pipe.pending -= bytes.get();
+    Ok(bytes)
+}
+
+#[cfg(target_os = "linux")]
+fn splice(from: &impl AsFd, to: &impl AsFd, len: usize) -> io::Result<usize> {
+    use rustix::pipe::{SpliceFlags, splice};
+
+    loop {
+        // NONBLOCK only: MORE delays short messages by 200 ms (bug 5).
+        match splice(from, None, to, None, len, SpliceFlags::NONBLOCK) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map_err(Into::into),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn splice(_from: &impl AsFd, _to: &impl AsFd, _len: usize) -> io::Result<usize> {
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    fn budget(pipes: usize, large: usize, pages: usize) -> Arc<Budget> {
+        Arc::new(Budget::new(PipeLimits {
+            pages,
+            large,
+            pipes,
+        }))
+    }
+
+    #[test]
+    fn the_budget_bounds_pipes_pages_and_large_ones() {
+        let mut pool = PipePool::default();
+        let tight = budget(2, 1, 4096);
+        let first = pool.take(65536, &tight).unwrap();
+        let large = pool.take(LARGE, &tight).unwrap();
+        assert!(large.is_large() && !first.is_large());
+        assert_eq!(pool.take(65536, &tight).unwrap_err(), Refused::Budget);
+        assert_eq!(tight.in_use(), 2);
+        drop(first);
+        assert_eq!(
+            pool.take(LARGE, &tight).unwrap_err(),
+            Refused::Budget,
+            "one large is the limit"
+        );
+        pool.give(large);
+        assert_eq!((tight.in_use(), tight.existing(), pool.kept()), (0, 1, 1));
+        assert!(pool.take(LARGE, &tight).unwrap().is_large());
+        assert_eq!((tight.in_use(), tight.existing()), (0, 0));
+        assert_eq!(
+            pool.take(65536, &budget(9, 0, 8)).unwrap_err(),
+            Refused::Budget,
+            "16 pages do not fit in 8"
+        );
+    }
+
+    #[test]
+    fn bug_4_a_dirty_pipe_is_never_pooled() {
+        let (mut near, far) = pair();
+        let counts = budget(4, 0, 4096);
+        let mut pool = PipePool::default();
+        let mut pipe = pool.take(65536, &counts).unwrap();
+        near.write_all(b"secret").unwrap();
+        assert_eq!(
+            splice_in(&far, &mut pipe, MOST).unwrap(),
+            Moved::Bytes(NonZeroUsize::new(6).unwrap())
+        );
+        pool.give(pipe);
+        assert_eq!((pool.kept(), counts.existing(), counts.in_use()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_inside_can_be_rescued() {
+        let (mut near, far) = pair();
+        let mut pool = PipePool::default();
+        let mut pipe = pool.take(65536, &budget(1, 0, 64)).unwrap();
+        near.write_all(b"abc").unwrap();
+        splice_in(&far, &mut pipe, MOST).unwrap();
+        assert_eq!(pipe.rescue().unwrap(), b"abc");
+        assert_eq!(pipe.pending(), 0);
+        near.write_all(b"d").unwrap();
+        splice_in(&far, &mut pipe, MOST).unwrap();
+        assert_eq!(splice_out(&mut pipe, &far).unwrap().get(), 1);
+        near.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(splice_in(&far, &mut pipe, MOST).unwrap(), Moved::Eof);
+    }
+}

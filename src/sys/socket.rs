@@ -1,0 +1,303 @@
+//! Socket options, receive and send, and what an error of a socket means.
+//!
+//! Promises that a failed call is classed once, here: a [`Fault`] of the connection, or a lack of our own.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{RecvFlags, SendFlags};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::info;
+
+/// How the kernel watches over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// Idle time before the first keepalive probe; `None` = no keepalive.
+    pub keepalive: Option<Duration>,
+    /// Time between keepalive probes.
+    pub keepalive_interval: Duration,
+    /// Unanswered probes until the connection is dead.
+    pub keepalive_probes: u32,
+    /// How long sent bytes may stay unacknowledged, or unread behind a closed window; `None` = the kernel's default.
+    pub user_timeout: Option<Duration>,
+}
+
+/// How a listening socket is set up; what the kernel lets accepted sockets inherit is set here once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ListenOptions<'a> {
+    /// Keepalive and user timeout of accepted sockets.
+    pub tcp: Option<&'a TcpOptions>,
+    /// Congestion control of accepted sockets; a refusal is ignored.
+    pub congestion: Option<&'a str>,
+}
+
+/// What became of a connection that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The peer reset it.
+    Reset,
+    /// Sent bytes were not acknowledged, or not read, in time.
+    UserTimeout,
+    /// Keepalive probes were not answered.
+    KeepaliveTimeout,
+    /// The network says there is no way.
+    Unreachable,
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// A short code.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Fault::Reset => "reset",
+            Fault::UserTimeout => "user_timeout",
+            Fault::KeepaliveTimeout => "keepalive_dead",
+            Fault::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// The fault of the connection that an error reports; `None` where the error says nothing about the peer.
+///
+/// EPIPE is a reset too: nobody here writes after its own FIN. A timeout is told apart by [`fault_on`].
+pub fn fault_of(error: &io::Error) -> Option<Fault> {
+    match error.raw_os_error() {
+        Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED | libc::ENOTCONN) => {
+            Some(Fault::Reset)
+        }
+        Some(libc::ETIMEDOUT) => Some(Fault::UserTimeout),
+        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN) => {
+            Some(Fault::Unreachable)
+        }
+        // ICMP errors that the kernel hands on: protocol or port unreachable.
+        Some(libc::ECONNREFUSED | libc::ENOPROTOOPT | libc::EPROTO) => Some(Fault::Unreachable),
+        Some(_) => None,
+        // Streams that are no sockets of ours.
+        None => match error.kind() {
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::UnexpectedEof => Some(Fault::Reset),
+            io::ErrorKind::TimedOut => Some(Fault::UserTimeout),
+            _ => None,
+        },
+    }
+}
+
+/// As [`fault_of`], and tells the two timeouts apart: with nothing unacknowledged it was keepalive that gave up.
+pub fn fault_on(socket: &impl AsRawFd, error: &io::Error) -> Option<Fault> {
+    match fault_of(error) {
+        Some(Fault::UserTimeout) if info::unsent(socket).is_ok_and(|bytes| bytes == 0) => {
+            Some(Fault::KeepaliveTimeout)
+        }
+        other => other,
+    }
+}
+
+/// Whether an error is a lack of our own (descriptors, ports, memory) that says nothing about an address.
+pub fn is_local_fault(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+/// Receives into `buf`. `Ok(0)` is the peer's end.
+pub fn recv(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match rustix::net::recv(socket, &mut *buf, RecvFlags::empty()) {
+            Ok((_, bytes)) => return Ok(bytes),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Sends what the kernel takes of `buf`; never a signal.
+pub fn send(socket: &impl AsFd, buf: &[u8]) -> io::Result<usize> {
+    loop {
+        match rustix::net::send(socket, buf, SendFlags::NOSIGNAL) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map_err(Into::into),
+        }
+    }
+}
+
+/// Sends our FIN. A connection that is over already has nothing to say it to: that is the reset's business.
+pub fn finish(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).shutdown(Shutdown::Write)
+}
+
+/// Makes the next close a reset.
+pub fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_linger(Some(Duration::ZERO))
+}
+
+/// Resets the connection now. The send queue is thrown away.
+pub fn abort(socket: tokio::net::TcpStream) {
+    // A refusal leaves an ordinary close.
+    let _ = reset_on_close(&socket);
+    drop(socket);
+}
+
+/// Takes the pending error of a socket (SO_ERROR). It is read-once: whoever calls this must keep what it says.
+pub fn take_error(socket: &impl AsFd) -> Option<io::Error> {
+    SockRef::from(socket).take_error().ok().flatten()
+}
+
+/// Whether the socket would take more bytes now; asks the kernel, not the reactor.
+pub fn is_writable(socket: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1..))
+        && fds[0].revents().contains(PollFlags::OUT)
+}
+
+/// No waiting for more bytes before a segment is sent.
+pub fn nodelay(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_nodelay(true)
+}
+
+/// Sets keepalive and user timeout.
+pub fn keepalive(socket: &impl AsFd, options: &TcpOptions) -> io::Result<()> {
+    let socket_ref = SockRef::from(socket);
+    match options.keepalive {
+        Some(idle) => socket_ref.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(idle)
+                .with_interval(options.keepalive_interval)
+                .with_retries(options.keepalive_probes),
+        )?,
+        None => socket_ref.set_keepalive(false)?,
+    }
+    user_timeout(socket, options.user_timeout)
+}
+
+/// Sets TCP_USER_TIMEOUT; `None` = the kernel's default. It also ends a connection whose peer reads nothing
+/// (a window of zero) for that long: kernels since 5.11, and 5.10 with its stable fixes.
+#[cfg(target_os = "linux")]
+pub fn user_timeout(socket: &impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_user_timeout(timeout)
+}
+
+/// Sets TCP_USER_TIMEOUT; there is none here.
+#[cfg(not(target_os = "linux"))]
+pub fn user_timeout(_socket: &impl AsFd, _timeout: Option<Duration>) -> io::Result<()> {
+    Ok(())
+}
+
+/// Sets the congestion control of a socket.
+#[cfg(target_os = "linux")]
+pub fn congestion(socket: &impl AsFd, name: &str) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_congestion(name.as_bytes())
+}
+
+/// Sets the congestion control of a socket; there is none here.
+#[cfg(not(target_os = "linux"))]
+pub fn congestion(_socket: &impl AsFd, _name: &str) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// What loopback legs should use instead of the system's congestion control: a non-pacing one where the system's is
+/// bbr, whose timers slow local streams (1.3–1.5× in bulk, measured); else nothing. Read once at start.
+pub fn loopback_congestion() -> Option<&'static str> {
+    let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").ok()?;
+    name.trim().starts_with("bbr").then_some("reno")
+}
+
+/// A listening socket, non-blocking. NODELAY and the options are inherited by what it accepts.
+pub fn listen(
+    address: SocketAddr,
+    backlog: i32,
+    options: &ListenOptions<'_>,
+) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    nodelay(&socket)?;
+    if let Some(tcp) = options.tcp {
+        keepalive(&socket, tcp)?;
+    }
+    if let Some(name) = options.congestion {
+        // Not every kernel has it loaded; then the system's stays.
+        let _ = congestion(&socket, name);
+    }
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn options_are_inherited_from_the_listening_socket() {
+        let tcp = TcpOptions {
+            keepalive: Some(Duration::from_secs(15)),
+            keepalive_interval: Duration::from_secs(5),
+            keepalive_probes: 3,
+            user_timeout: Some(Duration::from_secs(15)),
+        };
+        let options = ListenOptions {
+            tcp: Some(&tcp),
+            congestion: Some("reno"),
+        };
+        let listener = listen("127.0.0.1:0".parse().unwrap(), 4096, &options).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = loop {
+            match listener.accept() {
+                Ok((accepted, _)) => break accepted,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap());
+        assert_eq!(
+            accepted.tcp_keepalive_time().unwrap(),
+            Duration::from_secs(15)
+        );
+        assert_eq!(
+            accepted.tcp_keepalive_interval().unwrap(),
+            Duration::from_secs(5)
+        );
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(
+            accepted.tcp_user_timeout().unwrap(),
+            Some(Duration::from_secs(15))
+        );
+        let congestion = accepted.tcp_congestion().unwrap();
+        assert!(congestion.starts_with(b"reno"), "{congestion:?}");
+    }
+
+    #[test]
+    fn errors_are_classed() {
+        let os = io::Error::from_raw_os_error;
+        assert_eq!(fault_of(&os(libc::ECONNRESET)), Some(Fault::Reset));
+        assert_eq!(fault_of(&os(libc::EPIPE)), Some(Fault::Reset));
+        assert_eq!(fault_of(&os(libc::ETIMEDOUT)), Some(Fault::UserTimeout));
+        assert_eq!(fault_of(&os(libc::EHOSTUNREACH)), Some(Fault::Unreachable));
+        assert_eq!(fault_of(&os(libc::EINVAL)), None);
+        assert_eq!(fault_of(&os(libc::EMFILE)), None);
+        assert!(is_local_fault(&os(libc::EMFILE)) && is_local_fault(&os(libc::EADDRNOTAVAIL)));
+        assert!(!is_local_fault(&os(libc::ECONNREFUSED)));
+    }
+}

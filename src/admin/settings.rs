@@ -62,6 +62,30 @@ impl Default for AdminSettings {
 }
 
 impl AdminSettings {
+    /// What no door can be opened with, as `(key, what is wrong)`.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        if let Bind::At(address) = self.bind
+            && !address.ip().is_loopback()
+        {
+            found.push((
+                "bind",
+                format!(
+                    "{address} is not a loopback address; only `metrics_bind` may leave loopback"
+                ),
+            ));
+        }
+        for host in &self.allowed_hosts {
+            if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "/@*".contains(c)) {
+                found.push((
+                    "allowed_hosts",
+                    format!("`{host}` is not a host name or address"),
+                ));
+            }
+        }
+        found
+    }
+
     /// The hosts that count: the bound address joins the default list, so that 127.0.0.5 can be asked by its own name.
     /// An address as `Host` cannot come from a rebound name.
     pub fn hosts(&self, bound: Option<SocketAddr>) -> Vec<String> {

@@ -7,6 +7,7 @@ pub mod duration;
 pub mod event;
 pub mod life;
 pub mod names;
+pub mod place;
 pub mod recent;
 pub mod sys;
 // floor 1
@@ -26,6 +27,7 @@ pub mod probe;
 pub mod listener;
 pub mod sweep;
 // floor 5
+pub mod app;
 pub mod settings;
 // wings
 pub mod admin;

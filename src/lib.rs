@@ -1,4 +1,4 @@
-//! The modules of entryway, in floor order (skeleton; ARCHITECTURE.md becomes this text).
+#![doc = include_str!("ARCHITECTURE.md")]
 #![deny(unsafe_code)]
 
 // floor 0
@@ -24,14 +24,16 @@ pub mod connection;
 pub mod probe;
 // floor 4
 pub mod listener;
+pub mod sweep;
 // floor 5
 pub mod settings;
-// floor 6
-pub mod cli;
 // wings
 pub mod admin;
 pub mod edn;
 pub mod mock;
 pub mod recipe;
+pub mod snippet;
 pub mod wake;
 pub mod zone;
+// floor 6
+pub mod cli;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::admin::AdminSettings;
+use crate::admin::settings::AdminSettings;
 use crate::bus::LogSettings;
 use crate::dial::WarmSettings;
 use crate::listener::ListenerSettings;

@@ -1,1 +1,480 @@
+use super::*;
+use crate::bus::Log;
+use crate::dial::{DialSettings, Warm, WarmSettings};
+use crate::names::EndpointName;
+use crate::pool::endpoint::{EndpointSpec, Role};
+use crate::pool::fact::{Addresses, Answer, Source};
+use crate::pool::timing::{PoolSettings, ProbeKind};
+use crate::pool::{self, PoolConfig};
+use crate::relay::TcpSettings;
+use crate::sys::congestion::LoopbackCongestion;
+use std::net::TcpListener as StdListener;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::broadcast;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, timeout};
 
+const SOON: Duration = Duration::from_secs(5);
+
+/// A route to endpoints on this machine, with a pool that does not probe, and a front door.
+struct Rig {
+    route: Arc<Route>,
+    meters: Meters,
+    events: broadcast::Receiver<Arc<Event>>,
+    front: SocketAddr,
+    door: tokio::task::JoinHandle<()>,
+}
+
+impl Rig {
+    async fn new(endpoints: &[SocketAddr], policy: Policy) -> Self {
+        let meters = Meters::default();
+        let bus = Bus::new(Log::default());
+        let events = bus.subscribe();
+        let upstream = UpstreamName::new("default");
+        let mut settings = PoolSettings::default();
+        settings.health.kind = ProbeKind::Off;
+        let spec = |socket: &SocketAddr| EndpointSpec {
+            name: EndpointName::new(format!("e{}", socket.port())),
+            host: socket.ip().to_string(),
+            port: socket.port(),
+            zone: None,
+            role: Role::Configured,
+        };
+        let (feed, view, actor) = pool::start(PoolConfig {
+            upstream: upstream.clone(),
+            endpoints: endpoints.iter().map(spec).collect(),
+            settings,
+            meters: meters.clone(),
+            bus: bus.clone(),
+            own_listeners: Vec::new(),
+        });
+        spawn_local(actor);
+        for socket in endpoints {
+            feed.tell(Fact::Answer(Answer {
+                name: socket.ip().to_string(),
+                at: clock::now(),
+                result: Ok(Addresses {
+                    ips: vec![socket.ip()],
+                    ttl: Duration::from_secs(60),
+                    source: Source::Literal,
+                    refused: Vec::new(),
+                }),
+            }));
+        }
+        eventually(|| view.load().addresses == endpoints.len()).await;
+        let dial = DialSettings {
+            connect_timeout: Duration::from_millis(300),
+            hedge_after: Duration::from_millis(50),
+            tcp: TcpSettings::default().options(),
+            loopback_congestion: LoopbackCongestion::default(),
+        };
+        let warm = Warm::new(WarmSettings::default(), meters.clone());
+        let route = Route::new(RouteParts {
+            listener: ListenerName::new("datomic"),
+            upstream,
+            view,
+            feed,
+            registry: Registry::default(),
+            bus,
+            dialer: Dialer::new(dial, Vec::new(), warm),
+            limits: Limits::default(),
+            counters: Arc::default(),
+            policy,
+            meters: meters.clone(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let front = listener.local_addr().unwrap();
+        let door = spawn_local(accept(listener, Arc::clone(&route)));
+        Self {
+            route,
+            meters,
+            events,
+            front,
+            door,
+        }
+    }
+
+    async fn client(&self) -> TcpStream {
+        TcpStream::connect(self.front).await.unwrap()
+    }
+
+    /// The next record of a closed connection.
+    async fn closed(&mut self) -> Arc<Event> {
+        loop {
+            let event = timeout(SOON, self.events.recv()).await.unwrap().unwrap();
+            if event.name == "conn.close" {
+                return event;
+            }
+        }
+    }
+
+    /// Everything that was raised is down again.
+    fn assert_settled(&self) {
+        assert!(self.route.registry.is_empty());
+        assert_eq!((self.route.admitted(), self.route.parked()), (0, 0));
+        assert_eq!(self.meters.sum("connections"), 0.0);
+        assert_eq!(self.meters.sum("connections_parked"), 0.0);
+        let accepted = self.meters.sum("connections_accepted_total");
+        assert_eq!(self.meters.sum("connections_closed_total"), accepted);
+    }
+}
+
+async fn accept(listener: TcpListener, route: Arc<Route>) {
+    let mut serving = tokio::task::JoinSet::new();
+    while let Ok((stream, client)) = listener.accept().await {
+        let stream = stream.into_std().unwrap();
+        serving.spawn_local(serve(stream, client, Arc::clone(&route)));
+    }
+}
+
+async fn eventually(mut is: impl FnMut() -> bool) {
+    let wait = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(SOON, wait).await.expect("it never came true");
+}
+
+fn policy(when_all_down: WhenAllDown, hold: u64) -> Policy {
+    Policy {
+        when_all_down,
+        hold_timeout: Duration::from_millis(hold),
+        hold_max: 1024,
+        max_connections: None,
+    }
+}
+
+/// An address that refuses until it listens.
+struct Later(socket2::Socket);
+
+impl Later {
+    fn new() -> (Self, SocketAddr) {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        (Self(socket), address)
+    }
+
+    fn listen(self) -> TcpListener {
+        self.0.listen(1024).unwrap();
+        self.0.set_nonblocking(true).unwrap();
+        TcpListener::from_std(StdListener::from(self.0)).unwrap()
+    }
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+async fn echo(listener: TcpListener) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        spawn_local(async move {
+            let (mut read, mut write) = stream.split();
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        });
+    }
+}
+
+/// Accepts and ends at once, in order or by a reset.
+async fn rude(listener: TcpListener, reset: bool) {
+    while let Ok((stream, _)) = listener.accept().await {
+        if reset {
+            crate::sys::socket::abort(stream);
+        }
+    }
+}
+
+async fn says(client: &mut TcpStream, text: &[u8]) {
+    client.write_all(text).await.unwrap();
+    let mut back = vec![0; text.len()];
+    timeout(SOON, client.read_exact(&mut back))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(back, text);
+}
+
+/// What the client reads until the end.
+async fn end_of(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    timeout(SOON, client.read_to_end(&mut all)).await.unwrap()?;
+    Ok(all)
+}
+
+#[tokio::test]
+async fn a_connection_is_carried_counted_and_recorded() {
+    LocalSet::new()
+        .run_until(async {
+            let (listener, to) = listen().await;
+            spawn_local(echo(listener));
+            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 1000)).await;
+            let mut client = rig.client().await;
+            says(&mut client, b"hello").await;
+            let live = rig.route.registry.oldest(10);
+            assert_eq!(live.len(), 1);
+            assert_eq!(live[0].candidate().unwrap().0.address.socket, to);
+            rig.route.registry.settle();
+            assert_eq!(
+                rig.meters.value("bytes_total", &[("direction", "upload")]),
+                Some(5.0)
+            );
+            client.shutdown().await.unwrap();
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            let event = rig.closed().await;
+            assert_eq!(event.text("conn.reason"), Some("client_fin"));
+            assert_eq!(event.text("conn.closed_by"), Some("client"));
+            assert_eq!(event.text("endpoint"), Some(&*format!("e{}", to.port())));
+            assert_eq!(event.field("server.port"), Some(&to.port().into()));
+            assert_eq!(event.field("bytes.upload"), Some(&5_u64.into()));
+            assert_eq!(event.field("bytes.download"), Some(&5_u64.into()));
+            assert_eq!(event.field("conn.attempts"), Some(&1_u32.into()));
+            assert_eq!(event.field("hint"), None);
+            rig.assert_settled();
+            assert_eq!(rig.meters.sum("bytes_total"), 10.0);
+            assert_eq!(
+                rig.meters
+                    .value("connect_attempts_total", &[("result", "ok")]),
+                Some(1.0)
+            );
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_refused_or_rude_upstream_is_not_noticed() {
+    LocalSet::new()
+        .run_until(async {
+            for reset in [false, true] {
+                let ((_held, refuses), (rudely, rude_to), (good, to)) =
+                    (Later::new(), listen().await, listen().await);
+                spawn_local(rude(rudely, reset));
+                spawn_local(echo(good));
+                let mut rig =
+                    Rig::new(&[refuses, rude_to, to], policy(WhenAllDown::Hold, 1000)).await;
+                let mut client = rig.client().await;
+                says(&mut client, b"once, and to one only").await;
+                drop(client);
+                let event = rig.closed().await;
+                assert_eq!(event.text("endpoint"), Some(&*format!("e{}", to.port())));
+                assert_eq!(event.field("conn.attempts"), Some(&3_u32.into()));
+                rig.assert_settled();
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn with_none_left_the_own_end_is_passed_on() {
+    LocalSet::new()
+        .run_until(async {
+            for (reset, reason) in [(false, "upstream_fin"), (true, "upstream_rst")] {
+                // Behind it one that refuses: tried, so none is left either.
+                let ((rudely, rude_to), (_held, refuses)) = (listen().await, Later::new());
+                spawn_local(rude(rudely, reset));
+                for endpoints in [&[rude_to][..], &[rude_to, refuses]] {
+                    let mut rig = Rig::new(endpoints, policy(WhenAllDown::Hold, 5000)).await;
+                    let began = Instant::now();
+                    let mut client = rig.client().await;
+                    assert_eq!(end_of(&mut client).await.is_err(), reset);
+                    assert!(began.elapsed() < Duration::from_millis(500), "at once");
+                    drop(client);
+                    assert_eq!(rig.closed().await.text("conn.reason"), Some(reason));
+                    rig.assert_settled();
+                }
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn try_ends_with_a_fin_and_never_a_reset() {
+    LocalSet::new()
+        .run_until(async {
+            let (_held, refuses) = Later::new();
+            let mut rig = Rig::new(&[refuses], policy(WhenAllDown::Try, 0)).await;
+            let mut client = rig.client().await;
+            let began = Instant::now();
+            client.write_all(&[7; 1000]).await.unwrap();
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            assert!(began.elapsed() < Duration::from_millis(100));
+            drop(client);
+            let event = rig.closed().await;
+            assert_eq!(event.text("conn.reason"), Some("connect_refused"));
+            assert_eq!(event.field("endpoint"), None);
+            rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn parked_until_the_upstream_is_back() {
+    LocalSet::new()
+        .run_until(async {
+            let (later, to) = Later::new();
+            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 10_000)).await;
+            let mut clients = Vec::new();
+            for _ in 0..20 {
+                let mut client = rig.client().await;
+                client.write_all(b"early").await.unwrap();
+                clients.push(client);
+            }
+            eventually(|| rig.route.parked() == 20).await;
+            assert_eq!(rig.meters.sum("connections_parked"), 20.0);
+            spawn_local(echo(later.listen()));
+            for client in &mut clients {
+                let mut back = [0; 5];
+                timeout(SOON, client.read_exact(&mut back))
+                    .await
+                    .unwrap()
+                    .unwrap();
+                assert_eq!(&back, b"early");
+            }
+            assert_eq!(rig.route.parked(), 0);
+            drop(clients);
+            for _ in 0..20 {
+                let event = rig.closed().await;
+                assert_eq!(event.text("conn.reason"), Some("client_fin"));
+                assert_ne!(event.field("conn.parked_ms"), Some(&0_u64.into()));
+            }
+            rig.assert_settled();
+            assert_eq!(rig.meters.value("parked_seconds", &[]), Some(20.0));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_hold_ends_in_time_with_a_fin() {
+    LocalSet::new()
+        .run_until(async {
+            let (_held, refuses) = Later::new();
+            let mut rig = Rig::new(&[refuses], policy(WhenAllDown::Hold, 300)).await;
+            let mut client = rig.client().await;
+            client.write_all(b"anybody?").await.unwrap();
+            // A client that has ended its side may still be waiting for an answer.
+            client.shutdown().await.unwrap();
+            let began = Instant::now();
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            assert!(
+                began.elapsed() >= Duration::from_millis(250),
+                "{:?}",
+                began.elapsed()
+            );
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("hold_timeout"));
+            rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_parked_client_that_resets_leaves_at_once() {
+    LocalSet::new()
+        .run_until(async {
+            let (_held, refuses) = Later::new();
+            let mut rig = Rig::new(&[refuses], policy(WhenAllDown::Hold, 60_000)).await;
+            let (one, two) = (rig.client().await, rig.client().await);
+            eventually(|| rig.route.parked() == 2).await;
+            crate::sys::socket::abort(one);
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("client_gone"));
+            assert_eq!(rig.route.parked(), 1);
+            // Somebody's order reaches one that waits as well.
+            rig.route.registry.each(|entry| {
+                entry
+                    .tally
+                    .order(crate::relay::Order::Cut(Reason::DrainDeadline))
+            });
+            assert_eq!(
+                rig.closed().await.text("conn.reason"),
+                Some("drain_deadline")
+            );
+            assert_eq!(rig.meters.sum("drain_cut_total"), 1.0);
+            drop(two);
+            rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_full_room_is_like_try() {
+    LocalSet::new()
+        .run_until(async {
+            let (_held, refuses) = Later::new();
+            let policy = Policy {
+                hold_max: 1,
+                ..policy(WhenAllDown::Hold, 60_000)
+            };
+            let mut rig = Rig::new(&[refuses], policy).await;
+            let _parked = rig.client().await;
+            eventually(|| rig.route.parked() == 1).await;
+            let mut second = rig.client().await;
+            assert!(end_of(&mut second).await.unwrap().is_empty());
+            drop(second);
+            assert_eq!(
+                rig.closed().await.text("conn.reason"),
+                Some("connect_refused")
+            );
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_dropped_task_is_counted_and_recorded_too() {
+    LocalSet::new()
+        .run_until(async {
+            let (listener, to) = listen().await;
+            spawn_local(echo(listener));
+            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 1000)).await;
+            let mut client = rig.client().await;
+            says(&mut client, b"x").await;
+            rig.door.abort();
+            let event = rig.closed().await;
+            assert_eq!(event.text("conn.reason"), Some("internal"));
+            assert_eq!(event.field("bytes.upload"), Some(&1_u64.into()));
+            rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn above_the_limit_is_a_fin_and_not_counted_against_it() {
+    LocalSet::new()
+        .run_until(async {
+            let (listener, to) = listen().await;
+            spawn_local(echo(listener));
+            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 1000)).await;
+            let (door, front) = listen().await;
+            let mut client = TcpStream::connect(front).await.unwrap();
+            client.write_all(b"hello").await.unwrap();
+            let (stream, peer) = door.accept().await.unwrap();
+            let stream = stream.into_std().unwrap();
+            let route = Arc::clone(&rig.route);
+            spawn_local(turn_away(stream, peer, route, Reason::MaxConnections));
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            assert_eq!(rig.route.admitted(), 0);
+            drop(client);
+            assert_eq!(
+                rig.closed().await.text("conn.reason"),
+                Some("max_connections")
+            );
+            assert_eq!(rig.meters.sum("connections_rejected_total"), 1.0);
+            rig.assert_settled();
+        })
+        .await;
+}
+
+/// 10 000 idle connections at 2.5 KiB: what a task of one connection takes must not creep.
+#[test]
+fn the_future_stays_small() {
+    fn size<F, A, B, C>(_: fn(A, B, C) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+    let size = size(serve);
+    assert!(size <= 2048, "serve's future takes {size} bytes");
+}

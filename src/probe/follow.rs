@@ -43,6 +43,14 @@ pub(super) struct Wish {
     pub(super) pace: Pace,
 }
 
+/// Where wishes come from: the pool's view, or a test.
+pub(super) trait Wishes: Send + 'static {
+    /// The present ones, one per IP:port.
+    fn load(&self) -> Vec<Wish>;
+    /// Resolves when they may have changed.
+    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+}
+
 /// What was sent where.
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -73,6 +81,18 @@ impl Prober {
     }
 }
 
+// === impl View ===
+
+impl Wishes for View {
+    fn load(&self) -> Vec<Wish> {
+        wishes(&View::load(self))
+    }
+
+    async fn changed(&mut self) {
+        View::changed(self).await;
+    }
+}
+
 // === impl ProberHandle ===
 
 impl ProberHandle {
@@ -82,8 +102,8 @@ impl ProberHandle {
     }
 }
 
-async fn run(
-    mut view: View,
+pub(super) async fn run(
+    mut view: impl Wishes,
     mut wanted: watch::Receiver<HealthSettings>,
     tell: Arc<dyn Fn(Fact) + Send + Sync>,
 ) {
@@ -93,7 +113,7 @@ async fn run(
     loop {
         let settings = wanted.borrow_and_update().clone();
         let now = clock::now();
-        let (due, next) = book.take_due(wishes(&view.load()), now, &settings);
+        let (due, next) = book.take_due(view.load(), now, &settings);
         for wish in due {
             let socket = wish.address.socket;
             let (settings, tell) = (settings.clone(), Arc::clone(&tell));

@@ -16,6 +16,7 @@ use crate::pool::identity::SystemId;
 use crate::pool::timing::{HealthSettings, ProbeKind};
 
 mod bombs;
+mod follow;
 mod pace;
 
 const GOOD: &str = "{:s3-auth-path \"bucket/path\"}";

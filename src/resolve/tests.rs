@@ -273,7 +273,7 @@ async fn one_family_is_used_while_the_other_hangs() {
         assert_eq!(rig.addresses().await.len(), 1);
         // 50 ms of grace, and what a busy test machine takes.
         let took = started.elapsed();
-        assert!(took < Duration::from_millis(500), "{took:?}");
+        assert!(took < Duration::from_millis(1000), "{took:?}");
     }
 }
 

@@ -7,6 +7,7 @@ pub mod duration;
 pub mod event;
 pub mod life;
 pub mod names;
+pub mod place;
 pub mod recent;
 pub mod sys;
 // floor 1

@@ -174,24 +174,22 @@ fn explain() -> Command {
     )
 }
 
+#[rustfmt::skip]
+const KINDS: [&str; 11] = [
+    "edn", "cloudformation", "terraform", "aws", "k8s", "ecs", "compose", "systemd", "prometheus", "alerts", "grafana",
+];
+
 fn snippet() -> Command {
-    const KINDS: [&str; 11] = [
-        "edn",
-        "cloudformation",
-        "terraform",
-        "aws",
-        "k8s",
-        "ecs",
-        "compose",
-        "systemd",
-        "prometheus",
-        "alerts",
-        "grafana",
-    ];
     let command = Command::new(name::SNIPPET)
         .about("Print a document to paste: client map, deployment, alerts");
     with_settings(command, &EVERY)
-        .arg(Arg::new("kind").value_name("KIND").required(true).value_parser(PossibleValuesParser::new(KINDS)).help("What to print"))
+        .arg(
+            Arg::new("kind")
+                .value_name("KIND")
+                .required(true)
+                .value_parser(PossibleValuesParser::new(KINDS))
+                .help("What to print"),
+        )
         .arg(
             Arg::new("patch")
                 .long("patch")

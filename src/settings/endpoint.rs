@@ -70,7 +70,10 @@ pub(super) fn split(text: &str) -> Result<(String, u16), String> {
         return Err(format!("`{shown}` is a URL; an endpoint is HOST:PORT"));
     }
     let Some((host, port)) = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()) else {
-        return Err(format!("`{shown}` is not HOST:PORT"));
+        return Err(format!(
+            "`{shown}` is not HOST:PORT, such as {}:8182",
+            placeholder(text)
+        ));
     };
     let port = match port.parse::<u16>() {
         Ok(0) => return Err(format!("`{shown}`: port 0 cannot be connected to")),
@@ -83,6 +86,15 @@ pub(super) fn split(text: &str) -> Result<(String, u16), String> {
         }
     };
     host_of(host).map(|host| (host, port))
+}
+
+/// What was typed, where that could be a host.
+fn placeholder(text: &str) -> &str {
+    if check_host(text).is_ok() {
+        text
+    } else {
+        "HOST"
+    }
 }
 
 /// Splits `NAME` or `NAME:PORT` and checks both.
@@ -142,10 +154,11 @@ fn check_host(host: &str) -> Result<(), String> {
         let fine = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         let edge = label.starts_with('-') || label.ends_with('-');
         if label.is_empty() || label.len() > 63 || edge || !label.bytes().all(fine) {
-            return Err(format!(
-                "`{shown}` cannot be a host name: `{}` cannot be a part of one",
-                label.escape_debug()
-            ));
+            let why = match label {
+                "" => "nothing stands between two dots".to_owned(),
+                _ => format!("`{}` cannot be a part of one", label.escape_debug()),
+            };
+            return Err(format!("`{shown}` cannot be a host name: {why}"));
         }
     }
     Ok(())

@@ -103,22 +103,13 @@ impl Loaded {
 }
 
 fn lay(layers: Layers, mut problems: Vec<Problem>, needs_target: bool) -> Result<Loaded, Report> {
-    let source = match layers.config.as_deref().map(file::load).transpose() {
-        Ok(source) => source,
-        Err(problem) => {
-            problems.push(problem);
-            return Err(Report::new(None, problems));
+    let (source, mut tree) = match open(layers.config.as_deref()) {
+        Ok(opened) => opened,
+        Err(report) => {
+            problems.extend(report.problems);
+            return Err(Report::new(report.source, problems));
         }
     };
-    let mut tree = Node::table(Place::Default);
-    if let Some(source) = &source {
-        let (parsed, syntax) = file::parse(source);
-        if !syntax.is_empty() {
-            problems.extend(syntax);
-            return Err(Report::new(Some(source.clone()), problems));
-        }
-        tree = parsed;
-    }
     normalise(&mut tree, &mut problems);
     merge(&mut tree, layers.env.clone(), &mut problems);
     merge(&mut tree, layers.flags.clone(), &mut problems);
@@ -164,6 +155,20 @@ fn lay(layers: Layers, mut problems: Vec<Problem>, needs_target: bool) -> Result
         source,
         layers,
     })
+}
+
+/// The file and its tree; both are empty where there is none. What follows from a syntax error is anybody's guess, so
+/// a file that has some is read no further.
+fn open(config: Option<&str>) -> Result<(Option<Source>, Node), Report> {
+    let Some(name) = config else {
+        return Ok((None, Node::table(Place::Default)));
+    };
+    let source = file::load(name).map_err(|problem| Report::new(None, vec![problem]))?;
+    let (tree, syntax) = file::parse(&source);
+    match syntax.is_empty() {
+        true => Ok((Some(source), tree)),
+        false => Err(Report::new(Some(source), syntax)),
+    }
 }
 
 /// One listener and one upstream at least; endpoints as tables.

@@ -66,6 +66,7 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(tree: &mut Node) -> Outcome<T> 
 }
 
 /// Reads `tree` and notes which keys each struct knows.
+#[cfg(test)]
 pub(super) fn known_keys<T: for<'de> Deserialize<'de>>(tree: &Node) -> Result<Known, Error> {
     let known = RefCell::new(Known::new());
     T::deserialize(Reader::new(tree, None, Some(&known))).map_err(Error::outside_in)?;

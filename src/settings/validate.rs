@@ -82,10 +82,17 @@ impl<'a> Check<'a> {
             .collect()
     }
 
-    /// The place of a key, or of the table where the key is not set.
+    /// The place of a key, or of the innermost table around it that was written where the key itself was not.
     fn place(&self, node: &Node, key: &str) -> Place {
-        node.get(key)
-            .map_or_else(|| node.place.clone(), |node| node.place.clone())
+        if let Some(node) = node.get(key) {
+            return node.place.clone();
+        }
+        match key.rsplit_once('.') {
+            Some((table, _)) => self.place(node, table),
+            // The root is the whole file: that is no place.
+            None if std::ptr::eq(node, self.tree) => Place::Default,
+            None => node.place.clone(),
+        }
     }
 
     fn is_wrong(&self, path: &Path) -> bool {

@@ -76,7 +76,16 @@ impl de::Error for Error {
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::invalid_type(found, expected)
+        let range = match expected.to_string().as_str() {
+            "u8" => "from 0 to 255",
+            "u16" => "from 0 to 65535",
+            "u32" | "u64" | "usize" => "from 0 up",
+            _ => return Self::invalid_type(found, expected),
+        };
+        let found = Found(found);
+        Self::custom(format_args!(
+            "expected a whole number {range}, found {found}"
+        ))
     }
 
     fn unknown_variant(word: &str, expected: &'static [&'static str]) -> Self {

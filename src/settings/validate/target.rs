@@ -9,6 +9,9 @@ use crate::settings::report::Problem;
 use crate::settings::tree::{Node, Path, Place, Value};
 use crate::settings::{UpstreamSettings, ZoneSetting, endpoint};
 
+const WAYS: &str = "say one of --endpoint HOST:PORT, --vpce NAME, --peering --system S --region R, \
+                    --from-client FILE.edn";
+
 impl Check<'_> {
     pub(super) fn target(&mut self, upstream: &UpstreamSettings, path: &Path, node: &Node) {
         let name = upstream.name.as_str();
@@ -24,7 +27,8 @@ impl Check<'_> {
         let unread = ["system", "region"]
             .iter()
             .chain(&TARGETS)
-            .any(|key| self.is_wrong(&path.key(key)));
+            .any(|key| self.is_wrong(&path.key(key)))
+            || node.get("endpoint").is_some_and(has_gone);
         if let [first, second, ..] = set[..] {
             let title = format!(
                 "upstream `{name}` has two targets: {} and {}",
@@ -45,35 +49,35 @@ impl Check<'_> {
         if upstream.peering && !unread {
             for (key, value) in [("system", &upstream.system), ("region", &upstream.region)] {
                 if value.is_none() {
-                    let problem = Problem::new(
-                        format!("peering needs a {key}"),
-                        self.place(node, "peering"),
-                    );
-                    self.problems
-                        .push(problem.help(format!("add --{key} or `upstream.{key}`")));
+                    let title = format!("peering needs a {key}");
+                    let problem = Problem::new(title, self.place(node, "peering"));
+                    let help = format!("add --{key} or `upstream.{key}`");
+                    self.problems.push(problem.help(help));
                 }
             }
         }
-        for (key, value) in [("system", &upstream.system), ("region", &upstream.region)] {
-            if let Some(value) = value
-                && let Err(why) = dns_label(value)
-            {
+        self.parts_of_names(upstream, node);
+    }
+
+    fn parts_of_names(&mut self, upstream: &UpstreamSettings, node: &Node) {
+        let zone = match &upstream.zone {
+            ZoneSetting::Named(zone) => endpoint::check_label(zone.as_str()).err(),
+            ZoneSetting::Auto | ZoneSetting::None => None,
+        };
+        let from_client = (upstream.from_client.as_deref() == Some(""))
+            .then(|| "the name of a client map cannot be empty".to_owned());
+        let of = |text: &Option<String>| text.as_deref().and_then(|text| dns_label(text).err());
+        let vpce = upstream.vpce.as_deref().map(endpoint::split_name);
+        for (key, wrong) in [
+            ("system", of(&upstream.system)),
+            ("region", of(&upstream.region)),
+            ("vpce", vpce.and_then(Result::err)),
+            ("from_client", from_client),
+            ("zone", zone),
+        ] {
+            if let Some(why) = wrong {
                 self.error(self.place(node, key), why);
             }
-        }
-        if let Some(Err(why)) = upstream.vpce.as_deref().map(endpoint::split_name) {
-            self.error(self.place(node, "vpce"), why);
-        }
-        if upstream.from_client.as_deref() == Some("") {
-            self.error(
-                self.place(node, "from_client"),
-                "the name of a client map cannot be empty",
-            );
-        }
-        if let ZoneSetting::Named(zone) = &upstream.zone
-            && let Err(why) = endpoint::check_label(zone.as_str())
-        {
-            self.error(self.place(node, "zone"), why);
         }
     }
 
@@ -87,13 +91,16 @@ impl Check<'_> {
             format!("{named}nobody said where Datomic is"),
             node.place.clone(),
         );
-        self.problems.push(if upstream.system.is_some() || upstream.region.is_some() {
-            problem.help("a system and a region are a target together with --peering (`peering = true`)")
-        } else {
-            problem
-                .help("say one of --endpoint HOST:PORT, --vpce NAME, --peering --system S --region R, --from-client FILE.edn")
-                .help("or try it without AWS: `entryway demo`")
-        });
+        self.problems
+            .push(if upstream.system.is_some() || upstream.region.is_some() {
+                problem.help(
+                    "a system and a region are a target together with --peering (`peering = true`)",
+                )
+            } else {
+                problem
+                    .help(WAYS)
+                    .help("or try it without AWS: `entryway demo`")
+            });
     }
 
     pub(super) fn endpoints(&mut self, upstream: &UpstreamSettings, node: &Node) {
@@ -181,6 +188,11 @@ impl Check<'_> {
             );
         }
     }
+}
+
+/// Whether something was taken out of the list because it is wrong.
+fn has_gone(list: &Node) -> bool {
+    list.items().iter().any(|item| item.value == Value::Gone)
 }
 
 fn flag(key: &str) -> String {

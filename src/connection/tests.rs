@@ -281,5 +281,6 @@ fn the_future_stays_small() {
         std::mem::size_of::<F>()
     }
     let size = size(serve);
+    println!("SIZE {size}");
     assert!(size <= 2048, "serve's future takes {size} bytes");
 }

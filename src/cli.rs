@@ -10,5 +10,6 @@ pub mod mock;
 pub mod online;
 pub mod reload;
 pub mod shutdown;
+pub mod snippet;
 pub mod status;
 pub mod wait;

@@ -354,4 +354,6 @@ fn reason_of(outcome: &Outcome) -> Reason {
 }
 
 #[cfg(test)]
+pub(crate) mod rig;
+#[cfg(test)]
 mod tests;

@@ -27,6 +27,7 @@ pub mod probe;
 pub mod listener;
 pub mod sweep;
 // floor 5
+pub mod app;
 pub mod settings;
 // wings
 pub mod admin;

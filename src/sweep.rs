@@ -99,7 +99,7 @@ pub fn sweep(
 ) -> (Sweep, Ending) {
     let (phase, seen) = watch::channel(Phase::Serving);
     let watched = |swept: Swept| Watched {
-        silence: Silence::new(&swept),
+        silence: Silence::default(),
         rest: Rest::default(),
         swept,
     };

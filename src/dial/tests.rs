@@ -26,10 +26,7 @@ impl Hole {
         while let Ok(stream) = StdStream::connect_timeout(&to, Duration::from_millis(150)) {
             full.push(stream);
         }
-        Self {
-            listener,
-            full: full,
-        }
+        Self { listener, full }
     }
 
     fn candidate(&self) -> Candidate {

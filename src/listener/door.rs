@@ -329,3 +329,6 @@ impl Door {
 fn register(socket: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     AsyncFd::new(socket)
 }
+
+#[cfg(test)]
+mod tests;

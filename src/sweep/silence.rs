@@ -5,10 +5,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Swept;
 use crate::clock::Moment;
 use crate::connection::Entry;
-use crate::pool::Feed;
 use crate::pool::endpoint::Candidate;
 use crate::pool::fact::{Fact, Suspicion};
 use crate::pool::snapshot::{AddressView, State};
@@ -23,9 +21,8 @@ const TIMES: u32 = 4;
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// The watch of one upstream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Silence {
-    feed: Feed,
     /// Requests that have been told, by connection: one request once.
     told: HashMap<u64, Moment>,
     /// Those of `told` that still wait in this look.
@@ -38,55 +35,45 @@ pub(super) struct Silence {
 // === impl Silence ===
 
 impl Silence {
-    pub(super) fn new(swept: &Swept) -> Self {
-        Self {
-            feed: swept.feed.clone(),
-            told: HashMap::new(),
-            waiting: HashMap::new(),
-            accused: HashMap::new(),
-            forgiven: Moment::default(),
-        }
-    }
-
     /// Our own stall has just ended.
     pub(super) fn forgive(&mut self, now: Moment) {
         self.forgiven = now;
     }
 
-    /// Looks at one connected pair.
+    /// Looks at one connected pair; what the pool should be told.
     pub(super) fn look(
         &mut self,
         entry: &Entry,
         candidate: &Candidate,
         view: Option<&AddressView>,
         now: Moment,
-    ) {
-        let Some(asked) = entry.tally.waiting_since() else {
-            return;
-        };
+    ) -> Option<Fact> {
+        let asked = entry.tally.waiting_since()?;
         if self.told.get(&entry.id) == Some(&asked) {
             self.waiting.insert(entry.id, asked);
-            return;
+            return None;
         }
         let since = asked.max(self.forgiven);
         let waited = now.since(since);
         if waited < LEAST {
-            return;
+            return None;
         }
         let usual = candidate.address.answers.quantile(0.5).unwrap_or_default();
         if waited < TIMES * usual {
-            return;
+            return None;
         }
         self.waiting.insert(entry.id, asked);
-        if self.may_accuse(candidate.address.socket, view, now) {
-            self.accused.insert(candidate.address.socket, now);
-            self.feed.tell(Fact::Suspect {
-                endpoint: candidate.endpoint.name().clone(),
-                socket: candidate.address.socket,
-                why: Suspicion::SlowAnswer,
-                started: since,
-            });
+        let socket = candidate.address.socket;
+        if !self.may_accuse(socket, view, now) {
+            return None;
         }
+        self.accused.insert(socket, now);
+        Some(Fact::Suspect {
+            endpoint: candidate.endpoint.name().clone(),
+            socket,
+            why: Suspicion::SlowAnswer,
+            started: since,
+        })
     }
 
     /// The look is over: requests that have been answered are forgotten.

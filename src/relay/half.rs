@@ -343,9 +343,9 @@ impl Half {
     }
 
     /// An end on a flagged side is a reset, however clean it looks (bug 13).
-    fn source_ended(&mut self, source: &Port<'_>) -> Turn {
+    fn source_ended(&mut self, source: &mut Port<'_>) -> Turn {
         self.source_ended = true;
-        self.phase = if source.reset.is_some() {
+        self.phase = if source.is_reset_after_all() {
             Phase::Over(End::SourceReset)
         } else {
             Phase::Flush

@@ -31,6 +31,8 @@ pub(super) struct Port<'a> {
     read_fresh: bool,
     /// The same for the first send.
     write_fresh: bool,
+    /// Our own end was sent.
+    finished: bool,
     watch: Watch<'a>,
 }
 
@@ -60,6 +62,7 @@ impl<'a> Port<'a> {
             reset: None,
             read_fresh: true,
             write_fresh: true,
+            finished: false,
             watch: Watch::Off,
         }
     }
@@ -78,6 +81,19 @@ impl<'a> Port<'a> {
             Link::Wrapped(_) => socket::fault_of(error),
         }?;
         Some(*self.reset.get_or_insert(fault))
+    }
+
+    /// Whether the end that was just read is one: a connection that is over although we have not ended our half was
+    /// reset, and somebody had taken its error before (bug 13). Sets the flag.
+    pub(super) fn is_reset_after_all(&mut self) -> bool {
+        if let Link::Tcp(tcp) = self.link
+            && !self.finished
+            && self.reset.is_none()
+            && info::tcp_info(tcp).is_ok_and(|info| info.closed)
+        {
+            self.reset = Some(Fault::Reset);
+        }
+        self.reset.is_some()
     }
 
     /// Receives; 0 is the end.
@@ -202,7 +218,10 @@ impl<'a> Port<'a> {
     /// Sends our end.
     pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.link {
-            Link::Tcp(tcp) => Poll::Ready(socket::finish(*tcp)),
+            Link::Tcp(tcp) => {
+                self.finished = true;
+                Poll::Ready(socket::finish(*tcp))
+            }
             Link::Wrapped(wrapped) => Pin::new(&mut **wrapped).poll_shutdown(cx),
         }
     }
@@ -278,5 +297,16 @@ fn settled<T>(done: io::Result<T>, short: Option<T>) -> Option<io::Result<T>> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => short.map(Ok),
         done => Some(done),
+    }
+}
+
+#[cfg(test)]
+impl Port<'_> {
+    /// Plays a lost wake-up: the reactor is made to believe that there is no room.
+    pub(super) fn lose_writability(&mut self) {
+        self.write_fresh = false;
+        let Link::Tcp(tcp) = self.link else { return };
+        let lost = |_| Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock));
+        let _ = tcp.try_io(Interest::WRITABLE, || lost(()));
     }
 }

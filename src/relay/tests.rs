@@ -182,14 +182,12 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-impl Rig {
-    /// Nothing is left behind: no leftover, no pipe in use, no stall.
-    fn assert_clean(&self) {
-        assert_eq!(self.counters.leftover_bytes(), 0, "leftovers");
-        assert_eq!(self.counters.pipes_in_use(), 0, "pipes");
-        assert_eq!(self.counters.stalls(), 0, "stalls");
-        assert_eq!(self.tally.pending(), 0, "pending");
-    }
+/// Nothing is left behind: no leftover, no pipe in use, no stall.
+fn assert_clean(counters: &Counters, tally: &Tally) {
+    assert_eq!(counters.leftover_bytes(), 0, "leftovers");
+    assert_eq!(counters.pipes_in_use(), 0, "pipes");
+    assert_eq!(counters.stalls(), 0, "stalls");
+    assert_eq!(tally.pending(), 0, "pending");
 }
 
 #[tokio::test]
@@ -226,7 +224,7 @@ async fn both_ways_and_both_ends_in_order() {
         ),
         (10_000, 100_000)
     );
-    rig.assert_clean();
+    assert_clean(&rig.counters, &rig.tally);
 }
 
 #[tokio::test]

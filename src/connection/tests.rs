@@ -250,6 +250,24 @@ async fn a_dropped_task_is_counted_and_recorded_too() {
 }
 
 #[tokio::test]
+async fn a_panic_is_counted_too() {
+    LocalSet::new()
+        .run_until(async {
+            let mut rig = Rig::new(&[], policy(WhenAllDown::Hold, 1000)).await;
+            let route = Arc::clone(&rig.route);
+            let task = spawn_local(async move {
+                let _open = Open::new(route, SocketAddr::from(([127, 0, 0, 1], 9)), true);
+                panic!("a bug, on purpose");
+            });
+            assert!(task.await.unwrap_err().is_panic());
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("internal"));
+            assert_eq!(rig.meters.sum("panics_total"), 1.0);
+            rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn above_the_limit_is_a_fin_and_not_counted_against_it() {
     LocalSet::new()
         .run_until(async {

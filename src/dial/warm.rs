@@ -80,6 +80,11 @@ impl Warm {
         }
     }
 
+    /// What is wanted.
+    pub fn settings(&self) -> &WarmSettings {
+        &self.inner.settings
+    }
+
     /// Whether spares are wanted at all.
     pub fn is_on(&self) -> bool {
         self.inner.settings.spares > 0

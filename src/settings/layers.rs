@@ -74,6 +74,14 @@ impl Loaded {
         lay(self.layers.clone(), Vec::new(), true)
     }
 
+    /// Whether anything says where to go.
+    pub fn has_target(&self) -> bool {
+        let upstreams = &self.settings.upstreams;
+        upstreams.iter().any(|upstream| {
+            !upstream.endpoints.is_empty() || upstream.vpce.is_some() || upstream.peering || upstream.from_client.is_some()
+        })
+    }
+
     /// The file's path, as given.
     pub fn file(&self) -> Option<&str> {
         self.layers.config.as_deref()

@@ -19,11 +19,12 @@ use crate::meters::Meters;
 use crate::names::UpstreamName;
 use crate::pool::endpoint::Candidate;
 use crate::pool::snapshot::Snapshot;
-use crate::pool::timing::{OnDown, Timing};
+use crate::pool::timing::Timing;
 use crate::pool::{Feed, View};
 use crate::relay::{Counters, Order};
 use export::Export;
-use rest::{Pair, Rest};
+pub use rest::Rules;
+use rest::{Pair, QUIET, Rest};
 use silence::Silence;
 pub use spares::keep_spares;
 
@@ -31,9 +32,6 @@ mod export;
 mod rest;
 mod silence;
 mod spares;
-
-/// Quiet that makes a pair at rest, for a shutdown and on a silent address.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// Quiet that is enough in the last fifth of a shutdown.
 const LAST_QUIET: Duration = Duration::from_millis(100);
@@ -49,15 +47,6 @@ pub struct Swept {
     pub feed: Feed,
     /// What its settings say; a reload swaps it.
     pub rules: Arc<ArcSwap<Rules>>,
-}
-
-/// What the settings of an upstream say about established connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
-    /// What happens to pairs that wait on a silent address.
-    pub on_down: OnDown,
-    /// Age above which pairs at rest are closed.
-    pub max_age: Option<Duration>,
 }
 
 /// Begins the end of all connections. Cheap to clone.

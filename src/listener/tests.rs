@@ -1,6 +1,10 @@
 use super::*;
+use crate::connection::WhenAllDown;
 use crate::relay::TcpSettings;
+use crate::sys::congestion::LoopbackCongestion;
+use std::net::TcpListener;
 use std::net::TcpStream;
+use std::time::Duration;
 
 fn sockets() -> SocketSettings {
     SocketSettings {

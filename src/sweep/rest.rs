@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use super::{QUIET, Rules};
 use crate::clock::Moment;
 use crate::event::Reason;
 use crate::names::Direction;
@@ -13,11 +12,23 @@ use crate::pool::snapshot::{AddressView, EndpointView, Snapshot, State};
 use crate::pool::timing::{OnDown, Timing};
 use crate::relay::{Order, Tally};
 
+/// Quiet that makes a pair at rest, for a shutdown and on a silent address.
+pub(super) const QUIET: Duration = Duration::from_secs(1);
+
 /// Quiet asked for where there is no hurry.
 const LONG_QUIET: Duration = Duration::from_secs(10);
 
 /// Share of the farther pairs that may be closed a second.
 const SHARE: f64 = 0.05;
+
+/// What the settings of an upstream say about established connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// What happens to pairs that wait on a silent address.
+    pub on_down: OnDown,
+    /// Age above which pairs at rest are closed.
+    pub max_age: Option<Duration>,
+}
 
 /// One connected pair.
 #[derive(Debug)]

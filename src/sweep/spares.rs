@@ -23,7 +23,7 @@ pub async fn keep_spares(route: Arc<Route>) {
             sleep(4 * LOOK).await;
             continue;
         }
-        dialer.warm().tend(&dialer, &preferred(&route)).await;
+        dialer.tend_spares(&preferred(&route)).await;
         tokio::select! {
             () = dialer.warm().taken() => {}
             () = view.changed() => {}

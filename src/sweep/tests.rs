@@ -4,10 +4,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::{LocalSet, spawn_local};
 
 use super::*;
-use crate::connection::rig::*;
+use crate::connection::tests::rig::*;
 use crate::connection::{Place, WhenAllDown};
 use crate::pool::fact::Intent;
 use crate::pool::snapshot::{AddressView, EndpointView, Farther, State};
+use crate::pool::timing::OnDown;
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

@@ -4,9 +4,9 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::*;
 use crate::connection::Policy;
-use crate::connection::rig::{Later, Rig, echo, end_of, eventually, listen, policy, says};
+use crate::connection::tests::rig::{Later, Rig, echo, end_of, eventually, listen, policy, says};
 use crate::life::{Trigger, trigger};
-use crate::listener::{ListenerSettings, SocketSettings, Threads, bind};
+use crate::listener::{ListenerSettings, Threads, bind};
 use crate::relay::TcpSettings;
 use crate::sys::congestion::LoopbackCongestion;
 

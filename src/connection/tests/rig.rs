@@ -10,15 +10,18 @@ use tokio::sync::broadcast;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::*;
-use crate::bus::Log;
-use crate::dial::{DialSettings, Warm, WarmSettings};
-use crate::names::EndpointName;
+use crate::bus::{Bus, Log};
+use crate::clock;
+use crate::connection::*;
+use crate::dial::{DialSettings, Dialer, Warm, WarmSettings};
+use crate::event::Event;
+use crate::meters::Meters;
+use crate::names::{EndpointName, ListenerName, UpstreamName};
 use crate::pool::endpoint::{EndpointSpec, Role};
-use crate::pool::fact::{Addresses, Answer, Source};
+use crate::pool::fact::{Addresses, Answer, Fact, Source};
 use crate::pool::timing::{PoolSettings, ProbeKind};
 use crate::pool::{self, PoolConfig};
-use crate::relay::TcpSettings;
+use crate::relay::{Limits, TcpSettings};
 use crate::sys::congestion::LoopbackCongestion;
 
 /// Longer than anything here takes.

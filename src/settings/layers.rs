@@ -9,10 +9,11 @@ use std::ffi::OsString;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use super::file::{self, Source};
+use super::model::Settings;
 use super::report::{Problem, Report};
+use super::source::Source;
 use super::tree::{Node, Path, Place, Table, Value};
-use super::{Settings, endpoint, explain, flags, given, profile, read, validate};
+use super::{endpoint, explain, file, flags, given, profile, read, validate};
 
 /// What says where to go; an upstream has one of them.
 pub(super) const TARGETS: [&str; 4] = ["endpoint", "vpce", "peering", "from_client"];

@@ -10,8 +10,9 @@ use tokio::sync::broadcast;
 
 use crate::event::{Event, Level};
 
-pub use log::{Format, Log, LogSettings};
+pub use log::{Connections, Format, Lines, Log, LogSettings, Probes, parse_level};
 
+mod line;
 mod log;
 
 /// How many events a subscriber may lag behind before it loses the oldest.

@@ -3,9 +3,11 @@
 //! Also a serde module: `#[serde(with = "crate::duration")]` on a `Duration` field; `crate::duration::option` on an
 //! `Option<Duration>`, where `0s` is `None` ("0 = never").
 
+use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::de::{self, Visitor};
+use serde::{Deserializer, Serializer};
 
 /// What a duration looks like; the end of every error about one.
 const LOOKS_LIKE: &str = "a duration looks like 250ms, 5s, 2m or 1h";
@@ -65,7 +67,9 @@ pub fn show(duration: Duration) -> String {
     }
     // 1500ms rather than 1s500ms: below a minute a single unit reads better.
     if left < 60_000_000_000
-        && let Some((unit, length)) = UNITS[2..].iter().find(|(_, length)| left % length == 0)
+        && let Some((unit, length)) = UNITS[2..]
+            .iter()
+            .find(|(_, length)| left.is_multiple_of(*length))
     {
         return format!("{}{unit}", left / length);
     }
@@ -86,8 +90,30 @@ pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S:
 
 /// For `#[serde(with = "crate::duration")]`.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-    parse(&text).map_err(serde::de::Error::custom)
+    deserializer.deserialize_any(Reads)
+}
+
+struct Reads;
+
+impl Visitor<'_> for Reads {
+    type Value = Duration;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration in quotes, such as \"250ms\" or \"5s\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+        parse(text).map_err(E::custom)
+    }
+
+    /// A bare number gets the error about units rather than one about types; a bare 0 is one.
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Duration, E> {
+        parse(&number.to_string()).map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Duration, E> {
+        parse(&number.to_string()).map_err(E::custom)
+    }
 }
 
 /// For `#[serde(with = "crate::duration::option")]`: `0s` is `None`, which means "never".
@@ -128,7 +154,7 @@ fn scale(number: &str, length: u128) -> Option<u128> {
         digits => {
             let scaled = digits.parse::<u128>().ok()? * length;
             let power = 10u128.pow(u32::try_from(digits.len()).ok()?);
-            if scaled % power != 0 {
+            if !scaled.is_multiple_of(power) {
                 return None;
             }
             scaled / power

@@ -90,6 +90,15 @@ impl Endpoint {
         self.spec.zone.as_ref()
     }
 
+    /// Its labels in metrics: upstream, endpoint, zone.
+    pub fn labels(&self) -> [&str; 3] {
+        [
+            self.upstream.as_str(),
+            self.name().as_str(),
+            self.zone_label(),
+        ]
+    }
+
     /// The zone as a metric label: empty where it is not known.
     pub fn zone_label(&self) -> &str {
         self.zone().map_or("", Zone::as_str)

@@ -1,0 +1,349 @@
+//! The proxies that are compared: how each is started in front of the upstream, and what it costs in CPU and memory.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A running proxy (or the direct way).
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Its name in the table.
+    pub(crate) name: &'static str,
+    /// Where to connect.
+    pub(crate) address: SocketAddr,
+    child: Option<Child>,
+}
+
+/// How to start one kind of proxy; `None` where the machine does not have it.
+type Start = fn(&Path, u16, SocketAddr) -> Option<Command>;
+
+const KINDS: &[(&str, Start)] = &[
+    ("entryway", |_, port, up| entryway(port, up, "system", &[])),
+    ("entryway, loopback rule", |_, port, up| {
+        entryway(port, up, "auto", &[])
+    }),
+    ("entryway, warm", |dir, port, up| {
+        let file = dir.join("warm.toml");
+        fs::write(
+            &file,
+            "[upstream.warm]\nspares = 32\n[runtime]\nloopback_congestion = \"system\"\n",
+        )
+        .ok()?;
+        entryway(port, up, "file", &["--config", file.to_str()?])
+    }),
+    ("entryway, access log", |_, port, up| {
+        entryway(port, up, "system", &["--log-format", "json"])
+    }),
+    ("haproxy", |dir, port, up| {
+        haproxy(dir, port, up, "default", "", "")
+    }),
+    ("haproxy 256k", |dir, port, up| {
+        haproxy(dir, port, up, "256k", "tune.bufsize 262144", "")
+    }),
+    ("haproxy splice", |dir, port, up| {
+        haproxy(
+            dir,
+            port,
+            up,
+            "splice",
+            "tune.pipesize 1048576",
+            "option splice-request\n option splice-response",
+        )
+    }),
+    ("nginx", |dir, port, up| nginx(dir, port, up, "16k")),
+    ("nginx 256k", |dir, port, up| nginx(dir, port, up, "256k")),
+    ("envoy", envoy),
+    ("go splice", go_splice),
+    ("socat", |_, port, up| {
+        let mut command = found("socat")?;
+        command
+            .arg(format!(
+                "TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr,backlog=1024"
+            ))
+            .arg(format!("TCP:{up}"));
+        Some(command)
+    }),
+];
+
+fn found(program: &str) -> Option<Command> {
+    // PEER_HAPROXY=/path/to/haproxy names one that is not on the path.
+    if let Some(path) = std::env::var_os(format!("PEER_{}", program.to_uppercase())) {
+        return Some(Command::new(path));
+    }
+    let paths = std::env::var_os("PATH")?;
+    let places = std::env::split_paths(&paths).chain([PathBuf::from("/usr/sbin")]);
+    places
+        .map(|place| place.join(program))
+        .find(|file| file.is_file())
+        .map(Command::new)
+}
+
+fn entryway(port: u16, up: SocketAddr, congestion: &str, more: &[&str]) -> Option<Command> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_entryway"));
+    command.args([
+        "run",
+        "--probe",
+        "off",
+        "--admin",
+        "off",
+        "--control",
+        "off",
+        "--workers",
+        "2",
+    ]);
+    command.args([
+        "--listen",
+        &format!("127.0.0.1:{port}"),
+        "--endpoint",
+        &up.to_string(),
+    ]);
+    command.args(more);
+    if !more.contains(&"--log-format") {
+        command.env("ENTRYWAY_QUIET", "conns");
+    }
+    if congestion != "file" {
+        command.env("ENTRYWAY_LOOPBACK_CONGESTION", congestion);
+    }
+    Some(command)
+}
+
+fn haproxy(
+    dir: &Path,
+    port: u16,
+    up: SocketAddr,
+    name: &str,
+    tune: &str,
+    option: &str,
+) -> Option<Command> {
+    let mut command = found("haproxy")?;
+    let file = dir.join(format!("haproxy-{name}.cfg"));
+    let text = format!(
+        "global\n nbthread 2\n maxconn 4000\n {tune}\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n {option}\n\
+         listen l\n bind 127.0.0.1:{port}\n server u {up}\n"
+    );
+    fs::write(&file, text).ok()?;
+    command.arg("-db").arg("-f").arg(file);
+    Some(command)
+}
+
+fn nginx(dir: &Path, port: u16, up: SocketAddr, buffer: &str) -> Option<Command> {
+    let mut command = found("nginx")?;
+    let dir = dir.join(format!("nginx-{buffer}"));
+    fs::create_dir_all(&dir).ok()?;
+    let module = [
+        "/usr/lib/nginx/modules/ngx_stream_module.so",
+        "/usr/lib64/nginx/modules/ngx_stream_module.so",
+    ]
+    .into_iter()
+    .find(|file| Path::new(file).exists())
+    .map_or(String::new(), |file| format!("load_module {file};\n"));
+    let text = format!(
+        "{module}worker_processes 2;\ndaemon off;\npid {0}/pid;\nerror_log {0}/error;\nevents {{ worker_connections 8000; }}\n\
+         stream {{ server {{ listen 127.0.0.1:{port}; proxy_pass {up}; proxy_buffer_size {buffer}; proxy_timeout 1h; tcp_nodelay on; }} }}\n",
+        dir.display()
+    );
+    fs::write(dir.join("conf"), text).ok()?;
+    command.arg("-c").arg(dir.join("conf")).arg("-p").arg(&dir);
+    Some(command)
+}
+
+fn envoy(dir: &Path, port: u16, up: SocketAddr) -> Option<Command> {
+    let mut command = found("envoy")?;
+    let file = dir.join("envoy.yaml");
+    let text = format!(
+        "static_resources:\n  listeners:\n  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}\n    filter_chains:\n    - filters:\n      - name: tcp\n        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy\n          stat_prefix: tcp\n          cluster: up\n  clusters:\n  - name: up\n    connect_timeout: 5s\n    type: STATIC\n    load_assignment: {{cluster_name: up, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}}}]}}]}}\n",
+        up.ip(),
+        up.port()
+    );
+    fs::write(&file, text).ok()?;
+    command
+        .arg("-c")
+        .arg(file)
+        .args(["--concurrency", "2", "-l", "off"]);
+    Some(command)
+}
+
+fn go_splice(dir: &Path, port: u16, up: SocketAddr) -> Option<Command> {
+    let binary = dir.join("go-splice");
+    if !binary.exists() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/splice.go");
+        let built = found("go")?
+            .arg("build")
+            .arg("-o")
+            .arg(&binary)
+            .arg(source)
+            .env("GO111MODULE", "off")
+            .status()
+            .ok()?;
+        if !built.success() {
+            return None;
+        }
+    }
+    let mut command = Command::new(binary);
+    command
+        .arg(format!("127.0.0.1:{port}"))
+        .arg(up.to_string())
+        .env("GOMAXPROCS", "2");
+    Some(command)
+}
+
+/// Starts everything that can be started and whose name passes the filter; `direct` comes first.
+pub(crate) fn start_all(dir: &Path, up: SocketAddr, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
+    let mut peers = vec![Peer {
+        name: "direct",
+        address: up,
+        child: None,
+    }];
+    for (name, start) in KINDS.iter().filter(|(name, _)| wanted(name)) {
+        let port = free_port();
+        let Some(mut command) = start(dir, port, up) else {
+            eprintln!("{name}: not on this machine");
+            continue;
+        };
+        let log = fs::File::create(dir.join("log")).expect("a writable folder");
+        let output = if *name == "entryway, access log" {
+            Stdio::from(log)
+        } else {
+            Stdio::null()
+        };
+        match command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+        {
+            Ok(child) => {
+                let peer = Peer {
+                    name,
+                    address: SocketAddr::from(([127, 0, 0, 1], port)),
+                    child: Some(child),
+                };
+                match peer.wait_until_it_answers() {
+                    Ok(()) => peers.push(peer),
+                    Err(error) => eprintln!("{name}: {error}"),
+                }
+            }
+            Err(error) => eprintln!("{name}: {error}"),
+        }
+    }
+    peers
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
+}
+
+// === impl Peer ===
+
+impl Peer {
+    fn wait_until_it_answers(&self) -> io::Result<()> {
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            match TcpStream::connect(self.address) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(error),
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+    }
+
+    /// User plus system time of the proxy and its children so far, in seconds; `None` for the direct way.
+    pub(crate) fn cpu_seconds(&self) -> Option<f64> {
+        Some(self.processes()?.into_iter().filter_map(cpu_of).sum())
+    }
+
+    /// User memory (anonymous, resident) in bytes.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        let anonymous = |pid: u32| {
+            let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = text.lines().find(|line| line.starts_with("RssAnon"))?;
+            line.split_whitespace()
+                .nth(1)?
+                .parse::<u64>()
+                .ok()
+                .map(|kib| kib * 1024)
+        };
+        Some(self.processes()?.into_iter().filter_map(anonymous).sum())
+    }
+
+    /// The proxy and its children.
+    fn processes(&self) -> Option<Vec<u32>> {
+        let own = self.child.as_ref()?.id();
+        let mut all = vec![own];
+        for entry in fs::read_dir("/proc").ok()?.flatten() {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok())
+            else {
+                continue;
+            };
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat
+                .rsplit(')')
+                .next()
+                .and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+            if parent == Some(own) {
+                all.push(pid);
+            }
+        }
+        Some(all)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        for pid in self.processes().unwrap_or_default().into_iter().rev() {
+            let _ = Command::new("kill")
+                .arg(pid.to_string())
+                .stderr(Stdio::null())
+                .status();
+        }
+        if let Some(child) = &mut self.child {
+            let _ = child.wait();
+        }
+    }
+}
+
+fn cpu_of(pid: u32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    // utime, stime, and those of children that have ended (socat forks).
+    let ticks: u64 = fields
+        .get(11..15)?
+        .iter()
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    Some(ticks as f64 / 100.0)
+}
+
+/// CPU seconds that the whole machine has spent working so far.
+pub(crate) fn machine_cpu() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|f| f.parse().ok())
+        .collect();
+    let busy: u64 = [0, 1, 2, 5, 6]
+        .iter()
+        .filter_map(|place| fields.get(*place))
+        .sum();
+    busy as f64 / 100.0
+}
+
+/// CPU seconds of this process (both ends of the load).
+pub(crate) fn own_cpu() -> f64 {
+    cpu_of(std::process::id()).unwrap_or_default()
+}

@@ -1,0 +1,234 @@
+//! The control socket: where it lies, how it is made, how it goes. Who may use it is `rules`' business.
+//!
+//! Promises a folder that only we can enter where the folder is ours to make, a socket of mode 0600, never to remove
+//! a file that is not a dead socket, and at the end to remove only its own.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use tokio::net::UnixListener;
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// The folder or the socket could not be made.
+    #[error("{}: {}", .0.display(), .1)]
+    Io(PathBuf, #[source] io::Error),
+    /// The folder belongs to somebody else, or others may write to it.
+    #[error("{}: the folder is not ours alone", .0.display())]
+    Folder(PathBuf),
+    /// Another instance answers there.
+    #[error("{}: another instance listens there", .0.display())]
+    Taken(PathBuf),
+    /// Something that is not a socket lies there.
+    #[error("{}: not a socket", .0.display())]
+    NotASocket(PathBuf),
+}
+
+/// The bound socket; removes its file when dropped, if it is still its own.
+#[derive(Debug)]
+pub(super) struct Control {
+    path: PathBuf,
+    /// Device and inode of the file we made.
+    file: (u64, u64),
+    /// Keeps the inode in use, so that its number cannot be another file's when we compare it.
+    _pin: std::os::unix::net::UnixListener,
+}
+
+/// Whose folder a path lies in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A folder that somebody keeps for us, or that the user named.
+    Given(PathBuf),
+    /// A folder of our own, made where it is missing.
+    Own(PathBuf),
+}
+
+/// Our own user id: peers are measured against it, and it names a folder. Read here and not in `sys` because it is a
+/// fact of the control socket alone.
+pub(super) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Where the socket lies when nobody says: contract section 3, `--control`.
+pub(super) fn default_place(env: impl Fn(&str) -> Option<OsString>, uid: u32, port: u16) -> Place {
+    let folder = |name: &str| env(name).filter(|value| !value.is_empty());
+    if let Some(runtime) = folder("RUNTIME_DIRECTORY") {
+        // systemd lists several with colons between them.
+        let text = runtime.to_string_lossy().into_owned();
+        let first = text.split(':').next().unwrap_or_default();
+        return Place::Given(Path::new(first).join("control.sock"));
+    }
+    let file = format!("{port}.sock");
+    match folder("XDG_RUNTIME_DIR") {
+        Some(runtime) => Place::Own(Path::new(&runtime).join("entryway").join(file)),
+        None => {
+            let temporary = folder("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
+            Place::Own(temporary.join(format!("entryway-{uid}")).join(file))
+        }
+    }
+}
+
+/// Makes the socket.
+pub(super) fn bind(place: &Place) -> Result<(UnixListener, Control), Error> {
+    let (Place::Given(path) | Place::Own(path)) = place;
+    let io = |error| Error::Io(path.clone(), error);
+    if let (Place::Own(_), Some(folder)) = (place, path.parent()) {
+        own_folder(folder)?;
+    }
+    remove_dead(path)?;
+    let listener = std::os::unix::net::UnixListener::bind(path).map_err(io)?;
+    listener.set_nonblocking(true).map_err(io)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io)?;
+    let made = fs::symlink_metadata(path).map_err(io)?;
+    let control = Control {
+        path: path.clone(),
+        file: (made.dev(), made.ino()),
+        _pin: listener.try_clone().map_err(io)?,
+    };
+    Ok((UnixListener::from_std(listener).map_err(io)?, control))
+}
+
+/// Makes the folder (0700), or checks the one that is there: in `/tmp` anybody may have made it before us.
+fn own_folder(folder: &Path) -> Result<(), Error> {
+    let io = |error| Error::Io(folder.to_owned(), error);
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(io(error)),
+    }
+    // Not followed: a link is not a folder of ours.
+    let found = fs::symlink_metadata(folder).map_err(io)?;
+    if !found.is_dir() || found.uid() != own_uid() || found.mode() & 0o077 != 0 {
+        return Err(Error::Folder(folder.to_owned()));
+    }
+    Ok(())
+}
+
+/// Removes the socket of an instance that is gone.
+fn remove_dead(path: &Path) -> Result<(), Error> {
+    let io = |error| Error::Io(path.to_owned(), error);
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io(error)),
+    };
+    if !found.file_type().is_socket() {
+        return Err(Error::NotASocket(path.to_owned()));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(io)
+        }
+        Err(error) => Err(io(error)),
+        Ok(_) => Err(Error::Taken(path.to_owned())),
+    }
+}
+
+// === impl Control ===
+
+impl Control {
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let own = fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == self.file);
+        if own {
+            // Gone already is as good.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_place_follows_the_contract() {
+        let place = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<(String, String)> = pairs
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect();
+            let env = move |name: &str| {
+                pairs
+                    .iter()
+                    .find(|(key, _)| key == name)
+                    .map(|(_, value)| value.into())
+            };
+            default_place(env, 7, 8183)
+        };
+        assert_eq!(place(&[]), Place::Own("/tmp/entryway-7/8183.sock".into()));
+        assert_eq!(
+            place(&[("TMPDIR", "/t")]),
+            Place::Own("/t/entryway-7/8183.sock".into())
+        );
+        let xdg = [("TMPDIR", "/t"), ("XDG_RUNTIME_DIR", "/run/user/7")];
+        assert_eq!(
+            place(&xdg),
+            Place::Own("/run/user/7/entryway/8183.sock".into())
+        );
+        let systemd = [
+            ("XDG_RUNTIME_DIR", "/x"),
+            ("RUNTIME_DIRECTORY", "/run/a:/run/b"),
+        ];
+        assert_eq!(place(&systemd), Place::Given("/run/a/control.sock".into()));
+    }
+
+    #[tokio::test]
+    async fn binds_replaces_the_dead_and_respects_the_living() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("entryway/1.sock");
+        let place = Place::Own(path.clone());
+        let (listener, control) = bind(&place).unwrap();
+        assert_eq!(
+            fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777,
+            0o700
+        );
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(matches!(bind(&place), Err(Error::Taken(_))));
+        // Dead: a file without anybody behind it. Somebody replaces it under us; our end leaves theirs alone.
+        fs::remove_file(&path).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let (_second, second) = bind(&place).unwrap();
+        drop((listener, control));
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+        fs::write(&path, "mine").unwrap();
+        assert!(matches!(bind(&place), Err(Error::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    }
+
+    #[tokio::test]
+    async fn a_folder_of_others_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = folder.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(
+            bind(&Place::Own(open.join("1.sock"))),
+            Err(Error::Folder(_))
+        ));
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+        assert!(matches!(
+            bind(&Place::Own(link.join("1.sock"))),
+            Err(Error::Folder(_))
+        ));
+        let missing = folder.path().join("no/such/1.sock");
+        assert!(matches!(bind(&Place::Given(missing)), Err(Error::Io(..))));
+    }
+}

@@ -1,0 +1,176 @@
+//! Opens the doors: binds before anything is served, so that the addresses are known early and errors come at once.
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use tokio::net::{TcpListener, UnixListener};
+
+use super::control::{self, Control, Place};
+use super::settings::{AdminSettings, Bind, ControlPath};
+use crate::bus::Bus;
+use crate::event::Event;
+use crate::web::Door;
+
+/// What was asked for by the user, as far as it changes how a door is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    /// `admin.bind` comes from the user: taken is an error then, and not a reason to take another port.
+    pub bind: bool,
+    /// The first listener's port: names the control socket where admin HTTP is off.
+    pub listener_port: u16,
+}
+
+/// A door that cannot be opened and was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("bind {what} {address}: {error}")]
+pub struct OpenError {
+    /// `admin` or `metrics`.
+    pub what: &'static str,
+    /// Where.
+    pub address: SocketAddr,
+    /// Why not.
+    #[source]
+    pub error: io::Error,
+}
+
+/// Open doors; nobody serves them yet.
+#[derive(Debug, Default)]
+pub struct Doors {
+    admin: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+    control: Option<(UnixListener, Control)>,
+}
+
+/// Opens what the settings ask for. Needs a tokio runtime; blocks for no longer than a bind takes.
+pub fn open(settings: &AdminSettings, asked: Asked, bus: &Bus) -> Result<Doors, OpenError> {
+    let mut doors = Doors::default();
+    if let Bind::At(address) = settings.bind {
+        doors.admin = Some(open_admin(address, asked.bind, bus)?);
+    }
+    if let Some(address) = settings.metrics_bind {
+        doors.metrics = Some(listen("metrics", address)?);
+    }
+    let port = doors
+        .admin_address()
+        .map_or(asked.listener_port, |address| address.port());
+    let place = match &settings.control {
+        Some(ControlPath::Off) => None,
+        Some(ControlPath::At(path)) => Some(Place::Given(path.clone())),
+        None => Some(control::default_place(
+            |name| std::env::var_os(name),
+            control::own_uid(),
+            port,
+        )),
+    };
+    if let Some(place) = place {
+        match control::bind(&place) {
+            Ok(control) => doors.control = Some(control),
+            Err(error) => bus.emit(
+                Event::warn(
+                    "resource",
+                    "no control socket: changes need the token, or a signal",
+                )
+                .with("error", error.to_string())
+                .with(
+                    "hint",
+                    "name a writable place with --control PATH, or say --control off",
+                ),
+            ),
+        }
+    }
+    doors.announce(bus);
+    Ok(doors)
+}
+
+/// The default port may be taken by another instance: any free one then, and a warning that says which.
+fn open_admin(address: SocketAddr, asked: bool, bus: &Bus) -> Result<TcpListener, OpenError> {
+    let first = match listen("admin", address) {
+        Err(error) if !asked && error.error.kind() == io::ErrorKind::AddrInUse => error,
+        other => return other,
+    };
+    let free = listen("admin", SocketAddr::new(address.ip(), 0))?;
+    let taken = free
+        .local_addr()
+        .map_or_else(|_| String::new(), |address| address.to_string());
+    bus.emit(
+        Event::warn(
+            "resource",
+            "admin port taken by another program, using a free one",
+        )
+        .with("error", first.to_string())
+        .with("address", taken)
+        .with("hint", "say --admin ADDR for a fixed one"),
+    );
+    Ok(free)
+}
+
+fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, OpenError> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    bind().map_err(|error| OpenError {
+        what,
+        address,
+        error,
+    })
+}
+
+// === impl Doors ===
+
+impl Doors {
+    /// Where admin HTTP listens.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref()?.local_addr().ok()
+    }
+
+    /// Where metrics alone are served.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.local_addr().ok()
+    }
+
+    /// The control socket's path.
+    pub fn control_path(&self) -> Option<&Path> {
+        self.control.as_ref().map(|(_, control)| control.path())
+    }
+
+    /// The ports these doors hold: an endpoint that leads to one of them leads to ourselves.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.admin_address()
+            .into_iter()
+            .chain(self.metrics_address())
+            .collect()
+    }
+
+    fn announce(&self, bus: &Bus) {
+        let up = |name: &'static str, address: String| {
+            Event::info("listener.up", "listening")
+                .with("name", name)
+                .with("address", address)
+        };
+        if let Some(address) = self.admin_address() {
+            bus.emit(up("admin", address.to_string()));
+        }
+        if let Some(address) = self.metrics_address() {
+            let far = !address.ip().to_canonical().is_loopback();
+            let everywhere = address.ip().is_unspecified() || address.ip() == Ipv6Addr::UNSPECIFIED;
+            bus.emit(up("metrics", address.to_string()).with("remote", far || everywhere));
+        }
+        if let Some(path) = self.control_path() {
+            bus.emit(up("control", path.display().to_string()));
+        }
+    }
+
+    /// Admin, metrics, control, and the guard that removes the control socket.
+    pub(super) fn split(self) -> (Option<Door>, Option<Door>, Option<Door>, Option<Control>) {
+        let (control, guard) = self.control.unzip();
+        (
+            self.admin.map(Door::Tcp),
+            self.metrics.map(Door::Tcp),
+            control.map(Door::Unix),
+            guard,
+        )
+    }
+}

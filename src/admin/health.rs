@@ -1,0 +1,186 @@
+//! What `/livez`, `/startupz` and `/readyz` make of the numbers. Pure.
+
+use std::time::Duration;
+
+use crate::settings::Readiness;
+
+/// Alive while the control runtime's last beat is younger than this.
+const BEAT_MAX: Duration = Duration::from_secs(5);
+
+/// One upstream, as counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Its name.
+    pub name: String,
+    /// Addresses that are up, suspect or returning.
+    pub healthy: usize,
+    /// Addresses known.
+    pub addresses: usize,
+}
+
+/// The numbers behind the three answers.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// Since the control runtime's last beat.
+    pub beat: Duration,
+    /// Start-up tasks that are not done; empty once started, for ever.
+    pub pending: Vec<String>,
+    /// Shutting down.
+    pub draining: bool,
+    /// Open connections, over all listeners.
+    pub connections: usize,
+    /// The listeners' limit.
+    pub max_connections: usize,
+    /// Every upstream.
+    pub upstreams: Vec<Counts>,
+    /// `readiness.upstream`.
+    pub wanted: Readiness,
+}
+
+/// One line of `?verbose`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What is checked.
+    pub name: &'static str,
+    /// Whether it holds.
+    pub ok: bool,
+    /// The numbers.
+    pub detail: String,
+}
+
+// === impl Health ===
+
+impl Health {
+    /// The check of `/livez`.
+    pub fn live(&self) -> Vec<Check> {
+        vec![Check {
+            name: "control",
+            ok: self.beat < BEAT_MAX,
+            detail: format!("last beat {:.1} s ago", self.beat.as_secs_f64()),
+        }]
+    }
+
+    /// The check of `/startupz`.
+    pub fn started(&self) -> Vec<Check> {
+        vec![Check {
+            name: "startup",
+            ok: self.pending.is_empty(),
+            detail: match self.pending.as_slice() {
+                [] => "done".to_owned(),
+                pending => format!("waiting for {}", pending.join(", ")),
+            },
+        }]
+    }
+
+    /// The checks of `/readyz`; `wanted` asks once for other upstream health than the settings do.
+    pub fn ready(&self, wanted: Option<Readiness>) -> Vec<Check> {
+        let mut checks = self.started();
+        checks.push(Check {
+            name: "draining",
+            ok: !self.draining,
+            detail: if self.draining { "shutting down" } else { "no" }.to_owned(),
+        });
+        checks.push(Check {
+            name: "connections",
+            ok: self.connections < self.max_connections,
+            detail: format!("{} of {}", self.connections, self.max_connections),
+        });
+        checks.push(self.upstream(wanted.unwrap_or(self.wanted)));
+        checks
+    }
+
+    fn upstream(&self, wanted: Readiness) -> Check {
+        let healthy: usize = self.upstreams.iter().map(|upstream| upstream.healthy).sum();
+        let ok = match wanted {
+            Readiness::None => true,
+            Readiness::Any => healthy > 0,
+            Readiness::All => self.upstreams.iter().all(|upstream| upstream.healthy > 0),
+            Readiness::AtLeast(count) => healthy >= count,
+        };
+        let counts: Vec<String> = self
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                format!(
+                    "{} {}/{} healthy",
+                    upstream.name, upstream.healthy, upstream.addresses
+                )
+            })
+            .collect();
+        let wanted = match wanted {
+            Readiness::None => "none".to_owned(),
+            Readiness::Any => "any".to_owned(),
+            Readiness::All => "all".to_owned(),
+            Readiness::AtLeast(count) => count.to_string(),
+        };
+        Check {
+            name: "upstream",
+            ok,
+            detail: format!("wanted {wanted}: {}", counts.join(", ")),
+        }
+    }
+}
+
+/// Whether all hold.
+pub(super) fn all_ok(checks: &[Check]) -> bool {
+    checks.iter().all(|check| check.ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(healthy: [usize; 2]) -> Health {
+        Health {
+            max_connections: 10,
+            upstreams: healthy
+                .iter()
+                .enumerate()
+                .map(|(place, healthy)| Counts {
+                    name: format!("u{place}"),
+                    healthy: *healthy,
+                    addresses: 3,
+                })
+                .collect(),
+            ..Health::default()
+        }
+    }
+
+    #[test]
+    fn readiness_asks_what_is_wanted() {
+        let ready = |healthy, wanted| all_ok(&health(healthy).ready(Some(wanted)));
+        assert!(ready([0, 0], Readiness::None));
+        assert!(!ready([0, 0], Readiness::Any) && ready([0, 1], Readiness::Any));
+        assert!(!ready([0, 3], Readiness::All) && ready([1, 1], Readiness::All));
+        assert!(!ready([1, 1], Readiness::AtLeast(3)) && ready([1, 2], Readiness::AtLeast(3)));
+        let base = health([1, 1]);
+        assert!(!all_ok(
+            &Health {
+                draining: true,
+                ..base.clone()
+            }
+            .ready(None)
+        ));
+        assert!(!all_ok(
+            &Health {
+                connections: 10,
+                ..base.clone()
+            }
+            .ready(None)
+        ));
+        assert!(!all_ok(
+            &Health {
+                pending: vec!["listeners".into()],
+                ..base.clone()
+            }
+            .ready(None)
+        ));
+        assert!(!all_ok(
+            &Health {
+                beat: Duration::from_secs(5),
+                ..base
+            }
+            .live()
+        ));
+    }
+}

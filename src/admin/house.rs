@@ -1,0 +1,120 @@
+//! The core as admin sees it: what it can be asked, and what it may refuse.
+
+use std::pin::Pin;
+
+use super::health::Health;
+use super::status;
+use crate::web::{self, Reply, StatusCode};
+
+/// What an operator wants of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Use it last, close its pairs at rest.
+    Drain,
+    /// Use it.
+    Ready,
+    /// Probe it now.
+    Probe,
+}
+
+/// Why the house does not do what it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No such endpoint or upstream: 404.
+    Unknown(String),
+    /// The request makes no sense: 400.
+    Bad(String),
+    /// The new settings are wrong; the report as `check` prints it: 422.
+    Invalid(String),
+    /// It failed for another reason: 500.
+    Failed(String),
+}
+
+/// An answer that takes time.
+pub type Later<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
+
+/// The core as admin sees it. Methods are called on the control thread and must not block it.
+pub trait House: std::fmt::Debug + Send + Sync + 'static {
+    /// The numbers behind the health answers.
+    fn health(&self) -> Health;
+    /// Uptime, listeners and upstreams; admin fills in the rest.
+    fn status(&self) -> status::Status;
+    /// All endpoints.
+    fn endpoints(&self) -> status::Endpoints;
+    /// The first so many open connections.
+    fn connections(&self, limit: usize) -> Vec<status::Connection>;
+    /// All names.
+    fn dns(&self) -> status::Dns;
+    /// The effective settings, each `{value, source}`, secrets left out.
+    fn config(&self) -> serde_json::Value;
+    /// Where a new connection would go, for one upstream or all; `what_if` as in the query (`zone-down=Z`).
+    fn explain(
+        &self,
+        upstream: Option<&str>,
+        what_if: &[String],
+    ) -> Result<status::Explain, Refusal>;
+    /// The exposition, in slices (`Meters::slices`), with what is measured on demand brought up to date.
+    fn metrics(&self) -> Box<dyn Iterator<Item = String> + Send + Sync>;
+    /// An order about endpoints: one by name (in one upstream, or all that have the name), or all.
+    fn order(
+        &self,
+        order: Order,
+        upstream: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<status::Changed, Refusal>;
+    /// Reads the settings again; with `dry_run` changes nothing.
+    fn reload(&self, dry_run: bool) -> Later<status::Reloaded>;
+    /// Begins the drain; a second time ends it now.
+    fn shutdown(&self);
+}
+
+// === impl Order ===
+
+impl Order {
+    /// As it stands in a path.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Order::Drain => "drain",
+            Order::Ready => "ready",
+            Order::Probe => "probe",
+        }
+    }
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// As a reply.
+    pub(super) fn reply(self) -> Reply {
+        match self {
+            Refusal::Unknown(what) => web::problem(
+                StatusCode::NOT_FOUND,
+                "unknown",
+                "no such thing",
+                what,
+                "`entryway endpoint list` names all endpoints",
+            ),
+            Refusal::Bad(what) => web::problem(
+                StatusCode::BAD_REQUEST,
+                "bad-request",
+                "request not understood",
+                what,
+                "",
+            ),
+            Refusal::Invalid(report) => web::problem(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-settings",
+                "settings are wrong; nothing was changed",
+                report,
+                "correct them and reload again; `entryway check` prints the same report",
+            ),
+            Refusal::Failed(what) => web::problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "failed",
+                "it failed",
+                what,
+                "",
+            ),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The JSON of `/v1/*`, as the server writes it and the command line reads it (contract section 5).
+//! How the pool's snapshots become it stands in `picture`.
+//!
+//! Fields are added, never renamed or removed, while `schema_version` stays.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of all the shapes here.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Anything of `/v1/*`: the version beside the value's own fields.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Versioned<T> {
+    /// Version of the shape.
+    pub schema_version: u32,
+    /// The value.
+    #[serde(flatten)]
+    pub value: T,
+}
+
+/// `/v1/status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Our version.
+    pub version: String,
+    /// Our process.
+    pub pid: u32,
+    /// Since the start.
+    pub uptime_s: f64,
+    /// What `/readyz` says.
+    pub ready: bool,
+    /// Shutting down.
+    pub draining: bool,
+    /// The control socket's path.
+    pub control_socket: Option<String>,
+    /// The listeners.
+    pub listeners: Vec<Listener>,
+    /// The upstreams.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// A listener in `/v1/status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// Where it is bound.
+    pub addresses: Vec<String>,
+    /// Its open connections.
+    pub connections: usize,
+    /// Those of them that wait for an endpoint.
+    pub parked: usize,
+}
+
+/// An upstream in `/v1/status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// The Datomic system, where the settings name it.
+    pub system: Option<String>,
+    /// The region, where it is known.
+    pub region: Option<String>,
+    /// Our own zone, where it is known.
+    pub zone: Option<String>,
+    /// The system it is pinned to.
+    pub identity: Option<String>,
+    /// Addresses that are up, suspect or returning.
+    pub healthy: usize,
+    /// Addresses known.
+    pub addresses: usize,
+}
+
+/// `/v1/endpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// All of all upstreams.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its upstream.
+    pub upstream: String,
+    /// Its name.
+    pub name: String,
+    /// Its host as configured or derived.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Its zone, where known.
+    pub zone: Option<String>,
+    /// 0 own zone, 1 other zone, 2 peered name.
+    pub tier: u8,
+    /// One address is up, suspect or returning.
+    pub healthy: bool,
+    /// `ready` or `drain`.
+    pub intent: String,
+    /// New connections go there first.
+    pub active: bool,
+    /// Open connections to it.
+    pub connections: usize,
+    /// Its addresses.
+    pub addresses: Vec<Address>,
+}
+
+/// An address of an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Address {
+    /// `IP:PORT`.
+    pub address: String,
+    /// `unknown up suspect returning down`.
+    pub state: String,
+    /// Since when it is in this state.
+    pub since: String,
+    /// Why.
+    pub reason: String,
+    /// The median of its recent connects.
+    pub connect_ms: Option<f64>,
+    /// The last probe.
+    pub last_probe: Option<Probe>,
+    /// Whether its name answers with it.
+    pub in_dns: bool,
+    /// The system it last answered as.
+    pub identity: Option<String>,
+}
+
+/// A probe that has ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    /// When it was sent.
+    pub at: String,
+    /// `ok`, or what was wrong.
+    pub result: String,
+    /// How long it took.
+    pub ms: f64,
+}
+
+/// `/v1/connections`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Connections {
+    /// The first ones.
+    pub connections: Vec<Connection>,
+}
+
+/// An open connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Its number, as in the log.
+    pub id: u64,
+    /// Its listener.
+    pub listener: String,
+    /// The client's `IP:PORT`.
+    pub client: String,
+    /// Its endpoint; absent before one is chosen.
+    pub endpoint: Option<String>,
+    /// The endpoint's address.
+    pub address: Option<String>,
+    /// Since accept.
+    pub age_s: f64,
+    /// Since the last byte moved.
+    pub idle_s: f64,
+    /// Whether it may be closed early.
+    pub at_rest: bool,
+    /// `buffer` or `pipe`.
+    pub lane: String,
+    /// What it carried so far.
+    pub bytes: Bytes,
+}
+
+/// Bytes each way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// Client to endpoint.
+    pub upload: u64,
+    /// Endpoint to client.
+    pub download: u64,
+}
+
+/// `/v1/dns`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Dns {
+    /// The names behind the endpoints.
+    pub names: Vec<Name>,
+}
+
+/// A name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Name {
+    /// As asked.
+    pub name: String,
+    /// What its last good answer said.
+    pub addresses: Vec<String>,
+    /// How long that holds; null while there was none.
+    pub ttl_s: Option<f64>,
+    /// How old it is.
+    pub age_s: Option<f64>,
+    /// Whether later answers were bad.
+    pub stale: bool,
+    /// What was wrong with the last one.
+    pub last_error: Option<String>,
+    /// When the set last changed.
+    pub last_change: Option<String>,
+}
+
+/// `/v1/explain`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explain {
+    /// Where a new connection would go, best first; then what is never offered.
+    pub order: Vec<Place>,
+    /// In a sentence.
+    pub verdict: String,
+}
+
+/// One address in an order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its upstream.
+    pub upstream: String,
+    /// Its endpoint.
+    pub endpoint: String,
+    /// `IP:PORT`.
+    pub address: String,
+    /// From 1; null: never offered.
+    pub rank: Option<usize>,
+    /// What decided, most important first.
+    pub reasons: Vec<String>,
+}
+
+/// What an operator's order changed: `POST /v1/endpoints/…`, `POST /v1/probe`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The endpoints it took hold of.
+    pub endpoints: Vec<ChangedEndpoint>,
+}
+
+/// One endpoint an order took hold of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChangedEndpoint {
+    /// Its upstream.
+    pub upstream: String,
+    /// Its name.
+    pub name: String,
+    /// `drain`, `ready` or `probe`.
+    pub action: String,
+}
+
+/// What a reload did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Nothing was changed, only looked at.
+    pub dry_run: bool,
+    /// The keys that differ and are in force (or would be) for new work.
+    pub changed: Vec<String>,
+    /// The keys that differ and need a restart.
+    pub restart_needed: Vec<String>,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// `/v1/version` and `version --output json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Our version.
+    pub version: String,
+    /// The commit; absent outside a checkout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// The compiler; absent where it could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rustc: Option<String>,
+}
+
+/// A value with the version beside it.
+pub fn versioned<T>(value: T) -> Versioned<T> {
+    Versioned {
+        schema_version: SCHEMA_VERSION,
+        value,
+    }
+}
+
+/// This build.
+pub fn version() -> Version {
+    Version {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: option_env!("ENTRYWAY_COMMIT").map(str::to_owned),
+        rustc: option_env!("ENTRYWAY_RUSTC").map(str::to_owned),
+    }
+}

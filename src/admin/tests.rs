@@ -1,0 +1,351 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::bus::{Lines, Log, LogSettings};
+use crate::life::{Trigger, trigger};
+use crate::meters::{Meters, family};
+use crate::web::client::{self, Bounds, Target};
+
+const BOUNDS: Bounds = Bounds {
+    time: Duration::from_secs(10),
+    body: 1 << 20,
+};
+
+/// A house that remembers what it was asked to do.
+#[derive(Debug, Default)]
+pub(crate) struct Toy {
+    done: Mutex<Vec<String>>,
+    pub(crate) health: Mutex<Health>,
+    meters: Meters,
+}
+
+impl Toy {
+    fn note(&self, what: String) {
+        self.done.lock().unwrap().push(what);
+    }
+
+    pub(crate) fn done(&self) -> Vec<String> {
+        std::mem::take(&mut self.done.lock().unwrap())
+    }
+}
+
+impl House for Toy {
+    fn health(&self) -> Health {
+        self.health.lock().unwrap().clone()
+    }
+
+    fn status(&self) -> status::Status {
+        status::Status {
+            uptime_s: 1.5,
+            listeners: vec![status::Listener {
+                name: "datomic".into(),
+                addresses: vec!["127.0.0.1:8182".into()],
+                ..Default::default()
+            }],
+            upstreams: vec![status::Upstream::default()],
+            ..Default::default()
+        }
+    }
+
+    fn endpoints(&self) -> status::Endpoints {
+        status::Endpoints {
+            endpoints: vec![status::Endpoint {
+                addresses: vec![status::Address {
+                    last_probe: Some(status::Probe::default()),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+        }
+    }
+
+    fn connections(&self, limit: usize) -> Vec<status::Connection> {
+        (0..2500.min(limit))
+            .map(|id| status::Connection {
+                id: id as u64,
+                ..Default::default()
+            })
+            .collect()
+    }
+
+    fn dns(&self) -> status::Dns {
+        status::Dns {
+            names: vec![status::Name::default()],
+        }
+    }
+
+    fn config(&self) -> Json {
+        serde_json::json!({ "dns": { "timeout": { "value": "2s", "source": "default" } } })
+    }
+
+    fn explain(
+        &self,
+        upstream: Option<&str>,
+        what_if: &[String],
+    ) -> Result<status::Explain, Refusal> {
+        Ok(status::Explain {
+            order: vec![status::Place::default()],
+            verdict: format!("{upstream:?} {what_if:?}"),
+        })
+    }
+
+    fn metrics(&self) -> Box<dyn Iterator<Item = String> + Send + Sync> {
+        self.meters.counter(&family::STALLS, &[]).inc();
+        Box::new(self.meters.slices())
+    }
+
+    fn order(
+        &self,
+        order: Order,
+        upstream: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<status::Changed, Refusal> {
+        if name == Some("nobody") {
+            return Err(Refusal::Unknown("no endpoint is named nobody".into()));
+        }
+        self.note(format!("{} {upstream:?} {name:?}", order.as_str()));
+        Ok(status::Changed {
+            endpoints: vec![status::ChangedEndpoint {
+                upstream: upstream.unwrap_or("default").to_owned(),
+                name: name.unwrap_or_default().to_owned(),
+                action: order.as_str().to_owned(),
+            }],
+        })
+    }
+
+    fn reload(&self, dry_run: bool) -> Later<status::Reloaded> {
+        self.note(format!("reload {dry_run}"));
+        Box::pin(async move {
+            if dry_run {
+                return Err(Refusal::Invalid("entryway.toml:3:1 unknown key".into()));
+            }
+            Ok(status::Reloaded::default())
+        })
+    }
+
+    fn shutdown(&self) {
+        self.note("shutdown".into());
+    }
+}
+
+/// The doors of a toy house, open; also for the tests of the commands that ask an instance.
+pub(crate) struct Running {
+    pub(crate) toy: Arc<Toy>,
+    pub(crate) admin: SocketAddr,
+    metrics: SocketAddr,
+    pub(crate) control: PathBuf,
+    lines: Lines,
+    log: Log,
+    trigger: Trigger,
+    task: JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+pub(crate) async fn start(token: Option<&str>) -> Running {
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control.sock");
+    let token_file = token.map(|token| {
+        let file = folder.path().join("token");
+        std::fs::write(&file, token).unwrap();
+        file
+    });
+    let settings = AdminSettings {
+        bind: Bind::At(([127, 0, 0, 1], 0).into()),
+        control: Some(ControlPath::At(control.clone())),
+        metrics_bind: Some(([127, 0, 0, 1], 0).into()),
+        token_file,
+        ..AdminSettings::default()
+    };
+    let (log, lines) = Log::memory(&LogSettings::default()).unwrap();
+    let bus = Bus::new(log.clone());
+    let doors = open(&settings, Asked::default(), &bus).unwrap();
+    let (admin, metrics) = (
+        doors.admin_address().unwrap(),
+        doors.metrics_address().unwrap(),
+    );
+    assert_eq!(doors.control_path(), Some(control.as_path()));
+    let toy = Arc::new(Toy::default());
+    toy.health.lock().unwrap().max_connections = 10;
+    let (trigger, watch) = trigger();
+    let house: Arc<dyn House> = toy.clone();
+    let task = tokio::spawn(async move { serve(doors, house, bus, &settings, watch).await });
+    Running {
+        toy,
+        admin,
+        metrics,
+        control,
+        lines,
+        log,
+        trigger,
+        task,
+        _folder: folder,
+    }
+}
+
+impl Running {
+    async fn get(&self, path: &str) -> (u16, Json) {
+        let answer = client::get(&Target::Tcp(self.admin.to_string()), path, BOUNDS)
+            .await
+            .unwrap();
+        assert_eq!(answer.headers["cache-control"], "no-store");
+        (
+            answer.status.as_u16(),
+            serde_json::from_slice(&answer.body).unwrap_or(Json::Null),
+        )
+    }
+
+    async fn change(&self, path: &str) -> (u16, Json) {
+        let answer = client::post(&Target::Unix(self.control.clone()), path, &[], BOUNDS)
+            .await
+            .unwrap();
+        (
+            answer.status.as_u16(),
+            serde_json::from_slice(&answer.body).unwrap(),
+        )
+    }
+}
+
+/// Sends bytes as they are; the status code, or 0 where the connection was closed without one.
+async fn raw(to: SocketAddr, bytes: &[u8]) -> (u16, String) {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    // The server may answer and leave before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let status = text
+        .get(9..12)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or(0);
+    (status, text)
+}
+
+fn keys(value: &Json) -> Vec<&str> {
+    let mut keys: Vec<&str> = value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[tokio::test]
+async fn the_shapes_are_the_contracts() {
+    let running = start(None).await;
+    let (code, status) = running.get("/v1/status").await;
+    assert_eq!(code, 200);
+    assert_eq!(
+        keys(&status),
+        [
+            "control_socket",
+            "draining",
+            "listeners",
+            "pid",
+            "ready",
+            "schema_version",
+            "upstreams",
+            "uptime_s",
+            "version"
+        ]
+    );
+    assert_eq!(status["schema_version"], 1);
+    assert_eq!(status["ready"], true);
+    assert_eq!(status["control_socket"], running.control.to_str().unwrap());
+    assert_eq!(
+        keys(&status["listeners"][0]),
+        ["addresses", "connections", "name", "parked"]
+    );
+    assert_eq!(
+        keys(&status["upstreams"][0]),
+        [
+            "addresses",
+            "healthy",
+            "identity",
+            "name",
+            "region",
+            "system",
+            "zone"
+        ]
+    );
+    assert_eq!(status["upstreams"][0]["identity"], Json::Null);
+    let (_, endpoints) = running.get("/v1/endpoints").await;
+    assert_eq!(
+        keys(&endpoints["endpoints"][0]),
+        [
+            "active",
+            "addresses",
+            "connections",
+            "healthy",
+            "host",
+            "intent",
+            "name",
+            "port",
+            "tier",
+            "upstream",
+            "zone"
+        ]
+    );
+    assert_eq!(
+        keys(&endpoints["endpoints"][0]["addresses"][0]),
+        [
+            "address",
+            "connect_ms",
+            "identity",
+            "in_dns",
+            "last_probe",
+            "reason",
+            "since",
+            "state"
+        ]
+    );
+    let (_, connections) = running.get("/v1/connections").await;
+    assert_eq!(connections["connections"].as_array().unwrap().len(), 1000);
+    assert_eq!(
+        keys(&connections["connections"][0]),
+        [
+            "address", "age_s", "at_rest", "bytes", "client", "endpoint", "id", "idle_s", "lane",
+            "listener"
+        ]
+    );
+    let (_, connections) = running.get("/v1/connections?limit=0").await;
+    assert_eq!(
+        connections,
+        serde_json::json!({"schema_version": 1, "connections": []})
+    );
+    let (_, dns) = running.get("/v1/dns").await;
+    assert_eq!(
+        keys(&dns["names"][0]),
+        [
+            "addresses",
+            "age_s",
+            "last_change",
+            "last_error",
+            "name",
+            "stale",
+            "ttl_s"
+        ]
+    );
+    let (_, explain) = running
+        .get("/v1/explain?what_if=zone-down=a&upstream=u")
+        .await;
+    assert_eq!(keys(&explain), ["order", "schema_version", "verdict"]);
+    assert_eq!(explain["verdict"], "Some(\"u\") [\"zone-down=a\"]");
+    let (_, config) = running.get("/v1/config").await;
+    assert_eq!(config["settings"]["dns"]["timeout"]["source"], "default");
+    let (_, version) = running.get("/v1/version").await;
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+}
+
+mod changes;
+mod health;
+mod hostile;

@@ -1,0 +1,198 @@
+//! `entryway mock`: fake Datomic entry points until a signal ends them.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::duration;
+use crate::mock::{self, Mock, MockConfig, StartError};
+
+/// Why the mock ended other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Standard output is gone, or signals cannot be had.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// The subcommand and its flags.
+pub fn command() -> Command {
+    Command::new("mock")
+        .about("Fake Datomic entry points, one per zone, to try entryway against")
+        .long_about(
+            "Fake Datomic entry points, one per zone, each on its own loopback address, all on one port.\n\
+             Prints one line per zone, ready to paste behind `entryway run`, and serves until TERM or INT.\n\
+             With --admin, `curl -X POST 'http://ADDR/zones/a?mode=silent'` makes zone a fail; modes:\n\
+             ok refuse silent freeze rst fin slow 503 429 html other-identity.",
+        )
+        .arg(
+            Arg::new("zones")
+                .long("zones")
+                .value_name("A,B,…")
+                .value_delimiter(',')
+                .default_value("a,b,c")
+                .help("Zone names"),
+        )
+        .arg(
+            Arg::new("listen")
+                .long("listen")
+                .value_name("IP:PORT")
+                .value_parser(value_parser!(SocketAddr))
+                .default_value("127.0.0.1:0")
+                .help("The port the zones share; 0 takes a free one. An address other than 127.0.0.1 is the base address"),
+        )
+        .arg(
+            Arg::new("base-ip")
+                .long("base-ip")
+                .value_name("IP")
+                .value_parser(value_parser!(IpAddr))
+                .help("Address of the first zone; the others follow it [default: 127.0.0.11]"),
+        )
+        .arg(
+            Arg::new("latency")
+                .long("latency")
+                .value_name("D")
+                .value_parser(duration::parse)
+                .default_value("0ms")
+                .help("Delay of every answer"),
+        )
+        .arg(
+            Arg::new("slow-by")
+                .long("slow-by")
+                .value_name("D")
+                .value_parser(duration::parse)
+                .default_value("2s")
+                .help("What mode slow adds to it"),
+        )
+        .arg(
+            Arg::new("identity")
+                .long("identity")
+                .value_name("PATH")
+                .help("The :s3-auth-path they answer with [default: mock-bucket/mock-system]"),
+        )
+        .arg(
+            Arg::new("admin")
+                .long("admin")
+                .value_name("IP:PORT")
+                .value_parser(value_parser!(SocketAddr))
+                .help("HTTP port that switches zones: POST /zones/ZONE?mode=MODE, GET /zones"),
+        )
+}
+
+/// Runs it until TERM or INT.
+pub async fn run(matches: &ArgMatches) -> Result<(), Error> {
+    // Before the first line is printed: who reads it may send the signal at once.
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mock = mock::start(config(matches))?;
+    print(&mock, &mut io::stdout().lock())?;
+    if let Some(admin) = mock.admin() {
+        writeln!(io::stderr(), "admin http://{admin}/zones")?;
+    }
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+fn print(mock: &Mock, to: &mut impl Write) -> io::Result<()> {
+    for line in mock.paste_lines() {
+        writeln!(to, "{line}")?;
+    }
+    to.flush()
+}
+
+fn config(matches: &ArgMatches) -> MockConfig {
+    let default = MockConfig::default();
+    let listen = matches.get_one::<SocketAddr>("listen").copied();
+    // The contract's `--listen 127.0.0.1:0` names a port; another address names the first zone as well.
+    let asked = listen
+        .map(|listen| listen.ip())
+        .filter(|ip| *ip != Ipv4Addr::LOCALHOST);
+    let base_ip = matches.get_one::<IpAddr>("base-ip").copied().or(asked);
+    let pause = |name: &str, default| {
+        matches
+            .get_one::<Duration>(name)
+            .copied()
+            .unwrap_or(default)
+    };
+    MockConfig {
+        zones: matches
+            .get_many::<String>("zones")
+            .map(|zones| zones.cloned().collect())
+            .unwrap_or(default.zones),
+        base_ip: base_ip.unwrap_or(default.base_ip),
+        port: listen.map_or(default.port, |listen| listen.port()),
+        latency: pause("latency", default.latency),
+        slow_by: pause("slow-by", default.slow_by),
+        identity: matches
+            .get_one::<String>("identity")
+            .cloned()
+            .unwrap_or(default.identity),
+        admin: matches.get_one::<SocketAddr>("admin").copied(),
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// As contract section 4 has it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Start(StartError::Zones(_) | StartError::BaseIp(..)) => 2,
+            Error::Start(StartError::Bind(..)) => 73,
+            Error::Start(StartError::Thread(_)) | Error::Io(_) => 71,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> MockConfig {
+        config(&command().get_matches_from([&["mock"], args].concat()))
+    }
+
+    #[test]
+    fn flags_become_a_configuration() {
+        let plain = parse(&[]);
+        assert_eq!(plain.zones, ["a", "b", "c"]);
+        assert_eq!(plain.base_ip.to_string(), "127.0.0.11");
+        assert_eq!((plain.port, plain.admin), (0, None));
+        let full = parse(&[
+            "--zones=x,y",
+            "--listen=127.0.0.1:8200",
+            "--base-ip=127.0.1.1",
+            "--latency=2ms",
+            "--identity=bucket/path",
+            "--admin=127.0.0.1:0",
+        ]);
+        assert_eq!(full.zones, ["x", "y"]);
+        assert_eq!(
+            (full.base_ip.to_string(), full.port),
+            ("127.0.1.1".to_owned(), 8200)
+        );
+        assert_eq!(full.latency, Duration::from_millis(2));
+        assert_eq!(full.identity, "bucket/path");
+        let elsewhere = parse(&["--listen=127.0.0.50:0"]);
+        assert_eq!(elsewhere.base_ip.to_string(), "127.0.0.50");
+    }
+
+    #[test]
+    fn prints_one_line_per_zone_to_paste() {
+        let mock = mock::start(MockConfig::default()).unwrap();
+        let mut out = Vec::new();
+        print(&mock, &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.starts_with("--endpoint '127.0.0.11:"), "{text}");
+    }
+}

@@ -1,0 +1,212 @@
+//! The handles of one listener, and of each endpoint as this listener sees it: resolved once, then only added to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::dial::Outcome;
+use crate::event::Reason;
+use crate::meters::{Counter, Family, Gauge, Histogram, Meters, family};
+use crate::names::{Direction, ListenerName, UpstreamName};
+use crate::pool::endpoint::Endpoint;
+use crate::relay::Tally;
+
+/// Results of attempts: contract section 6.
+const RESULTS: [&str; 7] = [
+    "ok",
+    "refused",
+    "timeout",
+    "unreachable",
+    "reset",
+    "local",
+    "lost_race",
+];
+
+/// Results of attempts that were started beside another.
+const HEDGES: [&str; 3] = ["won", "lost", "failed"];
+
+/// What one listener counts.
+#[derive(Debug)]
+pub(super) struct ListenerMeters {
+    meters: Meters,
+    listener: ListenerName,
+    upstream: UpstreamName,
+    pub(super) accepted: Counter,
+    pub(super) duration: Histogram,
+    pub(super) setup: Histogram,
+    pub(super) parked: Gauge,
+    pub(super) parked_seconds: Histogram,
+    pub(super) panics: Counter,
+    pub(super) drain_cut: Counter,
+    /// Connections that have no endpoint (yet): labels without a value.
+    pub(super) nowhere: Arc<EndpointMeters>,
+    /// By the `Arc` of the endpoint: one that left and came back is another, and its old series are gone.
+    endpoints: ArcSwap<HashMap<usize, Known>>,
+}
+
+type Known = (Weak<Endpoint>, Arc<EndpointMeters>);
+
+/// What one (listener, endpoint) counts.
+#[derive(Debug)]
+pub struct EndpointMeters {
+    meters: Meters,
+    /// listener, upstream, endpoint, zone.
+    labels: [String; 4],
+    pub(super) connections: Gauge,
+    /// Absent where there is no endpoint: there is nothing to carry then.
+    bytes: Option<[Counter; 2]>,
+    spliced: [Counter; 2],
+    connect: Option<Histogram>,
+    attempts: [OnceLock<Counter>; RESULTS.len()],
+    hedges: [OnceLock<Counter>; HEDGES.len()],
+    closed: [OnceLock<Counter>; Reason::ALL.len()],
+}
+
+// === impl ListenerMeters ===
+
+impl ListenerMeters {
+    pub(super) fn new(meters: &Meters, listener: &ListenerName, upstream: &UpstreamName) -> Self {
+        let name = [listener.as_str()];
+        Self {
+            accepted: meters.counter(&family::CONNECTIONS_ACCEPTED, &name),
+            duration: meters.histogram(&family::CONNECTION_DURATION_SECONDS, &[]),
+            setup: meters.histogram(&family::SETUP_SECONDS, &[]),
+            parked: meters.gauge(&family::CONNECTIONS_PARKED, &name),
+            parked_seconds: meters.histogram(&family::PARKED_SECONDS, &[]),
+            panics: meters.counter(&family::PANICS, &[]),
+            drain_cut: meters.counter(&family::DRAIN_CUT, &[]),
+            nowhere: Arc::new(EndpointMeters::new(meters, listener, upstream, None)),
+            endpoints: ArcSwap::default(),
+            meters: meters.clone(),
+            listener: listener.clone(),
+            upstream: upstream.clone(),
+        }
+    }
+
+    /// The handles for this endpoint.
+    pub(super) fn of(&self, endpoint: &Arc<Endpoint>) -> Arc<EndpointMeters> {
+        let key = Arc::as_ptr(endpoint) as usize;
+        if let Some((known, meters)) = self.endpoints.load().get(&key)
+            && known
+                .upgrade()
+                .is_some_and(|known| Arc::ptr_eq(&known, endpoint))
+        {
+            return Arc::clone(meters);
+        }
+        let made =
+            EndpointMeters::new(&self.meters, &self.listener, &self.upstream, Some(endpoint));
+        let made = Arc::new(made);
+        self.endpoints.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            known.retain(|_, (endpoint, _)| endpoint.strong_count() > 0);
+            known.insert(key, (Arc::downgrade(endpoint), Arc::clone(&made)));
+            known
+        });
+        made
+    }
+
+    pub(super) fn rejected(&self, reason: Reason) {
+        let labels = [self.listener.as_str(), reason.code()];
+        self.meters
+            .counter(&family::CONNECTIONS_REJECTED, &labels)
+            .inc();
+    }
+}
+
+// === impl EndpointMeters ===
+
+impl EndpointMeters {
+    fn new(
+        meters: &Meters,
+        listener: &ListenerName,
+        upstream: &UpstreamName,
+        endpoint: Option<&Endpoint>,
+    ) -> Self {
+        let [_, name, zone] = endpoint.map_or(["", "", ""], Endpoint::labels);
+        let labels = [listener.as_str(), upstream.as_str(), name, zone];
+        let bytes = |way: Direction| {
+            meters.counter(
+                &family::BYTES,
+                &[upstream.as_str(), name, zone, way.as_str()],
+            )
+        };
+        let spliced = |way: Direction| meters.counter(&family::BYTES_SPLICED, &[way.as_str()]);
+        Self {
+            connections: meters.gauge(&family::CONNECTIONS, &labels),
+            bytes: endpoint.map(|_| Direction::BOTH.map(bytes)),
+            spliced: Direction::BOTH.map(spliced),
+            connect: endpoint
+                .map(|endpoint| meters.histogram(&family::CONNECT_SECONDS, &endpoint.labels())),
+            attempts: [const { OnceLock::new() }; RESULTS.len()],
+            hedges: [const { OnceLock::new() }; HEDGES.len()],
+            closed: [const { OnceLock::new() }; Reason::ALL.len()],
+            labels: labels.map(str::to_owned),
+            meters: meters.clone(),
+        }
+    }
+
+    pub(super) fn closed(&self, reason: Reason) {
+        let [listener, upstream, endpoint, zone] = self.labels.each_ref().map(String::as_str);
+        let counter = self.closed[reason as usize].get_or_init(|| {
+            let labels = [listener, upstream, endpoint, zone, reason.code()];
+            self.meters.counter(&family::CONNECTIONS_CLOSED, &labels)
+        });
+        counter.inc();
+    }
+
+    /// Counts an attempt of traffic.
+    pub(super) fn attempt(&self, outcome: &Outcome) {
+        self.count(
+            &self.attempts,
+            &RESULTS,
+            outcome.as_str(),
+            &family::CONNECT_ATTEMPTS,
+        );
+    }
+
+    /// Counts an attempt that was started beside another.
+    pub(super) fn hedge(&self, outcome: &Outcome) {
+        let result = match outcome {
+            Outcome::Ok => "won",
+            Outcome::LostRace { .. } => "lost",
+            _ => "failed",
+        };
+        self.count(&self.hedges, &HEDGES, result, &family::CONNECT_HEDGES);
+    }
+
+    /// A connect of traffic succeeded.
+    pub(super) fn connected(&self, took: Duration) {
+        if let Some(connect) = &self.connect {
+            connect.record(took.as_secs_f64());
+        }
+    }
+
+    fn count(
+        &self,
+        counters: &[OnceLock<Counter>],
+        results: &[&str],
+        result: &str,
+        of: &'static Family,
+    ) {
+        let Some(place) = results.iter().position(|known| *known == result) else {
+            return;
+        };
+        let [_, upstream, endpoint, zone] = self.labels.each_ref().map(String::as_str);
+        let resolve = || self.meters.counter(of, &[upstream, endpoint, zone, result]);
+        counters[place].get_or_init(resolve).inc();
+    }
+
+    /// Adds what the tally has not reported yet.
+    pub(super) fn settle(&self, tally: &Tally) {
+        tally.settle(|direction, bytes, spliced| {
+            if let Some(counters) = &self.bytes {
+                counters[direction.index()].add(bytes);
+            }
+            if spliced > 0 {
+                self.spliced[direction.index()].add(spliced);
+            }
+        });
+    }
+}

@@ -1,0 +1,257 @@
+//! Where connections wait while nothing can be dialled (contract 7.5).
+//!
+//! Owns who waits, who is the canary and how the rest is let go. One of those parked is the canary: it dials every
+//! 0.1 to 1 s, for itself. Its success, or a flip in the pool, lets the others go one by one over a moment, so that an
+//! endpoint that just came back is not run over. What clients send stays in their sockets: nothing is read here.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::event::Reason;
+use crate::meters::{Gauge, Histogram};
+use crate::pool::View;
+use crate::pool::snapshot::Snapshot;
+use crate::relay::{Order, Tally};
+
+/// Between two dials of the canary: at first, and at most.
+const CANARY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1000));
+
+/// Those let go are spread over this much each, and over `SPREAD_MOST` in all.
+const SPREAD_EACH: Duration = Duration::from_millis(2);
+const SPREAD_MOST: Duration = Duration::from_secs(1);
+
+/// `listener.when_all_down`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenAllDown {
+    /// Park, and end with a FIN at `hold_timeout`.
+    #[default]
+    Hold,
+    /// One round, then a FIN.
+    Try,
+    /// Close the listening sockets, so that connects are refused.
+    Refuse,
+}
+
+/// What a listener does when nothing can be dialled, or when there are too many connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Hold, try or refuse.
+    pub when_all_down: WhenAllDown,
+    /// How long one is parked.
+    pub hold_timeout: Duration,
+    /// How many are parked at once; more are treated like `try`.
+    pub hold_max: usize,
+    /// Connections of this listener at once.
+    pub max_connections: Option<usize>,
+}
+
+/// The waiting room of one listener.
+#[derive(Debug)]
+pub(super) struct WaitingRoom {
+    /// By ticket number: first come, first let go.
+    waiting: Mutex<BTreeMap<u64, oneshot::Sender<Duration>>>,
+    next: AtomicU64,
+    parked: AtomicUsize,
+    /// Held by the canary; fair, so that the role goes to the one that has waited longest.
+    canary: tokio::sync::Mutex<Duration>,
+    gauge: Gauge,
+    seconds: Histogram,
+}
+
+/// One that waits.
+#[derive(Debug)]
+pub(super) struct Ticket<'a> {
+    room: &'a WaitingRoom,
+    number: u64,
+    since: Instant,
+    until: Instant,
+    /// Held while this one is the canary.
+    role: Option<tokio::sync::MutexGuard<'a, Duration>>,
+}
+
+/// Why a wait is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// Dial again.
+    Dial,
+    /// `hold_timeout` is over.
+    TimeUp,
+    /// The client reset.
+    ClientGone,
+    /// Somebody wants it ended now.
+    Cut(Reason),
+}
+
+// === impl WaitingRoom ===
+
+impl WaitingRoom {
+    pub(super) fn new(gauge: Gauge, seconds: Histogram) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            next: AtomicU64::new(0),
+            parked: AtomicUsize::new(0),
+            canary: tokio::sync::Mutex::new(CANARY.0),
+            gauge,
+            seconds,
+        }
+    }
+
+    /// How many are parked.
+    pub(super) fn parked(&self) -> usize {
+        self.parked.load(Relaxed)
+    }
+
+    /// A place to wait; `None` when this many wait already.
+    pub(super) fn enter(&self, policy: &Policy) -> Option<Ticket<'_>> {
+        let admitted = self.parked.fetch_update(Relaxed, Relaxed, |parked| {
+            (parked < policy.hold_max).then_some(parked + 1)
+        });
+        admitted.ok()?;
+        self.gauge.add(1.0);
+        let now = Instant::now();
+        Some(Ticket {
+            room: self,
+            number: self.next.fetch_add(1, Relaxed),
+            since: now,
+            until: now + policy.hold_timeout,
+            role: None,
+        })
+    }
+
+    /// Lets everybody go, in the order in which they came, spread evenly.
+    pub(super) fn release(&self) {
+        if self.parked() == 0 {
+            return;
+        }
+        let waiting = std::mem::take(&mut *self.lock());
+        let Ok(count) = u32::try_from(waiting.len()) else {
+            return;
+        };
+        let spread = (SPREAD_EACH * count).min(SPREAD_MOST);
+        for (place, sender) in (1..).zip(waiting.into_values()) {
+            // One that has just left does not hear it.
+            let _ = sender.send(spread * place / count.max(1));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Duration>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket<'_> {
+    /// How long it has waited.
+    pub(super) fn waited(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Waits until there is a reason to dial, or to give up. The client's bytes are left where they are.
+    pub(super) async fn wait(
+        &mut self,
+        client: Option<&TcpStream>,
+        tally: &Tally,
+        view: &View,
+    ) -> Wake {
+        tokio::select! {
+            biased;
+            reason = cut(tally) => Wake::Cut(reason),
+            () = reset(client) => Wake::ClientGone,
+            () = sleep_until(self.until) => Wake::TimeUp,
+            () = self.turn(view) => Wake::Dial,
+        }
+    }
+
+    /// Resolves when it is this one's turn to dial: let go, or canary and due.
+    async fn turn(&mut self, view: &View) {
+        let (sender, released) = oneshot::channel();
+        let room = self.room;
+        room.lock().insert(self.number, sender);
+        let due = async {
+            if self.role.is_none() {
+                self.role = Some(room.canary.lock().await);
+            }
+            if let Some(pause) = self.role.as_deref_mut() {
+                canary(pause, room, view).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            delay = released => sleep(delay.unwrap_or_default()).await,
+            () = due => {}
+        }
+        room.lock().remove(&self.number);
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.room.lock().remove(&self.number);
+        self.room.gauge.sub(1.0);
+        self.room.seconds.record(self.waited().as_secs_f64());
+        self.role = None;
+        if self.room.parked.fetch_sub(1, Relaxed) == 1
+            && let Ok(mut pause) = self.room.canary.try_lock()
+        {
+            // The last one out: the next outage starts with quick dials again.
+            *pause = CANARY.0;
+        }
+    }
+}
+
+/// The canary's pause: grows from 0.1 s to 1 s, jittered, and ends early on a flip, which lets the others go too.
+async fn canary(pause: &mut Duration, room: &WaitingRoom, view: &View) {
+    let jittered = pause
+        .mul_f64(0.8 + 0.4 * fastrand::f64())
+        .clamp(CANARY.0, CANARY.1);
+    *pause = (*pause * 3 / 2).min(CANARY.1);
+    let mut view = view.clone();
+    let before = hope(&view.load());
+    let flip = async {
+        loop {
+            view.changed().await;
+            if hope(&view.load()) > before {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = sleep(jittered) => {}
+        () = flip => room.release(),
+    }
+}
+
+/// Rises when an address came back, or when one appeared at all.
+fn hope(snapshot: &Snapshot) -> (usize, usize) {
+    (snapshot.healthy, snapshot.addresses)
+}
+
+/// Resolves when the client has reset. An end of its sending side alone does not count: it may be waiting for us.
+async fn reset(client: Option<&TcpStream>) {
+    if let Some(client) = client {
+        // Never fails but when the runtime ends.
+        let _ = client.ready(Interest::ERROR).await;
+    } else {
+        std::future::pending().await
+    }
+}
+
+/// Resolves when this connection is to be ended at once. Orders to close at rest are for those who have an upstream:
+/// one that waits keeps its hold.
+async fn cut(tally: &Tally) -> Reason {
+    loop {
+        if let Order::Cut(reason) = tally.ordered().await {
+            return reason;
+        }
+    }
+}

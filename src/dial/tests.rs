@@ -1,0 +1,272 @@
+use super::*;
+use crate::event::Reason;
+use crate::meters::Meters;
+use crate::names::{EndpointName, UpstreamName};
+use crate::pool::endpoint::{Address, Endpoint, EndpointSpec, Role};
+use crate::sys::congestion::LoopbackCongestion;
+use crate::sys::socket::TcpOptions;
+use std::net::{TcpListener, TcpStream as StdStream};
+use tokio::io::AsyncReadExt;
+
+/// A listener whose queue is full: further SYNs stay unanswered, as from a black hole.
+struct Hole {
+    listener: TcpListener,
+    full: Vec<StdStream>,
+}
+
+impl Hole {
+    fn new() -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket
+            .bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into())
+            .unwrap();
+        socket.listen(0).unwrap();
+        let listener = TcpListener::from(socket);
+        let to = listener.local_addr().unwrap();
+        let mut full = Vec::new();
+        // Until a connect is not answered; how many the kernel queues is its own business.
+        while let Ok(stream) = StdStream::connect_timeout(&to, Duration::from_millis(150)) {
+            full.push(stream);
+        }
+        Self { listener, full }
+    }
+
+    fn candidate(&self) -> Candidate {
+        candidate(self.listener.local_addr().unwrap())
+    }
+}
+
+fn candidate(socket: SocketAddr) -> Candidate {
+    Candidate {
+        endpoint: Arc::new(Endpoint {
+            upstream: UpstreamName::new("u"),
+            spec: EndpointSpec {
+                name: EndpointName::new(socket.to_string()),
+                host: socket.ip().to_string(),
+                port: socket.port(),
+                zone: None,
+                role: Role::Configured,
+            },
+        }),
+        address: Arc::new(Address::new(socket)),
+    }
+}
+
+fn listen() -> (tokio::net::TcpListener, Candidate) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let to = listener.local_addr().unwrap();
+    (
+        tokio::net::TcpListener::from_std(listener).unwrap(),
+        candidate(to),
+    )
+}
+
+/// An address that refuses: bound and not listening, so nobody else can take the port meanwhile.
+fn refusing() -> (socket2::Socket, Candidate) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket
+        .bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into())
+        .unwrap();
+    let to = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, candidate(to))
+}
+
+fn settings() -> DialSettings {
+    DialSettings {
+        connect_timeout: Duration::from_millis(1500),
+        hedge_after: Duration::from_millis(250),
+        tcp: TcpOptions {
+            keepalive: Some(Duration::from_secs(15)),
+            keepalive_interval: Duration::from_secs(5),
+            keepalive_probes: 3,
+            user_timeout: Some(Duration::from_secs(15)),
+        },
+        loopback_congestion: LoopbackCongestion::default(),
+    }
+}
+
+fn dialer(connect_timeout: u64, hedge_after: u64) -> Dialer {
+    warm_dialer(connect_timeout, hedge_after, WarmSettings::default()).0
+}
+
+fn warm_dialer(connect_timeout: u64, hedge_after: u64, warm: WarmSettings) -> (Dialer, Meters) {
+    let meters = Meters::default();
+    let settings = DialSettings {
+        connect_timeout: Duration::from_millis(connect_timeout),
+        hedge_after: Duration::from_millis(hedge_after),
+        ..settings()
+    };
+    let warm = Warm::new(warm, meters.clone());
+    (Dialer::new(settings, Vec::new(), warm), meters)
+}
+
+/// Dials; also what was reported, as (place in `candidates`, outcome).
+async fn dial(
+    dialer: &Dialer,
+    candidates: &[Candidate],
+) -> (Result<Dialed, Error>, Vec<(usize, Outcome)>) {
+    let mut seen = Vec::new();
+    let dialed = dialer
+        .dial(candidates, &mut |attempt: Attempt| {
+            let place = candidates
+                .iter()
+                .position(|c| *c == attempt.candidate)
+                .unwrap();
+            seen.push((place, attempt.outcome));
+        })
+        .await;
+    (dialed, seen)
+}
+
+#[tokio::test]
+async fn a_refusal_moves_on_at_once() {
+    let ((_held, refused), (_listener, good)) = (refusing(), listen());
+    let (dialed, seen) = dial(&dialer(1500, 250), &[refused, good.clone()]).await;
+    let dialed = dialed.unwrap();
+    assert_eq!(dialed.candidate, good);
+    assert_eq!((dialed.attempts, dialed.hedged), (2, false));
+    assert!(dialed.took < Duration::from_millis(100));
+    assert_eq!(seen, [(0, Outcome::Refused), (1, Outcome::Ok)]);
+    assert_eq!(dialed.stream.peer_addr().unwrap(), good.address.socket);
+    assert!(dialed.stream.nodelay().unwrap());
+}
+
+#[tokio::test]
+async fn all_refuse() {
+    let ((_a, first), (_b, second)) = (refusing(), refusing());
+    let (dialed, seen) = dial(&dialer(1500, 250), &[first, second]).await;
+    let error = dialed.unwrap_err();
+    assert_eq!(error.reason(), Reason::ConnectRefused);
+    assert!(error.to_string().ends_with("): refused"), "{error}");
+    assert_eq!(seen, [(0, Outcome::Refused), (1, Outcome::Refused)]);
+    let (nothing, _) = dial(&dialer(1500, 250), &[]).await;
+    assert_eq!(nothing.unwrap_err().reason(), Reason::NoEndpoint);
+}
+
+#[tokio::test]
+async fn a_black_hole_costs_the_stagger_only() {
+    let (hole, (_listener, good)) = (Hole::new(), listen());
+    // An address that used to answer within a millisecond is given 10 ms, not 250.
+    let silent = hole.candidate();
+    silent.address.connects.record(Duration::from_millis(1));
+    let (dialed, seen) = dial(&dialer(1500, 250), &[silent, good]).await;
+    let dialed = dialed.unwrap();
+    assert!(dialed.hedged);
+    assert!(
+        dialed.took >= Duration::from_millis(10),
+        "{:?}",
+        dialed.took
+    );
+    assert!(
+        dialed.took < Duration::from_millis(200),
+        "{:?}",
+        dialed.took
+    );
+    assert_eq!(
+        seen,
+        [(0, Outcome::LostRace { later: true }), (1, Outcome::Ok)]
+    );
+}
+
+#[tokio::test]
+async fn without_hedging_the_timeout_decides() {
+    let (hole, (_listener, good)) = (Hole::new(), listen());
+    let (dialed, seen) = dial(&dialer(120, 0), &[hole.candidate(), good]).await;
+    let dialed = dialed.unwrap();
+    assert!(!dialed.hedged && dialed.took >= Duration::from_millis(120));
+    assert_eq!(seen, [(0, Outcome::Timeout), (1, Outcome::Ok)]);
+    let (alone, _) = dial(&dialer(50, 250), &[hole.candidate()]).await;
+    assert_eq!(alone.unwrap_err().reason(), Reason::ConnectTimeout);
+}
+
+#[tokio::test]
+async fn a_loser_is_closed_without_a_byte() {
+    // The loser's handshake finishes once its queue has room; by then it must be gone.
+    let (hole, (_listener, good)) = (Hole::new(), listen());
+    let (dialed, _) = dial(&dialer(1500, 20), &[hole.candidate(), good]).await;
+    let _winner = dialed.unwrap();
+    hole.listener.set_nonblocking(true).unwrap();
+    let queue = tokio::net::TcpListener::from_std(hole.listener.try_clone().unwrap()).unwrap();
+    let held = hole.full.len();
+    // All that is in the queue is ours from filling it up: nothing else ever comes.
+    for _ in 0..held {
+        queue.accept().await.unwrap();
+    }
+    let more = tokio::time::timeout(Duration::from_millis(1300), queue.accept()).await;
+    if let Ok(Ok((mut late, _))) = more {
+        assert!(matches!(late.read(&mut [0; 8]).await, Ok(0) | Err(_)));
+    }
+}
+
+#[tokio::test]
+async fn our_own_listener_is_never_dialled() {
+    let (_listener, own) = listen();
+    let to = own.address.socket;
+    let warm = Warm::new(WarmSettings::default(), Meters::default());
+    let any = SocketAddr::from(([0, 0, 0, 0], to.port()));
+    for listening in [to, any] {
+        let dialer = Dialer::new(settings(), vec![listening], warm.clone());
+        let (dialed, seen) = dial(&dialer, std::slice::from_ref(&own)).await;
+        assert_eq!(dialed.unwrap_err().reason(), Reason::Resource);
+        assert!(matches!(&seen[..], [(0, Outcome::Local(_))]));
+    }
+}
+
+#[tokio::test]
+async fn never_connects_to_itself() {
+    // 2000 connects to a port nobody listens on, inside the range of local ports.
+    let to = listen().1.address.socket;
+    let dialer = dialer(1500, 250);
+    for _ in 0..2000 {
+        let outcome = dialer
+            .connect(to, Duration::from_secs(1))
+            .await
+            .unwrap_err();
+        assert_eq!(outcome, Outcome::Refused);
+    }
+}
+
+#[tokio::test]
+async fn ipv6_when_the_machine_has_it() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        return;
+    };
+    let to = candidate(listener.local_addr().unwrap());
+    let (dialed, _) = dial(&dialer(1500, 250), &[to]).await;
+    assert!(dialed.is_ok());
+}
+
+#[tokio::test]
+async fn a_spare_is_used_and_a_dead_one_is_not() {
+    let (listener, good) = listen();
+    let settings = WarmSettings {
+        spares: 1,
+        ..WarmSettings::default()
+    };
+    let (dialer, meters) = warm_dialer(1500, 250, settings);
+    let preferred = [good.clone()];
+    dialer.tend_spares(&preferred).await;
+    let (_server_end, _) = listener.accept().await.unwrap();
+    let dialed = dial(&dialer, &preferred).await.0.unwrap();
+    assert!(dialed.warm && dialed.attempts == 0);
+    assert!(
+        !dial(&dialer, &preferred).await.0.unwrap().warm,
+        "there was one only"
+    );
+    let _dialled = listener.accept().await.unwrap();
+
+    dialer.tend_spares(&preferred).await;
+    let (server_end, _) = listener.accept().await.unwrap();
+    drop(server_end);
+    assert!(!dial(&dialer, &preferred).await.0.unwrap().warm);
+    let count = |result| meters.value("warm_total", &[("result", result)]);
+    assert_eq!((count("used"), count("failed")), (Some(1.0), Some(1.0)));
+
+    dialer.tend_spares(&preferred).await;
+    assert_eq!(meters.value("warm_spares", &[]), Some(1.0));
+    dialer.tend_spares(&[]).await;
+    assert_eq!((dialer.warm().count(), meters.sum("warm_spares")), (0, 0.0));
+    assert_eq!(count("expired"), Some(1.0));
+}

@@ -1,0 +1,135 @@
+//! The table of every metric: name, help, kind, labels, buckets (contract section 6). Nothing is measured here.
+//!
+//! A constant is called like its family, upper case, without the prefix and without `_total`. All units are base
+//! units and stand in the name. Labels come only from configuration: `{e}` of the contract is [`E`].
+
+/// What a family's series are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Only goes up.
+    Counter,
+    /// Goes both ways.
+    Gauge,
+    /// Counts by upper bounds; `+Inf` is added.
+    Histogram(&'static [f64]),
+}
+
+/// One metric family.
+#[derive(Debug)]
+pub struct Family {
+    /// The name in the exposition, prefix included.
+    pub name: &'static str,
+    /// One line for people.
+    pub help: &'static str,
+    /// What its series are.
+    pub kind: Kind,
+    /// Label names, in the order in which handles give values.
+    pub labels: &'static [&'static str],
+}
+
+/// The labels of an endpoint's series.
+pub const E: &[&str] = &["upstream", "endpoint", "zone"];
+
+/// Connects, probes, first answers: 0.1 ms (same machine) to 10 s.
+const QUICK: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+
+/// Time in the waiting room: the default hold is 10 s, a laptop's 30 s.
+const PARKED: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0];
+
+/// Lives of connections; 60 s and 350 s are the idle limits of ALB and NLB.
+const LIVES: &[f64] = &[
+    0.01, 0.1, 1.0, 10.0, 60.0, 350.0, 1800.0, 3600.0, 14400.0, 86400.0,
+];
+
+macro_rules! families {
+    ($($id:ident $name:literal $kind:expr, $labels:expr, $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub static $id: Family = Family { name: $name, help: $help, kind: $kind, labels: $labels };
+        )*
+
+        /// All of them.
+        pub static ALL: &[&Family] = &[$(&$id),*];
+    };
+}
+
+use Kind::{Counter, Gauge, Histogram};
+
+families! {
+    BUILD_INFO "entryway_build_info" Gauge, &["version", "commit"], "Always 1; what is running.";
+    START_TIME_SECONDS "entryway_start_time_seconds" Gauge, &[], "When this instance started, in seconds since the epoch.";
+    WORKERS "entryway_workers" Gauge, &[], "Data threads.";
+    CONFIG_LAST_RELOAD_SUCCESSFUL "entryway_config_last_reload_successful" Gauge, &[], "Whether the last reload was applied.";
+    CONFIG_LAST_RELOAD_TIMESTAMP_SECONDS "entryway_config_last_reload_timestamp_seconds" Gauge, &[],
+        "When the settings in force were loaded, in seconds since the epoch.";
+
+    LISTENER_UP "entryway_listener_up" Gauge, &["listener"], "Whether the listener's sockets are bound and accept.";
+    CONNECTIONS "entryway_connections" Gauge, &["listener", "upstream", "endpoint", "zone"], "Open connections.";
+    CONNECTIONS_ACCEPTED "entryway_connections_accepted_total" Counter, &["listener"], "Connections accepted.";
+    CONNECTIONS_REJECTED "entryway_connections_rejected_total" Counter, &["listener", "reason"],
+        "Connections accepted and closed without being served.";
+    CONNECTIONS_CLOSED "entryway_connections_closed_total" Counter,
+        &["listener", "upstream", "endpoint", "zone", "reason"], "Connections ended, by reason.";
+    CONNECTIONS_PARKED "entryway_connections_parked" Gauge, &["listener"],
+        "Connections waiting for an endpoint to come back.";
+    PARKED_SECONDS "entryway_parked_seconds" Histogram(PARKED), &[], "How long connections waited for an endpoint.";
+    CONNECTION_DURATION_SECONDS "entryway_connection_duration_seconds" Histogram(LIVES), &[],
+        "How long connections lived.";
+    SETUP_SECONDS "entryway_setup_seconds" Histogram(QUICK), &[], "From accept to a ready upstream connection.";
+    ACCEPT_ERRORS "entryway_accept_errors_total" Counter, &["class"], "Failed accepts, by class of error.";
+
+    CONNECT_ATTEMPTS "entryway_connect_attempts_total" Counter, &["upstream", "endpoint", "zone", "result"],
+        "Dial attempts of traffic, by result.";
+    CONNECT_SECONDS "entryway_connect_seconds" Histogram(QUICK), E, "Time of successful connects.";
+    CONNECT_HEDGES "entryway_connect_hedges_total" Counter, &["upstream", "endpoint", "zone", "result"],
+        "Second attempts started while the first was still under way, by result.";
+    FAILOVERS "entryway_failovers_total" Counter, &["upstream", "from", "to"], "Moves of the active zone away from a nearer one.";
+    FAILBACKS "entryway_failbacks_total" Counter, &["upstream"], "Moves of the active zone back to a nearer one.";
+    WARM_SPARES "entryway_warm_spares" Gauge, E, "Connected spares ready for use.";
+    WARM "entryway_warm_total" Counter, &["upstream", "endpoint", "zone", "result"], "What became of connected spares.";
+
+    BYTES "entryway_bytes_total" Counter, &["upstream", "endpoint", "zone", "direction"], "Bytes carried, as they leave.";
+    BYTES_SPLICED "entryway_bytes_spliced_total" Counter, &["direction"], "Bytes carried without passing through user space.";
+    SPLICE_FALLBACKS "entryway_splice_fallbacks_total" Counter, &["reason"], "Times a pipe was wanted and not had.";
+    PIPES_IN_USE "entryway_pipes_in_use" Gauge, &[], "Pipes held for splicing.";
+    STALLS "entryway_stalls_total" Counter, &[], "Times our own control tick came late.";
+    RESET_GAVE_UP "entryway_reset_gave_up_total" Counter, &[],
+        "Resets passed on before the other side had acknowledged everything.";
+
+    ENDPOINT_HEALTHY "entryway_endpoint_healthy" Gauge, E, "Whether one address is up, suspect or returning.";
+    ENDPOINT_ADDRESSES "entryway_endpoint_addresses" Gauge, &["upstream", "endpoint", "zone", "state"],
+        "Addresses of the endpoint, by state.";
+    ENDPOINT_ACTIVE "entryway_endpoint_active" Gauge, E, "Whether new connections go there first.";
+    ENDPOINT_TRANSITIONS "entryway_endpoint_transitions_total" Counter,
+        &["upstream", "endpoint", "zone", "to", "reason"], "Changes of an address's state.";
+    FAIL_OPEN "entryway_fail_open" Gauge, &["upstream"], "Whether every address is down, so that all are tried.";
+
+    PROBES "entryway_probes_total" Counter, &["upstream", "endpoint", "zone", "result"], "Probes, by result.";
+    PROBE_DURATION_SECONDS "entryway_probe_duration_seconds" Histogram(QUICK), E, "Time of probes.";
+    PROBE_SUCCESS "entryway_probe_success" Gauge, E, "Whether the last probe succeeded.";
+    IDENTITY_MISMATCHES "entryway_identity_mismatches_total" Counter, E, "Times an address answered as another system.";
+    UPSTREAM_HEALTHY_ADDRESSES "entryway_upstream_healthy_addresses" Gauge, &["upstream"],
+        "Addresses that are up, suspect or returning.";
+    UPSTREAM_ADDRESSES "entryway_upstream_addresses" Gauge, &["upstream"], "Addresses known.";
+
+    DNS_LOOKUPS "entryway_dns_lookups_total" Counter, &["name", "result"], "Lookups, by result.";
+    DNS_ADDRESSES "entryway_dns_addresses" Gauge, &["name"], "Addresses in the answer in use.";
+    DNS_STALE "entryway_dns_stale" Gauge, &["name"], "Whether the last good answer is used because newer ones were bad.";
+    DNS_AGE_SECONDS "entryway_dns_age_seconds" Gauge, &["name"], "Age of the answer in use.";
+    DNS_CHANGES "entryway_dns_changes_total" Counter, &["name"], "Times the set of addresses changed.";
+
+    DRAINING "entryway_draining" Gauge, &[], "Whether this instance is shutting down.";
+    DRAIN_CUT "entryway_drain_cut_total" Counter, &[], "Connections reset at the end of a shutdown.";
+    PANICS "entryway_panics_total" Counter, &[], "Tasks that ended by a panic.";
+    WAKEUPS "entryway_wakeups_total" Counter, &[], "Times the machine had slept or this process was stopped.";
+
+    PROCESS_CPU_SECONDS "process_cpu_seconds_total" Counter, &[], "Total user and system CPU time spent in seconds.";
+    PROCESS_RESIDENT_MEMORY_BYTES "process_resident_memory_bytes" Gauge, &[], "Resident memory size in bytes.";
+    PROCESS_OPEN_FDS "process_open_fds" Gauge, &[], "Number of open file descriptors.";
+    PROCESS_MAX_FDS "process_max_fds" Gauge, &[], "Maximum number of open file descriptors.";
+    PROCESS_START_TIME_SECONDS "process_start_time_seconds" Gauge, &[],
+        "Start time of the process since unix epoch in seconds.";
+}

@@ -1,0 +1,89 @@
+//! The ways an entry point can behave.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How a zone behaves (contract section 8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Answers.
+    Ok,
+    /// The listening socket is closed: connects are refused. Open connections are served on.
+    Refuse,
+    /// Connects are not answered (full backlog). Open connections are served on.
+    Silent,
+    /// Accepts and never answers; requests that came meanwhile are answered when the mode ends.
+    Freeze,
+    /// Resets right after accept.
+    Rst,
+    /// Closes right after accept.
+    Fin,
+    /// Answers late.
+    Slow,
+    /// A load balancer without targets.
+    Status503,
+    /// A node over its capacity.
+    Status429,
+    /// Answers 200 with a web page, like a captive portal.
+    Html,
+    /// Answers as another Datomic system.
+    OtherIdentity,
+}
+
+/// A mode that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown mode {0:?}; modes: {list}", list = Mode::ALL.map(Mode::as_str).join(" "))]
+pub struct UnknownMode(pub String);
+
+// === impl Mode ===
+
+impl Mode {
+    /// Every mode.
+    pub const ALL: [Mode; 11] = [
+        Mode::Ok,
+        Mode::Refuse,
+        Mode::Silent,
+        Mode::Freeze,
+        Mode::Rst,
+        Mode::Fin,
+        Mode::Slow,
+        Mode::Status503,
+        Mode::Status429,
+        Mode::Html,
+        Mode::OtherIdentity,
+    ];
+
+    /// Its name in the contract.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Mode::Ok => "ok",
+            Mode::Refuse => "refuse",
+            Mode::Silent => "silent",
+            Mode::Freeze => "freeze",
+            Mode::Rst => "rst",
+            Mode::Fin => "fin",
+            Mode::Slow => "slow",
+            Mode::Status503 => "503",
+            Mode::Status429 => "429",
+            Mode::Html => "html",
+            Mode::OtherIdentity => "other-identity",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = UnknownMode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMode> {
+        Mode::ALL
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+            .ok_or_else(|| UnknownMode(text.to_owned()))
+    }
+}

@@ -1,0 +1,262 @@
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(10);
+const BRIEF: Duration = Duration::from_millis(300);
+
+fn mock() -> Mock {
+    start(MockConfig {
+        admin: Some("127.0.0.1:0".parse().unwrap()),
+        ..MockConfig::default()
+    })
+    .unwrap()
+}
+
+async fn open(mock: &Mock, zone: &str) -> TcpStream {
+    TcpStream::connect(mock.address(zone).unwrap())
+        .await
+        .unwrap()
+}
+
+/// One request on an open connection; the answer's head and body.
+async fn ask(stream: &mut TcpStream, request: &str) -> (String, String) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&seen).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .find_map(|line| {
+                    line.to_ascii_lowercase()
+                        .strip_prefix("content-length: ")
+                        .map(str::to_owned)
+                })
+                .map_or(0, |length| length.parse().unwrap());
+            if body.len() >= length {
+                return (head.to_owned(), body.to_owned());
+            }
+        }
+        let mut buffer = [0; 4096];
+        let read = timeout(LONG, stream.read(&mut buffer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(read > 0, "closed early after {text:?}");
+        seen.extend_from_slice(&buffer[..read]);
+    }
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+async fn post(stream: &mut TcpStream, body: &str) -> (String, String) {
+    let length = body.len();
+    let head = format!("POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    ask(stream, &(head + body)).await
+}
+
+#[tokio::test]
+async fn zones_share_a_port_and_answer_like_datomic() {
+    let mock = mock();
+    let ports: Vec<u16> = mock.zones().iter().map(|z| z.address().port()).collect();
+    assert!(ports.iter().all(|port| *port == ports[0]));
+    assert_eq!(mock.address("b").unwrap().ip().to_string(), "127.0.0.12");
+    let lines = mock.paste_lines();
+    assert_eq!(
+        lines[2],
+        format!("--endpoint '127.0.0.13:{}?zone=c'", ports[0])
+    );
+
+    let mut stream = open(&mock, "a").await;
+    for _ in 0..2 {
+        let (head, body) = ask(&mut stream, GET).await;
+        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+        assert!(head.contains("Content-Type: text/plain\r\n"), "{head}");
+        assert_eq!(body, "{:s3-auth-path \"mock-bucket/mock-system\"}");
+    }
+    let (head, body) = post(&mut stream, "hello").await;
+    assert!(head.contains("application/transit+msgpack"), "{head}");
+    assert_eq!(body, "hello");
+    let counts = mock.counts("a");
+    assert_eq!((counts.accepted, counts.requests, counts.posts), (1, 3, 1));
+}
+
+#[tokio::test]
+async fn modes_that_speak_act_on_open_connections() {
+    let mock = mock();
+    let mut stream = open(&mock, "a").await;
+    for (mode, status, text) in [
+        (Mode::Status503, "503", "Service Temporarily Unavailable"),
+        (Mode::Status429, "429", "busy"),
+        (Mode::Html, "200", "<!doctype html>"),
+        (Mode::OtherIdentity, "200", "\"other-mock-bucket"),
+        (Mode::Rst, "200", "\"mock-bucket"),
+        (Mode::Fin, "200", "\"mock-bucket"),
+        (Mode::Ok, "200", "\"mock-bucket"),
+    ] {
+        mock.set_mode("a", mode).await.unwrap();
+        let (head, body) = ask(&mut stream, GET).await;
+        assert!(head.contains(status), "{mode}: {head}");
+        assert!(body.contains(text), "{mode}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn freeze_reads_and_answers_only_after_the_thaw() {
+    let mock = mock();
+    mock.set_mode("a", Mode::Freeze).await.unwrap();
+    let mut stream = open(&mock, "a").await;
+    stream.write_all(GET.as_bytes()).await.unwrap();
+    let mut buffer = [0; 64];
+    assert!(timeout(BRIEF, stream.read(&mut buffer)).await.is_err());
+    assert_eq!(mock.counts("a").requests, 1);
+    mock.set_mode("a", Mode::Ok).await.unwrap();
+    assert!(stream.read(&mut buffer).await.unwrap() > 0);
+}
+
+#[tokio::test]
+async fn slow_delays_every_answer() {
+    let config = MockConfig {
+        slow_by: Duration::from_millis(80),
+        ..MockConfig::default()
+    };
+    let mock = start(config).unwrap();
+    mock.set_mode("c", Mode::Slow).await.unwrap();
+    let mut stream = open(&mock, "c").await;
+    let began = tokio::time::Instant::now();
+    ask(&mut stream, GET).await;
+    assert!(began.elapsed() >= Duration::from_millis(80));
+}
+
+#[tokio::test]
+async fn refuse_closes_the_door_and_serves_on() {
+    let mock = mock();
+    let mut stream = open(&mock, "a").await;
+    ask(&mut stream, GET).await;
+    mock.set_mode("a", Mode::Refuse).await.unwrap();
+    let refused = TcpStream::connect(mock.address("a").unwrap())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    assert_eq!(post(&mut stream, "still").await.1, "still");
+    mock.set_mode("a", Mode::Ok).await.unwrap();
+    ask(&mut open(&mock, "a").await, GET).await;
+    assert_eq!(mock.counts("a").accepted, 2);
+}
+
+#[tokio::test]
+async fn silent_leaves_connects_unanswered_and_serves_on() {
+    let mock = mock();
+    let mut stream = open(&mock, "a").await;
+    ask(&mut stream, GET).await;
+    for from in [Mode::Ok, Mode::Refuse] {
+        mock.set_mode("a", from).await.unwrap();
+        mock.set_mode("a", Mode::Silent).await.unwrap();
+        let address = mock.address("a").unwrap();
+        let tries = (0..5).map(|_| tokio::spawn(timeout(BRIEF, TcpStream::connect(address))));
+        for attempt in tries.collect::<Vec<_>>() {
+            assert!(attempt.await.unwrap().is_err(), "answered after {from}");
+        }
+        assert_eq!(post(&mut stream, "still").await.1, "still");
+    }
+    mock.set_mode("a", Mode::Ok).await.unwrap();
+    ask(&mut open(&mock, "a").await, GET).await;
+    assert_eq!(
+        mock.counts("a").accepted,
+        2,
+        "our own filling is not counted"
+    );
+}
+
+#[tokio::test]
+async fn silent_then_refuse_then_ok() {
+    let mock = mock();
+    for mode in [Mode::Silent, Mode::Refuse, Mode::Silent, Mode::Silent] {
+        mock.set_mode("a", mode).await.unwrap();
+    }
+    mock.set_mode("a", Mode::Ok).await.unwrap();
+    ask(&mut open(&mock, "a").await, GET).await;
+}
+
+#[tokio::test]
+async fn rst_and_fin_meet_new_connections() {
+    let mock = mock();
+    mock.set_mode("a", Mode::Rst).await.unwrap();
+    let mut buffer = [0; 8];
+    // The reset may be faster than the connect's own end.
+    let reset = match TcpStream::connect(mock.address("a").unwrap()).await {
+        Ok(mut stream) => stream.read(&mut buffer).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
+    mock.set_mode("a", Mode::Fin).await.unwrap();
+    let mut stream = open(&mock, "a").await;
+    stream.write_all(GET.as_bytes()).await.unwrap();
+    assert_eq!(stream.read(&mut buffer).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn the_admin_port_switches_and_counts() {
+    let mock = mock();
+    let mut admin = TcpStream::connect(mock.admin().unwrap()).await.unwrap();
+    let (head, body) = ask(
+        &mut admin,
+        "POST /zones/b?mode=refuse HTTP/1.1\r\nHost: x\r\n\r\n",
+    )
+    .await;
+    assert!(head.contains("200"), "{head}: {body}");
+    assert_eq!(mock.zone("b").unwrap().mode(), Mode::Refuse);
+    let (_, body) = ask(&mut admin, "GET /zones HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let zones: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(zones[1]["mode"], "refuse");
+    assert_eq!(zones[0]["accepted"], 0);
+    assert_eq!(zones[0]["address"], mock.address("a").unwrap().to_string());
+    for (request, status) in [
+        ("POST /zones/x?mode=ok", "404"),
+        ("POST /zones/a?mode=bad", "400"),
+        ("POST /zones/a", "400"),
+        ("DELETE /zones", "405"),
+        ("GET /", "404"),
+    ] {
+        let text = format!("{request} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (head, body) = ask(&mut admin, &text).await;
+        assert!(head.contains(status), "{request}: {head} {body}");
+    }
+}
+
+#[tokio::test]
+async fn dropping_the_handle_closes_everything() {
+    let mock = mock();
+    let address = mock.address("a").unwrap();
+    let mut stream = open(&mock, "a").await;
+    ask(&mut stream, GET).await;
+    drop(mock);
+    assert!(!matches!(stream.read(&mut [0; 8]).await, Ok(read) if read > 0));
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[test]
+fn wrong_configurations_are_named() {
+    let zones = |names: &[&str]| MockConfig {
+        zones: names.iter().map(|&name| name.to_owned()).collect(),
+        ..MockConfig::default()
+    };
+    for names in [&[][..], &["a", "a"], &["a b"], &[""], &["a&b"]] {
+        assert!(matches!(start(zones(names)), Err(StartError::Zones(_))));
+    }
+    let v6 = MockConfig {
+        base_ip: "::1".parse().unwrap(),
+        ..MockConfig::default()
+    };
+    assert!(matches!(start(v6), Err(StartError::BaseIp(..))));
+    let away = MockConfig {
+        base_ip: "192.0.2.1".parse().unwrap(),
+        ..MockConfig::default()
+    };
+    assert!(matches!(start(away), Err(StartError::Bind(..))));
+}

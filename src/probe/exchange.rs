@@ -1,0 +1,104 @@
+//! One probe, from connect to judgement.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::finding::Finding;
+use super::{datomic, http, tcp};
+use crate::pool::fact::ProbeOutcome;
+use crate::pool::timing::{HealthSettings, ProbeKind};
+
+/// The wait for the body of an answer that is bad already.
+const WRONG_BODY: Duration = Duration::from_millis(50);
+
+/// One probe.
+#[derive(Clone, Debug)]
+pub struct ProbeReport {
+    /// What came of it.
+    pub outcome: ProbeOutcome,
+    /// How long the connect took, where it succeeded.
+    pub connect: Option<Duration>,
+    /// How long all of it took.
+    pub took: Duration,
+    /// The HTTP status, where one came.
+    pub status: Option<u16>,
+    /// The `Server` header, where one came; escaped.
+    pub server: Option<String>,
+}
+
+/// Probes an address once, as `settings` say and within `settings.timeout`. `host` is the Host header, see
+/// [`host_header`]. With kind `off` (only `doctor` asks then) it is a connect.
+pub async fn once(settings: &HealthSettings, socket: SocketAddr, host: &str) -> ProbeReport {
+    let started = Instant::now();
+    let mut report = ProbeReport {
+        outcome: ProbeOutcome::Timeout,
+        connect: None,
+        took: Duration::ZERO,
+        status: None,
+        server: None,
+    };
+    let probing = exchange(settings, socket, host, &mut report);
+    let ended = timeout_at(started + settings.timeout, probing).await;
+    if let Ok(outcome) = ended {
+        report.outcome = outcome;
+    }
+    report.took = started.elapsed();
+    report
+}
+
+async fn exchange(
+    settings: &HealthSettings,
+    socket: SocketAddr,
+    host: &str,
+    report: &mut ProbeReport,
+) -> ProbeOutcome {
+    let started = Instant::now();
+    let mut stream = match tcp::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error) => return tcp::outcome(&error),
+    };
+    report.connect = Some(started.elapsed());
+    if matches!(settings.kind, ProbeKind::Tcp | ProbeKind::Off) {
+        return ProbeOutcome::Success { identity: None };
+    }
+    match ask(settings, &mut stream, host, report).await {
+        Ok(outcome) | Err(Finding::Outcome(outcome)) => outcome,
+        Err(Finding::Io(error)) => tcp::outcome(&error),
+    }
+}
+
+async fn ask(
+    settings: &HealthSettings,
+    stream: &mut TcpStream,
+    host: &str,
+    report: &mut ProbeReport,
+) -> Result<ProbeOutcome, Finding> {
+    let (mut response, body) = http::get(stream, &settings.path, host).await?;
+    report.status = Some(response.status);
+    report.server.clone_from(&response.server);
+    if !response.is_wanted(settings.kind) {
+        // The body may say who it was that answered so, but whatever becomes of it, the status stands.
+        let _ = timeout(WRONG_BODY, body.read(&mut response)).await;
+        return Ok(response.wrong_status());
+    }
+    if settings.kind == ProbeKind::Datomic {
+        body.read(&mut response).await?;
+        return Ok(datomic::judge(&response));
+    }
+    if !settings.expect_body.is_empty() {
+        body.read(&mut response).await?;
+    }
+    Ok(http::judge(&response, settings))
+}
+
+/// The Host header for an endpoint, as a client that was given its address would send it.
+pub fn host_header(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}

@@ -1,0 +1,385 @@
+//! Documents to paste: client map, deployment, infrastructure, monitoring; made from the settings in force.
+//!
+//! Owns the texts. Those under `config/deploy` are whole files with a sample target; a snippet is the same file with
+//! the sample replaced, so nothing is written twice. Resolves nothing and reads no file. `tests/snippets` holds what
+//! every kind prints for one input (rewritten with `ENTRYWAY_BLESS=1`), `tests/snippets/check` runs their own tools.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::edn::{self, EdnError};
+use crate::pool::endpoint::{EndpointSpec, Role};
+
+mod grafana;
+
+const SERVICE: &str = include_str!("../config/deploy/entryway.service");
+const KUBERNETES: &str = include_str!("../config/deploy/kubernetes.yaml");
+const ECS: &str = include_str!("../config/deploy/ecs.json");
+const COMPOSE: &str = include_str!("../config/deploy/compose.yaml");
+const CLOUDFORMATION: &str = include_str!("snippet/cloudformation.yaml");
+const TERRAFORM: &str = include_str!("snippet/terraform.tf");
+const AWS: &str = include_str!("snippet/aws.sh");
+const PROMETHEUS: &str = include_str!("snippet/prometheus.yaml");
+const ALERTS: &str = include_str!("snippet/alerts.yaml");
+
+/// The target in the files under `config/deploy`.
+const SAMPLE: &str = "--vpce=vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";
+/// The drain they allow for, in seconds, and what comes on top before somebody kills us.
+const SAMPLE_DRAIN: u64 = 25;
+const MARGIN: u64 = 10;
+/// ECS waits no longer than this.
+const ECS_LONGEST: u64 = 120;
+
+/// Which document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The application's client map.
+    Edn,
+    /// An interface endpoint, as a template.
+    Cloudformation,
+    /// The same as HCL.
+    Terraform,
+    /// The same as CLI lines, and peering's.
+    Aws,
+    /// A native sidecar.
+    K8s,
+    /// A task definition.
+    Ecs,
+    /// A compose file.
+    Compose,
+    /// A hardened unit.
+    Systemd,
+    /// A scrape job.
+    Prometheus,
+    /// Alert rules.
+    Alerts,
+    /// A dashboard.
+    Grafana,
+}
+
+/// A document that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no snippet {0:?}; there are: {list}", list = Kind::ALL.map(Kind::as_str).join(" "))]
+pub struct UnknownKind(pub String);
+
+/// What the documents are made from.
+#[derive(Clone, Debug)]
+pub struct SnippetInput {
+    /// The upstream's endpoints as the recipe gave them; none: the sample target stays.
+    pub endpoints: Vec<EndpointSpec>,
+    /// The Datomic system.
+    pub system: Option<String>,
+    /// The region.
+    pub region: Option<String>,
+    /// The query group.
+    pub query_group: Option<String>,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where admin listens.
+    pub admin: SocketAddr,
+    /// How long a drain may take.
+    pub max_drain: Duration,
+    /// The container image.
+    pub image: String,
+    /// The settings file these settings come from, with its whole path; the unit starts with it.
+    pub config: Option<String>,
+}
+
+/// The document, with a final newline.
+pub fn render(kind: Kind, input: &SnippetInput) -> String {
+    match kind {
+        Kind::Edn => client_map(input),
+        Kind::Cloudformation => named(CLOUDFORMATION, "    Default: SYSTEM\n", &input.system),
+        Kind::Terraform => named(TERRAFORM, "  default     = \"SYSTEM\"\n", &input.system),
+        Kind::Aws => {
+            let text = named(
+                AWS,
+                "SYSTEM='SYSTEM'",
+                &input.system.clone().or(Some("SYSTEM".to_owned())),
+            );
+            named(
+                &text,
+                "REGION='REGION'",
+                &input.region.clone().or(Some("REGION".to_owned())),
+            )
+        }
+        Kind::K8s => {
+            let text =
+                KUBERNETES.replace("Seconds: 60", &format!("Seconds: {}", drain(input) + 35));
+            deploy(&text, input, "\n            - ", true)
+        }
+        Kind::Ecs => {
+            let stop = (drain(input) + MARGIN).min(ECS_LONGEST);
+            let text = ECS.replace("\"stopTimeout\": 35", &format!("\"stopTimeout\": {stop}"));
+            deploy(&text, input, ",\n        ", true)
+        }
+        Kind::Compose => {
+            let stop = drain(input) + MARGIN;
+            let text = COMPOSE.replace(
+                "stop_grace_period: 35s",
+                &format!("stop_grace_period: {stop}s"),
+            );
+            deploy(&text, input, "\n      - ", true)
+        }
+        Kind::Systemd => {
+            let stop = drain(input) + MARGIN;
+            let text = SERVICE.replace("TimeoutStopSec=35", &format!("TimeoutStopSec={stop}"));
+            deploy(&text, input, " ", false)
+        }
+        Kind::Prometheus => PROMETHEUS.replace("127.0.0.1:8183", &input.admin.to_string()),
+        Kind::Alerts => ALERTS.to_owned(),
+        Kind::Grafana => grafana::dashboard(),
+    }
+}
+
+/// A client map's text with `:endpoint` leading to us, every other byte as it was.
+pub fn patch(text: &str, input: &SnippetInput) -> Result<String, EdnError> {
+    edn::patch_endpoint(text, &input.url())
+}
+
+fn client_map(input: &SnippetInput) -> String {
+    let line = |key: &str, value: &Option<String>, missing: &str| match value {
+        Some(value) => format!(" {key:<12} {}\n", edn::quote(value)),
+        None => format!(" {key:<12} {} ; put yours\n", edn::quote(missing)),
+    };
+    let group = match &input.query_group {
+        Some(_) => line(":query-group", &input.query_group, ""),
+        None => String::new(),
+    };
+    [
+        "{:server-type :cloud\n",
+        &line(":region", &input.region, "REGION"),
+        &line(":system", &input.system, "SYSTEM"),
+        &group,
+        &format!(" {:<12} {}}}\n", ":endpoint", edn::quote(&input.url())),
+    ]
+    .concat()
+}
+
+/// Puts a name where the template has its sample; without one, drops the line.
+fn named(template: &str, sample: &str, name: &Option<String>) -> String {
+    let word = if sample.contains("REGION") {
+        "REGION"
+    } else {
+        "SYSTEM"
+    };
+    match (name, sample.rsplit_once(word)) {
+        (Some(name), Some((before, after))) => {
+            template.replacen(sample, &format!("{before}{name}{after}"), 1)
+        }
+        _ => template.replacen(sample, "", 1),
+    }
+}
+
+/// Puts target, addresses and image into a deployment. `quoted`: the document is YAML or JSON, where an argument
+/// stands in double quotes and a list in brackets.
+fn deploy(template: &str, input: &SnippetInput, between: &str, quoted: bool) -> String {
+    let sample = if quoted {
+        format!("\"{SAMPLE}\"")
+    } else {
+        SAMPLE.to_owned()
+    };
+    let args = match &input.config {
+        Some(path) if !quoted => vec![format!("--config={path}")],
+        _ => input.args(),
+    };
+    let written = |arg: String| match quoted {
+        true => format!("\"{arg}\""),
+        // A unit's own rules: % begins a specifier, white space ends a word.
+        false if arg.contains(char::is_whitespace) => format!("\"{}\"", arg.replace('%', "%%")),
+        false => arg.replace('%', "%%"),
+    };
+    let args: Vec<String> = args.into_iter().map(written).collect();
+    let mut text = template
+        .replacen(&sample, &args.join(between), 1)
+        .replace("\"entryway:latest\"", &format!("\"{}\"", input.image))
+        .replace(
+            &format!("up to {SAMPLE_DRAIN} s"),
+            &format!("up to {} s", drain(input)),
+        )
+        .replace("localhost:8182", &input.local());
+    if input.admin != SnippetInput::default().admin {
+        let asked = format!("\"healthcheck\", \"--admin={}\"", input.admin);
+        text = text.replace("\"healthcheck\"", &asked);
+    }
+    text
+}
+
+fn drain(input: &SnippetInput) -> u64 {
+    input
+        .max_drain
+        .as_millis()
+        .div_ceil(1000)
+        .try_into()
+        .unwrap_or(u64::MAX / 2)
+}
+
+// === impl SnippetInput ===
+
+impl Default for SnippetInput {
+    fn default() -> Self {
+        let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Self {
+            endpoints: Vec::new(),
+            system: None,
+            region: None,
+            query_group: None,
+            listen: local(8182),
+            admin: local(8183),
+            max_drain: Duration::from_secs(SAMPLE_DRAIN),
+            image: "entryway:latest".to_owned(),
+            config: None,
+        }
+    }
+}
+
+impl SnippetInput {
+    /// What the application connects to.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.local())
+    }
+
+    /// `localhost:PORT`, or the address where localhost does not lead to the listener.
+    fn local(&self) -> String {
+        let ip = self.listen.ip();
+        let localhost =
+            ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip.is_ipv6() && ip.is_loopback();
+        if localhost {
+            format!("localhost:{}", self.listen.port())
+        } else {
+            self.listen.to_string()
+        }
+    }
+
+    /// The arguments of `run` that make these settings, one flag each.
+    pub fn args(&self) -> Vec<String> {
+        let default = Self::default();
+        let mut args = self.target();
+        if self.listen != default.listen {
+            args.push(format!("--listen={}", self.listen));
+        }
+        if !self.listen.ip().is_loopback() {
+            args.push("--allow-remote".to_owned());
+        }
+        if self.admin != default.admin {
+            args.push(format!("--admin={}", self.admin));
+        }
+        args
+    }
+
+    fn target(&self) -> Vec<String> {
+        let Some(first) = self.endpoints.first() else {
+            return vec![SAMPLE.to_owned()];
+        };
+        match first.role {
+            Role::Regional | Role::Zonal if first.port == 8182 => {
+                vec![format!("--vpce={}", first.host)]
+            }
+            Role::Regional | Role::Zonal => vec![format!("--vpce={}:{}", first.host, first.port)],
+            Role::Peered | Role::PeeredOld => vec![
+                "--peering".to_owned(),
+                format!("--system={}", self.system.as_deref().unwrap_or("SYSTEM")),
+                format!("--region={}", self.region.as_deref().unwrap_or("REGION")),
+            ],
+            Role::Configured => self.endpoints.iter().map(explicit).collect(),
+        }
+    }
+}
+
+/// `--endpoint=HOST:PORT[?zone=Z&name=N]`; a name is said where it is not the default one.
+fn explicit(spec: &EndpointSpec) -> String {
+    let place = match spec.host.contains(':') {
+        true => format!("[{}]:{}", spec.host, spec.port),
+        false => format!("{}:{}", spec.host, spec.port),
+    };
+    let name = spec.name.as_str();
+    let zone = spec.zone.as_ref().map(|zone| zone.as_str());
+    let usual = Some(name) == zone || name == spec.host || name == place;
+    let parts: Vec<String> = [("zone", zone), ("name", (!usual).then_some(name))]
+        .into_iter()
+        .filter_map(|(key, value)| value.map(|value| format!("{key}={value}")))
+        .collect();
+    match parts.is_empty() {
+        true => format!("--endpoint={place}"),
+        false => format!("--endpoint={place}?{}", parts.join("&")),
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// Every document.
+    pub const ALL: [Kind; 11] = [
+        Kind::Edn,
+        Kind::Cloudformation,
+        Kind::Terraform,
+        Kind::Aws,
+        Kind::K8s,
+        Kind::Ecs,
+        Kind::Compose,
+        Kind::Systemd,
+        Kind::Prometheus,
+        Kind::Alerts,
+        Kind::Grafana,
+    ];
+
+    /// Its name in the contract.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Edn => "edn",
+            Kind::Cloudformation => "cloudformation",
+            Kind::Terraform => "terraform",
+            Kind::Aws => "aws",
+            Kind::K8s => "k8s",
+            Kind::Ecs => "ecs",
+            Kind::Compose => "compose",
+            Kind::Systemd => "systemd",
+            Kind::Prometheus => "prometheus",
+            Kind::Alerts => "alerts",
+            Kind::Grafana => "grafana",
+        }
+    }
+
+    /// What it is, for help texts.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Kind::Edn => {
+                "the application's client map (with --patch FILE: that file, its :endpoint changed)"
+            }
+            Kind::Cloudformation => {
+                "a VPC endpoint with its security group, as a CloudFormation template"
+            }
+            Kind::Terraform => "the same for Terraform",
+            Kind::Aws => "AWS CLI lines: security group, endpoint, permanent name, hosted zone",
+            Kind::K8s => "a Kubernetes Deployment with entryway as a native sidecar",
+            Kind::Ecs => "an ECS task definition",
+            Kind::Compose => "a compose file",
+            Kind::Systemd => "a hardened systemd unit",
+            Kind::Prometheus => "a Prometheus scrape job",
+            Kind::Alerts => "Prometheus alert rules",
+            Kind::Grafana => "a Grafana dashboard",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        Kind::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| UnknownKind(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

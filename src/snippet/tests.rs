@@ -1,0 +1,214 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::meters::family;
+use crate::names::{EndpointName, Zone};
+
+fn spec(host: &str, name: &str, zone: Option<&str>, role: Role) -> EndpointSpec {
+    EndpointSpec {
+        name: EndpointName::new(name),
+        host: host.to_owned(),
+        port: 8182,
+        zone: zone.map(Zone::new),
+        role,
+    }
+}
+
+/// What tests/snippets is made from.
+fn peered() -> SnippetInput {
+    SnippetInput {
+        endpoints: vec![spec(
+            "entry-http.prod.us-east-1.datomic.net",
+            "x",
+            None,
+            Role::Peered,
+        )],
+        system: Some("prod".to_owned()),
+        region: Some("us-east-1".to_owned()),
+        query_group: Some("analytics".to_owned()),
+        ..SnippetInput::default()
+    }
+}
+
+fn expected(kind: Kind) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/snippets");
+    folder.join(format!("{kind}.expected"))
+}
+
+#[test]
+fn documents_are_as_expected() {
+    let bless = std::env::var_os("ENTRYWAY_BLESS").is_some_and(|value| value == "1");
+    let mut wrong = Vec::new();
+    for kind in Kind::ALL {
+        let text = render(kind, &peered());
+        assert!(text.ends_with('\n') && !text.ends_with("\n\n"), "{kind}");
+        if bless {
+            std::fs::write(expected(kind), &text).unwrap();
+        } else if std::fs::read_to_string(expected(kind)).unwrap_or_default() != text {
+            wrong.push(kind.as_str());
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "changed: {wrong:?}; look, then ENTRYWAY_BLESS=1 cargo test --lib snippet"
+    );
+}
+
+#[test]
+fn without_a_target_the_files_under_config_are_printed() {
+    let input = SnippetInput::default();
+    for (kind, file) in [
+        (Kind::Systemd, SERVICE),
+        (Kind::K8s, KUBERNETES),
+        (Kind::Ecs, ECS),
+        (Kind::Compose, COMPOSE),
+    ] {
+        assert_eq!(render(kind, &input), file);
+    }
+    let edn = render(Kind::Edn, &input);
+    assert!(edn.contains(":system      \"SYSTEM\" ; put yours"), "{edn}");
+    assert!(!render(Kind::Cloudformation, &input).contains("SYSTEM"));
+    assert!(!render(Kind::Terraform, &input).contains("SYSTEM"));
+}
+
+#[test]
+fn settings_reach_every_deployment() {
+    let input = SnippetInput {
+        endpoints: vec![
+            spec(
+                "10.0.0.1",
+                "us-east-1a",
+                Some("us-east-1a"),
+                Role::Configured,
+            ),
+            spec("::1", "six", None, Role::Configured),
+            spec("db", "db", None, Role::Configured),
+        ],
+        listen: "0.0.0.0:9000".parse().unwrap(),
+        admin: "127.0.0.1:9001".parse().unwrap(),
+        max_drain: Duration::from_millis(59_500),
+        image: "registry.example/entryway:1".to_owned(),
+        ..SnippetInput::default()
+    };
+    let args = [
+        "--endpoint=10.0.0.1:8182?zone=us-east-1a",
+        "--endpoint=[::1]:8182?name=six",
+        "--endpoint=db:8182",
+        "--listen=0.0.0.0:9000",
+        "--allow-remote",
+        "--admin=127.0.0.1:9001",
+    ];
+    assert_eq!(input.args(), args);
+    for (kind, stop) in [
+        (Kind::Systemd, "TimeoutStopSec=70"),
+        (Kind::K8s, "terminationGracePeriodSeconds: 95"),
+        (Kind::Ecs, "\"stopTimeout\": 70"),
+        (Kind::Compose, "stop_grace_period: 70s"),
+    ] {
+        let text = render(kind, &input);
+        assert!(args.iter().all(|arg| text.contains(arg)), "{text}");
+        assert!(text.contains(stop), "{text}");
+        assert!(
+            !text.contains(SAMPLE) && !text.contains("localhost:8182"),
+            "{text}"
+        );
+        if kind != Kind::Systemd {
+            assert!(text.contains("registry.example/entryway:1"), "{text}");
+            assert!(
+                text.contains("\"healthcheck\", \"--admin=127.0.0.1:9001\""),
+                "{text}"
+            );
+        }
+    }
+    assert!(render(Kind::Prometheus, &input).contains("127.0.0.1:9001"));
+    assert_eq!(input.url(), "http://localhost:9000");
+}
+
+#[test]
+fn a_unit_starts_with_the_file() {
+    let input = SnippetInput {
+        config: Some("/etc/entry way/50%.toml".to_owned()),
+        ..peered()
+    };
+    let unit = render(Kind::Systemd, &input);
+    assert!(
+        unit.contains("run \"--config=/etc/entry way/50%%.toml\"\n"),
+        "{unit}"
+    );
+    assert!(render(Kind::K8s, &input).contains("--peering"));
+}
+
+#[test]
+fn a_regional_name_brings_its_zones_along() {
+    let host = "vpce-1.vpce-svc-1.us-east-1.vpce.amazonaws.com";
+    let input = SnippetInput {
+        endpoints: vec![
+            spec(host, host, None, Role::Regional),
+            spec("zonal", "us-east-1a", Some("us-east-1a"), Role::Zonal),
+        ],
+        ..SnippetInput::default()
+    };
+    assert_eq!(input.args(), [format!("--vpce={host}")]);
+}
+
+#[test]
+fn a_client_map_is_one_that_we_read_and_patch() {
+    let input = peered();
+    let map = edn::read_client_map(&render(Kind::Edn, &input)).unwrap();
+    assert_eq!(map.endpoint.as_deref(), Some("http://localhost:8182"));
+    assert_eq!(map.query_group.as_deref(), Some("analytics"));
+    let patched = patch("{:a 1 :endpoint \"x\" ; :endpoint\n}", &input).unwrap();
+    assert_eq!(
+        patched,
+        "{:a 1 :endpoint \"http://localhost:8182\" ; :endpoint\n}"
+    );
+    let elsewhere = SnippetInput {
+        listen: "127.0.0.9:8182".parse().unwrap(),
+        ..input
+    };
+    assert_eq!(elsewhere.url(), "http://127.0.0.9:8182");
+}
+
+/// Rules and dashboard speak only of metrics that exist, and of labels they have.
+#[test]
+fn metrics_in_the_texts_exist() {
+    for kind in [Kind::Alerts, Kind::Grafana] {
+        let text = render(kind, &peered());
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let names = text.split(|c| !word(c)).filter(|name| {
+            (name.starts_with("entryway_") || name.starts_with("process_")) && !name.ends_with('_')
+        });
+        let mut count = 0;
+        for name in names {
+            count += 1;
+            let base = name.strip_suffix("_bucket").unwrap_or(name);
+            assert!(
+                family::ALL.iter().any(|family| family.name == base),
+                "{kind}: {name}"
+            );
+        }
+        assert!(count > 10, "{kind}");
+    }
+}
+
+#[test]
+fn json_is_json() {
+    for kind in [Kind::Ecs, Kind::Grafana] {
+        let _: serde_json::Value = serde_json::from_str(&render(kind, &peered())).unwrap();
+    }
+}
+
+#[test]
+fn kinds_are_read_by_name() {
+    for kind in Kind::ALL {
+        assert_eq!(kind.as_str().parse(), Ok(kind));
+        assert!(!kind.about().is_empty());
+    }
+    assert!(
+        "helm"
+            .parse::<Kind>()
+            .unwrap_err()
+            .to_string()
+            .contains("cloudformation")
+    );
+}

@@ -1,0 +1,92 @@
+//! Accepting: one call, and what its errors mean.
+//!
+//! accept(2) reports three different things as errors: a connection that died in the queue (go on), a shortage of
+//! ours (wait a little), a listener that cannot work any more. Mixing them up has killed listeners (realm 1741bfb)
+//! and burned CPUs (tokio#3529).
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+
+/// What an error of accept asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptError {
+    /// This one connection is lost; go on at once.
+    Skip,
+    /// We are short of something; go on after a pause.
+    Wait,
+    /// This socket will never accept again.
+    Fatal,
+}
+
+/// Takes one connection off the queue, ready for an event loop; `WouldBlock` when the queue is empty.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok((fd, peer)) => {
+                let peer = peer
+                    .and_then(|peer| SocketAddr::try_from(peer).ok())
+                    // The peer is gone already; the first read will say so.
+                    .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+                return Ok((TcpStream::from(fd), peer));
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// The class of an error of [`accept`].
+pub fn classify(error: &io::Error) -> AcceptError {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => AcceptError::Wait,
+        Some(Errno::BADF | Errno::NOTSOCK | Errno::INVAL | Errno::OPNOTSUPP | Errno::FAULT) => {
+            AcceptError::Fatal
+        }
+        // ECONNABORTED, EPROTO, EPERM (a firewall), the network errors accept(2) passes on, and whatever is unknown.
+        _ => AcceptError::Skip,
+    }
+}
+
+// === impl AcceptError ===
+
+impl AcceptError {
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AcceptError::Skip => "connection",
+            AcceptError::Wait => "resource",
+            AcceptError::Fatal => "fatal",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes() {
+        let class = |errno: Errno| classify(&errno.into());
+        assert_eq!(class(Errno::CONNABORTED), AcceptError::Skip);
+        assert_eq!(class(Errno::PROTO), AcceptError::Skip);
+        assert_eq!(class(Errno::MFILE), AcceptError::Wait);
+        assert_eq!(class(Errno::NOBUFS), AcceptError::Wait);
+        assert_eq!(class(Errno::BADF), AcceptError::Fatal);
+    }
+
+    #[test]
+    fn accepts_and_runs_dry() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_stream, peer) = accept(&listener).unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert_eq!(
+            accept(&listener).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+    }
+}

@@ -1,0 +1,156 @@
+//! Whether the machine slept or this process was stopped, so that everything is resolved and probed again at once.
+//!
+//! Owns the two comparisons of contract 7.13: boot time ran on while monotonic time stood still (a suspend), or our
+//! own tick of one second came more than 5 s late (SIGSTOP, a frozen container, a starved machine). The detector is
+//! pure; [`watch`] feeds it. Knows nobody who wants to hear of it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::time::Duration;
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// How often the clocks are compared.
+pub const TICK: Duration = Duration::from_secs(1);
+
+/// A tick later than this was no slow machine: we were stopped.
+const LATE: Duration = Duration::from_secs(5);
+
+/// A shorter sleep breaks no connection, and clocks are read one after the other.
+const SLEEP: Duration = Duration::from_secs(1);
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Stands still while the machine sleeps.
+    pub monotonic: Duration,
+    /// Runs on.
+    pub boot: Duration,
+}
+
+/// What happened since the last tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woke {
+    /// The machine slept for this long.
+    Slept(Duration),
+    /// The process did not run for this long.
+    Stopped(Duration),
+}
+
+/// Compares one reading with the one before.
+#[derive(Clone, Copy, Debug)]
+pub struct Detector {
+    last: Reading,
+}
+
+/// Reads both clocks.
+pub fn read() -> Reading {
+    Reading {
+        monotonic: duration(clock_gettime(ClockId::Monotonic)),
+        boot: duration(clock_gettime(ClockId::Boottime)),
+    }
+}
+
+/// Calls `woke` at every wake-up; ends only by being dropped.
+pub async fn watch(mut woke: impl FnMut(Woke)) -> Infallible {
+    let mut detector = Detector::new(read());
+    loop {
+        tokio::time::sleep(TICK).await;
+        if let Some(event) = detector.tick(read()) {
+            woke(event);
+        }
+    }
+}
+
+fn duration(time: Timespec) -> Duration {
+    // Both clocks count up from zero.
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or_default(),
+        time.tv_nsec.try_into().unwrap_or_default(),
+    )
+}
+
+// === impl Detector ===
+
+impl Detector {
+    /// Starts from a first reading.
+    pub const fn new(first: Reading) -> Self {
+        Self { last: first }
+    }
+
+    /// Takes the next reading, meant to be [`TICK`] after the last.
+    pub fn tick(&mut self, now: Reading) -> Option<Woke> {
+        let ran = now.monotonic.saturating_sub(self.last.monotonic);
+        let passed = now.boot.saturating_sub(self.last.boot);
+        self.last = now;
+        let slept = passed.saturating_sub(ran);
+        let late = ran.saturating_sub(TICK);
+        if slept > SLEEP {
+            Some(Woke::Slept(slept))
+        } else if late > LATE {
+            Some(Woke::Stopped(late))
+        } else {
+            None
+        }
+    }
+}
+
+// === impl Woke ===
+
+impl fmt::Display for Woke {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Woke::Slept(time) => write!(f, "the machine slept for {} s", time.as_secs()),
+            Woke::Stopped(time) => write!(f, "the process was stopped for {} s", time.as_secs()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(monotonic: u64, boot: u64) -> Reading {
+        Reading {
+            monotonic: Duration::from_millis(monotonic),
+            boot: Duration::from_millis(boot),
+        }
+    }
+
+    #[test]
+    fn sleep_and_stop_are_told_apart() {
+        let mut detector = Detector::new(at(1000, 5000));
+        assert_eq!(detector.tick(at(2000, 6000)), None);
+        assert_eq!(
+            detector.tick(at(8000, 12_000)),
+            None,
+            "5 s late is not more than 5 s"
+        );
+        let stopped = Woke::Stopped(Duration::from_secs(6));
+        assert_eq!(detector.tick(at(15_000, 19_000)), Some(stopped));
+        let slept = Woke::Slept(Duration::from_secs(3600));
+        assert_eq!(detector.tick(at(16_000, 3_620_000)), Some(slept));
+        assert_eq!(detector.tick(at(17_000, 3_621_000)), None);
+        assert_eq!(slept.to_string(), "the machine slept for 3600 s");
+    }
+
+    #[test]
+    fn clocks_that_step_back_are_no_wake_up() {
+        let mut detector = Detector::new(at(5000, 5000));
+        assert_eq!(detector.tick(at(4000, 4000)), None);
+        assert_eq!(detector.tick(at(5000, 5900)), None);
+    }
+
+    #[test]
+    fn the_clocks_run() {
+        let first = read();
+        let second = read();
+        assert!(second.monotonic >= first.monotonic && second.boot >= second.monotonic);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watch_is_quiet_while_nothing_happens() {
+        let watched = tokio::time::timeout(Duration::from_secs(60), watch(|woke| panic!("{woke}")));
+        assert!(watched.await.is_err());
+    }
+}

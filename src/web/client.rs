@@ -1,0 +1,187 @@
+//! One request, one answer, over TCP or a Unix socket, within a time and a size. No pool, no redirects, no TLS.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::header::{HOST, HeaderMap};
+use hyper::{Method, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Whom to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `HOST:PORT`.
+    Tcp(String),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+/// How long and how much at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// For all of it: connect, send, the whole answer.
+    pub time: Duration,
+    /// Of the answer's body, in bytes.
+    pub body: usize,
+}
+
+/// An answer, its body read.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody there, or not for us.
+    #[error("connect {0}: {1}")]
+    Connect(String, #[source] io::Error),
+    /// Not within the time.
+    #[error("{0}: no answer within {1:?}")]
+    Timeout(String, Duration),
+    /// The body is longer than the bound.
+    #[error("{0}: answer longer than {1} bytes")]
+    TooLong(String, usize),
+    /// Not HTTP, or broken off.
+    #[error("{0}: {1}")]
+    Http(String, String),
+}
+
+/// `GET path`.
+pub async fn get(target: &Target, path: &str, bounds: Bounds) -> Result<Answer, Error> {
+    request(target, Method::GET, path, &[], bounds).await
+}
+
+/// `POST path` without a body.
+pub async fn post(
+    target: &Target,
+    path: &str,
+    headers: &[(&str, &str)],
+    bounds: Bounds,
+) -> Result<Answer, Error> {
+    request(target, Method::POST, path, headers, bounds).await
+}
+
+/// Any request without a body. `Host` is the target's, unless given.
+pub async fn request(
+    target: &Target,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    bounds: Bounds,
+) -> Result<Answer, Error> {
+    let connect = |error| Error::Connect(target.to_string(), error);
+    let all = async {
+        match target {
+            Target::Tcp(address) => {
+                let stream = TcpStream::connect(address).await.map_err(connect)?;
+                exchange(stream, target, method, path, headers, bounds).await
+            }
+            Target::Unix(socket) => {
+                let stream = UnixStream::connect(socket).await.map_err(connect)?;
+                exchange(stream, target, method, path, headers, bounds).await
+            }
+        }
+    };
+    match tokio::time::timeout(bounds.time, all).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Error::Timeout(target.to_string(), bounds.time)),
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    target: &Target,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    bounds: Bounds,
+) -> Result<Answer, Error> {
+    let broken = |error: String| Error::Http(target.to_string(), error);
+    let mut request = hyper::Request::builder().method(method).uri(path);
+    if !headers
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case("host"))
+    {
+        request = request.header(HOST, target.host());
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request
+        .body(Full::<Bytes>::default())
+        .map_err(|error| broken(error.to_string()))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(error.to_string()))?;
+    let talk = async {
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| broken(error.to_string()))?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, bounds.body)
+            .collect()
+            .await
+            .map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    Error::TooLong(target.to_string(), bounds.body)
+                } else {
+                    broken(error.to_string())
+                }
+            })?;
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body: body.to_bytes(),
+        })
+    };
+    // The connection is driven beside the talk, not in a task of its own: nothing is left behind when we are dropped.
+    tokio::pin!(talk, connection);
+    tokio::select! {
+        answer = &mut talk => return answer,
+        _ = &mut connection => {}
+    }
+    // The connection has ended: what it read is still in the talk's hands, and so is the error.
+    talk.await
+}
+
+// === impl Target ===
+
+impl Target {
+    fn host(&self) -> &str {
+        match self {
+            Target::Tcp(address) => address,
+            Target::Unix(_) => "localhost",
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Tcp(address) => f.write_str(address),
+            Target::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// The body as text; what is not UTF-8 becomes the replacement character.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}

@@ -1,0 +1,39 @@
+//! The zone of an ECS task, from its metadata (version 4).
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::meta::{Base, LARGEST, read_zone};
+use crate::names::Zone;
+use crate::web::client::{self, Bounds};
+
+/// The one field we want.
+#[derive(Debug, Deserialize)]
+struct Task {
+    #[serde(rename = "AvailabilityZone")]
+    zone: Option<String>,
+}
+
+/// Asks; the caller bounds the time.
+pub(super) async fn zone(base: &Base) -> Result<Zone, String> {
+    let bounds = Bounds {
+        time: Duration::from_secs(1),
+        body: LARGEST,
+    };
+    let answer = client::get(&base.target, &format!("{}/task", base.prefix), bounds)
+        .await
+        .map_err(|error| error.to_string())?;
+    if !answer.status.is_success() {
+        return Err(format!("answered {}", answer.status));
+    }
+    let task: Task = serde_json::from_slice(&answer.body)
+        .map_err(|error| format!("answered something else than a task's JSON ({error})"))?;
+    match task.zone {
+        Some(zone) => read_zone(&zone),
+        None => Err(
+            "the task's metadata has no AvailabilityZone (Fargate platform below 1.4.0 has none)"
+                .to_owned(),
+        ),
+    }
+}

@@ -1,0 +1,99 @@
+//! What both metadata services have in common: where they are, what an answer may look like.
+
+use crate::names::Zone;
+use crate::web::client::Target;
+
+/// The base URL of a metadata service, `http://HOST[:PORT][/PATH]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Whom to connect to.
+    pub(super) target: Target,
+    /// What stands before every path, without a final slash.
+    pub(super) prefix: String,
+}
+
+/// A base URL that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no http:// URL of a metadata service")]
+pub struct BadBase(pub String);
+
+/// An answer longer than this is none.
+pub(super) const LARGEST: usize = 64 << 10;
+
+/// Reads a zone's name out of an answer.
+pub(super) fn read_zone(text: &str) -> Result<Zone, String> {
+    let text = text.trim();
+    if looks_like_a_zone(text) {
+        return Ok(Zone::new(text));
+    }
+    let shown: String = text
+        .chars()
+        .take(40)
+        .flat_map(char::escape_default)
+        .collect();
+    Err(format!("answered `{shown}`, which is no zone"))
+}
+
+/// `us-east-1a`, `us-west-2-lax-1a`: words of lower-case letters and digits, the last a digit and a letter.
+pub(super) fn looks_like_a_zone(text: &str) -> bool {
+    let mut last = text.bytes().rev();
+    text.len() <= 32
+        && text.contains('-')
+        && text.split('-').all(|w| {
+            !w.is_empty()
+                && w.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        })
+        && last.next().is_some_and(|b| b.is_ascii_lowercase())
+        && last.next().is_some_and(|b| b.is_ascii_digit())
+}
+
+/// Whether the text is a zone's id (`use1-az1`) rather than its name.
+pub fn is_id(zone: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    zone.split_once("-az").is_some_and(|(region, number)| {
+        digits(number)
+            && region.len() >= 4
+            && region
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    })
+}
+
+// === impl Base ===
+
+impl Base {
+    /// Where EC2 has it.
+    pub fn imds() -> Self {
+        Self {
+            target: Target::Tcp("169.254.169.254:80".to_owned()),
+            prefix: String::new(),
+        }
+    }
+
+    /// Reads a URL.
+    pub fn parse(url: &str) -> Result<Self, BadBase> {
+        let bad = || BadBase(url.chars().take(80).flat_map(char::escape_debug).collect());
+        let rest = url.trim().strip_prefix("http://").ok_or_else(bad)?;
+        let (host, path) = match rest.find('/') {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, ""),
+        };
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+        if host.is_empty() || !plain(host) || !plain(path) {
+            return Err(bad());
+        }
+        let port = match host.rsplit_once(':') {
+            // The colon of an address in brackets is no port's.
+            Some((_, port)) if !port.contains(']') => {
+                port.parse::<u16>().map_err(|_| bad())?;
+                ""
+            }
+            _ => ":80",
+        };
+        Ok(Self {
+            target: Target::Tcp(format!("{host}{port}")),
+            prefix: path.trim_end_matches('/').to_owned(),
+        })
+    }
+}

@@ -1,0 +1,268 @@
+use std::collections::HashMap;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const NAME: &str = "/latest/meta-data/placement/availability-zone";
+const ID: &str = "/latest/meta-data/placement/availability-zone-id";
+
+/// A metadata service that answers by path; a path it does not have hangs.
+struct Service {
+    base: String,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn service(answers: &[(&str, &str)]) -> Service {
+    let answers: HashMap<String, String> = answers
+        .iter()
+        .map(|(request, answer)| ((*request).to_owned(), (*answer).to_owned()))
+        .collect();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => break,
+                }
+            }
+            let head = String::from_utf8(head).unwrap();
+            let request = head.split(" HTTP").next().unwrap().to_owned();
+            let needs_token = request.starts_with("GET /latest");
+            if needs_token && !head.contains("token: secret") {
+                continue;
+            }
+            if let Some(answer) = answers.get(&request) {
+                let (status, body) = answer.split_once(' ').unwrap();
+                let length = body.len();
+                let text = format!("HTTP/1.1 {status} x\r\nContent-Length: {length}\r\n\r\n{body}");
+                let _ = stream.write_all(text.as_bytes()).await;
+            }
+            open.push(stream);
+        }
+    });
+    Service { base, task }
+}
+
+async fn imds(answers: &[(&str, &str)]) -> Service {
+    let token = ("PUT /latest/api/token", "200 secret");
+    service(&[&[token], answers].concat()).await
+}
+
+fn sources(ecs: Option<&Service>, imds: Option<&Service>) -> Sources {
+    let base = |service: &Service| Base::parse(&service.base).unwrap();
+    Sources {
+        ecs: ecs.map(base),
+        imds: imds.map(base),
+    }
+}
+
+fn found(search: &Search) -> (Option<&str>, Option<&str>, Source) {
+    let (own, source) = search
+        .found
+        .as_ref()
+        .unwrap_or_else(|| panic!("{search:?}"));
+    let text = |zone: &Option<Zone>| {
+        zone.as_ref()
+            .map(|zone| zone.as_str().to_owned().leak() as &str)
+    };
+    (text(&own.name), text(&own.id), *source)
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path}")
+}
+
+#[tokio::test]
+async fn an_instance_tells_name_and_id() {
+    let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "200 use1-az4\n")]).await;
+    let search = find(&ZoneSetting::Auto, &sources(None, Some(&imds)), false).await;
+    assert_eq!(
+        found(&search),
+        (Some("us-east-1a"), Some("use1-az4"), Source::Imds)
+    );
+}
+
+#[tokio::test]
+async fn an_old_instance_tells_its_name() {
+    let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "404 no")]).await;
+    let search = find(&ZoneSetting::Auto, &sources(None, Some(&imds)), false).await;
+    assert_eq!(found(&search), (Some("us-east-1a"), None, Source::Imds));
+}
+
+#[tokio::test]
+async fn a_task_is_asked_first() {
+    let ecs = service(&[(
+        "GET /task",
+        r#"200 {"Cluster":"x","AvailabilityZone":"us-west-1c"}"#,
+    )])
+    .await;
+    let imds = imds(&[(&get(NAME), "200 us-west-1c"), (&get(ID), "200 usw1-az3")]).await;
+    let both = sources(Some(&ecs), Some(&imds));
+    let search = find(&ZoneSetting::Auto, &both, false).await;
+    assert_eq!(found(&search), (Some("us-west-1c"), None, Source::Ecs));
+    let search = find(&ZoneSetting::Auto, &both, true).await;
+    assert_eq!(
+        found(&search),
+        (Some("us-west-1c"), Some("usw1-az3"), Source::Ecs)
+    );
+}
+
+#[tokio::test]
+async fn services_that_hang_lie_or_answer_html_cost_a_second_at_most() {
+    let page = "200 <html><body>Sign in</body></html>";
+    let long = format!("200 {}", "a".repeat(100_000));
+    for (answers, words) in [
+        (vec![], "hop limit"),
+        (
+            vec![("PUT /latest/api/token", page)],
+            "something else than a token",
+        ),
+        (vec![("PUT /latest/api/token", "403 no")], "switched off"),
+        (vec![("PUT /latest/api/token", long.as_str())], "longer"),
+        (
+            vec![("PUT /latest/api/token", "200 secret")],
+            "no answer within",
+        ),
+        (
+            vec![
+                ("PUT /latest/api/token", "200 secret"),
+                ("GET /latest/meta-data/placement/availability-zone", page),
+            ],
+            "no zone",
+        ),
+    ] {
+        let imds = service(&answers).await;
+        let begun = Instant::now();
+        let search = find(&ZoneSetting::Auto, &sources(None, Some(&imds)), false).await;
+        assert!(begun.elapsed() < WITHIN + Duration::from_secs(2));
+        assert_eq!(search.found, None, "{words}");
+        assert!(search.failed[0].1.contains(words), "{words}: {search:?}");
+    }
+    for (answer, words) in [
+        (page, "a task's JSON"),
+        ("200 {}", "no AvailabilityZone"),
+        (r#"200 {"AvailabilityZone":"<b>"}"#, "is no zone"),
+        (r#"200 {"AvailabilityZone":7}"#, "a task's JSON"),
+        ("500 x", "answered 500"),
+    ] {
+        let ecs = service(&[("GET /task", answer)]).await;
+        let search = find(&ZoneSetting::Auto, &sources(Some(&ecs), None), false).await;
+        assert!(search.failed[0].1.contains(words), "{words}: {search:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_hanging_task_service_leaves_time_for_the_instance() {
+    let ecs = service(&[]).await;
+    let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "200 use1-az4")]).await;
+    let search = find(&ZoneSetting::Auto, &sources(Some(&ecs), Some(&imds)), false).await;
+    assert_eq!(found(&search).2, Source::Imds);
+    assert_eq!(search.failed[0].0, Source::Ecs);
+}
+
+#[tokio::test]
+async fn the_setting_wins_and_metadata_adds_the_other_name() {
+    let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "200 use1-az4")]).await;
+    let here = sources(None, Some(&imds));
+    let is = |zone: &str| ZoneSetting::Named(Zone::new(zone));
+    let search = find(&is("use1-az4"), &here, false).await;
+    assert_eq!(
+        found(&search),
+        (Some("us-east-1a"), Some("use1-az4"), Source::Setting)
+    );
+    let search = find(&is("us-east-1a"), &here, true).await;
+    assert_eq!(
+        found(&search),
+        (Some("us-east-1a"), Some("use1-az4"), Source::Setting)
+    );
+    let search = find(&is("use1-az1"), &here, false).await;
+    assert_eq!(found(&search), (None, Some("use1-az1"), Source::Setting));
+    let nobody = Sources::default();
+    let search = find(&is("a"), &nobody, false).await;
+    assert_eq!(found(&search), (Some("a"), None, Source::Setting));
+    assert_eq!(
+        find(&ZoneSetting::None, &here, false).await,
+        Search::default()
+    );
+    assert_eq!(
+        find(&ZoneSetting::Auto, &nobody, false).await,
+        Search::default()
+    );
+}
+
+#[tokio::test]
+async fn nobody_there_is_said_so() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = Base::parse(&format!("http://{}", closed.local_addr().unwrap())).unwrap();
+    drop(closed);
+    let sources = Sources {
+        ecs: None,
+        imds: Some(base),
+    };
+    let search = find(&ZoneSetting::Auto, &sources, false).await;
+    assert!(search.failed[0].1.contains("no EC2 instance"), "{search:?}");
+}
+
+#[test]
+fn our_zone_is_told_in_the_endpoints_words() {
+    let own = OwnZone {
+        name: Some(Zone::new("us-east-1a")),
+        id: Some(Zone::new("use1-az4")),
+    };
+    let ids = [Zone::new("use1-az1"), Zone::new("use1-az4")];
+    assert_eq!(own.in_words_of(&ids), Some(Zone::new("use1-az4")));
+    assert_eq!(own.in_words_of(&[]), Some(Zone::new("us-east-1a")));
+    assert_eq!(OwnZone::default().in_words_of(&ids), None);
+}
+
+#[test]
+fn texts_are_read() {
+    for (text, id) in [
+        ("use1-az1", true),
+        ("usw2-lax1-az1", true),
+        ("us-east-1a", false),
+        ("-az1", false),
+    ] {
+        assert_eq!(is_id(text), id, "{text}");
+    }
+    for (url, target) in [
+        (
+            "http://169.254.170.2/v4/abc-1",
+            Some(("169.254.170.2:80", "/v4/abc-1")),
+        ),
+        ("http://[fd00:ec2::254]/", Some(("[fd00:ec2::254]:80", ""))),
+        ("http://127.0.0.1:81", Some(("127.0.0.1:81", ""))),
+        ("https://x", None),
+        ("http://", None),
+        ("http://x:y/", None),
+    ] {
+        let base = Base::parse(url)
+            .ok()
+            .map(|base| (base.target.to_string(), base.prefix));
+        let expected = target.map(|(target, prefix)| (target.to_owned(), prefix.to_owned()));
+        assert_eq!(base, expected, "{url}");
+    }
+    let vars = |name: &str| match name {
+        "ECS_CONTAINER_METADATA_URI_V4" => Some("ftp://x".to_owned()),
+        "AWS_EC2_METADATA_DISABLED" => Some("True".to_owned()),
+        _ => None,
+    };
+    let (sources, bad) = Sources::from_env(vars);
+    assert_eq!((sources, bad.len()), (Sources::default(), 1));
+    let (sources, _) = Sources::from_env(|_| None);
+    assert_eq!(sources.imds, Some(Base::imds()));
+}

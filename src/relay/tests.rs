@@ -259,5 +259,5 @@ fn the_future_is_small() {
         size_of::<Half>(),
         size_of::<Lane>()
     );
-    assert!(size_of::<Relay<'_>>() <= 704);
+    assert!(size_of::<Relay<'_>>() <= 640);
 }

@@ -131,7 +131,7 @@ fn line(listener: &Listener, handles: &Handles) -> String {
     format!("listening http://{address} → {name}{region}{zone}, {healthy}/{addresses} healthy{resolving}\n")
 }
 
-fn explain(error: assemble::Error) -> CliError {
+pub(super) fn explain(error: assemble::Error) -> CliError {
     let what = error.to_string();
     match &error {
         assemble::Error::Targets(_) => CliError::new(code::SETTING, what).next("entryway guide choose"),

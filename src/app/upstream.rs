@@ -126,7 +126,7 @@ impl Upstream {
             bus: parts.bus.clone(),
             own_listeners: own.to_vec(),
         });
-        tasks.spawn(actor.run());
+        tasks.spawn(actor);
         let tell = feed.clone();
         let (prober, probes) = Prober::start(view.clone(), settings.health.clone(), move |fact| tell.tell(fact));
         tasks.spawn(probes);

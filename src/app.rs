@@ -181,9 +181,7 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
     let own: Vec<SocketAddr> = bindings.addresses().chain(own.iter().copied()).collect();
 
     let mut tasks = JoinSet::new();
-    let upstreams: Arc<[Upstream]> =
-        parts.upstreams.iter().map(|part| Upstream::start(part, &parts, &own, &mut tasks)).collect();
-    let resolver = upstream::resolve(&upstreams, settings.dns.clone(), &mut tasks);
+    let (upstreams, resolver) = observe(&parts, &own, &mut tasks);
     let swept = upstreams.iter().map(Upstream::swept).collect();
     let (sweep, ending) = sweep::sweep(registry.clone(), swept, Arc::clone(&counters), meters, bus);
     tasks.spawn(sweep.run());
@@ -231,6 +229,15 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
         threads,
         tasks,
     })
+}
+
+/// Starts what looks at the upstreams (resolver, probes, pools) and nothing that serves: for [`start`], and for whoever
+/// only wants to know.
+pub fn observe(parts: &Parts, own: &[SocketAddr], tasks: &mut JoinSet<()>) -> (Arc<[Upstream]>, ResolverHandle) {
+    let upstreams: Arc<[Upstream]> =
+        parts.upstreams.iter().map(|part| Upstream::start(part, parts, own, tasks)).collect();
+    let resolver = upstream::resolve(&upstreams, parts.settings.dns.clone(), tasks);
+    (upstreams, resolver)
 }
 
 fn upstream_of<'a>(upstreams: &'a [Upstream], name: &str) -> &'a Upstream {

@@ -38,4 +38,5 @@ pub mod snippet;
 pub mod wake;
 pub mod zone;
 // floor 6
+pub mod assemble;
 pub mod cli;

@@ -90,6 +90,33 @@ impl Loaded {
         source
     }
 
+    /// A report about what only shows later (a client map that cannot be read, a name that another has), each at the
+    /// key it is about: `upstream[0].endpoint[1].name`, or the innermost of its tables that was written.
+    pub fn report(&self, wrong: impl IntoIterator<Item = (String, String)>) -> Report {
+        let problem = |(key, what): (String, String)| Problem::new(what, self.place(&key));
+        Report::new(
+            self.source.clone(),
+            wrong.into_iter().map(problem).collect(),
+        )
+    }
+
+    fn place(&self, key: &str) -> Place {
+        let mut path = Path::default();
+        let mut place = Place::Default;
+        for step in key.split(['.', '[']) {
+            path = match step.strip_suffix(']').map(str::parse) {
+                Some(Ok(index)) => path.index(index),
+                _ => path.key(step),
+            };
+            match self.tree.at(&path) {
+                Some(node) if node.place != Place::Default => place = node.place.clone(),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        place
+    }
+
     pub(super) fn say(&self, place: &Place) -> String {
         match (place, &self.source) {
             (Place::Default, _) => "default".to_owned(),

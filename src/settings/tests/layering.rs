@@ -1,5 +1,7 @@
 use super::*;
 
+const VPCE: &str =
+    "vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";
 const E: [&str; 2] = ["-e", "a.example:8182"];
 
 fn with_endpoint<'a>(args: &[&'a str]) -> Vec<&'a str> {
@@ -93,7 +95,10 @@ fn lists_in_a_variable_are_separated_by_white_space() {
     assert_eq!(endpoints.len(), 3);
     assert_eq!(endpoints[0].zone, Some(Zone::new("a")));
     assert_eq!(endpoints[0].name, Some(EndpointName::new("x")));
-    assert_eq!(endpoints[2].host_port(), Ok(("::2".to_owned(), 8182)));
+    assert_eq!(
+        endpoints[2].place().map(|place| (place.host, place.port)),
+        Ok(("::2".to_owned(), 8182))
+    );
     assert_eq!(settings.listeners[0].bind.len(), 2);
     assert_eq!(settings.log.connections, crate::bus::Connections::Errors);
     assert_eq!(settings.log.probes, crate::bus::Probes::Off);
@@ -162,7 +167,7 @@ fn words_numbers_and_off() {
 #[test]
 fn a_target_replaces_the_target_below_it() {
     let file = OneFile::new(
-        "[upstream]\nname = \"prod\"\npeering = true\nsystem = \"s\"\nregion = \"r\"\nzone = \"none\"\n",
+        "[upstream]\nname = \"prod\"\npeering = true\nsystem = \"s\"\nregion = \"us-east-1\"\nzone = \"none\"\n",
     );
     let upstream = |args: &[&str], env: &[(&str, &str)]| {
         file.load(args, env).unwrap().settings.upstreams.remove(0)
@@ -176,10 +181,7 @@ fn a_target_replaces_the_target_below_it() {
         (replaced.zone, replaced.name),
         (ZoneSetting::None, UpstreamName::new("prod"))
     );
-    let flag_wins = upstream(
-        &["--vpce", "vpce-1.example"],
-        &[("ENTRYWAY_ENDPOINT", "h:1")],
-    );
+    let flag_wins = upstream(&["--vpce", VPCE], &[("ENTRYWAY_ENDPOINT", "h:1")]);
     assert!(flag_wins.endpoints.is_empty() && flag_wins.vpce.is_some() && !flag_wins.peering);
     // A system alone is no target: it corrects the file's.
     let corrected = upstream(&["--system", "other"], &[]);
@@ -189,7 +191,7 @@ fn a_target_replaces_the_target_below_it() {
             corrected.system.as_deref(),
             corrected.region.as_deref()
         ),
-        (true, Some("other"), Some("r"))
+        (true, Some("other"), Some("us-east-1"))
     );
 }
 
@@ -359,4 +361,24 @@ fn effective_settings_name_their_source() {
     );
     assert_eq!(at("/profile"), is("laptop".into(), "entryway.toml:1"));
     assert_eq!(at("/schema"), is(1.into(), "default"));
+}
+
+#[test]
+fn later_findings_point_at_their_key_too() {
+    let file = OneFile::new("[upstream]\nendpoint = [\"a:1\", { address = \"b:1\" }]\n");
+    let loaded = file.load(&["--fall", "4"], &[]).unwrap();
+    let say = |key: &str| {
+        loaded
+            .report([(key.to_owned(), "is odd".to_owned())])
+            .plain()
+    };
+    assert!(
+        say("upstream[0].endpoint[1].address").contains("entryway.toml:2:32"),
+        "{}",
+        say("upstream[0].endpoint[1].address")
+    );
+    assert!(say("upstream[0].endpoint[1].name").contains("entryway.toml:2:20"));
+    assert_eq!(say("upstream[0].health.fall"), "error: --fall: is odd");
+    assert!(say("upstream[0].zone").contains("entryway.toml:1:1"));
+    assert_eq!(say("dns.servers"), "error: is odd");
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Check, DEFAULT_BINDS};
+use crate::place::{self, HostPort};
 use crate::settings::layers::TARGETS;
 use crate::settings::report::Problem;
 use crate::settings::tree::{Node, Path, Place, Value};
@@ -66,12 +67,17 @@ impl Check<'_> {
         };
         let from_client = (upstream.from_client.as_deref() == Some(""))
             .then(|| "the name of a client map cannot be empty".to_owned());
-        let of = |text: &Option<String>| text.as_deref().and_then(|text| dns_label(text).err());
-        let vpce = upstream.vpce.as_deref().map(endpoint::split_name);
+        let system = upstream.system.as_deref().and_then(wrong_system);
+        let region = upstream.region.as_deref().and_then(wrong_region);
+        let vpce = upstream
+            .vpce
+            .as_deref()
+            .map(|text| place::check_name(place::Kind::Vpce, text));
+        let vpce = vpce.and_then(Result::err).map(|error| error.to_string());
         for (key, wrong) in [
-            ("system", of(&upstream.system)),
-            ("region", of(&upstream.region)),
-            ("vpce", vpce.and_then(Result::err)),
+            ("system", system),
+            ("region", region),
+            ("vpce", vpce),
             ("from_client", from_client),
             ("zone", zone),
         ] {
@@ -110,19 +116,21 @@ impl Check<'_> {
         let mut places: BTreeMap<(String, u16), Place> = BTreeMap::new();
         for (given, item) in upstream.endpoints.iter().zip(items) {
             let place = self.place(item, "address");
-            match given.host_port() {
-                Err(why) => self.error(place, why),
-                Ok((host, port)) => {
+            match given.place() {
+                Err(why) => {
+                    let shown = given.address.escape_debug();
+                    self.error(place, format!("endpoint `{shown}`: {why}"));
+                }
+                Ok(HostPort { host, port }) => {
                     self.not_ourselves(&host, port, &place);
-                    if let Some(first) = places.get(&(host.to_lowercase(), port)) {
-                        let problem = Problem::new(
-                            format!("endpoint {} is there twice", given.address),
-                            place,
-                        );
+                    let key = (host.to_lowercase(), port);
+                    if let Some(first) = places.get(&key) {
+                        let title = format!("endpoint {} is there twice", given.address);
+                        let problem = Problem::new(title, place);
                         self.problems
                             .push(problem.also(first.clone(), "the first one"));
                     } else {
-                        places.insert((host.to_lowercase(), port), place);
+                        places.insert(key, place);
                     }
                 }
             }
@@ -199,15 +207,28 @@ fn flag(key: &str) -> String {
     format!("--{}", key.replace('_', "-"))
 }
 
-/// Whether a system or region can be a part of the peered entry name.
-fn dns_label(text: &str) -> Result<(), String> {
-    let fine = !text.is_empty()
-        && text.len() <= 63
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-');
-    fine.then_some(())
-        .ok_or_else(|| format!("`{}` cannot be a part of a host name", text.escape_debug()))
+fn wrong_system(text: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let shown = text.escape_debug();
+    match place::aws::peered_name(text) {
+        Some(name) => Some(format!(
+            "`{shown}` is an entry name; the system's name in it is {}",
+            name.system
+        )),
+        None if text.is_empty() || text.len() > 63 || !text.bytes().all(plain) => Some(format!(
+            "`{shown}` cannot be the name of a Datomic system: letters, digits and hyphens only"
+        )),
+        None => None,
+    }
+}
+
+fn wrong_region(text: &str) -> Option<String> {
+    let shown = text.escape_debug();
+    match place::aws::region_of_zone(text) {
+        _ if place::aws::is_region(text) => None,
+        Some(region) => Some(format!("`{shown}` is a zone; its region is {region}")),
+        None => Some(format!(
+            "`{shown}` is no AWS region, which looks like us-east-1"
+        )),
+    }
 }

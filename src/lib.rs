@@ -28,6 +28,7 @@ pub mod listener;
 pub mod settings;
 // wings
 pub mod admin;
+pub mod doctor;
 pub mod edn;
 pub mod mock;
 pub mod recipe;

@@ -11,7 +11,7 @@ use crate::life::Watch;
 use crate::web::{self, Door, Request};
 
 pub use doors::{Asked, Doors, OpenError, open};
-pub use health::{Counts, Health, Wanted};
+pub use health::{Counts, Health};
 pub use house::{House, Later, Order, Refusal};
 pub use picture::{millis, seconds, wall};
 pub use settings::{AdminSettings, Bind, ControlPath};
@@ -66,4 +66,4 @@ pub async fn serve(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,42 +5,21 @@
 //! before any byte. Every attempt is reported to the caller; what it means for health is decided elsewhere. Does not
 //! retry a candidate, and never waits for DNS.
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::clock::Moment;
-use crate::event::Reason;
-use crate::names::EndpointName;
 use crate::pool::endpoint::Candidate;
-use crate::sys::congestion::LoopbackCongestion;
-use crate::sys::connect::{self, Standing};
-use crate::sys::socket::{self, TcpOptions};
+use attempt::Opener;
+pub use attempt::{Attempt, DialSettings, Dialed, Error, Outcome};
 use race::Race;
 pub use warm::{Warm, WarmSettings};
 
+mod attempt;
 mod race;
 mod warm;
-
-/// The least delay before the next candidate starts, however fast the address usually is.
-const LEAST_STAGGER: Duration = Duration::from_millis(10);
-
-/// How one upstream is dialled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DialSettings {
-    /// Limit of one attempt; 1.5 s covers one lost SYN.
-    pub connect_timeout: Duration,
-    /// Upper bound of the stagger; zero: the next candidate starts on failure only.
-    pub hedge_after: Duration,
-    /// Options of the upstream leg.
-    pub tcp: TcpOptions,
-    /// What to do about congestion controls that pace loopback.
-    pub loopback_congestion: LoopbackCongestion,
-}
 
 /// Dials for one upstream. Cheap to clone; used on data threads and by probes.
 #[derive(Clone, Debug)]
@@ -50,83 +29,9 @@ pub struct Dialer {
 
 #[derive(Debug)]
 struct Shared {
-    settings: DialSettings,
-    /// Addresses we listen on: dialling them would be a loop.
-    own: Vec<SocketAddr>,
+    opener: Opener,
     /// Connected spares, shared by all who dial for this upstream.
     warm: Warm,
-}
-
-/// What became of one attempt.
-#[derive(Debug)]
-pub struct Attempt {
-    /// Where to.
-    pub candidate: Candidate,
-    /// When it started.
-    pub started: Moment,
-    /// How long it lasted.
-    pub took: Duration,
-    /// Whether it was started beside another that was under way.
-    pub hedge: bool,
-    /// What came of it.
-    pub outcome: Outcome,
-}
-
-/// How an attempt ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Connected, and the one that is used.
-    Ok,
-    /// A reset to our SYN: nothing listens there (or it was ourselves).
-    Refused,
-    /// No answer within the limit.
-    Timeout,
-    /// The network says there is no way.
-    Unreachable,
-    /// Reset during the handshake.
-    Reset,
-    /// Our own fault: no descriptor, no port, no memory. Blames no address.
-    Local(String),
-    /// Another attempt was faster; this one was closed before any byte.
-    LostRace {
-        /// The winner had started later: this address was outpaced, which is a lost hedge.
-        later: bool,
-    },
-}
-
-/// A connected socket and how it came to be.
-#[derive(Debug)]
-pub struct Dialed {
-    /// Connected; not a byte sent or read.
-    pub stream: TcpStream,
-    /// Where it leads.
-    pub candidate: Candidate,
-    /// Attempts started for it; 0 for a spare.
-    pub attempts: u32,
-    /// Whether a second attempt was started while the first was under way.
-    pub hedged: bool,
-    /// From the call to the connected socket.
-    pub took: Duration,
-    /// It was a spare.
-    pub warm: bool,
-}
-
-/// Nothing could be dialled. All candidates were tried once.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The order was empty.
-    #[error("no address to dial")]
-    NoCandidate,
-    /// All failed; this is the last that was not our own fault, or our own fault if there was nothing else.
-    #[error("dial {endpoint} ({socket}): {outcome}")]
-    Failed {
-        /// The endpoint dialled.
-        endpoint: EndpointName,
-        /// The address dialled.
-        socket: SocketAddr,
-        /// What came of it.
-        outcome: Outcome,
-    },
 }
 
 // === impl Dialer ===
@@ -136,8 +41,7 @@ impl Dialer {
     pub fn new(settings: DialSettings, own: Vec<SocketAddr>, warm: Warm) -> Self {
         Self {
             shared: Arc::new(Shared {
-                settings,
-                own,
+                opener: Opener { settings, own },
                 warm,
             }),
         }
@@ -145,7 +49,7 @@ impl Dialer {
 
     /// How it dials.
     pub fn settings(&self) -> &DialSettings {
-        &self.shared.settings
+        &self.shared.opener.settings
     }
 
     /// The spares.
@@ -171,121 +75,20 @@ impl Dialer {
                 warm: true,
             });
         }
-        Race::new(self, candidates, report).run().await
+        Race::new(&self.shared.opener, candidates, report)
+            .run()
+            .await
     }
 
-    /// One attempt to one address, within `limit`: for probes and spares.
+    /// One attempt to one address, within `limit`: for probes.
     pub async fn connect(&self, to: SocketAddr, limit: Duration) -> Result<TcpStream, Outcome> {
-        let (stream, standing) = self.start(to)?;
-        if standing == Standing::Waiting {
-            let connected = std::future::poll_fn(|cx| race::poll_connected(&stream, to, cx));
-            tokio::time::timeout(limit, connected)
-                .await
-                .map_err(|_late| Outcome::Timeout)??;
-        }
-        Ok(stream)
+        self.shared.opener.connect(to, limit).await
     }
 
-    /// Starts a connect; with a local peer it is often finished on return.
-    fn start(&self, to: SocketAddr) -> Result<(TcpStream, Standing), Outcome> {
-        if self.is_own(to) {
-            return Err(Outcome::Local("this is our own listener".to_owned()));
-        }
-        let settings = &self.shared.settings;
-        let (stream, standing) = connect::start(to, |socket| {
-            socket::nodelay(socket)?;
-            socket::keepalive(socket, &settings.tcp)?;
-            settings.loopback_congestion.apply(socket, to.ip());
-            Ok(())
-        })
-        .map_err(Outcome::of)?;
-        if standing == Standing::Connected && connect::is_to_itself(&stream, to) {
-            return Err(Outcome::Refused);
-        }
-        let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
-        Ok((stream, standing))
-    }
-
-    fn is_own(&self, to: SocketAddr) -> bool {
-        self.shared.own.iter().any(|own| {
-            own.port() == to.port()
-                && (own.ip() == to.ip() || own.ip().is_unspecified() && to.ip().is_loopback())
-        })
-    }
-
-    /// How long an attempt to this candidate may be alone; `None`: until it fails.
-    fn stagger(&self, candidate: &Candidate) -> Option<Duration> {
-        let most = self.shared.settings.hedge_after;
-        if most.is_zero() {
-            return None;
-        }
-        let usual = candidate.address.connects.quantile(0.99);
-        Some(usual.map_or(most, |p99| most.min(LEAST_STAGGER.max(3 * p99))))
-    }
-}
-
-// === impl Outcome ===
-
-impl Outcome {
-    /// What an error of connect means.
-    pub(crate) fn of(error: io::Error) -> Self {
-        use io::ErrorKind as Kind;
-        match error.kind() {
-            Kind::ConnectionRefused => Outcome::Refused,
-            Kind::TimedOut => Outcome::Timeout,
-            // Permission: a "prohibit" route or a firewall of this machine answers with it.
-            Kind::HostUnreachable
-            | Kind::NetworkUnreachable
-            | Kind::NetworkDown
-            | Kind::PermissionDenied => Outcome::Unreachable,
-            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => Outcome::Reset,
-            // EMFILE, EADDRNOTAVAIL, ENOBUFS and what nobody expected: not the address's fault (contract 7.12).
-            _ => Outcome::Local(error.to_string()),
-        }
-    }
-
-    /// The metric label.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Outcome::Ok => "ok",
-            Outcome::Refused => "refused",
-            Outcome::Timeout => "timeout",
-            Outcome::Unreachable => "unreachable",
-            Outcome::Reset => "reset",
-            Outcome::Local(_) => "local",
-            Outcome::LostRace { .. } => "lost_race",
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Outcome::Ok => "connected",
-            Outcome::Refused => "refused",
-            Outcome::Timeout => "timed out",
-            Outcome::Unreachable => "unreachable",
-            Outcome::Reset => "reset",
-            Outcome::Local(error) => return write!(f, "our own fault: {error}"),
-            Outcome::LostRace { .. } => "another was faster",
-        })
-    }
-}
-
-// === impl Error ===
-
-impl Error {
-    /// The reason a connection ends with when this was its last word.
-    pub fn reason(&self) -> Reason {
-        match self {
-            Error::NoCandidate => Reason::NoEndpoint,
-            Error::Failed { outcome, .. } => match outcome {
-                Outcome::Timeout | Outcome::LostRace { .. } => Reason::ConnectTimeout,
-                Outcome::Unreachable => Reason::Unreachable,
-                Outcome::Local(_) => Reason::Resource,
-                Outcome::Ok | Outcome::Refused | Outcome::Reset => Reason::ConnectRefused,
-            },
-        }
+    /// Looks after the spares: drops what is dead, too old or no longer preferred, connects what is missing.
+    /// `preferred`: the addresses that are up, best first, of the endpoint that new connections go to.
+    pub async fn tend_spares(&self, preferred: &[Candidate]) {
+        self.shared.warm.tend(&self.shared.opener, preferred).await;
     }
 }
 

@@ -67,7 +67,9 @@ pub fn show(duration: Duration) -> String {
     }
     // 1500ms rather than 1s500ms: below a minute a single unit reads better.
     if left < 60_000_000_000
-        && let Some((unit, length)) = UNITS[2..].iter().find(|(_, length)| left % length == 0)
+        && let Some((unit, length)) = UNITS[2..]
+            .iter()
+            .find(|(_, length)| left.is_multiple_of(*length))
     {
         return format!("{}{unit}", left / length);
     }
@@ -152,7 +154,7 @@ fn scale(number: &str, length: u128) -> Option<u128> {
         digits => {
             let scaled = digits.parse::<u128>().ok()? * length;
             let power = 10u128.pow(u32::try_from(digits.len()).ok()?);
-            if scaled % power != 0 {
+            if !scaled.is_multiple_of(power) {
                 return None;
             }
             scaled / power

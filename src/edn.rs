@@ -8,11 +8,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 
 use clojure_reader::edn::{Edn, read_string};
 
+mod file;
 mod scan;
 
+pub use file::LoadError;
 use scan::{Entry, Scanner};
 
 /// More than any client map; a file beyond it is something else.
@@ -43,6 +46,11 @@ pub struct EdnError {
     pub column: usize,
     /// One sentence without a final dot.
     pub what: String,
+}
+
+/// Reads a file that is no longer than [`LARGEST`] and text.
+pub fn load(path: &Path) -> Result<String, LoadError> {
+    file::load(path, LARGEST)
 }
 
 /// Reads the client map at the top of `text`.

@@ -7,6 +7,7 @@ pub mod duration;
 pub mod event;
 pub mod life;
 pub mod names;
+pub mod place;
 pub mod recent;
 pub mod sys;
 // floor 1
@@ -24,7 +25,9 @@ pub mod connection;
 pub mod probe;
 // floor 4
 pub mod listener;
+pub mod sweep;
 // floor 5
+pub mod app;
 pub mod settings;
 // wings
 pub mod admin;
@@ -36,4 +39,5 @@ pub mod snippet;
 pub mod wake;
 pub mod zone;
 // floor 6
+pub mod assemble;
 pub mod cli;

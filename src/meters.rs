@@ -216,4 +216,47 @@ mod tests {
         });
         assert_eq!(meters.sum("pipes_in_use"), 40_000.0);
     }
+
+    /// Runs where promtool is installed; elsewhere the other tests have to do.
+    #[test]
+    fn promtool_has_nothing_to_say() {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+
+        let meters = Meters::default();
+        for family in family::ALL {
+            let labels: Vec<String> = family
+                .labels
+                .iter()
+                .map(|label| format!("a \"{label}\" \\ of\nours"))
+                .collect();
+            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+            match family.kind {
+                Kind::Counter => meters.counter(family, &labels).inc(),
+                Kind::Gauge => meters.gauge(family, &labels).set(0.5),
+                Kind::Histogram(_) => meters.histogram(family, &labels).record(0.3),
+            }
+        }
+        let text = meters.render();
+        let started = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut promtool) = started else { return };
+        promtool
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        let said = promtool.wait_with_output().unwrap();
+        let words = [said.stdout, said.stderr].concat();
+        assert!(
+            said.status.success() && words.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&words)
+        );
+    }
 }

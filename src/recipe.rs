@@ -1,21 +1,39 @@
 //! From what somebody typed to the endpoints of an upstream: explicit ones, a VPC endpoint with its zones, peering, or
 //! an application's client map.
 //!
-//! Pure: resolves nothing, connects nowhere. Owns the knowledge of how names of AWS and Datomic Cloud are made, what
-//! the releases' ways in were, and what a wrong name is. The derived zonal names and the second peering name are
+//! Pure: resolves nothing, connects nowhere; the client map comes in as read. What names look like is `place`'s
+//! knowledge. The derived zonal names and the second peering name are
 //! candidates (`Role::Zonal`, `Role::PeeredOld`); whether they answer is found out by others.
 
-mod aws;
 mod client;
 mod explicit;
-pub mod history;
 mod known;
-mod name;
 mod target;
 
-pub use aws::{PeeredName, VpceName, is_region, peered_name, region_of_zone, vpce_name, zone_of};
-pub use name::{HostPort, Kind, NameError, PORT, check_name};
+use crate::edn::ClientMap;
+use crate::place::aws::{is_region, region_of_zone};
+use crate::place::{NameError, PORT};
+use crate::settings::UpstreamSettings;
+
 pub use target::{Explicit, Part, Problem, Recipe, Target};
+
+/// The endpoints of an upstream as set. `client` is the map in its `from_client`, which the caller has read.
+pub fn of(settings: &UpstreamSettings, client: Option<&ClientMap>) -> Result<Recipe, Vec<Problem>> {
+    let explicit = |endpoint: &crate::settings::EndpointSettings| Explicit {
+        address: endpoint.address.clone(),
+        zone: endpoint.zone.as_ref().map(|zone| zone.as_str().to_owned()),
+        name: endpoint.name.as_ref().map(|name| name.as_str().to_owned()),
+    };
+    let endpoints: Vec<Explicit> = settings.endpoints.iter().map(explicit).collect();
+    cook(&Target {
+        endpoints: &endpoints,
+        vpce: settings.vpce.as_deref(),
+        peering: settings.peering,
+        system: settings.system.as_deref(),
+        region: settings.region.as_deref(),
+        from_client: client,
+    })
+}
 
 /// The endpoints of a target, or everything that is wrong with it.
 pub fn cook(target: &Target<'_>) -> Result<Recipe, Vec<Problem>> {

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::admin::AdminSettings;
+use crate::admin::settings::AdminSettings;
 use crate::bus::LogSettings;
 use crate::dial::WarmSettings;
 use crate::listener::ListenerSettings;
 use crate::names::{EndpointName, UpstreamName, Zone};
+use crate::place::{self, HostPort, NameError};
 use crate::pool::timing::{FailbackSettings, HealthSettings};
 use crate::relay::TcpSettings;
 use crate::resolve::DnsSettings;
@@ -30,7 +31,9 @@ pub mod flags;
 
 mod effective;
 mod endpoint;
+mod explain;
 mod file;
+mod given;
 mod layers;
 mod profile;
 mod read;
@@ -255,9 +258,9 @@ impl Default for UpstreamSettings {
 // === impl EndpointSettings ===
 
 impl EndpointSettings {
-    /// Host (without brackets) and port; the error says what is wrong with the address.
-    pub fn host_port(&self) -> Result<(String, u16), String> {
-        endpoint::split(&self.address)
+    /// Host and port; the error says what the address is instead.
+    pub fn place(&self) -> Result<HostPort, NameError> {
+        place::check_name(place::Kind::Endpoint, &self.address)
     }
 }
 

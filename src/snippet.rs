@@ -83,6 +83,8 @@ pub struct SnippetInput {
     pub max_drain: Duration,
     /// The container image.
     pub image: String,
+    /// The settings file these settings come from, with its whole path; the unit starts with it.
+    pub config: Option<String>,
 }
 
 /// The document, with a final newline.
@@ -179,17 +181,17 @@ fn deploy(template: &str, input: &SnippetInput, between: &str, quoted: bool) -> 
     } else {
         SAMPLE.to_owned()
     };
-    let args: Vec<String> = input
-        .args()
-        .into_iter()
-        .map(|arg| {
-            if quoted {
-                format!("\"{arg}\"")
-            } else {
-                arg.replace('%', "%%")
-            }
-        })
-        .collect();
+    let args = match &input.config {
+        Some(path) if !quoted => vec![format!("--config={path}")],
+        _ => input.args(),
+    };
+    let written = |arg: String| match quoted {
+        true => format!("\"{arg}\""),
+        // A unit's own rules: % begins a specifier, white space ends a word.
+        false if arg.contains(char::is_whitespace) => format!("\"{}\"", arg.replace('%', "%%")),
+        false => arg.replace('%', "%%"),
+    };
+    let args: Vec<String> = args.into_iter().map(written).collect();
     let mut text = template
         .replacen(&sample, &args.join(between), 1)
         .replace("\"entryway:latest\"", &format!("\"{}\"", input.image))
@@ -228,6 +230,7 @@ impl Default for SnippetInput {
             admin: local(8183),
             max_drain: Duration::from_secs(SAMPLE_DRAIN),
             image: "entryway:latest".to_owned(),
+            config: None,
         }
     }
 }

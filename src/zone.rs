@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::names::Zone;
+use crate::settings::ZoneSetting;
 
 mod ecs;
 mod imds;
@@ -22,17 +23,6 @@ pub const WITHIN: Duration = Duration::from_secs(1);
 
 /// ECS answers from the same machine; what is left of [`WITHIN`] after it is for EC2.
 const ECS_WITHIN: Duration = Duration::from_millis(400);
-
-/// What the setting says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// Find out.
-    Auto,
-    /// No zone is ours.
-    None,
-    /// This one, by name or id.
-    Is(Zone),
-}
 
 /// Where to ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,18 +64,18 @@ pub struct Search {
 
 /// Finds our zone within [`WITHIN`]. `ids_in_use`: whether endpoints are labelled by zone ids, so that a name alone
 /// would match none of them.
-pub async fn find(wish: &Wish, sources: &Sources, ids_in_use: bool) -> Search {
+pub async fn find(setting: &ZoneSetting, sources: &Sources, ids_in_use: bool) -> Search {
     let mut search = Search::default();
-    let own = match wish {
-        Wish::None => return search,
-        Wish::Is(zone) => OwnZone::of(zone.clone()),
-        Wish::Auto => OwnZone::default(),
+    let own = match setting {
+        ZoneSetting::None => return search,
+        ZoneSetting::Named(zone) => OwnZone::of(zone.clone()),
+        ZoneSetting::Auto => OwnZone::default(),
     };
     let mapped = own.name.is_none() && !ids_in_use || own.id.is_none() && ids_in_use;
-    if *wish == Wish::Auto || mapped {
+    if *setting == ZoneSetting::Auto || mapped {
         ask(sources, ids_in_use || own.id.is_some(), &mut search).await;
     }
-    if let Wish::Is(_) = wish {
+    if let ZoneSetting::Named(_) = setting {
         // The setting wins; metadata only adds the zone's other name, and only if it speaks of the same zone.
         let other = search.found.take().map(|(found, _)| found);
         let same = |found: &OwnZone| {
@@ -125,30 +115,6 @@ async fn ask(sources: &Sources, want_id: bool, search: &mut Search) {
                 }
             }
             Err(why) => search.failed.push((Source::Imds, why)),
-        }
-    }
-}
-
-// === impl Wish ===
-
-impl Wish {
-    /// Reads `auto`, `none` or a zone.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Wish::Auto),
-            "none" => Ok(Wish::None),
-            zone if meta::looks_like_a_zone(zone) || is_id(zone) => Ok(Wish::Is(Zone::new(zone))),
-            other => {
-                // Mock zones and on-premises places have names of their own.
-                let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-                if !other.is_empty() && other.chars().all(plain) {
-                    return Ok(Wish::Is(Zone::new(other)));
-                }
-                Err(format!(
-                    "`{}` is no zone: give auto, none, a name such as us-east-1a or an id such as use1-az1",
-                    other.escape_debug()
-                ))
-            }
         }
     }
 }

@@ -147,7 +147,7 @@ impl Doors {
     fn announce(&self, bus: &Bus) {
         let up = |name: &'static str, address: String| {
             Event::info("listener.up", "listening")
-                .with("listener", name)
+                .with("name", name)
                 .with("address", address)
         };
         if let Some(address) = self.admin_address() {

@@ -2,22 +2,10 @@
 
 use std::time::Duration;
 
+use crate::settings::Readiness;
+
 /// Alive while the control runtime's last beat is younger than this.
 const BEAT_MAX: Duration = Duration::from_secs(5);
-
-/// What `/readyz` asks of upstreams (`readiness.upstream`, `?upstream=`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wanted {
-    /// Nothing.
-    #[default]
-    None,
-    /// An upstream with a healthy address.
-    Any,
-    /// A healthy address in every upstream.
-    All,
-    /// So many healthy addresses in all.
-    Count(usize),
-}
 
 /// One upstream, as counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +34,7 @@ pub struct Health {
     /// Every upstream.
     pub upstreams: Vec<Counts>,
     /// `readiness.upstream`.
-    pub wanted: Wanted,
+    pub wanted: Readiness,
 }
 
 /// One line of `?verbose`.
@@ -58,24 +46,6 @@ pub struct Check {
     pub ok: bool,
     /// The numbers.
     pub detail: String,
-}
-
-// === impl Wanted ===
-
-impl std::str::FromStr for Wanted {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "none" => Ok(Wanted::None),
-            "any" => Ok(Wanted::Any),
-            "all" => Ok(Wanted::All),
-            number => number
-                .parse()
-                .map(Wanted::Count)
-                .map_err(|_| format!("`{text}` is not `none`, `any`, `all` or a number")),
-        }
-    }
 }
 
 // === impl Health ===
@@ -103,7 +73,7 @@ impl Health {
     }
 
     /// The checks of `/readyz`; `wanted` asks once for other upstream health than the settings do.
-    pub fn ready(&self, wanted: Option<Wanted>) -> Vec<Check> {
+    pub fn ready(&self, wanted: Option<Readiness>) -> Vec<Check> {
         let mut checks = self.started();
         checks.push(Check {
             name: "draining",
@@ -119,13 +89,13 @@ impl Health {
         checks
     }
 
-    fn upstream(&self, wanted: Wanted) -> Check {
+    fn upstream(&self, wanted: Readiness) -> Check {
         let healthy: usize = self.upstreams.iter().map(|upstream| upstream.healthy).sum();
         let ok = match wanted {
-            Wanted::None => true,
-            Wanted::Any => healthy > 0,
-            Wanted::All => self.upstreams.iter().all(|upstream| upstream.healthy > 0),
-            Wanted::Count(count) => healthy >= count,
+            Readiness::None => true,
+            Readiness::Any => healthy > 0,
+            Readiness::All => self.upstreams.iter().all(|upstream| upstream.healthy > 0),
+            Readiness::AtLeast(count) => healthy >= count,
         };
         let counts: Vec<String> = self
             .upstreams
@@ -138,10 +108,10 @@ impl Health {
             })
             .collect();
         let wanted = match wanted {
-            Wanted::None => "none".to_owned(),
-            Wanted::Any => "any".to_owned(),
-            Wanted::All => "all".to_owned(),
-            Wanted::Count(count) => count.to_string(),
+            Readiness::None => "none".to_owned(),
+            Readiness::Any => "any".to_owned(),
+            Readiness::All => "all".to_owned(),
+            Readiness::AtLeast(count) => count.to_string(),
         };
         Check {
             name: "upstream",
@@ -179,10 +149,10 @@ mod tests {
     #[test]
     fn readiness_asks_what_is_wanted() {
         let ready = |healthy, wanted| all_ok(&health(healthy).ready(Some(wanted)));
-        assert!(ready([0, 0], Wanted::None));
-        assert!(!ready([0, 0], Wanted::Any) && ready([0, 1], Wanted::Any));
-        assert!(!ready([0, 3], Wanted::All) && ready([1, 1], Wanted::All));
-        assert!(!ready([1, 1], Wanted::Count(3)) && ready([1, 2], Wanted::Count(3)));
+        assert!(ready([0, 0], Readiness::None));
+        assert!(!ready([0, 0], Readiness::Any) && ready([0, 1], Readiness::Any));
+        assert!(!ready([0, 3], Readiness::All) && ready([1, 1], Readiness::All));
+        assert!(!ready([1, 1], Readiness::AtLeast(3)) && ready([1, 2], Readiness::AtLeast(3)));
         let base = health([1, 1]);
         assert!(!all_ok(
             &Health {
@@ -212,18 +182,5 @@ mod tests {
             }
             .live()
         ));
-    }
-
-    #[test]
-    fn wanted_reads_words_and_numbers() {
-        for (text, wanted) in [
-            ("none", Wanted::None),
-            ("any", Wanted::Any),
-            ("all", Wanted::All),
-            ("3", Wanted::Count(3)),
-        ] {
-            assert_eq!(text.parse(), Ok(wanted));
-        }
-        assert!("most".parse::<Wanted>().is_err() && "-1".parse::<Wanted>().is_err());
     }
 }

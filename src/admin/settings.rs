@@ -169,12 +169,8 @@ mod tests {
         .unwrap();
         assert_eq!(read.bind, Bind::Off);
         assert_eq!(read.control, Some(ControlPath::At("/run/e.sock".into())));
-        assert!(read.problems().is_empty());
         assert!(toml::from_str::<AdminSettings>("bind = \"localhost\"").is_err());
         assert!(toml::from_str::<AdminSettings>("port = 1").is_err());
-        let far: AdminSettings =
-            toml::from_str("bind = \"0.0.0.0:8183\"\nallowed_hosts = [\"*\"]").unwrap();
-        assert_eq!(far.problems().len(), 2);
     }
 
     #[test]

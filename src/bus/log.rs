@@ -105,7 +105,7 @@ mod level_name {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Level, D::Error> {
-        super::parse_level(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+        crate::bus::parse_level(&String::deserialize(from)?).map_err(serde::de::Error::custom)
     }
 }
 

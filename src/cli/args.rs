@@ -174,24 +174,22 @@ fn explain() -> Command {
     )
 }
 
+#[rustfmt::skip]
+const KINDS: [&str; 11] = [
+    "edn", "cloudformation", "terraform", "aws", "k8s", "ecs", "compose", "systemd", "prometheus", "alerts", "grafana",
+];
+
 fn snippet() -> Command {
-    const KINDS: [&str; 11] = [
-        "edn",
-        "cloudformation",
-        "terraform",
-        "aws",
-        "k8s",
-        "ecs",
-        "compose",
-        "systemd",
-        "prometheus",
-        "alerts",
-        "grafana",
-    ];
     let command = Command::new(name::SNIPPET)
         .about("Print a document to paste: client map, deployment, alerts");
     with_settings(command, &EVERY)
-        .arg(Arg::new("kind").value_name("KIND").required(true).value_parser(PossibleValuesParser::new(KINDS)).help("What to print"))
+        .arg(
+            Arg::new("kind")
+                .value_name("KIND")
+                .required(true)
+                .value_parser(PossibleValuesParser::new(KINDS))
+                .help("What to print"),
+        )
         .arg(
             Arg::new("patch")
                 .long("patch")
@@ -406,56 +404,4 @@ fn what_if(text: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_sound() {
-        command().debug_assert();
-    }
-
-    #[test]
-    fn what_is_not_understood_is_exit_code_2_with_a_guess() {
-        for (line, says) in [
-            ("entryway run --endpont a:1", "'--endpoint'"),
-            ("entryway rum", "'run'"),
-            (
-                "entryway run --connect-timeout banana",
-                "`banana` is not a duration",
-            ),
-            ("entryway run --fall x", "whole number"),
-            ("entryway run --listen banana", "127.0.0.1:8182"),
-            ("entryway run --when-all-down hope", "hold"),
-            ("entryway run --quiet everything", "conns"),
-            ("entryway snippet yaml", "k8s"),
-            ("entryway wait --for never", "healthy=N"),
-            ("entryway check --output yaml", "text or json"),
-            ("entryway run --peering=maybe", "maybe"),
-        ] {
-            let error = command().try_get_matches_from(line.split(' ')).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{line}");
-            assert!(error.to_string().contains(says), "{line}: {error}");
-        }
-    }
-
-    #[test]
-    fn every_subcommand_of_the_contract_is_there() {
-        let contract = "run demo mock doctor check plan explain snippet status wait healthcheck endpoint reload shutdown \
-                        guide completions version";
-        let command = command();
-        let ours: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
-        assert_eq!(ours, contract.split_whitespace().collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn the_wrapper_takes_everything_behind_two_dashes() {
-        let matches = command()
-            .get_matches_from(["entryway", "run", "-e", "a:1", "--", "sh", "-c", "exit 3"]);
-        let (_, run) = matches.subcommand().unwrap();
-        let words: Vec<_> = run
-            .get_many::<std::ffi::OsString>(COMMAND)
-            .unwrap()
-            .collect();
-        assert_eq!(words, ["sh", "-c", "exit 3"]);
-    }
-}
+mod tests;

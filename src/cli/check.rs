@@ -54,3 +54,56 @@ fn summary(loaded: &Loaded) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args;
+    use crate::settings;
+
+    fn printed(output: Output) -> String {
+        let line = [
+            "entryway",
+            "check",
+            "-e",
+            "10.0.0.1:8182?zone=a",
+            "--fall",
+            "4",
+        ];
+        let matches = args::command().get_matches_from(line);
+        let (_, matches) = matches.subcommand().unwrap();
+        let loaded = settings::load(matches, std::iter::empty(), true).unwrap();
+        let mut out = Vec::new();
+        print(&loaded, output, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn text_has_one_line_a_key_and_a_verdict() {
+        let text = printed(Output::Text);
+        let squeezed: Vec<String> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        for line in [
+            "upstream[0].endpoint[0].address 10.0.0.1:8182 flag",
+            "upstream[0].endpoint[0].zone a flag",
+            "upstream[0].health.fall 4 flag",
+            "upstream[0].health.rise 2 default",
+            "listener[0].bind 127.0.0.1:8182 [::1]:8182 default",
+            "upstream[0].vpce - default",
+        ] {
+            assert!(squeezed.iter().any(|found| found == line), "{line}\n{text}");
+        }
+        assert_eq!(text.lines().last(), Some("ok: 1 listener, 1 upstream"));
+    }
+
+    #[test]
+    fn json_has_a_version_and_sources() {
+        let document: serde_json::Value = serde_json::from_str(&printed(Output::Json)).unwrap();
+        assert_eq!(document["schema_version"], 1);
+        assert_eq!(document["ok"], true);
+        let fall = &document["settings"]["upstream"][0]["health"]["fall"];
+        assert_eq!(*fall, serde_json::json!({"value": 4, "source": "flag"}));
+    }
+}

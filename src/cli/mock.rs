@@ -140,6 +140,19 @@ fn config(matches: &ArgMatches) -> MockConfig {
     }
 }
 
+// === impl Error ===
+
+impl Error {
+    /// As contract section 4 has it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Start(StartError::Zones(_) | StartError::BaseIp(..)) => 2,
+            Error::Start(StartError::Bind(..)) => 73,
+            Error::Start(StartError::Thread(_)) | Error::Io(_) => 71,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// How a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+pub(super) enum Manner {
     /// In order.
     Fin,
     /// By a reset, because what happened upstream was one, or because time is up.

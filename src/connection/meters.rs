@@ -43,8 +43,10 @@ pub(super) struct ListenerMeters {
     /// Connections that have no endpoint (yet): labels without a value.
     pub(super) nowhere: Arc<EndpointMeters>,
     /// By the `Arc` of the endpoint: one that left and came back is another, and its old series are gone.
-    endpoints: ArcSwap<HashMap<usize, (Weak<Endpoint>, Arc<EndpointMeters>)>>,
+    endpoints: ArcSwap<HashMap<usize, Known>>,
 }
+
+type Known = (Weak<Endpoint>, Arc<EndpointMeters>);
 
 /// What one (listener, endpoint) counts.
 #[derive(Debug)]

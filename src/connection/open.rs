@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::Route;
 use super::meters::EndpointMeters;
 use super::registry::{Entry, Place};
+use super::route::Route;
 use crate::clock::{self, Moment};
 use crate::dial::Dialed;
 use crate::event::{Event, Level, Reason};

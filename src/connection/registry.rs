@@ -180,10 +180,15 @@ impl Entry {
 
     /// The candidate it is connected to, and since when.
     pub fn candidate(&self) -> Option<(Candidate, Moment)> {
+        self.relaying(|candidate, since| (candidate.clone(), since))
+    }
+
+    /// Calls `look` with the candidate it is connected to, and since when; `None` while there is none.
+    pub fn relaying<T>(&self, look: impl FnOnce(&Candidate, Moment) -> T) -> Option<T> {
         match &*lock(&self.place) {
             Place::Relaying {
                 candidate, since, ..
-            } => Some((candidate.clone(), *since)),
+            } => Some(look(candidate, *since)),
             _ => None,
         }
     }

@@ -1,1 +1,305 @@
+use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use rig::*;
+
+pub(crate) mod rig;
+
+#[tokio::test]
+async fn a_connection_is_carried_counted_and_recorded() {
+    LocalSet::new()
+        .run_until(async {
+            let (listener, to) = listen().await;
+            spawn_local(echo(listener));
+            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 1000)).await;
+            let mut client = rig.client().await;
+            says(&mut client, b"hello").await;
+            let live = rig.route.registry.oldest(10);
+            assert_eq!(live.len(), 1);
+            assert_eq!(live[0].candidate().unwrap().0.address.socket, to);
+            rig.route.registry.settle();
+            assert_eq!(
+                rig.meters.value("bytes_total", &[("direction", "upload")]),
+                Some(5.0)
+            );
+            client.shutdown().await.unwrap();
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            let event = rig.closed().await;
+            assert_eq!(event.text("conn.reason"), Some("client_fin"));
+            assert_eq!(event.text("conn.closed_by"), Some("client"));
+            assert_eq!(event.text("endpoint"), Some(&*format!("e{}", to.port())));
+            assert_eq!(event.field("server.port"), Some(&to.port().into()));
+            assert_eq!(event.field("bytes.upload"), Some(&5_u64.into()));
+            assert_eq!(event.field("bytes.download"), Some(&5_u64.into()));
+            assert_eq!(event.field("conn.attempts"), Some(&1_u32.into()));
+            assert_eq!(event.field("hint"), None);
+            rig.assert_settled();
+            assert_eq!(rig.meters.sum("bytes_total"), 10.0);
+            assert_eq!(
+                rig.meters
+                    .value("connect_attempts_total", &[("result", "ok")]),
+                Some(1.0)
+            );
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_refused_or_rude_upstream_is_not_noticed() {
+    LocalSet::new()
+        .run_until(async {
+            for reset in [false, true] {
+                let ((_held, refuses), (rudely, rude_to), (good, to)) =
+                    (Later::new(), listen().await, listen().await);
+                spawn_local(rude(rudely, reset));
+                spawn_local(echo(good));
+                let mut rig =
+                    Rig::new(&[refuses, rude_to, to], policy(WhenAllDown::Hold, 1000)).await;
+                let mut client = rig.client().await;
+                // Before the first byte: what was sent to a rude one is never sent again.
+                let settled = |entry: &Arc<Entry>| {
+                    entry
+                        .candidate()
+                        .is_some_and(|(at, _)| at.address.socket == to)
+                };
+                eventually(|| rig.route.registry.oldest(1).iter().any(settled)).await;
+                says(&mut client, b"once, and to one only").await;
+                drop(client);
+                let event = rig.closed().await;
+                assert_eq!(event.text("endpoint"), Some(&*format!("e{}", to.port())));
+                assert_eq!(event.field("conn.attempts"), Some(&3_u32.into()));
+                rig.assert_settled();
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn with_none_left_the_own_end_is_passed_on() {
+    LocalSet::new()
+        .run_until(async {
+            for (reset, reason) in [(false, "upstream_fin"), (true, "upstream_rst")] {
+                // Behind it one that refuses: tried, so none is left either.
+                let ((rudely, rude_to), (_held, refuses)) = (listen().await, Later::new());
+                spawn_local(rude(rudely, reset));
+                for endpoints in [&[rude_to][..], &[rude_to, refuses]] {
+                    let mut rig = Rig::new(endpoints, policy(WhenAllDown::Hold, 5000)).await;
+                    let began = Instant::now();
+                    let mut client = rig.client().await;
+                    assert_eq!(end_of(&mut client).await.is_err(), reset);
+                    assert!(began.elapsed() < Duration::from_millis(500), "at once");
+                    drop(client);
+                    assert_eq!(rig.closed().await.text("conn.reason"), Some(reason));
+                    rig.assert_settled();
+                }
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn try_ends_with_a_fin_and_never_a_reset() {
+    LocalSet::new()
+        .run_until(async {
+            let (_held, refuses) = Later::new();
+            let mut rig = Rig::new(&[refuses], policy(WhenAllDown::Try, 0)).await;
+            let mut client = rig.client().await;
+            let began = Instant::now();
+            client.write_all(&[7; 1000]).await.unwrap();
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            assert!(began.elapsed() < Duration::from_millis(100));
+            drop(client);
+            let event = rig.closed().await;
+            assert_eq!(event.text("conn.reason"), Some("connect_refused"));
+            assert_eq!(event.field("endpoint"), None);
+            rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn parked_until_the_upstream_is_back() {
+    LocalSet::new()
+        .run_until(async {
+            let (later, to) = Later::new();
+            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 10_000)).await;
+            let mut clients = Vec::new();
+            for _ in 0..20 {
+                let mut client = rig.client().await;
+                client.write_all(b"early").await.unwrap();
+                clients.push(client);
+            }
+            eventually(|| rig.route.parked() == 20).await;
+            assert_eq!(rig.meters.sum("connections_parked"), 20.0);
+            spawn_local(echo(later.listen()));
+            for client in &mut clients {
+                let mut back = [0; 5];
+                timeout(SOON, client.read_exact(&mut back))
+                    .await
+                    .unwrap()
+                    .unwrap();
+                assert_eq!(&back, b"early");
+            }
+            assert_eq!(rig.route.parked(), 0);
+            drop(clients);
+            for _ in 0..20 {
+                let event = rig.closed().await;
+                assert_eq!(event.text("conn.reason"), Some("client_fin"));
+                assert_ne!(event.field("conn.parked_ms"), Some(&0_u64.into()));
+            }
+            rig.assert_settled();
+            assert_eq!(rig.meters.value("parked_seconds", &[]), Some(20.0));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_hold_ends_in_time_with_a_fin() {
+    LocalSet::new()
+        .run_until(async {
+            let (_held, refuses) = Later::new();
+            let mut rig = Rig::new(&[refuses], policy(WhenAllDown::Hold, 300)).await;
+            let mut client = rig.client().await;
+            client.write_all(b"anybody?").await.unwrap();
+            // A client that has ended its side may still be waiting for an answer.
+            client.shutdown().await.unwrap();
+            let began = Instant::now();
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            assert!(
+                began.elapsed() >= Duration::from_millis(250),
+                "{:?}",
+                began.elapsed()
+            );
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("hold_timeout"));
+            rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_parked_client_that_resets_leaves_at_once() {
+    LocalSet::new()
+        .run_until(async {
+            let (_held, refuses) = Later::new();
+            let mut rig = Rig::new(&[refuses], policy(WhenAllDown::Hold, 60_000)).await;
+            let (one, two) = (rig.client().await, rig.client().await);
+            eventually(|| rig.route.parked() == 2).await;
+            crate::sys::socket::abort(one);
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("client_gone"));
+            assert_eq!(rig.route.parked(), 1);
+            // Somebody's order reaches one that waits as well.
+            rig.route.registry.each(|entry| {
+                entry
+                    .tally
+                    .order(crate::relay::Order::Cut(Reason::DrainDeadline))
+            });
+            assert_eq!(
+                rig.closed().await.text("conn.reason"),
+                Some("drain_deadline")
+            );
+            assert_eq!(rig.meters.sum("drain_cut_total"), 1.0);
+            drop(two);
+            rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_full_room_is_like_try() {
+    LocalSet::new()
+        .run_until(async {
+            let (_held, refuses) = Later::new();
+            let policy = Policy {
+                hold_max: 1,
+                ..policy(WhenAllDown::Hold, 60_000)
+            };
+            let mut rig = Rig::new(&[refuses], policy).await;
+            let _parked = rig.client().await;
+            eventually(|| rig.route.parked() == 1).await;
+            let mut second = rig.client().await;
+            assert!(end_of(&mut second).await.unwrap().is_empty());
+            drop(second);
+            assert_eq!(
+                rig.closed().await.text("conn.reason"),
+                Some("connect_refused")
+            );
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_dropped_task_is_counted_and_recorded_too() {
+    LocalSet::new()
+        .run_until(async {
+            let (listener, to) = listen().await;
+            spawn_local(echo(listener));
+            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 1000)).await;
+            let mut client = rig.client().await;
+            says(&mut client, b"x").await;
+            rig.door.abort();
+            let event = rig.closed().await;
+            assert_eq!(event.text("conn.reason"), Some("internal"));
+            assert_eq!(event.field("bytes.upload"), Some(&1_u64.into()));
+            rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_panic_is_counted_too() {
+    LocalSet::new()
+        .run_until(async {
+            let mut rig = Rig::new(&[], policy(WhenAllDown::Hold, 1000)).await;
+            let route = Arc::clone(&rig.route);
+            let task = spawn_local(async move {
+                let _open = Open::new(route, SocketAddr::from(([127, 0, 0, 1], 9)), true);
+                panic!("a bug, on purpose");
+            });
+            assert!(task.await.unwrap_err().is_panic());
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("internal"));
+            assert_eq!(rig.meters.sum("panics_total"), 1.0);
+            rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn above_the_limit_is_a_fin_and_not_counted_against_it() {
+    LocalSet::new()
+        .run_until(async {
+            let (listener, to) = listen().await;
+            spawn_local(echo(listener));
+            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 1000)).await;
+            let (door, front) = listen().await;
+            let mut client = TcpStream::connect(front).await.unwrap();
+            client.write_all(b"hello").await.unwrap();
+            let (stream, peer) = door.accept().await.unwrap();
+            let stream = stream.into_std().unwrap();
+            let route = Arc::clone(&rig.route);
+            spawn_local(turn_away(stream, peer, route, Reason::MaxConnections));
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            assert_eq!(rig.route.admitted(), 0);
+            drop(client);
+            assert_eq!(
+                rig.closed().await.text("conn.reason"),
+                Some("max_connections")
+            );
+            assert_eq!(rig.meters.sum("connections_rejected_total"), 1.0);
+            rig.assert_settled();
+        })
+        .await;
+}
+
+/// 10 000 idle connections at 2.5 KiB: what a task of one connection takes must not creep.
+#[test]
+fn the_future_stays_small() {
+    fn size<F, A, B, C>(_: fn(A, B, C) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+    let size = size(serve);
+    assert!(size <= 1152, "serve's future takes {size} bytes");
+}

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::event::Reason;
 use crate::meters::{Gauge, Histogram};
 use crate::pool::View;
 use crate::pool::snapshot::Snapshot;
@@ -87,7 +88,7 @@ pub(super) enum Wake {
     /// The client reset.
     ClientGone,
     /// Somebody wants it ended now.
-    Cut(crate::event::Reason),
+    Cut(Reason),
 }
 
 // === impl WaitingRoom ===
@@ -198,8 +199,9 @@ impl Drop for Ticket<'_> {
         self.room.lock().remove(&self.number);
         self.room.gauge.sub(1.0);
         self.room.seconds.record(self.waited().as_secs_f64());
+        self.role = None;
         if self.room.parked.fetch_sub(1, Relaxed) == 1
-            && let Some(pause) = self.role.as_deref_mut()
+            && let Ok(mut pause) = self.room.canary.try_lock()
         {
             // The last one out: the next outage starts with quick dials again.
             *pause = CANARY.0;
@@ -246,7 +248,7 @@ async fn reset(client: Option<&TcpStream>) {
 
 /// Resolves when this connection is to be ended at once. Orders to close at rest are for those who have an upstream:
 /// one that waits keeps its hold.
-async fn cut(tally: &Tally) -> crate::event::Reason {
+async fn cut(tally: &Tally) -> Reason {
     loop {
         if let Order::Cut(reason) = tally.ordered().await {
             return reason;

@@ -1,22 +1,19 @@
 //! The race of attempts: one at first, one more on each failure and after each stagger; the first to finish wins.
 
 use std::future::poll_fn;
-use std::io;
-use std::net::SocketAddr;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{Attempt, Dialed, Dialer, Error, Outcome};
+use super::attempt::{Attempt, Dialed, Error, Opener, Outcome, poll_connected};
 use crate::clock::{self, Moment};
 use crate::pool::endpoint::Candidate;
-use crate::sys::connect::{self, Standing};
+use crate::sys::connect::Standing;
 
-/// One call of [`Dialer::dial`].
+/// One call of `Dialer::dial`.
 pub(super) struct Race<'a> {
-    dialer: &'a Dialer,
+    opener: &'a Opener,
     candidates: &'a [Candidate],
     report: &'a mut dyn FnMut(Attempt),
     began: Moment,
@@ -50,12 +47,12 @@ enum Happened {
 
 impl<'a> Race<'a> {
     pub(super) fn new(
-        dialer: &'a Dialer,
+        opener: &'a Opener,
         candidates: &'a [Candidate],
         report: &'a mut dyn FnMut(Attempt),
     ) -> Self {
         Self {
-            dialer,
+            opener,
             candidates,
             report,
             began: clock::now(),
@@ -101,18 +98,18 @@ impl<'a> Race<'a> {
         self.next += 1;
         self.hedged |= hedge;
         let started = clock::now();
-        match self.dialer.start(candidate.address.socket) {
+        match self.opener.start(candidate.address.socket) {
             Ok((stream, Standing::Connected)) => Some(self.won(place, hedge, started, stream)),
             Ok((stream, Standing::Waiting)) => {
                 self.flying.push(Flying {
                     place,
                     hedge,
                     started,
-                    deadline: Instant::now() + self.dialer.settings().connect_timeout,
+                    deadline: Instant::now() + self.opener.settings.connect_timeout,
                     stream,
                 });
                 if self.next < self.candidates.len() {
-                    let stagger = self.dialer.stagger(candidate);
+                    let stagger = self.opener.stagger(candidate);
                     self.stagger = stagger.map(|stagger| Instant::now() + stagger);
                 }
                 None
@@ -212,29 +209,5 @@ impl<'a> Race<'a> {
             socket: candidate.address.socket,
             outcome,
         }
-    }
-}
-
-/// Whether a waiting connect has come to its end.
-pub(super) fn poll_connected(
-    stream: &TcpStream,
-    to: SocketAddr,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), Outcome>> {
-    loop {
-        ready!(stream.poll_write_ready(cx)).map_err(Outcome::of)?;
-        // Inside `try_io`, so that a wake-up for nothing clears the readiness instead of spinning.
-        let asked = stream.try_io(Interest::WRITABLE, || {
-            match connect::standing(stream, to)? {
-                Standing::Connected => Ok(()),
-                Standing::Waiting => Err(io::ErrorKind::WouldBlock.into()),
-            }
-        });
-        return Poll::Ready(match asked {
-            Ok(()) if connect::is_to_itself(stream, to) => Err(Outcome::Refused),
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => Err(Outcome::of(error)),
-        });
     }
 }

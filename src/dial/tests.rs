@@ -1,7 +1,10 @@
 use super::*;
+use crate::event::Reason;
 use crate::meters::Meters;
 use crate::names::{EndpointName, UpstreamName};
 use crate::pool::endpoint::{Address, Endpoint, EndpointSpec, Role};
+use crate::sys::congestion::LoopbackCongestion;
+use crate::sys::socket::TcpOptions;
 use std::net::{TcpListener, TcpStream as StdStream};
 use tokio::io::AsyncReadExt;
 
@@ -26,10 +29,7 @@ impl Hole {
         while let Ok(stream) = StdStream::connect_timeout(&to, Duration::from_millis(150)) {
             full.push(stream);
         }
-        Self {
-            listener,
-            full: full,
-        }
+        Self { listener, full }
     }
 
     fn candidate(&self) -> Candidate {
@@ -247,7 +247,7 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
     };
     let (dialer, meters) = warm_dialer(1500, 250, settings);
     let preferred = [good.clone()];
-    dialer.warm().tend(&dialer, &preferred).await;
+    dialer.tend_spares(&preferred).await;
     let (_server_end, _) = listener.accept().await.unwrap();
     let dialed = dial(&dialer, &preferred).await.0.unwrap();
     assert!(dialed.warm && dialed.attempts == 0);
@@ -257,16 +257,16 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
     );
     let _dialled = listener.accept().await.unwrap();
 
-    dialer.warm().tend(&dialer, &preferred).await;
+    dialer.tend_spares(&preferred).await;
     let (server_end, _) = listener.accept().await.unwrap();
     drop(server_end);
     assert!(!dial(&dialer, &preferred).await.0.unwrap().warm);
     let count = |result| meters.value("warm_total", &[("result", result)]);
     assert_eq!((count("used"), count("failed")), (Some(1.0), Some(1.0)));
 
-    dialer.warm().tend(&dialer, &preferred).await;
+    dialer.tend_spares(&preferred).await;
     assert_eq!(meters.value("warm_spares", &[]), Some(1.0));
-    dialer.warm().tend(&dialer, &[]).await;
+    dialer.tend_spares(&[]).await;
     assert_eq!((dialer.warm().count(), meters.sum("warm_spares")), (0, 0.0));
     assert_eq!(count("expired"), Some(1.0));
 }

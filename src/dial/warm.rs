@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::Dialer;
+use super::attempt::Opener;
 use crate::clock::{self, Moment};
 use crate::meters::{Meters, family};
 use crate::pool::endpoint::{Candidate, Endpoint};
@@ -80,6 +80,11 @@ impl Warm {
         }
     }
 
+    /// What is wanted.
+    pub fn settings(&self) -> &WarmSettings {
+        &self.inner.settings
+    }
+
     /// Whether spares are wanted at all.
     pub fn is_on(&self) -> bool {
         self.inner.settings.spares > 0
@@ -126,14 +131,14 @@ impl Warm {
     /// Drops what is dead, too old or no longer preferred, then connects what is missing to the first of
     /// `preferred`: the addresses that are up, best first, of the endpoint that new connections go to. A failure ends
     /// the round and blames nobody: probes and traffic will see it.
-    pub async fn tend(&self, dialer: &Dialer, preferred: &[Candidate]) {
+    pub(super) async fn tend(&self, opener: &Opener, preferred: &[Candidate]) {
         self.prune(preferred);
         let Some(best) = preferred.first() else {
             return;
         };
         while self.count() < self.inner.settings.spares {
-            let limit = dialer.settings().connect_timeout;
-            let connected = dialer.connect(best.address.socket, limit).await;
+            let limit = opener.settings.connect_timeout;
+            let connected = opener.connect(best.address.socket, limit).await;
             let Some(stream) = connected.ok().and_then(|stream| stream.into_std().ok()) else {
                 return;
             };

@@ -11,7 +11,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
 
-use super::{Bound, SocketSettings, Spread, listen};
+use super::bind::{Bound, SocketSettings, listen};
+use super::threads::Spread;
 use crate::connection::{self, Route, WhenAllDown};
 use crate::event::{Event, Reason};
 use crate::life::Watch;
@@ -329,3 +330,6 @@ impl Door {
 fn register(socket: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     AsyncFd::new(socket)
 }
+
+#[cfg(test)]
+mod tests;

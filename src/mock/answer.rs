@@ -36,6 +36,8 @@ pub(super) async fn serve(zone: Arc<Zone>, stream: TcpStream) {
     // A connection that breaks is what tests are about, not a fault of the mock.
     let _ = hyper::server::conn::http1::Builder::new()
         .half_close(true)
+        // As real servers write them; some scripts compare letter by letter.
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }

@@ -32,7 +32,11 @@ async fn ask(stream: &mut TcpStream, request: &str) -> (String, String) {
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
             let length = head
                 .lines()
-                .find_map(|line| line.strip_prefix("content-length: "))
+                .find_map(|line| {
+                    line.to_ascii_lowercase()
+                        .strip_prefix("content-length: ")
+                        .map(str::to_owned)
+                })
                 .map_or(0, |length| length.parse().unwrap());
             if body.len() >= length {
                 return (head.to_owned(), body.to_owned());
@@ -72,7 +76,7 @@ async fn zones_share_a_port_and_answer_like_datomic() {
     for _ in 0..2 {
         let (head, body) = ask(&mut stream, GET).await;
         assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
-        assert!(head.contains("content-type: text/plain\r\n"), "{head}");
+        assert!(head.contains("Content-Type: text/plain\r\n"), "{head}");
         assert_eq!(body, "{:s3-auth-path \"mock-bucket/mock-system\"}");
     }
     let (head, body) = post(&mut stream, "hello").await;

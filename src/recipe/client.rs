@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::aws::{is_region, peered_name, vpce_name};
 use super::explicit;
 use super::known;
-use super::name::{HostPort, Kind, NameError, PORT, check_name};
 use super::target::{Explicit, Part, Problem, Recipe, Target, wrong_system};
 use crate::edn::ClientMap;
+use crate::place::aws::{is_region, peered_name, vpce_name};
+use crate::place::{HostPort, Kind, NameError, PORT, check_name};
 
 /// What a client map leads to. Flags (`target`) win over its `:system` and `:region`.
 pub(super) fn cook(map: &ClientMap, target: &Target<'_>) -> Result<Recipe, Problem> {

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::aws::{peered_name, region_of, zone_of};
-use super::name::{HostPort, Kind, NameError, check_name};
 use super::target::{Explicit, Part, Problem, Recipe};
 use crate::names::{EndpointName, Zone};
+use crate::place::aws::{peered_name, region_of, zone_of};
+use crate::place::{HostPort, Kind, NameError, check_name};
 use crate::pool::endpoint::{EndpointSpec, Role};
 
 /// An explicit endpoint before it has its name.

@@ -1,10 +1,10 @@
 //! Targets whose names follow from a rule of AWS or Datomic Cloud: a VPC endpoint, peering.
 
-use super::aws::{LETTERS, PeeredName, vpce_name};
-use super::history;
-use super::name::{HostPort, Kind, NameError, check_name};
 use super::target::Recipe;
 use crate::names::{EndpointName, Zone};
+use crate::place::aws::{LETTERS, PeeredName, vpce_name};
+use crate::place::history;
+use crate::place::{HostPort, Kind, NameError, check_name};
 use crate::pool::endpoint::{EndpointSpec, Role};
 
 /// A VPC endpoint: its regional name, and a candidate for every zone.

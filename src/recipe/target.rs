@@ -1,8 +1,8 @@
 //! What a recipe is made from, what comes of it, and how it is wrong.
 
-use super::aws::peered_name;
-use super::name::NameError;
 use crate::edn::ClientMap;
+use crate::place::NameError;
+use crate::place::aws::peered_name;
 use crate::pool::endpoint::EndpointSpec;
 
 /// One explicit endpoint, as flag or file gave it.

@@ -10,31 +10,12 @@ use clap::ArgMatches;
 use clap::parser::ValueSource;
 
 use super::file::{self, Source};
-use super::report::{Problem, Report, closest};
+use super::report::{Problem, Report};
 use super::tree::{Node, Path, Place, Table, Value};
-use super::{Settings, endpoint, flags, profile, read, validate};
+use super::{Settings, endpoint, explain, flags, given, profile, read, validate};
 
 /// What says where to go; an upstream has one of them.
 pub(super) const TARGETS: [&str; 4] = ["endpoint", "vpce", "peering", "from_client"];
-
-/// Names of features that do not exist yet: such a key deserves a better answer than a guess.
-const LATER: &[&str] = &[
-    "tls",
-    "gateway",
-    "faults",
-    "fault",
-    "via",
-    "hop",
-    "socks",
-    "front",
-    "drill",
-    "load",
-    "history",
-    "slo",
-    "incident",
-    "upgrade",
-    "proxy_protocol",
-];
 
 /// Settings, and where they come from.
 #[derive(Clone, Debug)]
@@ -69,8 +50,8 @@ pub fn load(
     needs_target: bool,
 ) -> Result<Loaded, Report> {
     let mut problems = Vec::new();
-    let flags = flags::from_command_line(matches, &mut problems);
-    let env = flags::from_environment(env, &mut problems);
+    let flags = given::from_command_line(matches, &mut problems);
+    let env = given::from_environment(env, &mut problems);
     let given = matches.try_contains_id(flags::CONFIG).is_ok()
         && matches.value_source(flags::CONFIG) == Some(ValueSource::CommandLine);
     let config = given
@@ -109,6 +90,33 @@ impl Loaded {
         source
     }
 
+    /// A report about what only shows later (a client map that cannot be read, a name that another has), each at the
+    /// key it is about: `upstream[0].endpoint[1].name`, or the innermost of its tables that was written.
+    pub fn report(&self, wrong: impl IntoIterator<Item = (String, String)>) -> Report {
+        let problem = |(key, what): (String, String)| Problem::new(what, self.place(&key));
+        Report::new(
+            self.source.clone(),
+            wrong.into_iter().map(problem).collect(),
+        )
+    }
+
+    fn place(&self, key: &str) -> Place {
+        let mut path = Path::default();
+        let mut place = Place::Default;
+        for step in key.split(['.', '[']) {
+            path = match step.strip_suffix(']').map(str::parse) {
+                Some(Ok(index)) => path.index(index),
+                _ => path.key(step),
+            };
+            match self.tree.at(&path) {
+                Some(node) if node.place != Place::Default => place = node.place.clone(),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        place
+    }
+
     pub(super) fn say(&self, place: &Place) -> String {
         match (place, &self.source) {
             (Place::Default, _) => "default".to_owned(),
@@ -122,22 +130,13 @@ impl Loaded {
 }
 
 fn lay(layers: Layers, mut problems: Vec<Problem>, needs_target: bool) -> Result<Loaded, Report> {
-    let source = match layers.config.as_deref().map(file::load).transpose() {
-        Ok(source) => source,
-        Err(problem) => {
-            problems.push(problem);
-            return Err(Report::new(None, problems));
+    let (source, mut tree) = match open(layers.config.as_deref()) {
+        Ok(opened) => opened,
+        Err(report) => {
+            problems.extend(report.problems);
+            return Err(Report::new(report.source, problems));
         }
     };
-    let mut tree = Node::table(Place::Default);
-    if let Some(source) = &source {
-        let (parsed, syntax) = file::parse(source);
-        if !syntax.is_empty() {
-            problems.extend(syntax);
-            return Err(Report::new(Some(source.clone()), problems));
-        }
-        tree = parsed;
-    }
     normalise(&mut tree, &mut problems);
     merge(&mut tree, layers.env.clone(), &mut problems);
     merge(&mut tree, layers.flags.clone(), &mut problems);
@@ -151,7 +150,12 @@ fn lay(layers: Layers, mut problems: Vec<Problem>, needs_target: bool) -> Result
         .iter()
         .map(|error| error.path.clone())
         .collect();
-    problems.extend(outcome.errors.iter().map(|error| explain(error, &whole)));
+    problems.extend(
+        outcome
+            .errors
+            .iter()
+            .map(|error| explain::explain(error, &whole)),
+    );
     let Some(settings) = outcome.value else {
         return Err(Report::new(source, problems));
     };
@@ -178,6 +182,20 @@ fn lay(layers: Layers, mut problems: Vec<Problem>, needs_target: bool) -> Result
         source,
         layers,
     })
+}
+
+/// The file and its tree; both are empty where there is none. What follows from a syntax error is anybody's guess, so
+/// a file that has some is read no further.
+fn open(config: Option<&str>) -> Result<(Option<Source>, Node), Report> {
+    let Some(name) = config else {
+        return Ok((None, Node::table(Place::Default)));
+    };
+    let source = file::load(name).map_err(|problem| Report::new(None, vec![problem]))?;
+    let (tree, syntax) = file::parse(&source);
+    match syntax.is_empty() {
+        true => Ok((Some(source), tree)),
+        false => Err(Report::new(Some(source), syntax)),
+    }
 }
 
 /// One listener and one upstream at least; endpoints as tables.
@@ -337,65 +355,4 @@ fn profile_of(tree: &Node) -> Node {
             .and_then(Node::as_text)
             .unwrap_or_default(),
     )
-}
-
-/// A reading error in the words of a report.
-fn explain(error: &read::Error, tree: &Node) -> Problem {
-    let place = tree
-        .at(&error.path)
-        .map_or(Place::Default, |node| node.place.clone());
-    let key = &error.path;
-    match &error.what {
-        read::What::Message(message) => {
-            let node = tree.at(&error.path);
-            let value = node
-                .and_then(Node::as_text)
-                .unwrap_or_default()
-                .escape_debug();
-            match message.as_str() {
-                "invalid socket address syntax" => Problem::new(
-                    format!("`{value}` is not an IP address with its port"),
-                    place,
-                )
-                .help("an address looks like 127.0.0.1:8182 or [::1]:8182"),
-                _ => Problem::new(message.clone(), place),
-            }
-            .label(format!("`{key}`"))
-        }
-        read::What::UnknownKey(name, known) => {
-            // The key is underlined, not what it is set to.
-            let key_place = key_place(tree, key).unwrap_or(place);
-            let problem = Problem::new(format!("unknown key `{}`", name.escape_debug()), key_place);
-            if LATER.contains(&name.as_str()) {
-                return problem.help(format!(
-                    "`{name}` does not exist in this version; see `entryway guide`"
-                ));
-            }
-            match closest(name, known.iter().copied()) {
-                Some(close) => problem.label(format!("did you mean `{close}`?")),
-                None => problem.help(format!("known here: {}", known.join(", "))),
-            }
-        }
-        read::What::UnknownWord(word, known) => {
-            let problem = Problem::new(
-                format!("`{}` is none of {}", word.escape_debug(), known.join(", ")),
-                place,
-            );
-            match closest(word, known.iter().copied()) {
-                Some(close) => problem.label(format!("did you mean `{close}`?")),
-                None => problem.label(format!("`{key}`")),
-            }
-        }
-        read::What::Missing(name) => {
-            Problem::new(format!("`{name}` is missing"), place).label(format!("`{key}` needs it"))
-        }
-    }
-}
-
-fn key_place(tree: &Node, path: &Path) -> Option<Place> {
-    let (super::tree::Step::Key(name), above) = path.0.split_last()? else {
-        return None;
-    };
-    let table = tree.at(&Path(above.to_vec()))?.entries()?;
-    table.get(name).map(|entry| entry.key.clone())
 }

@@ -1,8 +1,13 @@
+//! Shared by the tests below: settings as `entryway run` would load them.
+
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use super::*;
 use crate::cli::args;
+
+mod layering;
+mod reports;
+mod samples;
 
 /// Loads as `entryway run ARGS` with these variables would.
 fn load_with(args: &[&str], env: &[(&str, &str)]) -> Result<Loaded, Report> {
@@ -15,16 +20,22 @@ fn load_with(args: &[&str], env: &[(&str, &str)]) -> Result<Loaded, Report> {
     load(matches, env, true)
 }
 
-/// A folder with one settings file; the path is replaced by `entryway.toml` in what is compared.
+/// A folder with one settings file; its path is shown as `entryway.toml` in what is compared.
 struct OneFile {
     folder: tempfile::TempDir,
 }
 
 impl OneFile {
     fn new(bytes: impl AsRef<[u8]>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("entryway.toml"), bytes).unwrap();
-        Self { folder }
+        let file = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        file.write(bytes);
+        file
+    }
+
+    fn write(&self, bytes: impl AsRef<[u8]>) {
+        std::fs::write(self.path(), bytes).unwrap();
     }
 
     fn path(&self) -> String {
@@ -44,24 +55,8 @@ impl OneFile {
         assert_eq!(report.exit_code(), 78);
         report.plain().replace(&self.path(), "entryway.toml")
     }
-}
 
-fn report(toml: &str) -> String {
-    OneFile::new(toml).report(&[], &[])
-}
-
-#[test]
-fn print_all() {
-    for toml in [
-        "[[upstream]]\nconect_timeout = \"1s\"\nendpoint = [\"a:1\"]\n",
-        "[[upstream]]\nconnect_timeout = 5\nendpoint = [\"a:1\"]\n[upstream.health]\nfall = \"three\"\ninterval=\"5 parsecs\"\n",
-        "[[upstream]]\nendpoint = \"a:1\"\n[tls]\ncert = 1\n",
-        "[listener]\nwhen_all_down = \"holt\"\n",
-        "[listener\nx = 1\ny = \n",
-        "a = 1\na = 2\n",
-        "[[listener]]\nbind = [\"0.0.0.0:1\"]\n[[listener]]\nbind = [\"127.0.0.1:1\"]\nupstream = \"prd\"\n[[upstream]]\nname = \"prod\"\nvpce = \"vpce-1\"\npeering = true\n",
-        "[[upstream]]\n[[upstream.endpoint]]\naddress = \"127.0.0.1:8182\"\nname = \"a\"\n[[upstream.endpoint]]\naddress=\"b.c:8\"\nname = \"a\"\n[[upstream.endpoint]]\nzone = \"a\"",
-    ] {
-        println!("{}\n=====", report(toml));
+    fn source(&self, loaded: &Loaded, key: &str) -> String {
+        loaded.source(key).replace(&self.path(), "entryway.toml")
     }
 }

@@ -4,13 +4,14 @@
 //! reported a second time.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use super::layers::TARGETS;
 use super::report::{Problem, closest};
 use super::tree::{Node, Path, Place, Step, Value};
 use super::{Settings, UpstreamSettings, endpoint};
 use crate::duration;
+
+mod target;
 
 /// Where clients connect by default: contract section 3.
 const DEFAULT_BINDS: [&str; 2] = ["127.0.0.1:8182", "[::1]:8182"];
@@ -81,10 +82,17 @@ impl<'a> Check<'a> {
             .collect()
     }
 
-    /// The place of a key, or of the table where the key is not set.
+    /// The place of a key, or of the innermost table around it that was written where the key itself was not.
     fn place(&self, node: &Node, key: &str) -> Place {
-        node.get(key)
-            .map_or_else(|| node.place.clone(), |node| node.place.clone())
+        if let Some(node) = node.get(key) {
+            return node.place.clone();
+        }
+        match key.rsplit_once('.') {
+            Some((table, _)) => self.place(node, table),
+            // The root is the whole file: that is no place.
+            None if std::ptr::eq(node, self.tree) => Place::Default,
+            None => node.place.clone(),
+        }
     }
 
     fn is_wrong(&self, path: &Path) -> bool {
@@ -182,10 +190,15 @@ impl<'a> Check<'a> {
             self.error(bind.place.clone(), "a listener without an address");
         }
         for item in bind.items() {
-            let Some(address) = item
-                .as_text()
-                .and_then(|text| text.parse::<SocketAddr>().ok())
-            else {
+            let Some(text) = item.as_text() else { continue };
+            let Ok(address) = text.parse::<SocketAddr>() else {
+                let title = format!(
+                    "`{}` is not an IP address with its port",
+                    text.escape_debug()
+                );
+                let problem = Problem::new(title, item.place.clone());
+                self.problems
+                    .push(problem.help("an address looks like 127.0.0.1:8182 or [::1]:8182"));
                 continue;
             };
             if !address.ip().to_canonical().is_loopback() && !remote {
@@ -214,181 +227,6 @@ impl<'a> Check<'a> {
                 .push(problem.also(first.clone(), "the first one"));
         } else {
             bound.insert(address, place.clone());
-        }
-    }
-
-    fn target(&mut self, upstream: &UpstreamSettings, path: &Path, node: &Node) {
-        let name = upstream.name.as_str();
-        let set: Vec<&str> = TARGETS
-            .into_iter()
-            .filter(|key| match *key {
-                "endpoint" => !upstream.endpoints.is_empty(),
-                "vpce" => upstream.vpce.is_some(),
-                "peering" => upstream.peering,
-                _ => upstream.from_client.is_some(),
-            })
-            .collect();
-        let unread = ["system", "region"]
-            .iter()
-            .chain(&TARGETS)
-            .any(|key| self.is_wrong(&path.key(key)));
-        if let [first, second, ..] = set[..] {
-            let title = format!(
-                "upstream `{name}` has two targets: {} and {}",
-                flag(first),
-                flag(second)
-            );
-            let problem = Problem::new(title, self.place(node, second))
-                .also(self.place(node, first), "the first one");
-            self.problems.push(
-                problem
-                    .help("an upstream is one Datomic system, found in one way; keep one of them"),
-            );
-            return;
-        }
-        if set.is_empty() && !unread && self.needs_target {
-            self.no_target(upstream, node);
-        }
-        if upstream.peering && !unread {
-            for (key, value) in [("system", &upstream.system), ("region", &upstream.region)] {
-                if value.is_none() {
-                    let problem = Problem::new(
-                        format!("peering needs a {key}"),
-                        self.place(node, "peering"),
-                    );
-                    self.problems
-                        .push(problem.help(format!("add --{key} or `upstream.{key}`")));
-                }
-            }
-        }
-        for (key, value) in [("system", &upstream.system), ("region", &upstream.region)] {
-            if let Some(value) = value
-                && let Err(why) = dns_label(value)
-            {
-                self.error(self.place(node, key), why);
-            }
-        }
-        if let Some(Err(why)) = upstream.vpce.as_deref().map(endpoint::split_name) {
-            self.error(self.place(node, "vpce"), why);
-        }
-        if upstream.from_client.as_deref() == Some("") {
-            self.error(
-                self.place(node, "from_client"),
-                "the name of a client map cannot be empty",
-            );
-        }
-        if let super::ZoneSetting::Named(zone) = &upstream.zone
-            && let Err(why) = endpoint::check_label(zone.as_str())
-        {
-            self.error(self.place(node, "zone"), why);
-        }
-    }
-
-    fn no_target(&mut self, upstream: &UpstreamSettings, node: &Node) {
-        let named = if self.settings.upstreams.len() > 1 || upstream.name.as_str() != "default" {
-            format!("upstream `{}` has no target: ", upstream.name)
-        } else {
-            "no target: ".to_owned()
-        };
-        let problem = Problem::new(
-            format!("{named}nobody said where Datomic is"),
-            node.place.clone(),
-        );
-        self.problems.push(if upstream.system.is_some() || upstream.region.is_some() {
-            problem.help("a system and a region are a target together with --peering (`peering = true`)")
-        } else {
-            problem
-                .help("say one of --endpoint HOST:PORT, --vpce NAME, --peering --system S --region R, --from-client FILE.edn")
-                .help("or try it without AWS: `entryway demo`")
-        });
-    }
-
-    fn endpoints(&mut self, upstream: &UpstreamSettings, node: &Node) {
-        let items = node.get("endpoint").map(Node::items).unwrap_or_default();
-        let items = items.iter().filter(|item| item.value != Value::Gone);
-        let mut names: BTreeMap<&str, Place> = BTreeMap::new();
-        let mut places: BTreeMap<(String, u16), Place> = BTreeMap::new();
-        for (given, item) in upstream.endpoints.iter().zip(items) {
-            let place = self.place(item, "address");
-            match given.host_port() {
-                Err(why) => self.error(place, why),
-                Ok((host, port)) => {
-                    self.not_ourselves(&host, port, &place);
-                    if let Some(first) = places.get(&(host.to_lowercase(), port)) {
-                        let problem = Problem::new(
-                            format!("endpoint {} is there twice", given.address),
-                            place,
-                        );
-                        self.problems
-                            .push(problem.also(first.clone(), "the first one"));
-                    } else {
-                        places.insert((host.to_lowercase(), port), place);
-                    }
-                }
-            }
-            for (key, label) in [
-                ("name", given.name.as_ref().map(|n| n.as_str())),
-                ("zone", given.zone.as_ref().map(|z| z.as_str())),
-            ] {
-                if let Some(Err(why)) = label.map(endpoint::check_label) {
-                    self.error(self.place(item, key), why);
-                }
-            }
-            if let Some(name) = &given.name {
-                let place = self.place(item, "name");
-                if let Some(first) = names.get(name.as_str()) {
-                    let problem = Problem::new(format!("two endpoints are called `{name}`"), place);
-                    self.problems
-                        .push(problem.also(first.clone(), "the first one"));
-                } else {
-                    names.insert(name.as_str(), place);
-                }
-            }
-        }
-    }
-
-    /// A proxy that forwards to itself would go round until the sockets run out.
-    fn not_ourselves(&mut self, host: &str, port: u16, place: &Place) {
-        let ips: Vec<IpAddr> = match host.parse::<IpAddr>() {
-            Ok(ip) => vec![ip.to_canonical()],
-            Err(_) if host.eq_ignore_ascii_case("localhost") => {
-                vec![
-                    std::net::Ipv4Addr::LOCALHOST.into(),
-                    std::net::Ipv6Addr::LOCALHOST.into(),
-                ]
-            }
-            Err(_) => return,
-        };
-        let mut ours = Vec::new();
-        for (_, node) in self.items("listener") {
-            match node.get("bind") {
-                Some(bind) => ours.extend(
-                    bind.items()
-                        .iter()
-                        .filter_map(Node::as_text)
-                        .map(str::to_owned),
-                ),
-                None => ours.extend(DEFAULT_BINDS.map(str::to_owned)),
-            }
-        }
-        let hit = ours
-            .iter()
-            .filter_map(|text| text.parse::<SocketAddr>().ok())
-            .find(|address| {
-                let bound = address.ip().to_canonical();
-                let any_local = bound.is_unspecified() && ips.iter().any(IpAddr::is_loopback);
-                address.port() == port && (ips.contains(&bound) || any_local)
-            });
-        if let Some(address) = hit {
-            let problem = Problem::new(
-                format!("endpoint {host}:{port} is our own listener {address}"),
-                place.clone(),
-            );
-            self.problems.push(
-                problem.help(
-                    "give another endpoint, or listen elsewhere with --listen 127.0.0.1:PORT",
-                ),
-            );
         }
     }
 
@@ -433,24 +271,17 @@ impl<'a> Check<'a> {
         let root = self.tree;
         if self.settings.shutdown.min_delay > self.settings.shutdown.max_delay {
             let title = "`shutdown.min_delay` is longer than `shutdown.max_delay`";
-            self.error(self.place(root, "shutdown.min_delay"), title);
+            self.warnings
+                .push(Problem::new(title, self.place(root, "shutdown.min_delay")));
         }
-        let remote = self
-            .items("listener")
-            .iter()
-            .any(|(_, node)| node.get("allow_remote").is_some_and(yes));
-        if let Some(bind) = root.get("admin.bind")
-            && let Some(address) = bind
-                .as_text()
-                .and_then(|text| text.parse::<SocketAddr>().ok())
-            && !address.ip().to_canonical().is_loopback()
-            && !remote
-        {
-            let title =
-                format!("the admin address {address} can be reached from outside this machine");
-            let help = "for /metrics and health there is --metrics-bind (`admin.metrics_bind`), which is read-only";
+        for (key, message) in self.settings.admin.problems() {
+            let place = self.place(root, &format!("admin.{key}"));
             self.problems
-                .push(Problem::new(title, bind.place.clone()).help(help));
+                .push(Problem::new(message, place).label(format!("`admin.{key}`")));
+        }
+        for (key, message) in self.settings.dns.validate() {
+            let place = self.place(root, &format!("dns.{key}"));
+            self.error(place, format!("`{key}` {message}"));
         }
     }
 }
@@ -462,21 +293,4 @@ fn yes(node: &Node) -> bool {
         Value::Loose(text) => matches!(text.trim(), "true" | "1"),
         _ => false,
     }
-}
-
-fn flag(key: &str) -> String {
-    format!("--{}", key.replace('_', "-"))
-}
-
-/// Whether a system or region can be a part of the peered entry name.
-fn dns_label(text: &str) -> Result<(), String> {
-    let fine = !text.is_empty()
-        && text.len() <= 63
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-');
-    fine.then_some(())
-        .ok_or_else(|| format!("`{}` cannot be a part of a host name", text.escape_debug()))
 }

@@ -125,6 +125,20 @@ fn settings_reach_every_deployment() {
 }
 
 #[test]
+fn a_unit_starts_with_the_file() {
+    let input = SnippetInput {
+        config: Some("/etc/entry way/50%.toml".to_owned()),
+        ..peered()
+    };
+    let unit = render(Kind::Systemd, &input);
+    assert!(
+        unit.contains("run \"--config=/etc/entry way/50%%.toml\"\n"),
+        "{unit}"
+    );
+    assert!(render(Kind::K8s, &input).contains("--peering"));
+}
+
+#[test]
 fn a_regional_name_brings_its_zones_along() {
     let host = "vpce-1.vpce-svc-1.us-east-1.vpce.amazonaws.com";
     let input = SnippetInput {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The process that listens on a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,12 +15,16 @@ pub struct Holder {
     pub command: String,
 }
 
-/// The process that listens on this address, or on the same port of any address, where it can be seen.
+/// The process that listens on this address, or on its port of all addresses, where it can be seen.
 pub fn holder_of_port(address: SocketAddr) -> Option<Holder> {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => hex(&ip.octets()),
+        IpAddr::V6(ip) => hex(&ip.octets()),
+    };
     let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .into_iter()
         .filter_map(|path| fs::read_to_string(path).ok())
-        .flat_map(|table| listening(&table, address.port()))
+        .flat_map(|table| listening(&table, &ip, address.port()))
         .collect();
     if inodes.is_empty() {
         return None;
@@ -45,17 +49,32 @@ pub fn holder_of_port(address: SocketAddr) -> Option<Holder> {
     })
 }
 
-/// The inodes of the sockets in a table of `/proc/net` that listen on this port.
-fn listening(table: &str, port: u16) -> Vec<u64> {
+/// An IP as `/proc/net` writes it: words of the machine's own byte order.
+fn hex(octets: &[u8]) -> String {
+    octets
+        .chunks_exact(4)
+        .map(|word| {
+            format!(
+                "{:08X}",
+                u32::from_ne_bytes([word[0], word[1], word[2], word[3]])
+            )
+        })
+        .collect()
+}
+
+/// The inodes of the sockets in a table of `/proc/net` that listen on this port, of this IP or of all.
+fn listening(table: &str, ip: &str, port: u16) -> Vec<u64> {
     const LISTEN: &str = "0A";
     table
         .lines()
         .skip(1)
         .filter_map(|line| {
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let (_, local_port) = fields.get(1)?.rsplit_once(':')?;
-            let matches =
-                *fields.get(3)? == LISTEN && u16::from_str_radix(local_port, 16).ok()? == port;
+            let (local_ip, local_port) = fields.get(1)?.rsplit_once(':')?;
+            let is_all = local_ip.bytes().all(|digit| digit == b'0');
+            let matches = (is_all || local_ip == ip)
+                && *fields.get(3)? == LISTEN
+                && u16::from_str_radix(local_port, 16).ok()? == port;
             matches.then(|| fields.get(9)?.parse().ok()).flatten()
         })
         .collect()
@@ -82,10 +101,8 @@ mod tests {
 
     #[test]
     fn a_free_port_has_no_holder() {
-        let address = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        assert_eq!(holder_of_port(address), None);
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = SocketAddr::from(([127, 0, 0, 9], held.local_addr().unwrap().port()));
+        assert_eq!(holder_of_port(other), None);
     }
 }

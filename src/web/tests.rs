@@ -146,6 +146,13 @@ async fn a_header_has_five_seconds_and_16_kib() {
         let address = address.clone();
         async move { raw(&address, b"").await }
     });
+    for (length, status) in [(15 * 1024, "200"), (17 * 1024, "431")] {
+        let long = "x".repeat(length);
+        let request =
+            format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Long: {long}\r\n\r\n");
+        let answer = raw(&address, request.as_bytes()).await;
+        assert_eq!(answer.get(9..12), Some(status), "{length}");
+    }
     let mut huge = b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: ".to_vec();
     huge.resize(1 << 20, b'x');
     let answer = raw(&address, &huge).await;

@@ -89,7 +89,7 @@ fn get(path: &str) -> String {
 #[tokio::test]
 async fn an_instance_tells_name_and_id() {
     let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "200 use1-az4\n")]).await;
-    let search = find(&Wish::Auto, &sources(None, Some(&imds)), false).await;
+    let search = find(&ZoneSetting::Auto, &sources(None, Some(&imds)), false).await;
     assert_eq!(
         found(&search),
         (Some("us-east-1a"), Some("use1-az4"), Source::Imds)
@@ -99,7 +99,7 @@ async fn an_instance_tells_name_and_id() {
 #[tokio::test]
 async fn an_old_instance_tells_its_name() {
     let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "404 no")]).await;
-    let search = find(&Wish::Auto, &sources(None, Some(&imds)), false).await;
+    let search = find(&ZoneSetting::Auto, &sources(None, Some(&imds)), false).await;
     assert_eq!(found(&search), (Some("us-east-1a"), None, Source::Imds));
 }
 
@@ -112,9 +112,9 @@ async fn a_task_is_asked_first() {
     .await;
     let imds = imds(&[(&get(NAME), "200 us-west-1c"), (&get(ID), "200 usw1-az3")]).await;
     let both = sources(Some(&ecs), Some(&imds));
-    let search = find(&Wish::Auto, &both, false).await;
+    let search = find(&ZoneSetting::Auto, &both, false).await;
     assert_eq!(found(&search), (Some("us-west-1c"), None, Source::Ecs));
-    let search = find(&Wish::Auto, &both, true).await;
+    let search = find(&ZoneSetting::Auto, &both, true).await;
     assert_eq!(
         found(&search),
         (Some("us-west-1c"), Some("usw1-az3"), Source::Ecs)
@@ -147,7 +147,7 @@ async fn services_that_hang_lie_or_answer_html_cost_a_second_at_most() {
     ] {
         let imds = service(&answers).await;
         let begun = Instant::now();
-        let search = find(&Wish::Auto, &sources(None, Some(&imds)), false).await;
+        let search = find(&ZoneSetting::Auto, &sources(None, Some(&imds)), false).await;
         assert!(begun.elapsed() < WITHIN + Duration::from_secs(2));
         assert_eq!(search.found, None, "{words}");
         assert!(search.failed[0].1.contains(words), "{words}: {search:?}");
@@ -160,7 +160,7 @@ async fn services_that_hang_lie_or_answer_html_cost_a_second_at_most() {
         ("500 x", "answered 500"),
     ] {
         let ecs = service(&[("GET /task", answer)]).await;
-        let search = find(&Wish::Auto, &sources(Some(&ecs), None), false).await;
+        let search = find(&ZoneSetting::Auto, &sources(Some(&ecs), None), false).await;
         assert!(search.failed[0].1.contains(words), "{words}: {search:?}");
     }
 }
@@ -169,7 +169,7 @@ async fn services_that_hang_lie_or_answer_html_cost_a_second_at_most() {
 async fn a_hanging_task_service_leaves_time_for_the_instance() {
     let ecs = service(&[]).await;
     let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "200 use1-az4")]).await;
-    let search = find(&Wish::Auto, &sources(Some(&ecs), Some(&imds)), false).await;
+    let search = find(&ZoneSetting::Auto, &sources(Some(&ecs), Some(&imds)), false).await;
     assert_eq!(found(&search).2, Source::Imds);
     assert_eq!(search.failed[0].0, Source::Ecs);
 }
@@ -178,7 +178,7 @@ async fn a_hanging_task_service_leaves_time_for_the_instance() {
 async fn the_setting_wins_and_metadata_adds_the_other_name() {
     let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "200 use1-az4")]).await;
     let here = sources(None, Some(&imds));
-    let is = |zone: &str| Wish::parse(zone).unwrap();
+    let is = |zone: &str| ZoneSetting::Named(Zone::new(zone));
     let search = find(&is("use1-az4"), &here, false).await;
     assert_eq!(
         found(&search),
@@ -194,8 +194,14 @@ async fn the_setting_wins_and_metadata_adds_the_other_name() {
     let nobody = Sources::default();
     let search = find(&is("a"), &nobody, false).await;
     assert_eq!(found(&search), (Some("a"), None, Source::Setting));
-    assert_eq!(find(&Wish::None, &here, false).await, Search::default());
-    assert_eq!(find(&Wish::Auto, &nobody, false).await, Search::default());
+    assert_eq!(
+        find(&ZoneSetting::None, &here, false).await,
+        Search::default()
+    );
+    assert_eq!(
+        find(&ZoneSetting::Auto, &nobody, false).await,
+        Search::default()
+    );
 }
 
 #[tokio::test]
@@ -207,7 +213,7 @@ async fn nobody_there_is_said_so() {
         ecs: None,
         imds: Some(base),
     };
-    let search = find(&Wish::Auto, &sources, false).await;
+    let search = find(&ZoneSetting::Auto, &sources, false).await;
     assert!(search.failed[0].1.contains("no EC2 instance"), "{search:?}");
 }
 
@@ -225,9 +231,6 @@ fn our_zone_is_told_in_the_endpoints_words() {
 
 #[test]
 fn texts_are_read() {
-    assert_eq!(Wish::parse("auto"), Ok(Wish::Auto));
-    assert_eq!(Wish::parse("none"), Ok(Wish::None));
-    assert!(Wish::parse("").is_err() && Wish::parse("us east").is_err());
     for (text, id) in [
         ("use1-az1", true),
         ("usw2-lax1-az1", true),

@@ -1,7 +1,7 @@
 //! Names as AWS and Datomic Cloud make them: taken apart and put together.
 
 /// The letters of zones that are tried; candidates that do not answer are no endpoints.
-pub(super) const LETTERS: [char; 6] = ['a', 'b', 'c', 'd', 'e', 'f'];
+pub const LETTERS: [char; 6] = ['a', 'b', 'c', 'd', 'e', 'f'];
 
 /// A VPC endpoint's DNS name, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub fn vpce_name(host: &str) -> Option<VpceName> {
 }
 
 /// Whether the text is `prefix` and the hexadecimal digits of an AWS id.
-pub(super) fn is_id(text: &str, prefix: &str) -> bool {
+pub fn is_id(text: &str, prefix: &str) -> bool {
     text.strip_prefix(prefix).is_some_and(|digits| {
         (8..=17).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit())
     })
@@ -118,7 +118,7 @@ pub fn zone_of(host: &str) -> Option<String> {
 }
 
 /// `us-west-2a.my-nlb.elb.us-west-2.amazonaws.com`: what stands where zone and region stand.
-pub(super) fn nlb_zone_and_region(host: &str) -> Option<(&str, &str)> {
+pub fn nlb_zone_and_region(host: &str) -> Option<(&str, &str)> {
     let rest = host
         .strip_suffix(".amazonaws.com")
         .or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
@@ -130,7 +130,7 @@ pub(super) fn nlb_zone_and_region(host: &str) -> Option<(&str, &str)> {
 }
 
 /// The region a host's name tells.
-pub(super) fn region_of(host: &str) -> Option<String> {
+pub fn region_of(host: &str) -> Option<String> {
     let host = host.to_ascii_lowercase();
     vpce_name(&host)
         .map(|name| name.region)

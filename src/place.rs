@@ -1,9 +1,15 @@
-//! A name as somebody typed it: taken apart, or told what it is instead.
+//! Names of places to connect to, as somebody typed them: taken apart, or told what they are instead.
+//!
+//! Owns what is known about names of AWS and Datomic Cloud ([`aws`]) and about the releases' ways in ([`history`]).
+//! Pure text: nothing is resolved. Settings check with it, recipes are made with it.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::aws::{self, is_id, is_region};
-use super::history::GATEWAY_NOTE;
+pub mod aws;
+pub mod history;
+
+use aws::{is_id, is_region};
+use history::GATEWAY_NOTE;
 
 /// The port of Datomic Cloud's client access.
 pub const PORT: u16 = 8182;
@@ -372,3 +378,8 @@ fn valid_host(host: &str) -> Checked<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod wrong;

@@ -1,0 +1,337 @@
+//! How the parts live and end: everything that runs is started here, and joined here, in one order.
+//!
+//! [`bind`] takes the ports, [`start`] gives everything its task, [`App::run`] waits for the stop and takes it all down
+//! in the order of ARCHITECTURE.md. Which parts there are is `assemble`'s business.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::bus::Bus;
+use crate::clock::{self, Moment};
+use crate::connection::Registry;
+use crate::event::Event;
+use crate::life::{Startup, Trigger, Watch, trigger};
+use crate::listener::{self, BindError, Bound, Door, SocketSettings, Threads};
+use crate::meters::{Gauge, Meters, family};
+use crate::names::UpstreamName;
+use crate::pool::endpoint::EndpointSpec;
+use crate::relay::Counters;
+use crate::resolve::ResolverHandle;
+use crate::settings::{Settings, UpstreamSettings};
+use crate::sweep::{self, Ending};
+use crate::sys::limits::Budget;
+use crate::sys::pipe::PipeLimits;
+
+pub use upstream::Upstream;
+
+mod listeners;
+mod reload;
+mod upstream;
+
+pub use listeners::Listener;
+
+/// How often the control runtime shows that it is alive.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// How often a drain looks whether it is over.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What the end of the last connections may take beyond `max_delay`: their resets are sent by the data threads.
+const LAST_RESETS: Duration = Duration::from_millis(200);
+
+/// One upstream, as a recipe made it.
+#[derive(Clone, Debug)]
+pub struct UpstreamPart {
+    /// Its settings.
+    pub settings: UpstreamSettings,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointSpec>,
+    /// The Datomic system, where told.
+    pub system: Option<String>,
+    /// The region, where told.
+    pub region: Option<String>,
+}
+
+/// Which parts there are.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// All settings.
+    pub settings: Settings,
+    /// One per upstream of the settings, in their order.
+    pub upstreams: Vec<UpstreamPart>,
+    /// Whether the bind addresses were asked for (else a missing `::1` is no error).
+    pub listen_asked: bool,
+    /// Where everything is counted.
+    pub meters: Meters,
+    /// Where everything is told.
+    pub bus: Bus,
+}
+
+/// All listeners, bound: clients are queued from here on.
+#[derive(Debug)]
+pub struct Bindings {
+    bound: Vec<Bound>,
+}
+
+/// What wants the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Drain; a second one is [`Stop::Now`].
+    Drain,
+    /// At once.
+    Now,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Connections that had to be reset.
+    pub cut: u64,
+}
+
+/// The running parts, to look at and to steer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handles {
+    /// The listeners, in the order of the settings.
+    pub listeners: Arc<[Listener]>,
+    /// The upstreams, in the order of the settings.
+    pub upstreams: Arc<[Upstream]>,
+    /// All live connections.
+    pub registry: Registry,
+    /// Every series.
+    pub meters: Meters,
+    /// Every event.
+    pub bus: Bus,
+    /// Start-up tasks that are not done.
+    pub startup: Startup,
+    /// Fires when the shutdown begins.
+    pub draining: Watch,
+    /// Connections at once, over all listeners.
+    pub max_connections: usize,
+    /// When it was started.
+    pub started: Moment,
+    resolver: ResolverHandle,
+    beat: Arc<AtomicU64>,
+    stops: mpsc::UnboundedSender<Stop>,
+}
+
+/// Everything that runs. Dropping it without [`App::run`] ends everything at once.
+#[derive(Debug)]
+pub struct App {
+    handles: Handles,
+    stops: mpsc::UnboundedReceiver<Stop>,
+    shutdown: crate::settings::ShutdownSettings,
+    draining: Trigger,
+    doors: Trigger,
+    ending: Ending,
+    threads: Threads,
+    /// Probes, resolver, actors, sweep, spares.
+    tasks: JoinSet<()>,
+}
+
+/// Why it did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// No threads.
+    #[error("start the data threads: {0}")]
+    Threads(#[source] io::Error),
+}
+
+/// Binds every listener.
+pub fn bind(parts: &Parts) -> Result<Bindings, Error> {
+    let settings = &parts.settings;
+    let mut bound = Vec::new();
+    for listener in &settings.listeners {
+        let tcp = settings.upstreams.iter().find(|upstream| upstream.name.as_str() == listener.upstream);
+        let sockets = SocketSettings {
+            tcp: tcp.map(|upstream| upstream.tcp.options()).unwrap_or_default(),
+            loopback_congestion: settings.runtime.loopback_congestion,
+        };
+        let one = listener::bind(listener, parts.listen_asked, &sockets)?;
+        for address in &one.missing {
+            let event = Event::warn("listener.up", "this machine does not have the address; going on without it");
+            parts.bus.emit(event.with("name", listener.name.clone()).with("address", address.to_string()));
+        }
+        bound.push(one);
+    }
+    Ok(Bindings { bound })
+}
+
+/// Starts everything, on the runtime that calls it (the control runtime). `own`: further addresses of ours, which are
+/// never dialled.
+pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App, Error> {
+    let Parts { settings, meters, bus, .. } = &parts;
+    let budget = Budget::of_process();
+    let workers = settings.runtime.workers.or_else(|| std::thread::available_parallelism().ok());
+    let threads = Threads::start(workers.map_or(1, usize::from)).map_err(Error::Threads)?;
+    let startup = Startup::default();
+    let pending = startup.register("listeners");
+    let registry = Registry::default();
+    let counters = Counters::new(PipeLimits::of_this_machine().with_large(budget.large_pipes));
+    let own: Vec<SocketAddr> = bindings.addresses().chain(own.iter().copied()).collect();
+
+    let mut tasks = JoinSet::new();
+    let (upstreams, resolver) = observe(&parts, &own, &mut tasks);
+    let swept = upstreams.iter().map(Upstream::swept).collect();
+    let (sweep, ending) = sweep::sweep(registry.clone(), swept, Arc::clone(&counters), meters, bus);
+    tasks.spawn(sweep.run());
+
+    let (door_trigger, door_watch) = trigger();
+    let mut listeners = Vec::new();
+    for (bound, listener) in bindings.bound.into_iter().zip(&settings.listeners) {
+        let upstream = upstream_of(&upstreams, &listener.upstream);
+        let route = upstream.route(listener, &registry, &counters, meters, bus);
+        let spares_kept = listeners.iter().any(|known: &Listener| known.route.upstream == route.upstream);
+        if !spares_kept {
+            tasks.spawn(sweep::keep_spares(Arc::clone(&route)));
+        }
+        listeners.push(Listener { addresses: bound.addresses().to_vec(), route: Arc::clone(&route) });
+        Door::open(bound, route, threads.spread(), budget, meters, door_watch.clone());
+    }
+    drop(pending);
+    say_what_runs(meters, threads.spread().threads());
+
+    let (draining_trigger, draining) = trigger();
+    let (stops, wanted) = mpsc::unbounded_channel();
+    let beat = Arc::new(AtomicU64::new(clock::now().as_millis()));
+    tasks.spawn(keep_beating(Arc::clone(&beat)));
+    let handles = Handles {
+        listeners: listeners.into(),
+        upstreams,
+        registry,
+        meters: meters.clone(),
+        bus: bus.clone(),
+        startup,
+        draining,
+        max_connections: budget.max_connections,
+        started: clock::now(),
+        resolver,
+        beat,
+        stops,
+    };
+    Ok(App {
+        handles,
+        stops: wanted,
+        shutdown: settings.shutdown.clone(),
+        draining: draining_trigger,
+        doors: door_trigger,
+        ending,
+        threads,
+        tasks,
+    })
+}
+
+/// Starts what looks at the upstreams (resolver, probes, pools) and nothing that serves: for [`start`], and for whoever
+/// only wants to know.
+pub fn observe(parts: &Parts, own: &[SocketAddr], tasks: &mut JoinSet<()>) -> (Arc<[Upstream]>, ResolverHandle) {
+    let upstreams: Arc<[Upstream]> =
+        parts.upstreams.iter().map(|part| Upstream::start(part, parts, own, tasks)).collect();
+    let resolver = upstream::resolve(&upstreams, parts.settings.dns.clone(), tasks);
+    (upstreams, resolver)
+}
+
+fn upstream_of<'a>(upstreams: &'a [Upstream], name: &str) -> &'a Upstream {
+    let name = UpstreamName::new(name);
+    // Settings that name no upstream do not pass their validation.
+    upstreams.iter().find(|upstream| upstream.name == name).unwrap_or(&upstreams[0])
+}
+
+async fn keep_beating(beat: Arc<AtomicU64>) {
+    loop {
+        beat.store(clock::now().as_millis(), Relaxed);
+        sleep(BEAT).await;
+    }
+}
+
+fn say_what_runs(meters: &Meters, workers: usize) {
+    let commit = option_env!("ENTRYWAY_COMMIT").unwrap_or("");
+    meters.gauge(&family::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), commit]).set(1.0);
+    meters.gauge(&family::START_TIME_SECONDS, &[]).set(seconds_since_epoch());
+    meters.gauge(&family::WORKERS, &[]).set(workers as f64);
+    meters.gauge(&family::DRAINING, &[]).set(0.0);
+    reload_gauges(meters, true);
+}
+
+fn reload_gauges(meters: &Meters, applied: bool) {
+    let flag: Gauge = meters.gauge(&family::CONFIG_LAST_RELOAD_SUCCESSFUL, &[]);
+    flag.set(if applied { 1.0 } else { 0.0 });
+    if applied {
+        meters.gauge(&family::CONFIG_LAST_RELOAD_TIMESTAMP_SECONDS, &[]).set(seconds_since_epoch());
+    }
+}
+
+fn seconds_since_epoch() -> f64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64())
+}
+
+// === impl Bindings ===
+
+impl Bindings {
+    /// Every address that clients can connect to, listener by listener.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.bound.iter().flat_map(|bound| bound.addresses().iter().copied())
+    }
+}
+
+// === impl App ===
+
+impl App {
+    /// To look at it and to steer it.
+    pub fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
+    /// Runs until a stop is wanted, then takes everything down in the order of ARCHITECTURE.md (contract sections 1
+    /// and 7.7). Services that watch the end, admin above all, end after this.
+    pub async fn run(mut self) -> Ended {
+        let first = self.stops.recv().await.unwrap_or(Stop::Now);
+        let began = Instant::now();
+        let Handles { bus, meters, registry, .. } = self.handles.clone();
+        self.draining.fire();
+        meters.gauge(&family::DRAINING, &[]).set(1.0);
+        bus.emit(Event::info("drain.start", "shutting down").with("connections", registry.len()));
+        let cut = meters.counter(&family::DRAIN_CUT, &[]);
+        let cut_before = cut.get();
+
+        let mut now = first == Stop::Now;
+        if !now && !self.shutdown.min_delay.is_zero() {
+            now = timeout(self.shutdown.min_delay, self.stops.recv()).await.is_ok();
+        }
+        self.doors.fire();
+        self.doors.finished().await;
+        let left = self.shutdown.max_delay.saturating_sub(began.elapsed());
+        self.ending.drain(left);
+        let until = Instant::now() + left + LAST_RESETS;
+        while !now && !registry.is_empty() && Instant::now() < until {
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                _again = self.stops.recv() => now = true,
+            }
+        }
+        if !registry.is_empty() {
+            self.ending.kill();
+            let until = Instant::now() + LAST_RESETS;
+            while !registry.is_empty() && Instant::now() < until {
+                sleep(LOOK).await;
+            }
+        }
+        // A connection that is still there is dropped with its thread, and counted by its guard.
+        self.threads.stop();
+        registry.settle();
+        self.tasks.shutdown().await;
+        let cut = cut.get() - cut_before;
+        let end = Event::info("drain.end", "stopped").with("cut", cut);
+        bus.emit(end.with("duration_ms", u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)));
+        Ended { cut }
+    }
+}

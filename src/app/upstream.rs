@@ -1,0 +1,195 @@
+//! One upstream at work: its pool, its probes, how it is dialled; and the resolver that all of them share.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::task::JoinSet;
+
+use super::{Parts, UpstreamPart};
+use crate::bus::Bus;
+use crate::connection::{Registry, Route, RouteParts};
+use crate::dial::{DialSettings, Dialer, Warm};
+use crate::listener::ListenerSettings;
+use crate::meters::Meters;
+use crate::names::{ListenerName, UpstreamName};
+use crate::pool::endpoint::{EndpointSpec, Role};
+use crate::pool::fact::Fact;
+use crate::pool::timing::PoolSettings;
+use crate::pool::{self, Feed, PoolConfig, View};
+use crate::probe::{Prober, ProberHandle};
+use crate::relay::{Counters, Limits};
+use crate::resolve::{DnsSettings, NameSpec, Resolver, ResolverHandle};
+use crate::settings::{Splice, UpstreamSettings, ZoneSetting};
+use crate::sweep::{Rules, Swept};
+use crate::sys::congestion::LoopbackCongestion;
+
+/// One upstream, running.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its name.
+    pub name: UpstreamName,
+    /// The Datomic system, where told.
+    pub system: Option<String>,
+    /// The region, where told.
+    pub region: Option<String>,
+    /// What is known of it.
+    pub view: View,
+    /// Where facts go.
+    pub feed: Feed,
+    pub(super) prober: ProberHandle,
+    pub(super) rules: Arc<ArcSwap<Rules>>,
+    pub(super) hosts: Arc<ArcSwap<Vec<NameSpec>>>,
+    pub(super) dialer: Arc<ArcSwap<Dialer>>,
+    pub(super) limits: Limits,
+    own: Arc<[SocketAddr]>,
+}
+
+/// The names of these endpoints; derived ones are candidates.
+pub(super) fn names_of(endpoints: &[EndpointSpec]) -> Vec<NameSpec> {
+    let mut names: BTreeMap<String, bool> = BTreeMap::new();
+    for endpoint in endpoints {
+        let candidate = matches!(endpoint.role, Role::Zonal | Role::PeeredOld);
+        let host = endpoint.host.trim_end_matches('.').to_ascii_lowercase();
+        names.entry(host).and_modify(|known| *known &= candidate).or_insert(candidate);
+    }
+    names.into_iter().map(|(host, candidate)| NameSpec { host, candidate }).collect()
+}
+
+/// Every name of every upstream, once.
+pub(super) fn all_names(upstreams: &[Upstream]) -> Vec<NameSpec> {
+    let mut names: BTreeMap<String, bool> = BTreeMap::new();
+    for upstream in upstreams {
+        for name in upstream.hosts.load().iter() {
+            names.entry(name.host.clone()).and_modify(|known| *known &= name.candidate).or_insert(name.candidate);
+        }
+    }
+    names.into_iter().map(|(host, candidate)| NameSpec { host, candidate }).collect()
+}
+
+/// The resolver of the process: each answer goes to the upstreams that use the name.
+pub(super) fn resolve(upstreams: &Arc<[Upstream]>, settings: DnsSettings, tasks: &mut JoinSet<()>) -> ResolverHandle {
+    let told = Arc::clone(upstreams);
+    let tell = move |fact: Fact| {
+        let Fact::Answer(answer) = &fact else { return };
+        for upstream in told.iter() {
+            if upstream.hosts.load().iter().any(|name| name.host == answer.name) {
+                upstream.feed.tell(fact.clone());
+            }
+        }
+    };
+    let (handle, future) = Resolver::start(settings, all_names(upstreams), tell);
+    tasks.spawn(future);
+    handle
+}
+
+pub(super) fn pool_settings(settings: &UpstreamSettings) -> PoolSettings {
+    PoolSettings {
+        health: settings.health.clone(),
+        failback: settings.failback.clone(),
+        own_zone: match &settings.zone {
+            ZoneSetting::Named(zone) => Some(zone.clone()),
+            ZoneSetting::Auto | ZoneSetting::None => None,
+        },
+    }
+}
+
+pub(super) fn dial_settings(settings: &UpstreamSettings, loopback_congestion: LoopbackCongestion) -> DialSettings {
+    DialSettings {
+        connect_timeout: settings.connect_timeout,
+        hedge_after: settings.hedge_after,
+        tcp: settings.tcp.options(),
+        loopback_congestion,
+    }
+}
+
+pub(super) fn limits_of(settings: &UpstreamSettings) -> Limits {
+    let pipe_size = usize::try_from(settings.pipe_size.0).unwrap_or(Limits::PIPE_SIZE);
+    settings.tcp.limits(settings.splice == Splice::Auto, pipe_size)
+}
+
+pub(super) fn rules_of(settings: &UpstreamSettings) -> Rules {
+    Rules { on_down: settings.health.on_down, max_age: settings.tcp.max_age() }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    pub(super) fn start(part: &UpstreamPart, parts: &Parts, own: &[SocketAddr], tasks: &mut JoinSet<()>) -> Self {
+        let settings = &part.settings;
+        let (feed, view, actor) = pool::start(PoolConfig {
+            upstream: settings.name.clone(),
+            endpoints: part.endpoints.clone(),
+            settings: pool_settings(settings),
+            meters: parts.meters.clone(),
+            bus: parts.bus.clone(),
+            own_listeners: own.to_vec(),
+        });
+        tasks.spawn(actor.run());
+        let tell = feed.clone();
+        let (prober, probes) = Prober::start(view.clone(), settings.health.clone(), move |fact| tell.tell(fact));
+        tasks.spawn(probes);
+        let warm = Warm::new(settings.warm.clone(), parts.meters.clone());
+        let dial = dial_settings(settings, parts.settings.runtime.loopback_congestion);
+        let dialer = Dialer::new(dial, own.to_vec(), warm);
+        Self {
+            name: settings.name.clone(),
+            system: part.system.clone(),
+            region: part.region.clone(),
+            view,
+            feed,
+            prober,
+            rules: Arc::new(ArcSwap::from_pointee(rules_of(settings))),
+            hosts: Arc::new(ArcSwap::from_pointee(names_of(&part.endpoints))),
+            dialer: Arc::new(ArcSwap::from_pointee(dialer)),
+            limits: limits_of(settings),
+            own: own.into(),
+        }
+    }
+
+    pub(super) fn swept(&self) -> Swept {
+        Swept {
+            upstream: self.name.clone(),
+            view: self.view.clone(),
+            feed: self.feed.clone(),
+            rules: Arc::clone(&self.rules),
+        }
+    }
+
+    pub(super) fn route(
+        &self,
+        listener: &ListenerSettings,
+        registry: &Registry,
+        counters: &Arc<Counters>,
+        meters: &Meters,
+        bus: &Bus,
+    ) -> Arc<Route> {
+        Route::new(RouteParts {
+            listener: ListenerName::new(&listener.name),
+            upstream: self.name.clone(),
+            view: self.view.clone(),
+            feed: self.feed.clone(),
+            registry: registry.clone(),
+            bus: bus.clone(),
+            dialer: self.dialer.load().as_ref().clone(),
+            limits: self.limits.clone(),
+            counters: Arc::clone(counters),
+            policy: listener.policy(),
+            meters: meters.clone(),
+        })
+    }
+
+    /// A dialer of other settings; spares stay where they are wanted as before.
+    pub(super) fn redial(&self, settings: &UpstreamSettings, loopback: LoopbackCongestion, meters: &Meters) -> Dialer {
+        let known = self.dialer.load();
+        let warm = if known.warm().settings() == &settings.warm {
+            known.warm().clone()
+        } else {
+            Warm::new(settings.warm.clone(), meters.clone())
+        };
+        let dialer = Dialer::new(dial_settings(settings, loopback), self.own.to_vec(), warm);
+        self.dialer.store(Arc::new(dialer.clone()));
+        dialer
+    }
+}

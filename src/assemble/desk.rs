@@ -1,0 +1,243 @@
+//! The core as admin sees it: answers out of the handles, and the reload.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Parts, parts};
+use crate::admin::status::{
+    Bytes, Changed, ChangedEndpoint, Connection, Dns, Endpoint, Endpoints, Explain, Listener, Name, Reloaded, Status,
+    Upstream,
+};
+use crate::admin::{Counts, Health, House, Later, Order, Refusal, seconds};
+use crate::app::{self, Handles, Stop};
+use crate::clock;
+use crate::meters::family;
+use crate::names::{Direction, EndpointName};
+use crate::pool::fact::{Fact, Intent};
+use crate::pool::order::WhatIf;
+use crate::settings::Loaded;
+use crate::sys::limits;
+
+/// How quiet a connection must be to be shown as at rest (contract section 1).
+const QUIET: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Answers admin's questions.
+#[derive(Debug)]
+pub(super) struct Desk {
+    handles: Handles,
+    /// What holds; a reload replaces it.
+    loaded: Arc<Mutex<Loaded>>,
+}
+
+// === impl Desk ===
+
+impl Desk {
+    pub(super) fn new(handles: Handles, loaded: Loaded) -> Self {
+        Self { handles, loaded: Arc::new(Mutex::new(loaded)) }
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn upstreams(&self, name: Option<&str>) -> Result<Vec<&app::Upstream>, Refusal> {
+        let all = self.handles.upstreams.iter();
+        let found: Vec<_> = all.filter(|upstream| name.is_none_or(|name| upstream.name.as_str() == name)).collect();
+        match (found.is_empty(), name) {
+            (true, Some(name)) => Err(Refusal::Unknown(format!("no upstream is named `{name}`"))),
+            _ => Ok(found),
+        }
+    }
+
+    /// Brings up to date what is measured on demand.
+    fn measure(&self) {
+        let Handles { meters, registry, upstreams, started, .. } = &self.handles;
+        registry.settle();
+        let now = clock::now();
+        for name in upstreams.iter().flat_map(|upstream| upstream.view.load().names.clone()) {
+            if let Some(answered) = name.answered {
+                meters.gauge(&family::DNS_AGE_SECONDS, &[&name.name]).set(now.since(answered).as_secs_f64());
+            }
+        }
+        let set = |family, value: f64| meters.gauge(family, &[]).set(value);
+        set(&family::PROCESS_CPU_SECONDS, limits::cpu_time().unwrap_or_default().as_secs_f64());
+        set(&family::PROCESS_RESIDENT_MEMORY_BYTES, limits::resident_bytes().unwrap_or(0) as f64);
+        set(&family::PROCESS_OPEN_FDS, limits::open_descriptors().unwrap_or(0) as f64);
+        set(&family::PROCESS_MAX_FDS, limits::max_descriptors() as f64);
+        let since_epoch = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        set(&family::PROCESS_START_TIME_SECONDS, since_epoch.saturating_sub(now.since(*started)).as_secs_f64());
+    }
+}
+
+fn reload(handles: &Handles, loaded: &Mutex<Loaded>, dry_run: bool) -> Result<Reloaded, Refusal> {
+    let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
+    let refuse = |report: String| {
+        if !dry_run {
+            handles.reload_failed(report.clone());
+        }
+        Refusal::Invalid(report)
+    };
+    let new = loaded.load_file_again().map_err(|report| refuse(report.plain()))?;
+    let parts: Parts = parts(&new, &handles.meters, &handles.bus).map_err(|error| refuse(error.to_string()))?;
+    let changes = loaded.changes(&new);
+    let reloaded = Reloaded {
+        dry_run,
+        changed: changes.applied,
+        restart_needed: changes.restart,
+        warnings: new.warnings.clone(),
+    };
+    if !dry_run {
+        handles.apply(&parts);
+        *loaded = new;
+    }
+    Ok(reloaded)
+}
+
+impl House for Desk {
+    fn health(&self) -> Health {
+        let upstreams = self.handles.upstreams.iter().map(|upstream| {
+            let snapshot = upstream.view.load();
+            Counts { name: upstream.name.to_string(), healthy: snapshot.healthy, addresses: snapshot.addresses }
+        });
+        Health {
+            beat: self.handles.beat(),
+            pending: self.handles.startup.pending().into_iter().map(str::to_owned).collect(),
+            draining: self.handles.draining.has_fired(),
+            connections: self.handles.registry.admitted(),
+            max_connections: self.handles.max_connections,
+            upstreams: upstreams.collect(),
+            wanted: self.loaded().settings.readiness.upstream,
+        }
+    }
+
+    fn status(&self) -> Status {
+        let listeners = self.handles.listeners.iter().map(|listener| Listener {
+            name: listener.route.listener.to_string(),
+            addresses: listener.addresses.iter().map(ToString::to_string).collect(),
+            connections: listener.route.admitted(),
+            parked: listener.route.parked(),
+        });
+        let upstreams = self.handles.upstreams.iter().map(|upstream| {
+            Upstream::of(&upstream.view.load(), upstream.system.clone(), upstream.region.clone())
+        });
+        Status {
+            uptime_s: seconds(clock::now().since(self.handles.started)),
+            draining: self.handles.draining.has_fired(),
+            listeners: listeners.collect(),
+            upstreams: upstreams.collect(),
+            ..Status::default()
+        }
+    }
+
+    fn endpoints(&self) -> Endpoints {
+        let mut open: HashMap<(String, String), usize> = HashMap::new();
+        self.handles.registry.each(|entry| {
+            if let Some((candidate, _)) = entry.candidate() {
+                let name = candidate.endpoint.name().to_string();
+                *open.entry((entry.upstream.to_string(), name)).or_default() += 1;
+            }
+        });
+        let now = clock::now();
+        let mut endpoints = Vec::new();
+        for upstream in self.handles.upstreams.iter() {
+            for view in &upstream.view.load().endpoints {
+                let key = (upstream.name.to_string(), view.endpoint.name().to_string());
+                endpoints.push(Endpoint::of(view, open.get(&key).copied().unwrap_or(0), now));
+            }
+        }
+        Endpoints { endpoints }
+    }
+
+    fn connections(&self, limit: usize) -> Vec<Connection> {
+        let now = clock::now();
+        let oldest = self.handles.registry.oldest(limit);
+        oldest
+            .iter()
+            .map(|entry| {
+                let candidate = entry.candidate().map(|(candidate, _)| candidate);
+                Connection {
+                    id: entry.id,
+                    listener: entry.listener.to_string(),
+                    client: entry.client.to_string(),
+                    endpoint: candidate.as_ref().map(|to| to.endpoint.name().to_string()),
+                    address: candidate.as_ref().map(|to| to.address.socket.to_string()),
+                    age_s: seconds(now.since(entry.accepted)),
+                    idle_s: seconds(entry.idle(now)),
+                    at_rest: entry.tally.at_rest(now, QUIET),
+                    lane: entry.tally.lane().to_owned(),
+                    bytes: Bytes {
+                        upload: entry.tally.bytes(Direction::Upload),
+                        download: entry.tally.bytes(Direction::Download),
+                    },
+                }
+            })
+            .collect()
+    }
+
+    fn dns(&self) -> Dns {
+        let now = clock::now();
+        let views = self.handles.upstreams.iter().map(|upstream| upstream.view.load());
+        let mut names: Vec<Name> = views.flat_map(|view| view.names.iter().map(|name| Name::of(name, now)).collect::<Vec<_>>()).collect();
+        names.sort_by(|a, b| a.name.cmp(&b.name));
+        names.dedup_by(|a, b| a.name == b.name);
+        Dns { names }
+    }
+
+    fn config(&self) -> serde_json::Value {
+        self.loaded().effective()
+    }
+
+    fn explain(&self, upstream: Option<&str>, what_if: &[String]) -> Result<Explain, Refusal> {
+        let what_if: Vec<WhatIf> = what_if.iter().map(|text| text.parse()).collect::<Result<_, _>>().map_err(Refusal::Bad)?;
+        let upstreams = self.upstreams(upstream)?;
+        let mut explain = Explain::default();
+        for one in &upstreams {
+            let explanation = one.view.load().explain(clock::now(), &what_if);
+            explain.add(one.name.as_str(), &explanation, upstreams.len() > 1);
+        }
+        Ok(explain)
+    }
+
+    fn metrics(&self) -> Box<dyn Iterator<Item = String> + Send + Sync> {
+        self.measure();
+        Box::new(self.handles.meters.slices())
+    }
+
+    fn order(&self, order: Order, upstream: Option<&str>, name: Option<&str>) -> Result<Changed, Refusal> {
+        let mut changed = Changed::default();
+        for one in self.upstreams(upstream)? {
+            for view in &one.view.load().endpoints {
+                let endpoint: &EndpointName = view.endpoint.name();
+                if name.is_some_and(|name| name != endpoint.as_str()) {
+                    continue;
+                }
+                one.feed.tell(match order {
+                    Order::Drain => Fact::Intent { endpoint: endpoint.clone(), intent: Intent::Drain },
+                    Order::Ready => Fact::Intent { endpoint: endpoint.clone(), intent: Intent::Ready },
+                    Order::Probe => Fact::ReprobeNow { endpoint: Some(endpoint.clone()) },
+                });
+                changed.endpoints.push(ChangedEndpoint {
+                    upstream: one.name.to_string(),
+                    name: endpoint.to_string(),
+                    action: order.as_str().to_owned(),
+                });
+            }
+        }
+        match (changed.endpoints.is_empty(), name) {
+            (true, Some(name)) => Err(Refusal::Unknown(format!("no endpoint is named `{name}`"))),
+            _ => Ok(changed),
+        }
+    }
+
+    fn reload(&self, dry_run: bool) -> Later<Reloaded> {
+        let (handles, loaded) = (self.handles.clone(), Arc::clone(&self.loaded));
+        // A task of its own: the connection that asked may be dropped half-way.
+        let task = tokio::spawn(async move { reload(&handles, &loaded, dry_run) });
+        Box::pin(async move { task.await.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string()))) })
+    }
+
+    fn shutdown(&self) {
+        self.handles.stop(Stop::Drain);
+    }
+}
+

@@ -1,0 +1,180 @@
+//! How subcommands talk to a running instance: read over admin HTTP, change through the control socket.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::failure::{CliError, code};
+use crate::admin::status::Status;
+use crate::web::client::{self, Answer, Bounds, Error, Target};
+use crate::web::{Problem, StatusCode};
+
+/// One question and its answer. A reload may resolve and validate, so it is not too short.
+const BOUNDS: Bounds = Bounds {
+    time: Duration::from_secs(10),
+    body: 64 << 20,
+};
+
+/// The instance to talk to.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Its admin address, `HOST:PORT`.
+    pub admin: String,
+    /// Its control socket, where it was named: everything goes through it then.
+    pub control: Option<PathBuf>,
+}
+
+// === impl Instance ===
+
+impl Instance {
+    /// Whom to ask what changes nothing.
+    fn reading(&self) -> Target {
+        match &self.control {
+            Some(path) => Target::Unix(path.clone()),
+            None => Target::Tcp(self.admin.clone()),
+        }
+    }
+
+    /// `GET path`, whatever the status; `time` bounds it.
+    pub async fn ask(&self, path: &str, time: Duration) -> Result<Answer, CliError> {
+        let target = self.reading();
+        let bounds = Bounds { time, ..BOUNDS };
+        client::get(&target, path, bounds)
+            .await
+            .map_err(|error| unreachable(&target, &error))
+    }
+
+    /// The JSON at `path`.
+    pub async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        let answer = self.ask(path, BOUNDS.time).await?;
+        self.understand(&answer)
+    }
+
+    /// `POST path` on the control socket; the JSON of the answer.
+    pub async fn change<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        let socket = match &self.control {
+            Some(path) => path.clone(),
+            None => self.control_socket().await?,
+        };
+        let target = Target::Unix(socket);
+        let answer = client::post(&target, path, &[], BOUNDS)
+            .await
+            .map_err(|error| unreachable(&target, &error))?;
+        self.understand(&answer)
+    }
+
+    async fn control_socket(&self) -> Result<PathBuf, CliError> {
+        let status: Status = self.read("/v1/status").await?;
+        status.control_socket.map(PathBuf::from).ok_or_else(|| {
+            CliError::new(
+                code::PERMISSION,
+                format!("the instance at {} has no control socket", self.admin),
+            )
+            .likely("--control off, or no writable place for it (its log says so at the start)")
+            .next("restart it with --control PATH, or send the signal: HUP reloads, TERM drains")
+        })
+    }
+
+    fn understand<T: DeserializeOwned>(&self, answer: &Answer) -> Result<T, CliError> {
+        if !answer.status.is_success() {
+            return Err(refused(answer));
+        }
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            CliError::new(
+                code::NOT_THERE,
+                format!(
+                    "the answer from {} is not entryway's: {error}",
+                    self.reading()
+                ),
+            )
+            .likely("another program has this port, or the versions are far apart")
+            .next("name the instance with --admin HOST:PORT (its log: listener.up, listener admin)")
+        })
+    }
+}
+
+fn unreachable(target: &Target, error: &Error) -> CliError {
+    if let Error::Connect(_, cause) = error
+        && cause.kind() == io::ErrorKind::PermissionDenied
+    {
+        return CliError::new(code::PERMISSION, error.to_string())
+            .likely("the instance runs as another user")
+            .next("run this as that user, or as root");
+    }
+    let next = match target {
+        Target::Tcp(_) => "start one with `entryway run`, or name it with --admin HOST:PORT",
+        Target::Unix(_) => "`entryway status` without --control names the socket",
+    };
+    CliError::new(code::NOT_THERE, format!("no instance answers: {error}"))
+        .likely("it is not running, or its admin address is another one")
+        .next(next)
+}
+
+/// An error answer as a failure: the problem's own words, where it is one of ours.
+fn refused(answer: &Answer) -> CliError {
+    let exit = match answer.status {
+        StatusCode::NOT_FOUND => code::NOT_THERE,
+        StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST => code::PERMISSION,
+        StatusCode::UNPROCESSABLE_ENTITY => code::SETTING,
+        _ => code::INTERNAL,
+    };
+    match serde_json::from_slice::<Problem>(&answer.body) {
+        // The report stands alone: it is the one `check` prints.
+        Ok(problem) if exit == code::SETTING => {
+            CliError::new(exit, problem.detail).next(problem.hint)
+        }
+        Ok(problem) => {
+            CliError::new(exit, format!("{}: {}", problem.title, problem.detail)).next(problem.hint)
+        }
+        Err(_) => CliError::new(
+            code::NOT_THERE,
+            format!("answer {} is not entryway's", answer.status),
+        )
+        .likely("another program has this port")
+        .next("name the instance with --admin HOST:PORT"),
+    }
+}
+
+/// Text from an instance, safe for a terminal.
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) {
+        Cow::Owned(
+            text.chars()
+                .map(|c| if c.is_control() { '?' } else { c })
+                .collect(),
+        )
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// `s` where it is not one.
+pub(super) fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// A time span in one or two units.
+pub(super) fn span(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0 if seconds < 1.0 => format!("{:.0}ms", seconds.max(0.0) * 1000.0),
+        0..=59 => format!("{whole}s"),
+        60..=3599 => format!("{}m{}s", whole / 60, whole % 60),
+        3600..=86399 => format!("{}h{}m", whole / 3600, whole % 3600 / 60),
+        _ => format!("{}d{}h", whole / 86400, whole % 86400 / 3600),
+    }
+}
+
+/// How long ago an RFC 3339 time is.
+pub(super) fn ago(at: &str) -> String {
+    match at.parse::<jiff::Timestamp>() {
+        Ok(at) => span(jiff::Timestamp::now().duration_since(at).as_secs_f64()),
+        Err(_) => "?".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

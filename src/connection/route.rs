@@ -1,0 +1,205 @@
+//! The way from one listener to its upstream: what its connections share, and what their dials mean.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+
+use super::meters::ListenerMeters;
+use super::registry::Registry;
+use super::waiting_room::{Policy, WaitingRoom};
+use crate::bus::Bus;
+use crate::clock::{self, Moment};
+use crate::dial::{self, Attempt, Dialer};
+use crate::event::{Event, Level};
+use crate::meters::Meters;
+use crate::names::{ListenerName, UpstreamName};
+use crate::pool::endpoint::Candidate;
+use crate::pool::fact::{DialFailure, Fact, Suspicion};
+use crate::pool::{Feed, View};
+use crate::relay::{Counters, Limits};
+
+/// The way from one listener to its upstream: what all its connections share.
+#[derive(Debug)]
+pub struct Route {
+    /// The listener.
+    pub listener: ListenerName,
+    /// The upstream it leads to.
+    pub upstream: UpstreamName,
+    /// What is known of the upstream.
+    pub view: View,
+    /// Where facts about it go.
+    pub feed: Feed,
+    /// All live connections of the instance.
+    pub registry: Registry,
+    /// Where events go.
+    pub bus: Bus,
+    /// How the upstream is dialled; a reload swaps it.
+    pub dialer: ArcSwap<Dialer>,
+    /// The relay's limits; a reload swaps them.
+    pub limits: ArcSwap<Limits>,
+    /// What to do when nothing can be dialled; a reload swaps it.
+    pub policy: ArcSwap<Policy>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) meters: ListenerMeters,
+    pub(super) room: WaitingRoom,
+    /// Connections that count against the limits.
+    pub(super) admitted: AtomicIsize,
+    /// The last round over all candidates failed, and nothing was connected since.
+    round_failed: AtomicBool,
+}
+
+/// What a [`Route`] is made of.
+#[derive(Debug)]
+pub struct RouteParts {
+    /// The listener.
+    pub listener: ListenerName,
+    /// The upstream.
+    pub upstream: UpstreamName,
+    /// What is known of it.
+    pub view: View,
+    /// Where facts go.
+    pub feed: Feed,
+    /// All live connections.
+    pub registry: Registry,
+    /// Where events go.
+    pub bus: Bus,
+    /// How it is dialled.
+    pub dialer: Dialer,
+    /// The relay's limits.
+    pub limits: Limits,
+    /// The relay's shared counts and bounds.
+    pub counters: Arc<Counters>,
+    /// When nothing can be dialled.
+    pub policy: Policy,
+    /// Where it is counted.
+    pub meters: Meters,
+}
+
+// === impl Route ===
+
+impl Route {
+    /// A route on which nothing has happened yet.
+    pub fn new(parts: RouteParts) -> Arc<Self> {
+        let meters = ListenerMeters::new(&parts.meters, &parts.listener, &parts.upstream);
+        Arc::new(Self {
+            room: WaitingRoom::new(meters.parked.clone(), meters.parked_seconds.clone()),
+            meters,
+            listener: parts.listener,
+            upstream: parts.upstream,
+            view: parts.view,
+            feed: parts.feed,
+            registry: parts.registry,
+            bus: parts.bus,
+            counters: parts.counters,
+            dialer: ArcSwap::from_pointee(parts.dialer),
+            limits: ArcSwap::from_pointee(parts.limits),
+            policy: ArcSwap::from_pointee(parts.policy),
+            admitted: AtomicIsize::new(0),
+            round_failed: AtomicBool::new(false),
+        })
+    }
+
+    /// Connections that count against the listener's limit.
+    pub fn admitted(&self) -> usize {
+        self.admitted.load(Relaxed).try_into().unwrap_or(0)
+    }
+
+    /// Whether one more connection is within this listener's limit and the instance's.
+    pub fn has_room(&self, most_in_all: usize) -> bool {
+        let most = self.policy.load().max_connections.unwrap_or(usize::MAX);
+        self.admitted() < most && self.registry.admitted() < most_in_all
+    }
+
+    /// Connections that wait for an upstream.
+    pub fn parked(&self) -> usize {
+        self.room.parked()
+    }
+
+    /// Whether the last round over all candidates failed and nothing was connected since.
+    pub fn round_failed(&self) -> bool {
+        self.round_failed.load(Relaxed)
+    }
+
+    /// Where a connection would be dialled now, best first.
+    pub fn order(&self) -> Vec<Candidate> {
+        self.view.load().order(clock::now(), fastrand::f64())
+    }
+
+    /// Dials once around without a connection, and closes what comes of it: tells the pool, and whoever is parked.
+    pub async fn canary(&self) {
+        let candidates = self.order();
+        let dialer = self.dialer.load_full();
+        let dialed = dialer
+            .dial(&candidates, &mut |attempt| self.note(&attempt))
+            .await;
+        self.judge(dialed.is_ok());
+    }
+
+    /// Whether the upstream can be reached, as the last round shows it. A success lets go whoever is parked.
+    pub(super) fn judge(&self, reached: bool) {
+        if self.round_failed.load(Relaxed) == reached {
+            self.round_failed.store(!reached, Relaxed);
+        }
+        if reached {
+            self.room.release();
+        }
+    }
+
+    /// What an attempt says: counts, the address's own numbers, and a fact for the pool where it failed.
+    pub(super) fn note(&self, attempt: &Attempt) {
+        let (candidate, outcome) = (&attempt.candidate, &attempt.outcome);
+        let meters = self.meters.of(&candidate.endpoint);
+        meters.attempt(outcome);
+        if attempt.hedge {
+            meters.hedge(outcome);
+        }
+        let failure = match outcome {
+            dial::Outcome::Ok => {
+                candidate.address.dialled(attempt.took);
+                return meters.connected(attempt.took);
+            }
+            dial::Outcome::LostRace { later } => {
+                if *later {
+                    self.suspect(candidate, Suspicion::LostHedge, attempt.started);
+                }
+                return;
+            }
+            dial::Outcome::Refused => DialFailure::Refused,
+            dial::Outcome::Timeout => DialFailure::Timeout,
+            dial::Outcome::Unreachable => DialFailure::Unreachable,
+            dial::Outcome::Reset => DialFailure::Reset,
+            dial::Outcome::Local(_) => DialFailure::Local,
+        };
+        self.feed.tell(Fact::Dialled {
+            endpoint: candidate.endpoint.name().clone(),
+            socket: candidate.address.socket,
+            failure,
+            started: attempt.started,
+        });
+        if self.bus.wants(Level::Debug) {
+            self.bus.emit(connect_fail(attempt));
+        }
+    }
+
+    pub(super) fn suspect(&self, candidate: &Candidate, why: Suspicion, started: Moment) {
+        self.feed.tell(Fact::Suspect {
+            endpoint: candidate.endpoint.name().clone(),
+            socket: candidate.address.socket,
+            why,
+            started,
+        });
+    }
+}
+
+fn connect_fail(attempt: &Attempt) -> Event {
+    let endpoint = &attempt.candidate.endpoint;
+    let to = attempt.candidate.address.socket;
+    Event::debug("connect.fail", attempt.outcome.to_string())
+        .with("upstream", endpoint.upstream.as_str().to_owned())
+        .with("endpoint", endpoint.name().as_str().to_owned())
+        .with("server.address", to.ip().to_string())
+        .with("server.port", to.port())
+        .with("connect.result", attempt.outcome.as_str())
+        .with("connect.duration_ms", attempt.took.as_secs_f64() * 1000.0)
+}

@@ -1,0 +1,169 @@
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream as Client;
+use tokio::task::{LocalSet, spawn_local};
+
+use super::*;
+use crate::connection::Policy;
+use crate::connection::tests::rig::{Later, Rig, echo, end_of, eventually, listen, policy, says};
+use crate::life::{Trigger, trigger};
+use crate::listener::{ListenerSettings, Threads, bind};
+use crate::relay::TcpSettings;
+use crate::sys::congestion::LoopbackCongestion;
+
+/// A door with a rig behind it.
+struct Open {
+    rig: Rig,
+    front: SocketAddr,
+    stop: Trigger,
+    threads: Threads,
+}
+
+impl Open {
+    async fn new(endpoints: &[SocketAddr], policy: Policy, budget: Budget) -> Self {
+        let rig = Rig::new(endpoints, policy).await;
+        let settings = ListenerSettings {
+            bind: vec!["127.0.0.1:0".to_owned()],
+            ..ListenerSettings::default()
+        };
+        let sockets = SocketSettings {
+            tcp: TcpSettings::default().options(),
+            loopback_congestion: LoopbackCongestion::default(),
+        };
+        let bound = bind(&settings, true, &sockets).unwrap();
+        let front = bound.addresses()[0];
+        let threads = Threads::start(2).unwrap();
+        let (stop, watch) = trigger();
+        let route = Arc::clone(&rig.route);
+        Door::open(bound, route, threads.spread(), budget, &rig.meters, watch);
+        Self {
+            rig,
+            front,
+            stop,
+            threads,
+        }
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(self.front).await.unwrap()
+    }
+
+    fn is_up(&self) -> bool {
+        self.rig.meters.value("listener_up", &[]) == Some(1.0)
+    }
+}
+
+fn budget() -> Budget {
+    Budget::from_limits(1024, 16384)
+}
+
+#[tokio::test]
+async fn spreads_connections_evenly() {
+    LocalSet::new()
+        .run_until(async {
+            let (listener, to) = listen().await;
+            spawn_local(echo(listener));
+            let open = Open::new(&[to], policy(WhenAllDown::Hold, 1000), budget()).await;
+            let mut clients = Vec::new();
+            for _ in 0..8 {
+                let mut client = open.client().await;
+                says(&mut client, b"hello").await;
+                clients.push(client);
+            }
+            assert_eq!(open.threads.spread().loads(), [4, 4]);
+            drop(clients);
+            eventually(|| open.rig.route.registry.is_empty()).await;
+            eventually(|| open.threads.spread().loads() == [0, 0]).await;
+            open.rig.assert_settled();
+            open.threads.stop();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn above_the_limit_clients_get_a_fin() {
+    LocalSet::new()
+        .run_until(async {
+            let (listener, to) = listen().await;
+            spawn_local(echo(listener));
+            let limited = Policy {
+                max_connections: Some(2),
+                ..policy(WhenAllDown::Hold, 1000)
+            };
+            let open = Open::new(&[to], limited, budget()).await;
+            let (mut one, mut two) = (open.client().await, open.client().await);
+            says(&mut one, b"1").await;
+            says(&mut two, b"2").await;
+            for _ in 0..5 {
+                let mut more = open.client().await;
+                let _ = more.write_all(b"3").await;
+                assert!(end_of(&mut more).await.unwrap().is_empty());
+            }
+            drop(one);
+            eventually(|| open.rig.route.admitted() == 1).await;
+            let mut again = open.client().await;
+            says(&mut again, b"4").await;
+            let rejected = [("reason", "max_connections")];
+            assert_eq!(
+                open.rig
+                    .meters
+                    .value("connections_rejected_total", &rejected),
+                Some(5.0)
+            );
+            open.threads.stop();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_queue_is_served_before_the_door_closes() {
+    LocalSet::new()
+        .run_until(async {
+            let (listener, to) = listen().await;
+            spawn_local(echo(listener));
+            let mut open = Open::new(&[to], policy(WhenAllDown::Hold, 1000), budget()).await;
+            let mut clients = Vec::new();
+            for _ in 0..100 {
+                clients.push(open.client().await);
+            }
+            open.stop.fire();
+            open.stop.finished().await;
+            assert!(Client::connect(open.front).await.is_err());
+            assert!(!open.is_up());
+            for client in &mut clients {
+                says(client, b"still here").await;
+            }
+            // Connections that the threads drop at the end say why they ended.
+            open.rig.route.registry.set_ending(Reason::Killed);
+            open.threads.stop();
+            assert_eq!(open.rig.closed().await.text("conn.reason"), Some("killed"));
+            open.rig.assert_settled();
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn refuse_closes_the_door_until_there_is_hope() {
+    LocalSet::new()
+        .run_until(async {
+            let (later, to) = Later::new();
+            let open = Open::new(&[to], policy(WhenAllDown::Refuse, 1000), budget()).await;
+            eventually(|| open.is_up()).await;
+            let mut first = open.client().await;
+            assert!(
+                end_of(&mut first).await.unwrap().is_empty(),
+                "accepted before it was known"
+            );
+            let began = Instant::now();
+            eventually(|| !open.is_up()).await;
+            assert!(began.elapsed() < Duration::from_secs(1));
+            assert!(Client::connect(open.front).await.is_err());
+            spawn_local(echo(later.listen()));
+            let began = Instant::now();
+            eventually(|| open.is_up()).await;
+            assert!(began.elapsed() < Duration::from_secs(1));
+            let mut second = open.client().await;
+            says(&mut second, b"back").await;
+            open.threads.stop();
+        })
+        .await;
+}

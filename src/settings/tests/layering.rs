@@ -1,0 +1,384 @@
+use super::*;
+
+const VPCE: &str =
+    "vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";
+const E: [&str; 2] = ["-e", "a.example:8182"];
+
+fn with_endpoint<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    [&E[..], args].concat()
+}
+
+#[test]
+fn flag_over_environment_over_file_over_profile_over_default() {
+    let file = OneFile::new(
+        "profile = \"laptop\"\n[listener]\nhold_timeout = \"7s\"\n[upstream.health]\nfall = 4\n",
+    );
+    let plain = OneFile::new("profile = \"laptop\"\n");
+    let hold = |loaded: &Loaded| loaded.settings.listeners[0].hold_timeout.as_secs();
+    let fall = |loaded: &Loaded| loaded.settings.upstreams[0].health.fall;
+
+    let loaded = load_with(&E, &[]).unwrap();
+    assert_eq!((hold(&loaded), fall(&loaded)), (10, 3));
+    assert_eq!(loaded.source("upstream[0].health.fall"), "default");
+
+    let loaded = plain.load(&E, &[]).unwrap();
+    assert_eq!(
+        (
+            hold(&loaded),
+            loaded.source("listener[0].hold_timeout").as_str()
+        ),
+        (30, "profile")
+    );
+    assert_eq!(loaded.settings.upstreams[0].warm.spares, 2);
+
+    let loaded = file.load(&E, &[]).unwrap();
+    assert_eq!((hold(&loaded), fall(&loaded)), (7, 4));
+    assert_eq!(
+        file.source(&loaded, "upstream[0].health.fall"),
+        "entryway.toml:5"
+    );
+
+    let loaded = file.load(&E, &[("ENTRYWAY_FALL", "5")]).unwrap();
+    assert_eq!(
+        (
+            fall(&loaded),
+            loaded.source("upstream[0].health.fall").as_str()
+        ),
+        (5, "env")
+    );
+
+    let loaded = file
+        .load(&with_endpoint(&["--fall", "6"]), &[("ENTRYWAY_FALL", "5")])
+        .unwrap();
+    assert_eq!(
+        (
+            fall(&loaded),
+            loaded.source("upstream[0].health.fall").as_str()
+        ),
+        (6, "flag")
+    );
+}
+
+#[test]
+fn the_profile_itself_has_layers() {
+    let file = OneFile::new("profile = \"laptop\"\n");
+    let loaded = file
+        .load(
+            &with_endpoint(&["--profile", "load"]),
+            &[("ENTRYWAY_PROFILE", "sidecar")],
+        )
+        .unwrap();
+    assert_eq!(loaded.settings.profile, Profile::Load);
+    assert_eq!(
+        loaded.settings.log.connections,
+        crate::bus::Connections::Errors
+    );
+    assert_eq!(loaded.settings.upstreams[0].warm.spares, 0);
+}
+
+#[test]
+fn lists_in_a_variable_are_separated_by_white_space() {
+    let env = [
+        (
+            "ENTRYWAY_ENDPOINT",
+            "10.0.0.1:8182?zone=a&name=x  10.0.0.2:8182\n[::2]:8182",
+        ),
+        ("ENTRYWAY_LISTEN", "127.0.0.1:0 127.0.0.2:0"),
+        ("ENTRYWAY_QUIET", "conns,probes"),
+        ("ENTRYWAY_ALLOW_LOCAL_ANSWERS", "1"),
+        ("ENTRYWAY_STRICT_EXIT", "true"),
+        ("ENTRYWAY_NO_SPLICE", "1"),
+        ("ENTRYWAY_WORKERS", ""),
+    ];
+    let settings = load_with(&[], &env).unwrap().settings;
+    let endpoints = &settings.upstreams[0].endpoints;
+    assert_eq!(endpoints.len(), 3);
+    assert_eq!(endpoints[0].zone, Some(Zone::new("a")));
+    assert_eq!(endpoints[0].name, Some(EndpointName::new("x")));
+    assert_eq!(
+        endpoints[2].place().map(|place| (place.host, place.port)),
+        Ok(("::2".to_owned(), 8182))
+    );
+    assert_eq!(settings.listeners[0].bind.len(), 2);
+    assert_eq!(settings.log.connections, crate::bus::Connections::Errors);
+    assert_eq!(settings.log.probes, crate::bus::Probes::Off);
+    assert!(settings.dns.allow_local_answers && settings.shutdown.strict_exit);
+    assert_eq!(settings.upstreams[0].splice, Splice::Off);
+    assert_eq!(settings.runtime.workers, None);
+}
+
+#[test]
+fn booleans_and_switches() {
+    for (args, expected) in [
+        (&["--allow-local-answers"][..], true),
+        (&["--allow-local-answers=true"], true),
+        (&["--allow-local-answers=1"], true),
+        (&["--allow-local-answers=false"], false),
+        (&["--allow-local-answers=0"], false),
+    ] {
+        let loaded = load_with(
+            &with_endpoint(args),
+            &[("ENTRYWAY_ALLOW_LOCAL_ANSWERS", "true")],
+        )
+        .unwrap();
+        assert_eq!(
+            loaded.settings.dns.allow_local_answers, expected,
+            "{args:?}"
+        );
+    }
+}
+
+#[test]
+fn words_numbers_and_off() {
+    for (text, expected) in [
+        ("\"none\"", Readiness::None),
+        ("\"any\"", Readiness::Any),
+        ("\"all\"", Readiness::All),
+        ("2", Readiness::AtLeast(2)),
+        ("\"2\"", Readiness::AtLeast(2)),
+    ] {
+        let file = OneFile::new(format!("[readiness]\nupstream = {text}\n"));
+        assert_eq!(
+            file.load(&E, &[]).unwrap().settings.readiness.upstream,
+            expected
+        );
+    }
+    for (zone, expected) in [
+        ("auto", ZoneSetting::Auto),
+        ("none", ZoneSetting::None),
+        ("use1-az1", ZoneSetting::Named(Zone::new("use1-az1"))),
+    ] {
+        let loaded = load_with(&with_endpoint(&["--zone", zone]), &[]).unwrap();
+        assert_eq!(loaded.settings.upstreams[0].zone, expected);
+    }
+    let off = load_with(&with_endpoint(&["--admin", "off", "--control", "off"]), &[])
+        .unwrap()
+        .settings
+        .admin;
+    assert_eq!(
+        (off.bind, off.control),
+        (
+            crate::admin::Bind::Off,
+            Some(crate::admin::ControlPath::Off)
+        )
+    );
+}
+
+#[test]
+fn a_target_replaces_the_target_below_it() {
+    let file = OneFile::new(
+        "[upstream]\nname = \"prod\"\npeering = true\nsystem = \"s\"\nregion = \"us-east-1\"\nzone = \"none\"\n",
+    );
+    let upstream = |args: &[&str], env: &[(&str, &str)]| {
+        file.load(args, env).unwrap().settings.upstreams.remove(0)
+    };
+
+    let kept = upstream(&[], &[]);
+    assert!(kept.peering && kept.endpoints.is_empty());
+    let replaced = upstream(&["--endpoint", "h:1"], &[]);
+    assert!(!replaced.peering && replaced.endpoints.len() == 1);
+    assert_eq!(
+        (replaced.zone, replaced.name),
+        (ZoneSetting::None, UpstreamName::new("prod"))
+    );
+    let flag_wins = upstream(&["--vpce", VPCE], &[("ENTRYWAY_ENDPOINT", "h:1")]);
+    assert!(flag_wins.endpoints.is_empty() && flag_wins.vpce.is_some() && !flag_wins.peering);
+    // A system alone is no target: it corrects the file's.
+    let corrected = upstream(&["--system", "other"], &[]);
+    assert_eq!(
+        (
+            corrected.peering,
+            corrected.system.as_deref(),
+            corrected.region.as_deref()
+        ),
+        (true, Some("other"), Some("us-east-1"))
+    );
+}
+
+#[test]
+fn with_several_upstreams_flags_hold_for_each() {
+    let file = OneFile::new(
+        "[[listener]]\nname = \"l\"\nbind = \"127.0.0.1:0\"\nupstream = \"b\"\n\
+         [[upstream]]\nname = \"a\"\nendpoint = \"a:1\"\n[[upstream]]\nname = \"b\"\nendpoint = [\"b:1?zone=z\", { address = \"c:1\" }]\n",
+    );
+    let loaded = file.load(&["--fall", "9"], &[]).unwrap();
+    assert!(
+        loaded
+            .settings
+            .upstreams
+            .iter()
+            .all(|upstream| upstream.health.fall == 9)
+    );
+    assert_eq!(loaded.settings.listeners[0].upstream, "b");
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    assert!(
+        loaded.warnings[0].ends_with("entryway.toml:5: no listener leads to upstream `a`"),
+        "{:?}",
+        loaded.warnings
+    );
+}
+
+#[test]
+fn with_one_upstream_there_is_nothing_to_choose() {
+    let file = OneFile::new("[upstream]\nname = \"prod\"\nendpoint = \"a:1\"\n");
+    assert_eq!(
+        file.load(&[], &[]).unwrap().settings.listeners[0].upstream,
+        "prod"
+    );
+}
+
+#[test]
+fn the_wrapper_s_variables_ask_for_nothing() {
+    let env = [
+        ("ENTRYWAY_ADMIN", "127.0.0.1:9"),
+        ("ENTRYWAY_URL", "http://127.0.0.1:8182"),
+        ("ENTRYWAY_PORT", "8182"),
+    ];
+    let loaded = load_with(&E, &env).unwrap();
+    assert!(!loaded.admin_asked_for);
+    assert_eq!(loaded.warnings, [] as [&str; 0]);
+    assert_eq!(
+        loaded.settings.admin.bind,
+        crate::admin::Bind::At("127.0.0.1:9".parse().unwrap())
+    );
+    assert!(!load_with(&E, &[]).unwrap().admin_asked_for);
+    assert!(
+        load_with(&with_endpoint(&["--admin", "127.0.0.1:0"]), &env)
+            .unwrap()
+            .admin_asked_for
+    );
+    assert!(
+        OneFile::new("[admin]\nbind = \"127.0.0.1:0\"\n")
+            .load(&E, &[])
+            .unwrap()
+            .admin_asked_for
+    );
+}
+
+#[test]
+fn unknown_variables_are_warnings() {
+    let loaded = load_with(
+        &E,
+        &[("ENTRYWAY_FAL", "2"), ("ENTRYWAY_XYZ", "1"), ("HOME", "/")],
+    )
+    .unwrap();
+    assert_eq!(
+        loaded.warnings,
+        [
+            "ENTRYWAY_FAL is not a setting and is ignored; did you mean ENTRYWAY_FALL?",
+            "ENTRYWAY_XYZ is not a setting and is ignored",
+        ]
+    );
+}
+
+#[test]
+fn the_file_may_be_named_by_a_variable() {
+    let file = OneFile::new("[upstream]\nendpoint = \"a:1\"\n");
+    let loaded = load_with(&[], &[("ENTRYWAY_CONFIG", &file.path())]).unwrap();
+    assert_eq!(loaded.settings.upstreams[0].endpoints[0].address, "a:1");
+    let flag_wins = load_with(&["-c", &file.path()], &[("ENTRYWAY_CONFIG", "/nowhere")]).unwrap();
+    assert_eq!(flag_wins.file(), Some(file.path().as_str()));
+}
+
+#[test]
+fn reload_reads_the_file_again_under_the_same_flags() {
+    let file = OneFile::new("[upstream]\nendpoint = \"a:1\"\n");
+    let before = file.load(&["--fall", "4"], &[]).unwrap();
+    file.write("[listener]\nbind = \"127.0.0.1:0\"\nhold_max = 5\n[upstream]\nendpoint = \"b:1\"\nhealth.fall = 9\nhealth.rise = 3\n");
+    let after = before.load_file_again().unwrap();
+    assert_eq!(
+        (
+            after.settings.upstreams[0].health.fall,
+            after.settings.upstreams[0].health.rise
+        ),
+        (4, 3)
+    );
+    let changes = before.changes(&after);
+    assert_eq!(
+        changes.applied,
+        [
+            "listener[0].hold_max",
+            "upstream[0].endpoint[0].address",
+            "upstream[0].health.rise"
+        ]
+    );
+    assert_eq!(changes.restart, ["listener[0].bind"]);
+    assert_eq!(after.changes(&after), Changes::default());
+
+    file.write("[upstream]\nendpoint = \"b:1\"\nhealth.rise = \"x\"\n");
+    assert!(
+        after
+            .load_file_again()
+            .unwrap_err()
+            .plain()
+            .contains(":3:15")
+    );
+}
+
+#[test]
+fn effective_settings_name_their_source() {
+    let file = OneFile::new(
+        "profile = \"laptop\"\n[upstream]\nendpoint = \"a:1\"\n[upstream.failback]\nafter = \"5s\"\n",
+    );
+    let loaded = file
+        .load(&["--fall", "4"], &[("ENTRYWAY_NO_SPLICE", "1")])
+        .unwrap();
+    let effective = loaded.effective();
+    let at = |pointer: &str| {
+        let entry = effective
+            .pointer(pointer)
+            .unwrap_or_else(|| panic!("{pointer}: {effective:#}"));
+        let source = entry["source"]
+            .as_str()
+            .unwrap()
+            .replace(&file.path(), "entryway.toml");
+        (entry["value"].clone(), source)
+    };
+    let is = |value: serde_json::Value, source: &str| (value, source.to_owned());
+    assert_eq!(at("/upstream/0/health/fall"), is(4.into(), "flag"));
+    assert_eq!(at("/upstream/0/health/rise"), is(2.into(), "default"));
+    assert_eq!(at("/upstream/0/splice"), is("off".into(), "env"));
+    assert_eq!(
+        at("/upstream/0/endpoint/0/address"),
+        is("a:1".into(), "entryway.toml:3")
+    );
+    assert_eq!(
+        at("/upstream/0/failback/dwell"),
+        is("5s".into(), "entryway.toml:5")
+    );
+    assert_eq!(
+        at("/upstream/0/vpce"),
+        is(serde_json::Value::Null, "default")
+    );
+    assert_eq!(at("/listener/0/hold_timeout"), is("30s".into(), "profile"));
+    assert_eq!(
+        at("/listener/0/max_connections"),
+        is(serde_json::Value::Null, "default")
+    );
+    assert_eq!(
+        at("/listener/0/bind").0,
+        serde_json::json!(["127.0.0.1:8182", "[::1]:8182"])
+    );
+    assert_eq!(at("/profile"), is("laptop".into(), "entryway.toml:1"));
+    assert_eq!(at("/schema"), is(1.into(), "default"));
+}
+
+#[test]
+fn later_findings_point_at_their_key_too() {
+    let file = OneFile::new("[upstream]\nendpoint = [\"a:1\", { address = \"b:1\" }]\n");
+    let loaded = file.load(&["--fall", "4"], &[]).unwrap();
+    let say = |key: &str| {
+        loaded
+            .report([(key.to_owned(), "is odd".to_owned())])
+            .plain()
+    };
+    assert!(
+        say("upstream[0].endpoint[1].address").contains("entryway.toml:2:32"),
+        "{}",
+        say("upstream[0].endpoint[1].address")
+    );
+    assert!(say("upstream[0].endpoint[1].name").contains("entryway.toml:2:20"));
+    assert_eq!(say("upstream[0].health.fall"), "error: --fall: is odd");
+    assert!(say("upstream[0].zone").contains("entryway.toml:1:1"));
+    assert_eq!(say("dns.servers"), "error: is odd");
+}

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod check;
+pub mod doctor;
 pub mod endpoint;
 pub mod explain;
 pub mod failure;

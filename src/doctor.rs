@@ -6,6 +6,7 @@
 //! apart it says so.
 
 use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -28,39 +29,51 @@ pub use report::{Check, Report};
 pub use subject::{Instance, Subject, Timers, Way};
 pub use words::{Facts, Rule, Stage, Verdict};
 
+use crate::pool::fact::ProbeOutcome;
+use crate::pool::timing::ExpectIdentity;
+use crate::probe::{ProbeReport, host_header};
 use reach::Found;
 use words::shown;
 
 /// The last line of defence: the sum of all bounds is below it.
 const WITHIN: Duration = Duration::from_secs(14);
 
+/// What came back from the network.
+#[derive(Debug, Default)]
+struct Seen {
+    direct: Vec<Found>,
+    through: Vec<(SocketAddr, ProbeReport)>,
+}
+
 /// Examines everything. `progress` is told what is being waited for.
 pub async fn examine(subject: &Subject, progress: &dyn Fn(&str)) -> Report {
     let (mut checks, ours) = local::judge_ports(subject);
     checks.extend(judge_settings(subject));
-    let mut found = Vec::new();
-    let network = look(subject, &ours, progress, &mut checks, &mut found);
+    let mut seen = Seen::default();
+    let network = look(subject, &ours, progress, &mut checks, &mut seen);
     if timeout(WITHIN, network).await.is_err() {
         let evidence = format!("not finished within {} s", WITHIN.as_secs());
         checks.push(Check::skip(Stage::Tcp, "network", evidence));
     }
-    let towards: Vec<_> = found.iter().map(|found: &Found| found.spot.socket).collect();
+    let towards: Vec<_> = seen.direct.iter().map(|found| found.spot.socket).collect();
     checks.extend(local::judge_limits(subject, &towards));
     for stage in Stage::ALL {
         if !checks.iter().any(|check| check.stage == stage) {
             checks.push(Check::skip(stage, "-", "not reached: see the stages before"));
         }
     }
-    let working: HashSet<String> = judge::working(subject, &found);
-    Report::new(checks, &working, subject.ways.len())
+    let working: HashSet<String> = judge::working(subject, &seen.direct);
+    let mut report = Report::new(checks, &working, subject.ways.len());
+    report.buckets = seen.buckets();
+    report
 }
 
 async fn look(
     subject: &Subject,
-    ours: &[std::net::SocketAddr],
+    ours: &[SocketAddr],
     progress: &dyn Fn(&str),
     checks: &mut Vec<Check>,
-    found: &mut Vec<Found>,
+    seen: &mut Seen,
 ) {
     progress("asking the DNS servers");
     let names = names::look_up(subject).await;
@@ -75,9 +88,26 @@ async fn look(
     }
     progress(&format!("connecting to {} addresses", spots.len()));
     let (direct, through) = tokio::join!(reach::go(spots, &subject.ways), through::go(subject, ours));
-    *found = direct;
-    checks.extend(judge::judge(subject, found));
-    checks.extend(through::judge(subject, &through, found));
+    *seen = Seen { direct, through };
+    checks.extend(judge::judge(subject, &seen.direct));
+    checks.extend(through::judge(subject, &seen.through, &seen.direct));
+}
+
+/// Puts placeholders for everything that tells whose network this is.
+pub fn redact(report: &mut Report, subject: &Subject) {
+    let mut redactor = Redactor::default();
+    for way in &subject.ways {
+        way.endpoints.iter().for_each(|endpoint| redactor.host(&endpoint.host));
+        way.system.iter().for_each(|system| redactor.system(system));
+        if let ExpectIdentity::Value(path) = &way.health.expect_s3_auth_path {
+            redactor.bucket(path);
+        }
+    }
+    report.buckets.iter().for_each(|path| redactor.bucket(path));
+    let ips: Vec<IpAddr> = subject.listen.iter().chain(&subject.dns.servers).map(SocketAddr::ip).collect();
+    ips.into_iter().for_each(|ip| redactor.address(ip));
+    redactor.apply(report);
+    report.buckets.clear();
 }
 
 /// Stage `settings`.
@@ -91,7 +121,7 @@ fn judge_settings(subject: &Subject) -> Vec<Check> {
         checks.extend(way.wrong.iter().map(|line| ruled(&rules::SETTINGS_WRONG, &way.name, line)));
         if way.wrong.is_empty() {
             let names: Vec<String> =
-                way.endpoints.iter().map(|e| crate::probe::host_header(&e.host, e.port)).collect();
+                way.endpoints.iter().map(|e| host_header(&e.host, e.port)).collect();
             checks.push(Check::pass(Stage::Settings, &way.name, shown(&names.join(" "))));
         }
     }
@@ -101,6 +131,24 @@ fn judge_settings(subject: &Subject) -> Vec<Check> {
 /// A line of ours about settings: longer than text from the network may be, but as harmless.
 fn shown_line(line: &str) -> String {
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// The systems that answered, as they came and as they are shown.
+    fn buckets(&self) -> Vec<String> {
+        let outcomes = self.direct.iter().map(|found| &found.report).chain(self.through.iter().map(|(_, report)| report));
+        let mut buckets: Vec<String> = outcomes
+            .filter_map(|report| match &report.outcome {
+                ProbeOutcome::Success { identity } => identity.as_ref(),
+                _ => None,
+            })
+            .flat_map(|identity| [identity.as_str().to_owned(), shown(identity.as_str())])
+            .collect();
+        buckets.dedup();
+        buckets
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::subject::{Subject, Way};
 use super::words::{Facts, Rule, Stage, is_private, shown};
 use crate::pool::fact::{BadAnswer, ProbeOutcome};
 use crate::pool::timing::{ExpectIdentity, ProbeKind};
-use crate::recipe;
+use crate::place::aws;
 
 /// Of a body, so much is shown.
 const BODY_SHOWN: usize = 80;
@@ -136,11 +136,11 @@ impl Judge<'_> {
             let zone = spot.zone.as_ref().map(|zone| format!(", zone {zone}")).unwrap_or_default();
             return self.ruled(&rules::TCP_TIMEOUT_SOME, &format!("within {waited}{zone}, {count}{from}"));
         }
-        let rule = if recipe::vpce_name(&host).is_some() {
+        let rule = if aws::vpce_name(&host).is_some() {
             &rules::TCP_TIMEOUT_VPCE
         } else if !is_private(spot.socket.ip()) {
             &rules::TCP_TIMEOUT_PUBLIC
-        } else if recipe::peered_name(&host).is_some() {
+        } else if aws::peered_name(&host).is_some() {
             &rules::TCP_TIMEOUT_PEERED
         } else {
             &rules::TCP_TIMEOUT

@@ -18,7 +18,7 @@ use super::words::{Facts, Stage, is_private, shown};
 use crate::names::Zone;
 use crate::pool::endpoint::{EndpointSpec, Role};
 use crate::pool::fact::{NoAnswer, Source};
-use crate::recipe;
+use crate::place::aws;
 use crate::resolve::{self, DnsSettings, ServerReport};
 
 /// For one name with all servers, search domains included.
@@ -95,7 +95,7 @@ fn key(host: &str) -> String {
 
 /// The other name of a peered entry point.
 fn sibling(host: &str) -> Option<String> {
-    let name = recipe::peered_name(host)?;
+    let name = aws::peered_name(host)?;
     let entry = if name.http { "entry" } else { "entry-http" };
     Some(format!("{entry}.{}.{}.datomic.net", name.system, name.region))
 }
@@ -218,7 +218,7 @@ fn judge_missing(name: &Name, why: &NoAnswer, other: Option<String>, facts: &Fac
         let facts = facts.clone().with("other", longer.as_str());
         return Check::ruled(&rules::NAME_SEARCH_ONLY, host, &format!("{seen}; {longer} exists"), &facts);
     }
-    let peered = recipe::peered_name(host);
+    let peered = aws::peered_name(host);
     let rule = match why {
         NoAnswer::NxDomain | NoAnswer::NoData if other.is_some() => {
             let is_http = peered.is_some_and(|name| name.http);
@@ -228,7 +228,7 @@ fn judge_missing(name: &Name, why: &NoAnswer, other: Option<String>, facts: &Fac
             return Check::ruled(rule, host, &format!("{seen}; {other} exists"), &facts);
         }
         NoAnswer::NxDomain if peered.is_some() => &rules::NAME_PEERED_MISSING,
-        NoAnswer::NxDomain if recipe::vpce_name(host).is_some() => &rules::NAME_VPCE_MISSING,
+        NoAnswer::NxDomain if aws::vpce_name(host).is_some() => &rules::NAME_VPCE_MISSING,
         NoAnswer::NxDomain => &rules::NAME_MISSING,
         NoAnswer::NoData => &rules::NAME_EMPTY,
         NoAnswer::OnlyRefused(_) => &rules::NAME_LOCAL_ONLY,
@@ -274,7 +274,7 @@ fn judge_number(way: &Way, names: &Names) -> Option<Check> {
         let evidence = format!("{} endpoints, all at {only}", used.len());
         Check::ruled(&rules::NAME_SAME_ADDRESS, &way.name, &evidence, &facts)
     } else {
-        let zonal = recipe::zone_of(&first.host).map(|zone| format!(", {} is the name of zone {zone} alone", first.host));
+        let zonal = aws::zone_of(&first.host).map(|zone| format!(", {} is the name of zone {zone} alone", first.host));
         let evidence = format!("{only}{}", zonal.unwrap_or_default());
         Check::ruled(&rules::NAME_ONE_ADDRESS, &way.name, &evidence, &facts)
     };

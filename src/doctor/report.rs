@@ -33,6 +33,8 @@ pub struct Check {
 pub struct Report {
     /// In the order of the stages.
     pub checks: Vec<Check>,
+    /// The systems (`:s3-auth-path`) that were seen; not printed, but `--redact` must know them.
+    pub buckets: Vec<String>,
 }
 
 // === impl Check ===
@@ -108,7 +110,10 @@ impl Report {
             }
         }
         checks.sort_by_key(|check| check.stage);
-        Self { checks }
+        Self {
+            checks,
+            buckets: Vec::new(),
+        }
     }
 
     /// The worst of all checks.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::recipe;
+use crate::place::aws;
 
 /// Of text from outside, so much is shown.
 const SHOWN: usize = 200;
@@ -71,7 +71,7 @@ pub struct Rule {
 pub struct Facts(BTreeMap<&'static str, String>);
 
 /// Text from outside made harmless: escaped, and cut.
-pub fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let mut safe: String = text.chars().take(SHOWN).collect::<String>();
     let cut = safe.len() < text.len();
     safe = safe.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'");
@@ -82,7 +82,7 @@ pub fn shown(text: &str) -> String {
 }
 
 /// Whether an address belongs to a private network (or this machine): one that the internet does not carry.
-pub fn is_private(ip: IpAddr) -> bool {
+pub(super) fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => {
             let shared = v4.octets()[0] == 100 && (64..128).contains(&v4.octets()[1]);
@@ -171,12 +171,12 @@ impl Facts {
         facts.set("host", host);
         facts.set("port", port.to_string());
         let host = host.to_ascii_lowercase();
-        if let Some(name) = recipe::peered_name(&host) {
+        if let Some(name) = aws::peered_name(&host) {
             facts.set("zone", format!("{}.{}.datomic.net", name.system, name.region));
             facts.set("system", name.system);
             facts.set("region", name.region);
         }
-        if let Some(name) = recipe::vpce_name(&host) {
+        if let Some(name) = aws::vpce_name(&host) {
             // The console and the CLI know the endpoint without the suffix of its DNS name.
             let id = name.id.rsplit_once('-').map_or(name.id.as_str(), |(id, _)| id);
             facts.set("endpoint_id", id);

@@ -17,6 +17,7 @@ use online::Instance;
 pub mod args;
 pub mod check;
 pub mod demo;
+pub mod doctor;
 pub mod endpoint;
 pub mod explain;
 pub mod failure;
@@ -89,12 +90,13 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
 }
 
 async fn online(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
-    let to = &mut anstream::stdout();
     if name == name::ENDPOINT {
         return endpoint_command(matches).await;
     }
+    let to = &mut anstream::stdout();
     let instance = instance(matches);
     match name {
+        name::DOCTOR => doctor::run(matches, std::env::vars_os(), to).await,
         name::STATUS => status::run(&instance, output(matches), to).await,
         name::WAIT => {
             let goal = matches.get_one::<WaitFor>("for").copied().unwrap_or(WaitFor::Ready);

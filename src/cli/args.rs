@@ -106,7 +106,7 @@ fn mock() -> Command {
 
 fn doctor() -> Command {
     let command = Command::new(name::DOCTOR).about("Find out what is wrong on the way to Datomic");
-    online(with_settings(command, &OFFLINE)).arg(output())
+    super::doctor::with_flags(online(with_settings(command, &OFFLINE)).arg(output()))
 }
 
 fn check() -> Command {

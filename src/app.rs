@@ -19,7 +19,7 @@ use crate::connection::Registry;
 use crate::event::Event;
 use crate::life::{Startup, Trigger, Watch, trigger};
 use crate::listener::{self, BindError, Bound, Door, SocketSettings, Threads};
-use crate::meters::{Gauge, Meters, family};
+use crate::meters::{Meters, family};
 use crate::names::UpstreamName;
 use crate::pool::endpoint::EndpointSpec;
 use crate::relay::{Counters, TcpSettings};
@@ -32,6 +32,7 @@ use crate::sys::pipe::PipeLimits;
 pub use upstream::Upstream;
 
 mod listeners;
+mod numbers;
 mod reload;
 mod upstream;
 
@@ -234,7 +235,7 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
         );
     }
     drop(pending);
-    say_what_runs(meters, threads.spread().threads());
+    numbers::say_what_runs(meters, threads.spread().threads());
 
     let (draining_trigger, draining) = trigger();
     let (stops, wanted) = mpsc::unbounded_channel();
@@ -296,35 +297,6 @@ async fn keep_beating(beat: Arc<AtomicU64>) {
         beat.store(clock::now().as_millis(), Relaxed);
         sleep(BEAT).await;
     }
-}
-
-fn say_what_runs(meters: &Meters, workers: usize) {
-    let commit = option_env!("ENTRYWAY_COMMIT").unwrap_or("");
-    meters
-        .gauge(&family::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), commit])
-        .set(1.0);
-    meters
-        .gauge(&family::START_TIME_SECONDS, &[])
-        .set(seconds_since_epoch());
-    meters.gauge(&family::WORKERS, &[]).set(workers as f64);
-    meters.gauge(&family::DRAINING, &[]).set(0.0);
-    reload_gauges(meters, true);
-}
-
-fn reload_gauges(meters: &Meters, applied: bool) {
-    let flag: Gauge = meters.gauge(&family::CONFIG_LAST_RELOAD_SUCCESSFUL, &[]);
-    flag.set(if applied { 1.0 } else { 0.0 });
-    if applied {
-        meters
-            .gauge(&family::CONFIG_LAST_RELOAD_TIMESTAMP_SECONDS, &[])
-            .set(seconds_since_epoch());
-    }
-}
-
-fn seconds_since_epoch() -> f64 {
-    std::time::SystemTime::UNIX_EPOCH
-        .elapsed()
-        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 // === impl Bindings ===

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::numbers::reload_gauges;
 use super::upstream::{all_names, limits_of, names_of, pool_settings, rules_of};
-use super::{Handles, Parts, Stop, reload_gauges};
+use super::{Handles, Parts, Stop};
 use crate::clock::{self, Moment};
 use crate::event::Event;
 use crate::meters::family;

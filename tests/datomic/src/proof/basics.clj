@@ -16,13 +16,14 @@
 (defn client
   "A new client with connections of its own: the library keeps one pool per configuration, so every
   configuration here differs in a key that it ignores."
-  []
+  [& [more]]
   (d/client
    (merge {:proof/number (rand)}
           (if (= "pro" (:client @options))
             {:server-type :peer-server :endpoint (:endpoint @options) :access-key "proof" :secret "proof-secret"
              :validate-hostnames false :trust-certs [(slurp (:certificate @options))]}
-            {:server-type :cloud :region "us-east-1" :system "proof-system" :endpoint (:endpoint @options)}))))
+            {:server-type :cloud :region "us-east-1" :system "proof-system" :endpoint (:endpoint @options)})
+          more)))
 
 (defn connect [] (d/connect (client) {:db-name (:db @options)}))
 
@@ -38,6 +39,9 @@
       [(true? (d/delete-database c {:db-name (str db-name "-2")})) "true"]))
   (check "list-databases"
     (let [names (d/list-databases c {})] [(some #{db-name} names) names]))
+  (when (= "pro" (:client @options))
+    (check "the name in the certificate is checked"
+      (let [names (d/list-databases (client {:validate-hostnames true}) {})] [(some #{db-name} names) names])))
   (check "connect to a database that is not there is refused as that"
     (try (d/connect c {:db-name "no-such-database"}) [false "connected"]
          (catch Exception e

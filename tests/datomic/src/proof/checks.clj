@@ -16,12 +16,13 @@
   ok)
 
 (defn explain
-  "An exception in one line; an anomaly by its category and message."
+  "An exception in one short line; an anomaly by its category and message. Jetty's message for an early
+  end is a dump of the connection's state."
   [^Throwable t]
-  (let [{:cognitect.anomalies/keys [category message]} (ex-data t)]
-    (if category
-      (str category " " message)
-      (str (.getName (class t)) ": " (ex-message t)))))
+  (let [{:cognitect.anomalies/keys [category message]} (ex-data t)
+        text (if category (str (name category) " " message) (str (.getName (class t)) ": " (ex-message t)))
+        text (str/replace text #"HttpConnectionOver\S+.*" "early end of the connection")]
+    (subs text 0 (min 160 (count text)))))
 
 (defmacro check
   "Passes when `body` gives `[true evidence]`; an exception is a failure with its text as evidence."

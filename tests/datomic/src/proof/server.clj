@@ -24,7 +24,9 @@
 
 (def ^:private journal (atom {:requests {} :refused [] :transactions {}}))
 
-(defn- note-arrival [zone {:keys [tx-id]}]
+(defn- note-arrival
+  "Operations only: `GET /` is what probes send, too."
+  [zone {:keys [tx-id]}]
   (swap! journal
          #(cond-> (update-in % [:requests zone] (fnil inc 0))
             tx-id (update-in [:transactions tx-id] (fnil conj [])
@@ -77,7 +79,7 @@
   "Decodes an operation and enters it in the journal, before the zone's mode can hold it up."
   [zone {:keys [request-method] :as request}]
   (let [operation (when (= :post request-method) (decode request))]
-    (note-arrival zone operation)
+    (when operation (note-arrival zone operation))
     (assoc request :operation operation)))
 
 (defn- operate [failure {:keys [headers ^bytes body operation] :as request}]

@@ -84,9 +84,19 @@
   [endpoint]
   (count (re-seq (re-pattern (str "\"endpoint\":\"" endpoint "\"")) (admin-text "/v1/connections"))))
 
-(defn entryway
-  "Runs a subcommand against the running instance; its exit code and what it said."
+(defn- command
+  "Runs the binary; whether it ended well, its result, and what it said beside."
   [& arguments]
-  (let [{:keys [exit out err]}
-        (apply shell/sh (concat [(:bin @options)] arguments ["--admin" (:admin @options)]))]
-    [(zero? exit) (str "exit " exit " " (str/trim (str out err)))]))
+  (let [{:keys [exit out err]} (apply shell/sh (:bin @options) arguments)]
+    [(zero? exit) out (str "exit " exit " " (str/trim (str out err)))]))
+
+(defn entryway
+  "Runs a subcommand against the running instance; whether it ended well, and what it said."
+  [& arguments]
+  (let [[ok _ said] (apply command (concat arguments ["--admin" (:admin @options)]))] [ok said]))
+
+(defn snippet-edn []
+  (let [port (last (str/split (:endpoint @options) #":"))
+        [ok out said] (command "snippet" "edn" "--peering" "--system" "proof-system" "--region" "us-east-1"
+                               "--listen" (str "127.0.0.1:" port))]
+    [ok (if ok out said)]))

@@ -22,7 +22,7 @@ use crate::listener::{self, BindError, Bound, Door, SocketSettings, Threads};
 use crate::meters::{Gauge, Meters, family};
 use crate::names::UpstreamName;
 use crate::pool::endpoint::EndpointSpec;
-use crate::relay::Counters;
+use crate::relay::{Counters, TcpSettings};
 use crate::resolve::ResolverHandle;
 use crate::settings::{Settings, UpstreamSettings};
 use crate::sweep::{self, Ending};
@@ -154,7 +154,7 @@ pub fn bind(parts: &Parts) -> Result<Bindings, Error> {
     for listener in &settings.listeners {
         let tcp = settings.upstreams.iter().find(|upstream| upstream.name.as_str() == listener.upstream);
         let sockets = SocketSettings {
-            tcp: tcp.map(|upstream| upstream.tcp.options()).unwrap_or_default(),
+            tcp: tcp.map_or_else(|| TcpSettings::default().options(), |upstream| upstream.tcp.options()),
             loopback_congestion: settings.runtime.loopback_congestion,
         };
         let one = listener::bind(listener, parts.listen_asked, &sockets)?;
@@ -177,7 +177,7 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
     let startup = Startup::default();
     let pending = startup.register("listeners");
     let registry = Registry::default();
-    let counters = Counters::new(PipeLimits::of_this_machine().with_large(budget.large_pipes));
+    let counters = Arc::new(Counters::new(PipeLimits::of_this_machine().with_large(budget.large_pipes)));
     let own: Vec<SocketAddr> = bindings.addresses().chain(own.iter().copied()).collect();
 
     let mut tasks = JoinSet::new();

@@ -66,7 +66,7 @@ fn recipe_of(upstream: &UpstreamSettings) -> Result<Recipe, Vec<String>> {
     let map = match &upstream.from_client {
         None => None,
         Some(file) => {
-            let text = edn::read_file(file.as_ref()).map_err(|error| vec![format!("{file}: {error}")])?;
+            let text = edn::load(file.as_ref()).map_err(|error| vec![format!("{file}: {error}")])?;
             Some(edn::read_client_map(&text).map_err(|error| vec![format!("{file}: {error}")])?)
         }
     };
@@ -134,7 +134,7 @@ async fn find_zone(handles: Handles, settings: UpstreamSettings, place: usize) {
         let event = event.maybe("zone", own.name.as_ref().map(|zone| zone.as_str().to_owned()));
         let event = event.maybe("zone_id", own.id.as_ref().map(|zone| zone.as_str().to_owned()));
         handles.bus.emit(event.with("source", source.to_string()));
-        upstream.feed.tell(Fact::OwnZone(own.name));
+        upstream.feed.tell(Fact::OwnZone(own.in_words_of(&zones)));
         upstream.feed.tell(Fact::OwnZoneId(own.id));
     }
 }

@@ -32,6 +32,7 @@ pub mod settings;
 // wings
 pub mod admin;
 pub mod doctor;
+pub mod demo;
 pub mod edn;
 pub mod mock;
 pub mod recipe;

@@ -3,17 +3,35 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use std::net::SocketAddr;
+
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
+use crate::bus::Bus;
+use crate::clock;
+use crate::meters::Meters;
+use crate::names::UpstreamName;
+use endpoint::EndpointSpec;
 use fact::Fact;
 use snapshot::Snapshot;
+use state::Pool;
+use timing::{PoolSettings, Timing};
 
+pub mod active;
+pub mod change;
+pub mod dns;
 pub mod endpoint;
 pub mod fact;
+pub mod health;
 pub mod identity;
+pub mod known;
+pub mod near;
 pub mod order;
+pub mod publish;
+pub mod rank;
 pub mod snapshot;
+pub mod state;
 pub mod timing;
 
 /// The way in. Cheap to clone; never blocks.
@@ -29,6 +47,69 @@ pub struct Feed {
 pub struct View {
     current: Arc<ArcSwap<Snapshot>>,
     changes: watch::Receiver<u64>,
+}
+
+/// What a pool is made of.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// The upstream.
+    pub upstream: UpstreamName,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointSpec>,
+    /// Its settings.
+    pub settings: PoolSettings,
+    /// Where it is counted.
+    pub meters: Meters,
+    /// Where it is told.
+    pub bus: Bus,
+    /// Addresses that are never used.
+    pub own_listeners: Vec<SocketAddr>,
+}
+
+/// The one writer.
+#[derive(Debug)]
+pub struct Actor {
+    facts: mpsc::Receiver<Fact>,
+    pool: Pool,
+    current: Arc<ArcSwap<Snapshot>>,
+    changes: watch::Sender<u64>,
+    generation: u64,
+}
+
+/// Makes the pool of an upstream.
+pub fn start(config: PoolConfig) -> (Feed, View, Actor) {
+    let now = clock::now();
+    let pool = Pool::new(config.upstream, config.endpoints, config.settings, config.own_listeners, now, fastrand::u64(..));
+    let (tell, facts) = mpsc::channel(4096);
+    let current = Arc::new(ArcSwap::from_pointee(publish::snapshot(&pool, now, 0)));
+    let (changes, seen) = watch::channel(0);
+    let view = View { current: current.clone(), changes: seen };
+    let feed = Feed { facts: tell, dropped: Arc::default() };
+    (feed, view, Actor { facts, pool, current, changes, generation: 0 })
+}
+
+impl Actor {
+    /// Runs for ever.
+    pub async fn run(mut self) {
+        let mut tick = tokio::time::interval(Timing::TICK);
+        loop {
+            tokio::select! {
+                fact = self.facts.recv() => {
+                    let now = clock::now();
+                    self.pool.beat(now);
+                    let Some(fact) = fact else { return };
+                    self.pool.apply(now, fact);
+                    while let Ok(fact) = self.facts.try_recv() { self.pool.apply(now, fact); }
+                }
+                _ = tick.tick() => { let now = clock::now(); self.pool.beat(now); self.pool.tick(now); }
+            }
+            if self.pool.take_dirty() {
+                self.generation += 1;
+                self.current.store(Arc::new(publish::snapshot(&self.pool, clock::now(), self.generation)));
+                self.changes.send_replace(self.generation);
+            }
+        }
+    }
 }
 
 // === impl Feed ===

@@ -13,23 +13,24 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::event::Reason;
 use crate::names::{Direction, Side};
-use crate::recent::Recent;
 use crate::stream::Stream;
 use crate::sys::socket::Fault;
 
 pub use counters::Counters;
 pub use settings::{Limits, TcpSettings};
 pub use tally::{Order, Tally};
+pub use terms::{Outcome, Terms};
 
+use clockwork::{Clockwork, Reached, Silence};
+use closing::Closing;
 use half::{Around, End, Half};
 use lane::Lane;
 use port::Port;
 use reset::{Step, Travel};
-use scratch::Scratch;
-use timer::Timer;
 
+mod clockwork;
+mod closing;
 mod counters;
 mod half;
 mod lane;
@@ -38,55 +39,11 @@ mod reset;
 mod scratch;
 mod settings;
 mod tally;
+mod terms;
 mod timer;
 
 /// Contract 7.4: an upstream that ends within this time without a byte moved is untouched.
 const UNTOUCHED: Duration = Duration::from_secs(1);
-/// Bytes pending, destination writable, nothing moved for this long: a bug of ours.
-const STALL: Duration = Duration::from_secs(5);
-/// The time between the first look that sees this and the one that believes it.
-const STALL_DOUBT: Duration = Duration::from_secs(1);
-/// How long an ordered end waits for the client's own end, reading off what it still sends.
-const LINGER: Duration = Duration::from_secs(2);
-
-/// What one relay is given.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms<'a> {
-    /// Time limits and the lane.
-    pub limits: &'a Limits,
-    /// Where live counts go, and orders come from.
-    pub tally: &'a Tally,
-    /// Where first-answer times of this upstream address go.
-    pub answers: &'a Recent,
-    /// Shared counts and bounds.
-    pub counters: &'a Counters,
-    /// Untried candidates remain: an untouched upstream end comes back as [`Outcome::Untouched`].
-    pub may_move: bool,
-}
-
-/// How it ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Both directions ended in order; this side first.
-    Finished {
-        /// The side whose end came first.
-        first: Side,
-    },
-    /// A side was reset or lost, and the other was told so.
-    Reset(Side, Fault),
-    /// The upstream ended within a second and no byte had moved; the client knows nothing of it. `None`: a FIN.
-    /// Only with [`Terms::may_move`]; relay the same client again, with the same tally, to another upstream.
-    Untouched(Option<Fault>),
-    /// Fully open and silent for `idle_timeout`.
-    IdleTimeout,
-    /// Half open and silent for `half_open_timeout`.
-    HalfOpenTimeout,
-    /// Closed at rest or cut, as ordered.
-    Ordered(Reason),
-    /// A call failed in a way that is no fault of a peer; both sides were reset.
-    Internal(io::Error),
-}
-
 /// Carries bytes until both directions have ended, a side is reset, a limit is reached or an order says so.
 ///
 /// Only awaiting it makes it run; dropping it leaves both streams as they are (bytes in a lane are lost).
@@ -107,43 +64,13 @@ pub struct Relay<'a> {
     half_open: Option<(Side, Moment)>,
     travel: Option<Travel>,
     closing: Option<Closing>,
-    timer: Timer,
-    /// What the timer is armed for.
-    armed: Wants,
-    look: Look,
+    clockwork: Clockwork,
     /// The waker that lies on the tally's desk, so that it is laid there once and not in every poll.
     waker: Option<Waker>,
 }
 
-/// Why the timer must fire some time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Wants {
-    idle: bool,
-    half_open: bool,
-    progress: bool,
-}
-
-/// The progress watchdog's last look: bytes moved by direction.
-#[derive(Clone, Copy, Debug, Default)]
-struct Look {
-    at: Moment,
-    bytes: [u64; 2],
-    /// How long after `at` the next look is.
-    patience: Duration,
-    /// A direction seemed to stand still for no reason; the next look decides.
-    in_doubt: bool,
-}
-
-/// An ordered end under way.
-#[derive(Clone, Copy, Debug)]
-struct Closing {
-    reason: Reason,
-    until: Moment,
-    told: bool,
-}
-
 // 10 000 idle connections at 2.5 KiB each: the largest part that is ours must not creep.
-const _: () = assert!(size_of::<Relay<'_>>() <= 704);
+const _: () = assert!(size_of::<Relay<'_>>() <= 640);
 
 // === impl Relay ===
 
@@ -166,9 +93,7 @@ impl<'a> Relay<'a> {
             half_open: None,
             travel: None,
             closing: None,
-            timer: Timer::default(),
-            armed: Wants::default(),
-            look: Look::default(),
+            clockwork: Clockwork::default(),
             waker: None,
         }
     }
@@ -176,7 +101,7 @@ impl<'a> Relay<'a> {
     /// One poll: everything that can be done now. `None` = wait.
     fn run(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
         loop {
-            let fired = self.timer.has_fired(cx);
+            let fired = self.clockwork.timer.has_fired(cx);
             let outcome = match self.closing {
                 Some(_) => self.close(cx),
                 None => self.carry(cx),
@@ -190,7 +115,7 @@ impl<'a> Relay<'a> {
                 }
                 self.arm();
             }
-            if !self.timer.is_new() {
+            if !self.clockwork.timer.is_new() {
                 return None;
             }
         }
@@ -215,13 +140,9 @@ impl<'a> Relay<'a> {
         outcome
     }
 
-    fn ends(&self) -> (Option<End>, Option<End>, bool, bool) {
-        (
-            self.upload.end(),
-            self.download.end(),
-            self.down.reset.is_some(),
-            self.up.reset.is_some(),
-        )
+    fn ends(&self) -> [(Option<End>, bool); 2] {
+        [(&self.upload, &self.up), (&self.download, &self.down)]
+            .map(|(half, port)| (half.end(), port.reset.is_some()))
     }
 
     fn poll_halves(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -334,7 +255,7 @@ impl<'a> Relay<'a> {
         };
         match travel.step(reader.end().is_some(), other, now) {
             Step::Wait(until) => {
-                self.timer.arm(until, now);
+                self.clockwork.timer.arm(until, now);
                 return None;
             }
             Step::Abort => {}
@@ -367,164 +288,69 @@ impl<'a> Relay<'a> {
                 if !at_rest {
                     return None;
                 }
-                self.closing = Some(Closing {
-                    reason,
-                    until: now + LINGER,
-                    told: false,
-                });
+                self.closing = Some(Closing::new(reason, now));
                 self.close(cx)
             }
         }
     }
 
-    /// Contract 7.7: FIN to the client first; what it still sends is read off and dropped, never sent upstream.
     fn close(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
-        /// Reads in one poll: a client that floods must not hold the thread.
-        const READS: usize = 16;
-        let now = self.around.now();
-        let closing = self.closing.as_mut()?;
-        let over = Some(Outcome::Ordered(closing.reason));
         if let Some(Order::Cut(reason)) = self.terms.tally.take_order() {
             self.abort();
             return Some(Outcome::Ordered(reason));
         }
-        if now >= closing.until {
-            return over;
+        let (closing, now) = (self.closing.as_mut()?, self.around.now());
+        if closing.poll(cx, &mut self.down, now).is_ready() {
+            return Some(Outcome::Ordered(closing.reason));
         }
-        self.timer.arm(closing.until, now);
-        if !closing.told {
-            match self.down.poll_finish(cx) {
-                Poll::Ready(Ok(())) => closing.told = true,
-                Poll::Ready(Err(_)) => return over,
-                Poll::Pending => return None,
-            }
-        }
-        let mut scratch = Scratch::take();
-        for _ in 0..READS {
-            match self.down.poll_recv(cx, &mut scratch) {
-                Poll::Ready(Ok(0) | Err(_)) => return over,
-                Poll::Ready(Ok(_)) => {}
-                Poll::Pending => return None,
-            }
-        }
-        cx.waker().wake_by_ref();
+        self.clockwork.timer.arm(closing.until, now);
         None
     }
 
-    /// The timer has fired: limits and the watchdog compare the tally with what they saw.
-    fn tick(&mut self) -> Option<Outcome> {
-        let (now, tally, limits) = (self.around.now(), self.terms.tally, self.terms.limits);
-        let last = tally.last_moved().max(self.began);
+    fn silence(&self) -> Silence {
+        let since = self.terms.tally.last_moved().max(self.began);
         match self.half_open {
-            Some((_, since)) => {
-                if limits
-                    .half_open_timeout
-                    .is_some_and(|limit| now.since(last.max(since)) >= limit)
-                {
-                    // Nobody knows whether the silent side had said everything: never a clean end (L2).
+            Some((_, half_closed)) => Silence {
+                since: since.max(half_closed),
+                is_half_open: true,
+            },
+            None => Silence {
+                since,
+                is_half_open: false,
+            },
+        }
+    }
+
+    /// The timer has fired.
+    fn tick(&mut self) -> Option<Outcome> {
+        let silence = self.silence();
+        let ways = [
+            (&mut self.upload, &mut self.up),
+            (&mut self.download, &mut self.down),
+        ];
+        match self
+            .clockwork
+            .tick(silence, self.terms.limits, ways, &self.around)?
+        {
+            Reached::HalfOpen => {
+                // Nobody knows whether the silent side had said everything: never a clean end (L2).
+                self.abort();
+                Some(Outcome::HalfOpenTimeout)
+            }
+            Reached::Idle => {
+                if !self.terms.tally.at_rest(self.around.now(), Duration::ZERO) {
                     self.abort();
-                    return Some(Outcome::HalfOpenTimeout);
                 }
+                Some(Outcome::IdleTimeout)
             }
-            None => {
-                if limits
-                    .idle_timeout
-                    .is_some_and(|limit| now.since(last) >= limit)
-                {
-                    if !tally.at_rest(now, Duration::ZERO) {
-                        self.abort();
-                    }
-                    return Some(Outcome::IdleTimeout);
-                }
-            }
-        }
-        let progress = self.armed.progress && now.since(self.look.at) < self.look.patience;
-        if self.armed.progress && !progress {
-            self.watch_progress(now);
-        } else if progress {
-            self.timer.arm(self.look.at + self.look.patience, now);
-        }
-        self.armed = Wants {
-            progress: progress || self.look.in_doubt,
-            ..Wants::default()
-        };
-        None
-    }
-
-    /// L1 says this never happens: bytes in a lane, room at the destination, and nothing moved for five seconds.
-    /// Seen twice, a second apart: at the first look the news of the room may just be on its way.
-    fn watch_progress(&mut self, now: Moment) {
-        let doubted = std::mem::take(&mut self.look.in_doubt);
-        for direction in Direction::BOTH {
-            let (half, destination) = match direction {
-                Direction::Upload => (&mut self.upload, &mut self.up),
-                Direction::Download => (&mut self.download, &mut self.down),
-            };
-            let still = self.terms.tally.bytes(direction) == self.look.bytes[direction.index()];
-            if !still || !half.is_draining() || !destination.is_writable() {
-                continue;
-            }
-            if !doubted {
-                self.look = Look {
-                    at: now,
-                    patience: STALL_DOUBT,
-                    in_doubt: true,
-                    ..self.look
-                };
-                self.timer.arm(now + STALL_DOUBT, now);
-                continue;
-            }
-            self.terms.counters.stalled(|| {
-                format!(
-                    "{} stalled with {} bytes pending: {half:?}",
-                    direction.as_str(),
-                    half.lane.pending()
-                )
-            });
-            destination.distrust_reactor();
-            // Failing here leaves the lane as it was, and the next send says what is wrong.
-            let _ = half.lane.to_buffer(self.terms.counters);
-            // Goes on at once.
-            self.timer.arm(now, now);
         }
     }
 
-    /// Arms the timer for what has come to be wanted since it was armed. Reads no clock when nothing has.
     fn arm(&mut self) {
-        let limits = self.terms.limits;
-        let wants = Wants {
-            idle: self.half_open.is_none() && limits.idle_timeout.is_some(),
-            half_open: self.half_open.is_some() && limits.half_open_timeout.is_some(),
-            progress: self.upload.is_draining() || self.download.is_draining(),
-        };
-        let new = wants.beyond(self.armed);
-        if new == Wants::default() {
-            return;
-        }
-        let now = self.around.now();
-        let last = self.terms.tally.last_moved().max(self.began);
-        if new.idle {
-            self.timer
-                .arm(last + limits.idle_timeout.unwrap_or_default(), now);
-        }
-        if new.half_open {
-            let since = self.half_open.map_or(last, |(_, since)| since);
-            self.timer.arm(
-                last.max(since) + limits.half_open_timeout.unwrap_or_default(),
-                now,
-            );
-        }
-        if new.progress {
-            let bytes = Direction::BOTH.map(|direction| self.terms.tally.bytes(direction));
-            self.look = Look {
-                at: now,
-                bytes,
-                patience: STALL,
-                in_doubt: false,
-            };
-            self.timer.arm(now + STALL, now);
-        }
-        self.armed = self.armed.and(new);
+        let silence = self.silence();
+        let is_draining = self.upload.is_draining() || self.download.is_draining();
+        self.clockwork
+            .arm(silence, self.terms.limits, is_draining, &self.around);
     }
 }
 
@@ -565,27 +391,6 @@ impl fmt::Debug for Relay<'_> {
             .field("travel", &self.travel)
             .field("closing", &self.closing)
             .finish_non_exhaustive()
-    }
-}
-
-// === impl Wants ===
-
-impl Wants {
-    /// What is wanted here and not there.
-    fn beyond(self, there: Wants) -> Wants {
-        Wants {
-            idle: self.idle && !there.idle,
-            half_open: self.half_open && !there.half_open,
-            progress: self.progress && !there.progress,
-        }
-    }
-
-    fn and(self, more: Wants) -> Wants {
-        Wants {
-            idle: self.idle || more.idle,
-            half_open: self.half_open || more.half_open,
-            progress: self.progress || more.progress,
-        }
     }
 }
 

@@ -188,7 +188,7 @@ impl House for Desk {
     }
 
     fn explain(&self, upstream: Option<&str>, what_if: &[String]) -> Result<Explain, Refusal> {
-        let what_if: Vec<WhatIf> = what_if.iter().map(|text| text.parse()).collect::<Result<_, _>>().map_err(Refusal::Bad)?;
+        let what_if: Vec<WhatIf> = what_if.iter().map(|text| WhatIf::parse(text)).collect::<Result<_, _>>().map_err(Refusal::Bad)?;
         let upstreams = self.upstreams(upstream)?;
         let mut explain = Explain::default();
         for one in &upstreams {

@@ -3,68 +3,17 @@
 //! Says what is understood and nothing of what happens then. A flag that exists works; names of the contract that are
 //! kept for later are not here.
 
-use std::time::Duration;
-
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 
-use crate::duration;
-use crate::settings::flags::{self, Group};
+use shared::{
+    EVERY, OFFLINE, duration_value, online, output, switch, wait_for, what_if, with_settings,
+};
 
-/// Subcommands, by name: what `run` of the caller matches on.
-pub mod name {
-    #![allow(missing_docs, reason = "each is the word it holds")]
-    pub const RUN: &str = "run";
-    pub const DEMO: &str = "demo";
-    pub const MOCK: &str = "mock";
-    pub const DOCTOR: &str = "doctor";
-    pub const CHECK: &str = "check";
-    pub const PLAN: &str = "plan";
-    pub const EXPLAIN: &str = "explain";
-    pub const SNIPPET: &str = "snippet";
-    pub const STATUS: &str = "status";
-    pub const WAIT: &str = "wait";
-    pub const HEALTHCHECK: &str = "healthcheck";
-    pub const ENDPOINT: &str = "endpoint";
-    pub const RELOAD: &str = "reload";
-    pub const SHUTDOWN: &str = "shutdown";
-    pub const GUIDE: &str = "guide";
-    pub const COMPLETIONS: &str = "completions";
-    pub const VERSION: &str = "version";
-}
+pub use words::*;
 
-/// Where online commands look for an instance (id `instance`; a `String`).
-pub const INSTANCE: &str = "instance";
-/// The control socket that online commands were given (id `control-socket`; a `String`).
-pub const CONTROL_SOCKET: &str = "control-socket";
-/// `--output` (id `output`; [`Output`]).
-pub const OUTPUT: &str = "output";
-/// What `run` starts (id `command`; `OsString`s).
-pub const COMMAND: &str = "command";
-
-/// Where the admin address is looked for when nobody says.
-pub const DEFAULT_INSTANCE: &str = "127.0.0.1:8183";
-
-/// How a result is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
-
-/// `wait --for`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitFor {
-    /// Listeners are bound.
-    Startup,
-    /// `/readyz` says yes.
-    Ready,
-    /// So many addresses are healthy.
-    Healthy(usize),
-}
+mod shared;
+mod words;
 
 const ABOUT: &str = "One local port that always leads to a healthy Datomic Cloud entry point";
 
@@ -75,13 +24,14 @@ Two commands to begin with:
 When it does not work: entryway doctor. How to do things: entryway guide.";
 
 const AFTER_RUN: &str = "\
-Every flag --x-y is also the variable ENTRYWAY_X_Y (lists separated by white space) and a key of the file given with
---config; config/reference.toml holds all keys. Flags win over variables, variables over the file, the file over the
-profile. Durations: 250ms 5s 2m 1h.";
+Every flag --x-y is also the variable ENTRYWAY_X_Y (lists separated by white space) and a key of the file.
+Flags win over variables, variables over the file, the file over the profile.
+config/reference.toml holds every key. Durations: 250ms 5s 2m 1h.";
 
 /// The whole command line.
 pub fn command() -> Command {
     Command::new("entryway")
+        .bin_name("entryway")
         .about(ABOUT)
         .after_help(AFTER)
         .version(env!("CARGO_PKG_VERSION"))
@@ -108,6 +58,20 @@ pub fn command() -> Command {
             shutdown(),
         ])
         .subcommands([guide(), completions(), version()])
+}
+
+/// What clap says about a command line, in the words of the contract: "did you mean". Print it through `anstream`, which
+/// takes the colours away where they are not wanted.
+pub fn say(error: &clap::Error) -> String {
+    let mut text = error.render().ansi().to_string();
+    for kind in ["argument", "subcommand", "value"] {
+        text = text.replace(&format!("a similar {kind} exists:"), "did you mean");
+        text = text.replace(
+            &format!("some similar {kind}s exist:"),
+            "did you mean one of",
+        );
+    }
+    text
 }
 
 fn run() -> Command {
@@ -300,107 +264,6 @@ fn version() -> Command {
     Command::new(name::VERSION)
         .about("Print version, commit and compiler")
         .arg(output())
-}
-
-const EVERY: [Group; 6] = [
-    Group::Target,
-    Group::Listen,
-    Group::Health,
-    Group::Dns,
-    Group::Admin,
-    Group::Process,
-];
-/// For commands whose `--admin` and `--control` name an instance to ask, not one to start.
-const OFFLINE: [Group; 4] = [Group::Target, Group::Listen, Group::Health, Group::Dns];
-
-fn with_settings(command: Command, groups: &[Group]) -> Command {
-    let config = Arg::new(flags::CONFIG)
-        .long(flags::CONFIG)
-        .short('c')
-        .value_name("FILE")
-        .value_hint(ValueHint::FilePath)
-        .help("Settings file (TOML); none is searched for");
-    let heading = |group: Group| match group {
-        Group::Target => "Where to",
-        Group::Listen => "Where from",
-        Group::Health => "Health and failover",
-        Group::Dns => "DNS",
-        Group::Admin => "Looking in",
-        Group::Process => "Process",
-    };
-    let wanted = flags::FLAGS
-        .iter()
-        .filter(|flag| groups.contains(&flag.group));
-    command
-        .arg(config)
-        .args(wanted.map(|flag| flag.arg().help_heading(heading(flag.group))))
-}
-
-fn online(command: Command) -> Command {
-    command
-        .arg(
-            Arg::new(INSTANCE)
-                .long("admin")
-                .value_name("HOST:PORT")
-                .env("ENTRYWAY_ADMIN")
-                .default_value(DEFAULT_INSTANCE)
-                .help_heading("Instance")
-                .help("Admin address of the instance to ask"),
-        )
-        .arg(
-            Arg::new(CONTROL_SOCKET)
-                .long("control")
-                .value_name("PATH")
-                .env("ENTRYWAY_CONTROL")
-                .value_hint(ValueHint::FilePath)
-                .help_heading("Instance")
-                .help("Its control socket [default: what the admin address names]"),
-        )
-}
-
-fn output() -> Arg {
-    Arg::new(OUTPUT)
-        .long("output")
-        .value_name("text|json")
-        .env("ENTRYWAY_OUTPUT")
-        .default_value("text")
-        .value_parser(|text: &str| match text {
-            "text" => Ok(Output::Text),
-            "json" => Ok(Output::Json),
-            _ => Err("text or json is expected"),
-        })
-        .help("How the result is printed")
-}
-
-fn switch(long: &'static str, help: &'static str) -> Arg {
-    Arg::new(long)
-        .long(long)
-        .action(ArgAction::SetTrue)
-        .help(help)
-}
-
-fn duration_value(text: &str) -> Result<Duration, String> {
-    duration::parse(text)
-}
-
-fn wait_for(text: &str) -> Result<WaitFor, String> {
-    match text.split_once('=') {
-        None if text == "startup" => Ok(WaitFor::Startup),
-        None if text == "ready" => Ok(WaitFor::Ready),
-        None if text == "healthy" => Ok(WaitFor::Healthy(1)),
-        Some(("healthy", number)) => number
-            .parse()
-            .map(WaitFor::Healthy)
-            .map_err(|_| "healthy=N needs a number of addresses".to_owned()),
-        _ => Err("startup, ready, healthy or healthy=N is expected".to_owned()),
-    }
-}
-
-fn what_if(text: &str) -> Result<String, String> {
-    match text.split_once('=') {
-        Some(("zone-down", zone)) if !zone.is_empty() => Ok(text.to_owned()),
-        _ => Err("zone-down=ZONE is expected".to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,22 @@
-//! `entryway explain`, asking a running instance: where does the next connection go, and why?
+//! `entryway explain`: where does the next connection go, and why? Asks a running instance, or looks for itself.
 
 use std::io::Write;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
 
 use super::args::Output;
-use super::failure::CliError;
+use super::failure::{CliError, code};
 use super::online::{Instance, clean};
 use super::status::print_json;
 use crate::admin::status::{Explain, versioned};
+use crate::app;
+use crate::assemble;
+use crate::bus::{Bus, Log};
+use crate::clock;
+use crate::meters::Meters;
+use crate::pool::order::WhatIf;
+use crate::settings::Loaded;
 use crate::web::query::encode;
 
 /// Asks; `what_if` as on the command line (`zone-down=Z`).
@@ -26,6 +36,29 @@ pub async fn run(
         format!("/v1/explain?{}", query.join("&"))
     };
     let explain: Explain = instance.read(&path).await?;
+    print(&explain, output, to)?;
+    Ok(0)
+}
+
+/// Looks for itself, where no instance is asked: resolves and probes what the settings name, for as long as the first
+/// round takes (at most 5 s), and explains what a new connection would do.
+pub async fn survey(loaded: Loaded, what_if: &[String], output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
+    let wrong = |what: String| CliError::new(code::SETTING, what);
+    let asked: Vec<WhatIf> = what_if.iter().map(|text| WhatIf::parse(text)).collect::<Result<_, _>>().map_err(wrong)?;
+    let parts = assemble::parts(&loaded, &Meters::default(), &Bus::new(Log::default())).map_err(|error| wrong(error.to_string()))?;
+    let mut tasks = JoinSet::new();
+    let (upstreams, _resolver) = app::observe(&parts, &[], &mut tasks);
+    let probed = async {
+        while !upstreams.iter().all(|upstream| upstream.view.load().all_probed) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), probed).await;
+    let mut explain = Explain::default();
+    for upstream in upstreams.iter() {
+        let explanation = upstream.view.load().explain(clock::now(), &asked);
+        explain.add(upstream.name.as_str(), &explanation, upstreams.len() > 1);
+    }
     print(&explain, output, to)?;
     Ok(0)
 }

@@ -20,12 +20,16 @@ pub struct CliError {
 pub mod code {
     /// Not ok (`healthcheck`).
     pub const NOT_OK: u8 = 1;
+    /// The command line was not understood.
+    pub const NOT_UNDERSTOOD: u8 = 2;
     /// No instance answers, no such endpoint.
     pub const NOT_THERE: u8 = 69;
     /// A bug.
     pub const INTERNAL: u8 = 70;
     /// The operating system said no.
     pub const OS: u8 = 71;
+    /// A port cannot be bound.
+    pub const CANNOT_BIND: u8 = 73;
     /// Time is up.
     pub const TIMED_OUT: u8 = 75;
     /// Permission.

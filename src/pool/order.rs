@@ -8,43 +8,8 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::names::{EndpointName, Zone};
 use crate::pool::endpoint::Candidate;
-use crate::pool::fact::Intent;
+use crate::pool::rank::{Entry, Key, Rank};
 use crate::pool::snapshot::{AddressView, Snapshot, State};
-
-/// One address that may be used, with what decides its place.
-#[derive(Clone, Debug)]
-pub(in crate::pool) struct Entry {
-    pub(in crate::pool) candidate: Candidate,
-    pub(in crate::pool) key: Key,
-    /// While it shifts back: since when and for how long, and the key it has for the part that has not shifted.
-    pub(in crate::pool) ramp: Option<(Moment, Duration)>,
-}
-
-/// What decides an address's place, most important first (contract 7.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::pool) struct Key {
-    pub(in crate::pool) drained: bool,
-    pub(in crate::pool) health: Rank,
-    pub(in crate::pool) departed: bool,
-    pub(in crate::pool) tier: u8,
-    pub(in crate::pool) near: usize,
-    pub(in crate::pool) place: usize,
-}
-
-/// Health as the order sees it, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::pool) enum Rank {
-    /// Up, or unknown in the first round.
-    Well,
-    /// Returning, or shifting back.
-    Returning,
-    /// Not probed yet.
-    Unproven,
-    /// In doubt.
-    Suspect,
-    /// Down.
-    Down,
-}
 
 /// A question to `explain`: what if.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -259,26 +224,6 @@ impl Snapshot {
     }
 }
 
-// === impl Entry ===
-
-impl Entry {
-    /// The share of new connections that already go there; `None`: no ramp (any more).
-    fn share(&self, now: Moment) -> Option<f64> {
-        let (from, ramp) = self.ramp?;
-        let gone = now.since(from);
-        (gone < ramp).then(|| gone.as_secs_f64() / ramp.as_secs_f64())
-    }
-
-    /// The key for a connection with this draw.
-    fn key_at(&self, now: Moment, draw: f64) -> Key {
-        let mut key = self.key;
-        if key.health == Rank::Well && self.share(now).is_some_and(|share| draw > share) {
-            key.health = Rank::Returning;
-        }
-        key
-    }
-}
-
 // === impl WhatIf ===
 
 impl WhatIf {
@@ -296,28 +241,5 @@ impl WhatIf {
     fn hits(&self, zone: Option<&Zone>, name: &EndpointName) -> bool {
         let WhatIf::ZoneDown(down) = self;
         zone == Some(down) || name.as_str() == down.as_str()
-    }
-}
-
-// === impl Key ===
-
-impl Key {
-    /// The static part of an address's key.
-    pub(in crate::pool) fn of(
-        intent: Intent,
-        health: Rank,
-        departed: bool,
-        tier: u8,
-        near: usize,
-        place: usize,
-    ) -> Self {
-        Self {
-            drained: intent == Intent::Drain,
-            health,
-            departed,
-            tier,
-            near,
-            place,
-        }
     }
 }

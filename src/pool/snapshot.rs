@@ -13,6 +13,7 @@ use crate::names::{EndpointName, UpstreamName, Zone};
 use crate::pool::endpoint::{Address, Endpoint};
 use crate::pool::fact::{Intent, Source};
 use crate::pool::identity::SystemId;
+use crate::pool::rank::Entry;
 
 /// The state of an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,7 +63,7 @@ pub struct Snapshot {
     /// Which pairs at rest may be closed because a nearer zone is well again (contract 7.9).
     pub rebalance: Option<Farther>,
     /// What `order` reads: every address that may be used, best first while no ramp runs.
-    pub(in crate::pool) entries: Vec<crate::pool::order::Entry>,
+    pub(in crate::pool) entries: Vec<Entry>,
 }
 
 /// Pairs that may move back: those on these addresses, at rest, at the pace of contract 7.9.

@@ -197,13 +197,13 @@ impl Lane {
         counters: &Counters,
     ) -> std::io::Result<()> {
         self.may_splice = false;
-        self.to_buffer(counters)?;
+        self.move_to_buffer(counters)?;
         self.fall_back(Refused::of(error), counters);
         Ok(())
     }
 
     /// Moves whatever the pipe holds to the leftover.
-    pub(super) fn to_buffer(&mut self, counters: &Counters) -> std::io::Result<()> {
+    pub(super) fn move_to_buffer(&mut self, counters: &Counters) -> std::io::Result<()> {
         self.mode = Mode::Buffer;
         if let Some(mut pipe) = self.pipe.take() {
             let bytes = pipe.rescue()?;

@@ -7,6 +7,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::event::Reason;
+use crate::recent::Recent;
 use crate::sys::pipe::PipeLimits;
 
 mod close;
@@ -257,5 +259,5 @@ fn the_future_is_small() {
         size_of::<Half>(),
         size_of::<Lane>()
     );
-    assert!(size_of::<Relay<'_>>() <= 704);
+    assert!(size_of::<Relay<'_>>() <= 640);
 }

@@ -7,10 +7,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::REFERENCE;
-use super::file::{self, Source};
+use super::file;
 use super::layers::{Loaded, lay_under};
+use super::source::Source;
 use super::tree::{Node, Place, Value};
+
+/// `config/reference.toml`: every key with its default and meaning.
+pub const REFERENCE: &str = include_str!("../../config/reference.toml");
 
 /// Keys whose change needs a restart; a key below one of them, too. All others hold for new work at once.
 const NEEDS_RESTART: &[&str] = &[

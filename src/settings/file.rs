@@ -2,25 +2,16 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::report::Problem;
+use super::source::Source;
 use super::tree::{Entry, Node, Place, Table, Value};
 
 /// Nobody writes that much by hand; it keeps `--config /dev/zero` from eating the memory.
 const LARGEST: u64 = 1024 * 1024;
-
-/// A file as it was read: name and text stay together, so that a span is never used on another version of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The path as it was given.
-    pub name: String,
-    /// The whole text.
-    pub text: Arc<str>,
-}
 
 /// Reads the text of a file.
 pub(super) fn load(name: &str) -> Result<Source, Problem> {

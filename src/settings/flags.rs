@@ -132,7 +132,7 @@ pub const FLAGS: &[Flag] = {
         flag(Listen, "allow-remote", "listener.allow_remote", Switch, "BOOL",
             "Allow --listen beyond loopback: no encryption, no login"),
         flag(Listen, "max-connections", "listener.max_connections", Number, "N",
-            "[default: what the limit of open files allows]"),
+            "Connections at once [default: what the limit of open files allows]"),
         flag(Listen, "when-all-down", "listener.when_all_down", Word(&["hold", "try", "refuse"]), "WHAT",
             "What a client meets while nothing can be reached: hold, try or refuse [default: hold]"),
         flag(Health, "probe", "upstream.health.kind", Word(&["datomic", "http", "tcp", "off"]), "KIND",

@@ -9,10 +9,11 @@ use std::ffi::OsString;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
-use super::file::{self, Source};
+use super::model::Settings;
 use super::report::{Problem, Report};
+use super::source::Source;
 use super::tree::{Node, Path, Place, Table, Value};
-use super::{Settings, endpoint, explain, flags, given, profile, read, validate};
+use super::{endpoint, explain, file, flags, given, profile, read, validate};
 
 /// What says where to go; an upstream has one of them.
 pub(super) const TARGETS: [&str; 4] = ["endpoint", "vpce", "peering", "from_client"];
@@ -72,6 +73,14 @@ impl Loaded {
     /// The same flags and environment over the file as it is now.
     pub fn load_file_again(&self) -> Result<Loaded, Report> {
         lay(self.layers.clone(), Vec::new(), true)
+    }
+
+    /// Whether anything says where to go.
+    pub fn has_target(&self) -> bool {
+        let upstreams = &self.settings.upstreams;
+        upstreams.iter().any(|upstream| {
+            !upstream.endpoints.is_empty() || upstream.vpce.is_some() || upstream.peering || upstream.from_client.is_some()
+        })
     }
 
     /// The file's path, as given.

@@ -7,7 +7,7 @@ use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet, normalize_untrusted_str};
 
-use super::file::Source;
+use super::source::Source;
 use super::tree::Place;
 
 /// One thing that is wrong.
@@ -98,17 +98,6 @@ impl Problem {
     }
 }
 
-// === impl Source ===
-
-impl Source {
-    /// `FILE:LINE` of a byte.
-    pub fn line_of(&self, byte: usize) -> String {
-        let before = &self.text.as_bytes()[..byte.min(self.text.len())];
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        format!("{}:{line}", self.name)
-    }
-}
-
 // === impl Report ===
 
 impl Report {
@@ -182,19 +171,6 @@ impl Report {
             group = group.element(Level::HELP.message(normalize_untrusted_str(help)));
         }
         group
-    }
-}
-
-impl Source {
-    /// A span cut to its first line and to the text: a table's span may reach far down.
-    fn underline(&self, span: &std::ops::Range<usize>) -> std::ops::Range<usize> {
-        let start = span.start.min(self.text.len());
-        let end = span.end.clamp(start, self.text.len());
-        let length = self
-            .text
-            .get(start..end)
-            .map_or(0, |text| text.find('\n').unwrap_or(text.len()));
-        start..start + length
     }
 }
 

@@ -6,46 +6,19 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::endpoint;
+use super::model::UpstreamSettings;
 use super::report::{Problem, closest};
 use super::tree::{Node, Path, Place, Step, Value};
-use super::{Settings, UpstreamSettings, endpoint};
 use crate::duration;
 
+mod check;
 mod target;
 
-/// Where clients connect by default: contract section 3.
-const DEFAULT_BINDS: [&str; 2] = ["127.0.0.1:8182", "[::1]:8182"];
+pub(super) use check::Check;
+use check::DEFAULT_BINDS;
 
-/// One pass over the settings.
-#[derive(Debug)]
-pub(super) struct Check<'a> {
-    settings: &'a Settings,
-    tree: &'a Node,
-    wrong: &'a [Path],
-    needs_target: bool,
-    /// What is wrong.
-    pub(super) problems: Vec<Problem>,
-    /// What is odd.
-    pub(super) warnings: Vec<Problem>,
-}
-
-impl<'a> Check<'a> {
-    pub(super) fn new(
-        settings: &'a Settings,
-        tree: &'a Node,
-        wrong: &'a [Path],
-        needs_target: bool,
-    ) -> Self {
-        Self {
-            settings,
-            tree,
-            wrong,
-            needs_target,
-            problems: Vec::new(),
-            warnings: Vec::new(),
-        }
-    }
-
+impl Check<'_> {
     pub(super) fn all(&mut self) {
         if self.settings.schema != 1 {
             let title = format!(
@@ -64,43 +37,6 @@ impl<'a> Check<'a> {
             self.upstream_times(upstream, node);
         }
         self.process();
-    }
-
-    /// The listeners or upstreams of the tree that could be read, with their paths.
-    fn items(&self, key: &str) -> Vec<(Path, &'a Node)> {
-        let below = Path(vec![Step::Key(key.to_owned())]);
-        let items = self
-            .tree
-            .get(key)
-            .map(Node::items)
-            .unwrap_or_default()
-            .iter()
-            .enumerate();
-        items
-            .filter(|(_, node)| node.value != Value::Gone)
-            .map(|(index, node)| (below.index(index), node))
-            .collect()
-    }
-
-    /// The place of a key, or of the innermost table around it that was written where the key itself was not.
-    fn place(&self, node: &Node, key: &str) -> Place {
-        if let Some(node) = node.get(key) {
-            return node.place.clone();
-        }
-        match key.rsplit_once('.') {
-            Some((table, _)) => self.place(node, table),
-            // The root is the whole file: that is no place.
-            None if std::ptr::eq(node, self.tree) => Place::Default,
-            None => node.place.clone(),
-        }
-    }
-
-    fn is_wrong(&self, path: &Path) -> bool {
-        self.wrong.iter().any(|wrong| wrong.starts_with(path))
-    }
-
-    fn error(&mut self, place: Place, title: impl Into<String>) {
-        self.problems.push(Problem::new(title, place));
     }
 
     fn names(&mut self, key: &'static str) {

@@ -7,15 +7,14 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+
+pub use budget::{Budget, LARGE, PipeLimits, Refused};
+
+mod budget;
 
 /// The most one splice asks for. `usize::MAX` is EINVAL (bug 1), above 1 GiB is pointless.
 pub const MOST: usize = 1 << 20;
-
-/// The size of a pipe for bulk.
-pub const LARGE: usize = 1 << 20;
-
-const PAGE: usize = 4096;
 
 /// What one splice did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,44 +23,6 @@ pub enum Moved {
     Bytes(NonZeroUsize),
     /// The source has ended.
     Eof,
-}
-
-/// Why there is no pipe to be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refused {
-    /// Our own bound on pipes, pages or large pipes.
-    Budget,
-    /// No descriptor left (EMFILE, ENFILE).
-    Descriptors,
-    /// The kernel gave a pipe that is too small to be of use (the uid's page quota is used up), or refused its size.
-    Small,
-    /// Not permitted (EPERM, EACCES: a seccomp filter).
-    Permission,
-    /// Unknown to this kernel (ENOSYS, EINVAL).
-    Unsupported,
-    /// Anything else.
-    Other,
-}
-
-/// How many pipes there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PipeLimits {
-    /// Pages in all pipes together.
-    pub pages: usize,
-    /// Large pipes.
-    pub large: usize,
-    /// Pipes of any size (two descriptors each).
-    pub pipes: usize,
-}
-
-/// The count of pipes of one assembly. Data threads add and subtract; the scrape reads.
-#[derive(Debug)]
-pub struct Budget {
-    limits: PipeLimits,
-    pages: AtomicUsize,
-    large: AtomicUsize,
-    pipes: AtomicUsize,
-    in_use: AtomicUsize,
 }
 
 /// One pipe.
@@ -81,142 +42,6 @@ pub struct Pipe {
 pub struct PipePool {
     small: Vec<Pipe>,
     large: Vec<Pipe>,
-}
-
-// === impl Refused ===
-
-impl Refused {
-    /// All of them.
-    pub const ALL: [Refused; 6] = [
-        Refused::Budget,
-        Refused::Descriptors,
-        Refused::Small,
-        Refused::Permission,
-        Refused::Unsupported,
-        Refused::Other,
-    ];
-
-    /// The metric label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Refused::Budget => "budget",
-            Refused::Descriptors => "emfile",
-            Refused::Small => "small_pipe",
-            Refused::Permission => "eperm",
-            Refused::Unsupported => "unsupported",
-            Refused::Other => "other",
-        }
-    }
-
-    /// Index into an array of six.
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// Classes an error of `pipe2`, `F_SETPIPE_SZ` or `splice` that is no fault of the connection.
-    pub fn of(error: &io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => Refused::Descriptors,
-            Some(libc::EPERM | libc::EACCES) => Refused::Permission,
-            Some(libc::ENOSYS | libc::EINVAL) => Refused::Unsupported,
-            _ => Refused::Other,
-        }
-    }
-}
-
-// === impl PipeLimits ===
-
-impl PipeLimits {
-    /// Half of what an unprivileged uid may have (`pipe-user-pages-soft`), at most 32 large ones and 512 pipes.
-    pub fn of_this_machine() -> Self {
-        let soft = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft")
-            .ok()
-            .and_then(|text| text.trim().parse::<usize>().ok())
-            // 0 means no limit; the kernel's default bounds us all the same.
-            .filter(|&pages| pages > 0)
-            .unwrap_or(16384);
-        Self {
-            pages: soft / 2,
-            large: 32,
-            pipes: 512,
-        }
-    }
-
-    /// The same with at most so many large ones.
-    #[must_use]
-    pub fn with_large(self, large: usize) -> Self {
-        Self {
-            large: self.large.min(large),
-            ..self
-        }
-    }
-}
-
-// === impl Budget ===
-
-impl Budget {
-    /// An empty budget.
-    pub fn new(limits: PipeLimits) -> Self {
-        Self {
-            limits,
-            pages: AtomicUsize::new(0),
-            large: AtomicUsize::new(0),
-            pipes: AtomicUsize::new(0),
-            in_use: AtomicUsize::new(0),
-        }
-    }
-
-    /// Pipes that a connection holds now.
-    pub fn in_use(&self) -> usize {
-        self.in_use.load(Relaxed)
-    }
-
-    /// Pipes that exist, in use or pooled.
-    pub fn existing(&self) -> usize {
-        self.pipes.load(Relaxed)
-    }
-
-    /// Takes room for one pipe of this size, or leaves everything as it was.
-    fn enter(&self, size: usize) -> bool {
-        let pages = size / PAGE;
-        let is_large = size >= LARGE;
-        // A quarter of the pages is kept for small pipes: one elephant must not send every message to the buffer.
-        let most_pages = if is_large {
-            self.limits.pages / 4 * 3
-        } else {
-            self.limits.pages
-        };
-        let fits = add_within(&self.pipes, 1, self.limits.pipes);
-        if !fits {
-            return false;
-        }
-        if !add_within(&self.pages, pages, most_pages) {
-            self.pipes.fetch_sub(1, Relaxed);
-            return false;
-        }
-        if is_large && !add_within(&self.large, 1, self.limits.large) {
-            self.pages.fetch_sub(pages, Relaxed);
-            self.pipes.fetch_sub(1, Relaxed);
-            return false;
-        }
-        true
-    }
-
-    fn leave(&self, size: usize) {
-        self.pipes.fetch_sub(1, Relaxed);
-        self.pages.fetch_sub(size / PAGE, Relaxed);
-        if size >= LARGE {
-            self.large.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
-fn add_within(count: &AtomicUsize, more: usize, limit: usize) -> bool {
-    count
-        .fetch_update(Relaxed, Relaxed, |now| {
-            (now + more <= limit).then_some(now + more)
-        })
-        .is_ok()
 }
 
 // === impl Pipe ===

@@ -48,6 +48,20 @@ pub enum Fault {
     Unreachable,
 }
 
+// === impl TcpOptions ===
+
+impl Default for TcpOptions {
+    /// The kernel's own: neither keepalive nor a user timeout.
+    fn default() -> Self {
+        Self {
+            keepalive: None,
+            keepalive_interval: Duration::from_secs(75),
+            keepalive_probes: 9,
+            user_timeout: None,
+        }
+    }
+}
+
 // === impl Fault ===
 
 impl Fault {

@@ -49,3 +49,16 @@ fn the_wrapper_takes_everything_behind_two_dashes() {
         .collect();
     assert_eq!(words, ["sh", "-c", "exit 3"]);
 }
+
+#[test]
+fn a_near_miss_is_answered_with_a_guess() {
+    for (line, guess) in [
+        ("entryway run --endpont a:1", "did you mean"),
+        ("entryway rum", "did you mean"),
+        ("entryway run --when-all-down hol", "did you mean"),
+        ("entryway snippet promtheus", "did you mean"),
+    ] {
+        let error = command().try_get_matches_from(line.split(' ')).unwrap_err();
+        assert!(say(&error).contains(guess), "{line}: {}", say(&error));
+    }
+}

@@ -226,3 +226,54 @@ async fn r50_leftovers_are_capped_in_all() {
     }
     eventually("the leftovers are gone", || counters.leftover_bytes() == 0).await;
 }
+
+#[tokio::test]
+async fn l4_r15_a_splice_refused_with_a_full_pipe_loses_nothing() {
+    let (mut far, near) = pair(None).await;
+    let counters = Plan::default().counters;
+    let mut lane = Lane::new(true, Limits::PIPE_SIZE);
+    lane.after_read(256 << 10, 256 << 10);
+    assert_eq!(lane.mode(), lane::Mode::Pipe);
+    far.write_all(b"in the pipe").await.unwrap();
+    near.readable().await.unwrap();
+    let pipe = lane.empty_pipe(&counters).unwrap();
+    crate::sys::pipe::splice_in(&near, pipe, 100).unwrap();
+    let refusal = io::Error::from_raw_os_error(libc::EINVAL);
+    lane.refuse_splice(&refusal, &counters).unwrap();
+    assert_eq!(
+        (lane.mode(), lane.rest()),
+        (lane::Mode::Buffer, &b"in the pipe"[..])
+    );
+    assert!(
+        counters
+            .fallbacks()
+            .any(|count| count == ("unsupported", 1))
+    );
+    assert_eq!(counters.pipes_in_use(), 0, "closed, not pooled: {lane:?}");
+    // From here on this direction stays with the buffer.
+    lane.sent(11, &counters);
+    lane.after_read(256 << 10, 256 << 10);
+    assert_eq!(
+        (lane.mode(), counters.leftover_bytes()),
+        (lane::Mode::Buffer, 0)
+    );
+}
+
+#[test]
+fn l6_one_splice_asks_for_at_most_one_mebibyte() {
+    assert_eq!(crate::sys::pipe::MOST, 1 << 20);
+}
+
+#[tokio::test]
+async fn l8_bytes_are_counted_while_the_connection_lives() {
+    let mut rig = Plan::default().rig().await;
+    rig.client.write_all(&[0; 100]).await.unwrap();
+    rig.server.read_exact(&mut [0; 100]).await.unwrap();
+    assert_eq!(rig.tally.bytes(Direction::Upload), 100);
+    assert_eq!(rig.tally.last_direction(), Some(Direction::Upload));
+    rig.server.write_all(&[0; 7]).await.unwrap();
+    rig.client.read_exact(&mut [0; 7]).await.unwrap();
+    assert_eq!(rig.tally.bytes(Direction::Download), 7);
+    assert_eq!(rig.tally.last_direction(), Some(Direction::Download));
+    assert!(!rig.done.is_finished());
+}

@@ -154,6 +154,43 @@ fn stingy(script: &Script, seed: u64) -> (Stream, Vec<u8>, Arc<Mutex<Heard>>) {
     (Stream::Wrapped(Box::new(stream)), says, heard)
 }
 
+#[test]
+fn l7_an_elephant_yields() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _here = runtime.enter();
+    let endless = |length| Script {
+        length,
+        ends_in_reset: false,
+        reads: vec![1 << 20],
+        writes: vec![1 << 20],
+    };
+    let ((mut down, ..), (mut up, ..)) = (stingy(&endless(32 << 20), 1), stingy(&endless(0), 2));
+    let (tally, answers, plan) = (Tally::default(), Recent::default(), Plan::default());
+    let terms = Terms {
+        limits: &plan.limits,
+        tally: &tally,
+        answers: &answers,
+        counters: &plan.counters,
+        may_move: false,
+    };
+    let mut relay = relay(&mut down, &mut up, terms);
+    let mut polls = 0;
+    let mut before = 0;
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    while Pin::new(&mut relay).poll(&mut cx).is_pending() {
+        let bytes = tally.bytes(Direction::Upload);
+        // The first poll also brings the other half's end, after which both are polled once more.
+        let most = if polls == 0 { 8 << 20 } else { 4 << 20 };
+        assert!(bytes - before <= most, "{} in one poll", bytes - before);
+        (before, polls) = (bytes, polls + 1);
+    }
+    assert_eq!(tally.bytes(Direction::Upload), 32 << 20);
+    assert!(polls >= 6);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
 

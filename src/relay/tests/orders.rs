@@ -47,7 +47,7 @@ async fn a_client_that_keeps_its_side_open_is_left_after_a_while() {
         (&mut rig.done).await.unwrap(),
         Outcome::Ordered(Reason::MaxAge)
     ));
-    assert!(begin.elapsed() < LINGER + Duration::from_secs(1));
+    assert!(begin.elapsed() < closing::LINGER + Duration::from_secs(1));
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::names::{EndpointName, UpstreamName, Zone};
 
 const VPCE: &str =
     "vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";

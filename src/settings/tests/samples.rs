@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use super::*;
-use crate::settings::file::{self, Source};
+use crate::settings::source::Source;
 use crate::settings::tree::{Node, Path, Step};
-use crate::settings::{effective, read};
+use crate::settings::{effective, file, read};
 
 fn tree(text: String) -> Node {
     let source = Source {

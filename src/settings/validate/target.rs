@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Check, DEFAULT_BINDS};
+use super::check::{Check, DEFAULT_BINDS};
 use crate::place::{self, HostPort};
+use crate::settings::endpoint;
 use crate::settings::layers::TARGETS;
+use crate::settings::model::{UpstreamSettings, ZoneSetting};
 use crate::settings::report::Problem;
 use crate::settings::tree::{Node, Path, Place, Value};
-use crate::settings::{UpstreamSettings, ZoneSetting, endpoint};
 
 const WAYS: &str = "say one of --endpoint HOST:PORT, --vpce NAME, --peering --system S --region R, \
                     --from-client FILE.edn";

@@ -1,0 +1,98 @@
+//! `entryway plan`: how fast what is noticed with these settings. Arithmetic only.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use super::args::Output;
+use super::failure::{CliError, code};
+use super::status::print_json;
+use crate::assemble;
+use crate::pool::endpoint::Role;
+use crate::pool::timing::{Inputs, Predictions, predict};
+use crate::settings::{Loaded, UpstreamSettings};
+
+/// Prints the predictions for every upstream; JSON is the contract's for one, and a list under `upstreams` for several.
+pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
+    let recipes = assemble::recipes(loaded).map_err(|error| CliError::new(code::SETTING, error.to_string()))?;
+    let max_drain = loaded.settings.shutdown.max_delay;
+    let planned: Vec<(&UpstreamSettings, Predictions)> = loaded
+        .settings
+        .upstreams
+        .iter()
+        .zip(&recipes)
+        .map(|(upstream, recipe)| {
+            // A derived name is counted when it answers; a VPC endpoint has up to three zones.
+            let certain = recipe.endpoints.iter().filter(|spec| spec.role == Role::Configured).count();
+            let endpoints = if certain > 0 { certain } else { 3 };
+            (upstream, predict(&inputs(upstream, max_drain, endpoints)))
+        })
+        .collect();
+    if output == Output::Json {
+        let one = |(upstream, predictions): &(&UpstreamSettings, Predictions)| {
+            let mut value = json!(predictions);
+            value["schema_version"] = json!(1);
+            value["upstream"] = json!(upstream.name);
+            value
+        };
+        let value = match &planned[..] {
+            [only] => one(only),
+            several => json!({"schema_version": 1, "upstreams": several.iter().map(one).collect::<Vec<_>>()}),
+        };
+        print_json(to, &value)?;
+        return Ok(0);
+    }
+    for (upstream, predictions) in &planned {
+        if planned.len() > 1 {
+            writeln!(to, "{}:", upstream.name)?;
+        }
+        rows(predictions, to)?;
+    }
+    Ok(0)
+}
+
+fn inputs(upstream: &UpstreamSettings, max_drain: std::time::Duration, endpoints: usize) -> Inputs<'_> {
+    Inputs {
+        health: &upstream.health,
+        failback: &upstream.failback,
+        connect_timeout: upstream.connect_timeout,
+        hedge_after: upstream.hedge_after,
+        keepalive: upstream.tcp.keepalive,
+        keepalive_interval: upstream.tcp.keepalive_interval,
+        keepalive_probes: upstream.tcp.keepalive_probes,
+        user_timeout: upstream.tcp.user_timeout,
+        max_drain,
+        endpoints,
+    }
+}
+
+fn rows(plan: &Predictions, to: &mut dyn Write) -> std::io::Result<()> {
+    let time = |seconds: Option<f64>| match seconds {
+        None => "-".to_owned(),
+        Some(seconds) if seconds < 1.0 => format!("{:.0} ms", seconds * 1000.0),
+        Some(seconds) => format!("{seconds:.1} s"),
+    };
+    let detection = &plan.detection_s;
+    let added = &plan.added_latency_s;
+    writeln!(
+        to,
+        "detection            refused {}, silent under traffic {}, silent at rest {}",
+        time(detection.refused),
+        time(detection.silent_under_traffic),
+        time(detection.silent_at_rest)
+    )?;
+    writeln!(
+        to,
+        "worst added latency  refused {}, silent: first {}, later {}",
+        time(added.refused),
+        time(added.silent_first),
+        time(added.silent_later)
+    )?;
+    writeln!(to, "failback             {}", time(plan.failback_s))?;
+    let rate = |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{rate:.2}/s"));
+    writeln!(to, "probe rate           {}, at most {}", rate(plan.probes_per_s), rate(plan.probes_per_s_cap))?;
+    for warning in &plan.warnings {
+        writeln!(to, "warning              {warning}")?;
+    }
+    Ok(())
+}

@@ -111,7 +111,7 @@ async fn subject(
             return Ok(Subject { wrong: wrong.collect(), ..Subject::default() });
         }
     };
-    if loaded.settings.upstreams.iter().any(has_target) {
+    if loaded.has_target() {
         let mut subject = of_settings(&loaded);
         subject.instance = ask(&instance).await.ok().map(|(status, _)| running(&status, &[], false));
         return Ok(subject);
@@ -121,10 +121,6 @@ async fn subject(
     })?;
     let config: Json = instance.read("/v1/config").await.unwrap_or_default();
     Ok(of_instance(&status, &endpoints, &config))
-}
-
-fn has_target(upstream: &UpstreamSettings) -> bool {
-    !upstream.endpoints.is_empty() || upstream.vpce.is_some() || upstream.peering || upstream.from_client.is_some()
 }
 
 fn of_settings(loaded: &Loaded) -> Subject {

@@ -175,7 +175,7 @@ impl Report {
             list(&mut text, "cause", &check.causes);
             list(&mut text, "step", &check.steps);
         }
-        let _ = writeln!(text, "{}  {}", painted(self.verdict(), colour), self.conclusion());
+        let _ = writeln!(text, "verdict: {}  {}", painted(self.verdict(), colour), self.conclusion());
         text
     }
 
@@ -188,10 +188,10 @@ impl Report {
             Verdict::Fail => {
                 let first = self.checks.iter().find(|check| check.verdict == Verdict::Fail);
                 let at = first.map(|check| check.stage.as_str()).unwrap_or_default();
-                format!("verdict: a connection made now would not reach this Datomic system; {} failed, the first at {at}", checks(fails))
+                format!("a connection made now would not reach this Datomic system; {} failed, the first at {at}", checks(fails))
             }
-            Verdict::Warn => format!("verdict: it works, but {} will hurt sooner or later", checks(warns)),
-            Verdict::Pass | Verdict::Skip => "verdict: all is well".to_owned(),
+            Verdict::Warn => format!("it works, but {} will hurt sooner or later", checks(warns)),
+            Verdict::Pass | Verdict::Skip => "all is well".to_owned(),
         }
     }
 }

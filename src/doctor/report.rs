@@ -1,6 +1,6 @@
 //! What was found: checks in the order of the stages, their verdict, as text and as JSON (contract section 2). Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use serde_json::{Value as Json, json};
@@ -159,7 +159,7 @@ impl Report {
     pub fn text(&self, colour: bool) -> String {
         let width = self.checks.iter().map(|check| check.subject.chars().count()).max().unwrap_or(0).min(48);
         let mut text = String::new();
-        let mut printed: HashMap<(&[String], &[String]), Stage> = HashMap::new();
+        let mut printed: HashSet<(Option<&str>, &[String])> = HashSet::new();
         for check in &self.checks {
             let verdict = painted(check.verdict, colour);
             let Check { stage, subject, evidence, .. } = check;
@@ -168,8 +168,9 @@ impl Report {
             if check.causes.is_empty() && check.steps.is_empty() {
                 continue;
             }
-            if printed.insert((&check.causes, &check.steps), check.stage).is_some() {
-                let _ = writeln!(text, "      causes and steps as above");
+            // The steps of one rule differ in names only.
+            if !printed.insert((check.rule, &check.causes)) {
+                let _ = writeln!(text, "      causes and steps as above, for this one");
                 continue;
             }
             list(&mut text, "cause", &check.causes);

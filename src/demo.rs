@@ -66,26 +66,54 @@ pub fn shorten(settings: &mut Settings) {
 pub async fn run(mock: &Mock, assembly: Assembly, forever: bool) -> Result<Summary, Error> {
     let handles = assembly.handles().clone();
     let admin = assembly.admin();
-    let address = handles.listeners.iter().flat_map(|listener| &listener.addresses).next().copied();
+    let address = handles
+        .listeners
+        .iter()
+        .flat_map(|listener| &listener.addresses)
+        .next()
+        .copied();
     let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8182)));
     let serving = tokio::spawn(assembly.run());
     let mut stage = Stage::new(&handles, address);
-    stage.say(&format!("three mock entry points, zones a b c; entryway on http://{address}, own zone {OWN}"))?;
+    stage.say(&format!(
+        "three mock entry points, zones a b c; entryway on http://{address}, own zone {OWN}"
+    ))?;
     stage.say("times are shortened for watching: probes every 0.5 s, failback after 1 s (60 s in earnest)")?;
     stage.settle().await;
     let calm = stage.act("all is well", STEADY).await?;
-    let refused = stage.outage(mock, Mode::Refuse, "zone a refuses connections").await?;
-    let silent = stage.outage(mock, Mode::Silent, "zone a goes silent: SYNs unanswered").await?;
+    let refused = stage
+        .outage(mock, Mode::Refuse, "zone a refuses connections")
+        .await?;
+    let silent = stage
+        .outage(mock, Mode::Silent, "zone a goes silent: SYNs unanswered")
+        .await?;
     let seen = stage.clients.stop().await;
     let added = |outage: &Seen| outage.max().saturating_sub(calm.median());
     stage.say("")?;
     stage.say(&format!("before the outages: {}", calm.line()))?;
-    stage.say(&format!("zone a refused:     {}; worst request +{}", refused.line(), millis(added(&refused))))?;
-    stage.say(&format!("zone a silent:      {}; worst request +{}", silent.line(), millis(added(&silent))))?;
-    let summary = Summary { answered: seen.answered(), failed: seen.failed };
-    stage.say(&format!("{} requests answered, {} failed", summary.answered, summary.failed))?;
+    stage.say(&format!(
+        "zone a refused:     {}; worst request +{}",
+        refused.line(),
+        millis(added(&refused))
+    ))?;
+    stage.say(&format!(
+        "zone a silent:      {}; worst request +{}",
+        silent.line(),
+        millis(added(&silent))
+    ))?;
+    let summary = Summary {
+        answered: seen.answered(),
+        failed: seen.failed,
+    };
+    stage.say(&format!(
+        "{} requests answered, {} failed",
+        summary.answered, summary.failed
+    ))?;
     if forever {
-        stage.say(&format!("still serving on http://{address}; `entryway status{}` shows it", at(admin)))?;
+        stage.say(&format!(
+            "still serving on http://{address}; `entryway status{}` shows it",
+            at(admin)
+        ))?;
         if let Some(switch) = mock.admin() {
             stage.say(&format!("take a zone down: curl -X POST 'http://{switch}/zones/a?mode=silent' (ok brings it back)"))?;
         }
@@ -132,7 +160,12 @@ impl Stage {
 
     /// Waits until all zones are known to be well.
     async fn settle(&self) {
-        while !self.handles.upstreams.iter().all(|upstream| upstream.view.load().healthy == 3) {
+        while !self
+            .handles
+            .upstreams
+            .iter()
+            .all(|upstream| upstream.view.load().healthy == 3)
+        {
             sleep(Duration::from_millis(10)).await;
         }
         self.clients.begin_phase();
@@ -143,7 +176,11 @@ impl Stage {
         let clear = if self.live { "\r\x1b[2K" } else { "" };
         match text {
             "" => writeln!(out, "{clear}"),
-            _ => writeln!(out, "{clear}{:5.1} s  {text}", self.began.elapsed().as_secs_f64()),
+            _ => writeln!(
+                out,
+                "{clear}{:5.1} s  {text}",
+                self.began.elapsed().as_secs_f64()
+            ),
         }
     }
 
@@ -159,12 +196,21 @@ impl Stage {
     /// Takes the own zone down, brings it back, and waits for the failback.
     async fn outage(&mut self, mock: &Mock, mode: Mode, what: &str) -> Result<Seen, Error> {
         let switched = |error: &dyn std::fmt::Display| Error::Mock(error.to_string());
-        mock.set_mode(OWN, mode).await.map_err(|error| switched(&error))?;
+        mock.set_mode(OWN, mode)
+            .await
+            .map_err(|error| switched(&error))?;
         let seen = self.act(what, OUTAGE).await?;
-        mock.set_mode(OWN, Mode::Ok).await.map_err(|error| switched(&error))?;
+        mock.set_mode(OWN, Mode::Ok)
+            .await
+            .map_err(|error| switched(&error))?;
         self.say("zone a is back; it must prove itself before it is used again")?;
-        self.watch(Instant::now() + FAILBACK, "upstream.failback").await?;
-        self.act("failback: new connections shift over 1 s", Duration::from_millis(1500)).await?;
+        self.watch(Instant::now() + FAILBACK, "upstream.failback")
+            .await?;
+        self.act(
+            "failback: new connections shift over 1 s",
+            Duration::from_millis(1500),
+        )
+        .await?;
         Ok(seen)
     }
 
@@ -196,10 +242,19 @@ impl Stage {
 
     fn show_live(&self) -> io::Result<()> {
         let seen = self.clients.look();
-        let zone = self.handles.upstreams.first().and_then(|upstream| upstream.view.load().active_zone.clone());
+        let zone = self
+            .handles
+            .upstreams
+            .first()
+            .and_then(|upstream| upstream.view.load().active_zone.clone());
         let mut out = anstream::stdout();
         let zone = zone.unwrap_or_default();
-        write!(out, "\r\x1b[2K{:5.1} s  → zone {zone}  {}", self.began.elapsed().as_secs_f64(), seen.line())?;
+        write!(
+            out,
+            "\r\x1b[2K{:5.1} s  → zone {zone}  {}",
+            self.began.elapsed().as_secs_f64(),
+            seen.line()
+        )?;
         out.flush()
     }
 }
@@ -214,8 +269,16 @@ fn describe(event: &Event) -> Option<String> {
             text("to"),
             text("reason")
         )),
-        "upstream.failover" => Some(format!("  entryway: failover {} → {}", text("from"), text("to"))),
-        "upstream.failback" => Some(format!("  entryway: failback {} → {}", text("from"), text("to"))),
+        "upstream.failover" => Some(format!(
+            "  entryway: failover {} → {}",
+            text("from"),
+            text("to")
+        )),
+        "upstream.failback" => Some(format!(
+            "  entryway: failback {} → {}",
+            text("from"),
+            text("to")
+        )),
         _ => None,
     }
 }

@@ -21,8 +21,11 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 /// Runs it; 1 when a client failed.
 pub async fn run(forever: bool) -> Result<u8, CliError> {
     let admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let mock = mock::start(MockConfig { admin, ..MockConfig::default() })
-        .map_err(|error| CliError::new(code::CANNOT_BIND, error.to_string()))?;
+    let mock = mock::start(MockConfig {
+        admin,
+        ..MockConfig::default()
+    })
+    .map_err(|error| CliError::new(code::CANNOT_BIND, error.to_string()))?;
     let listen = if assemble::is_free(LISTEN) {
         LISTEN
     } else {
@@ -34,7 +37,12 @@ pub async fn run(forever: bool) -> Result<u8, CliError> {
     let assembly = assemble::assemble(loaded, Log::default()).map_err(explain)?;
     let handles = assembly.handles().clone();
     let stop = tokio::spawn(async move {
-        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else { return };
+        let (Ok(mut term), Ok(mut int)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) else {
+            return;
+        };
         loop {
             tokio::select! {
                 _ = term.recv() => handles.stop(Stop::Drain),
@@ -50,10 +58,23 @@ pub async fn run(forever: bool) -> Result<u8, CliError> {
 
 /// What `run` would be started with: three zones, the first our own.
 fn load(mock: &Mock, listen: SocketAddr) -> Result<Loaded, CliError> {
-    let mut words = vec!["entryway".to_owned(), "run".to_owned(), format!("--listen={listen}"), "--zone=a".to_owned()];
-    words.extend(mock.zones().iter().map(|zone| format!("--endpoint={}?zone={}", zone.address(), zone.name())));
+    let mut words = vec![
+        "entryway".to_owned(),
+        "run".to_owned(),
+        format!("--listen={listen}"),
+        "--zone=a".to_owned(),
+    ];
+    words.extend(
+        mock.zones()
+            .iter()
+            .map(|zone| format!("--endpoint={}?zone={}", zone.address(), zone.name())),
+    );
     let internal = |what: String| CliError::new(code::INTERNAL, format!("demo: {what}"));
-    let matches = args::command().try_get_matches_from(words).map_err(|error| internal(error.to_string()))?;
-    let matches = matches.subcommand_matches(args::name::RUN).ok_or_else(|| internal("no run".to_owned()))?;
+    let matches = args::command()
+        .try_get_matches_from(words)
+        .map_err(|error| internal(error.to_string()))?;
+    let matches = matches
+        .subcommand_matches(args::name::RUN)
+        .ok_or_else(|| internal("no run".to_owned()))?;
     settings::load(matches, std::iter::empty(), true).map_err(|report| internal(report.plain()))
 }

@@ -83,7 +83,9 @@ async fn client(address: SocketAddr, number: u64, all: Arc<Mutex<[Seen; 2]>>) {
     loop {
         ticks.tick().await;
         let began = Instant::now();
-        let answered = timeout(GIVE_UP, request(address, &mut kept)).await.unwrap_or(false);
+        let answered = timeout(GIVE_UP, request(address, &mut kept))
+            .await
+            .unwrap_or(false);
         if !keeps || !answered {
             kept = None;
         }
@@ -106,8 +108,12 @@ async fn request(address: SocketAddr, kept: &mut Option<SendRequest<Empty<Bytes>
     {
         return true;
     }
-    let Ok(stream) = TcpStream::connect(address).await else { return false };
-    let Ok((mut sender, connection)) = handshake(TokioIo::new(stream)).await else { return false };
+    let Ok(stream) = TcpStream::connect(address).await else {
+        return false;
+    };
+    let Ok((mut sender, connection)) = handshake(TokioIo::new(stream)).await else {
+        return false;
+    };
     tokio::spawn(connection);
     let answered = ask(address, &mut sender).await;
     *kept = Some(sender);
@@ -115,9 +121,13 @@ async fn request(address: SocketAddr, kept: &mut Option<SendRequest<Empty<Bytes>
 }
 
 async fn ask(address: SocketAddr, sender: &mut SendRequest<Empty<Bytes>>) -> bool {
-    let request = Request::get("/").header(header::HOST, address.to_string()).body(Empty::new());
+    let request = Request::get("/")
+        .header(header::HOST, address.to_string())
+        .body(Empty::new());
     let Ok(request) = request else { return false };
-    let Ok(response) = sender.send_request(request).await else { return false };
+    let Ok(response) = sender.send_request(request).await else {
+        return false;
+    };
     let fine = response.status().is_success();
     let body = response.into_body().collect().await;
     fine && body.is_ok_and(|body| body.to_bytes().starts_with(b"{:s3-auth-path"))

@@ -85,12 +85,21 @@ impl Member {
 
     /// The regional name answered, with it or without.
     pub fn regional(&mut self, with_it: bool) {
-        self.shifted = if with_it { 0 } else { self.shifted.saturating_add(1) };
+        self.shifted = if with_it {
+            0
+        } else {
+            self.shifted.saturating_add(1)
+        };
     }
 }
 
 /// Lets a good answer change an endpoint's hold. `probes` off: nothing needs to be proven.
-pub fn merge(members: &mut Vec<Member>, answer: &[SocketAddr], now: Moment, probes: bool) -> Merged {
+pub fn merge(
+    members: &mut Vec<Member>,
+    answer: &[SocketAddr],
+    now: Moment,
+    probes: bool,
+) -> Merged {
     let mut merged = Merged::default();
     for member in members.iter_mut() {
         if answer.contains(&member.socket) {
@@ -104,7 +113,9 @@ pub fn merge(members: &mut Vec<Member>, answer: &[SocketAddr], now: Moment, prob
             }
         } else {
             member.missed = member.missed.saturating_add(1);
-            if member.missed >= Timing::MISSED_ANSWERS && (member.departed.is_none() || member.unproven) {
+            if member.missed >= Timing::MISSED_ANSWERS
+                && (member.departed.is_none() || member.unproven)
+            {
                 member.unproven = false;
                 member.departed = Some(now);
                 merged.departed.push(member.socket);
@@ -117,7 +128,10 @@ pub fn merge(members: &mut Vec<Member>, answer: &[SocketAddr], now: Moment, prob
         }
         if members.len() >= Timing::ADDRESSES {
             // Full: those that departed make room, the others stay.
-            match members.iter().position(|member| member.departed().is_some()) {
+            match members
+                .iter()
+                .position(|member| member.departed().is_some())
+            {
                 Some(place) => drop(members.remove(place)),
                 None => continue,
             }
@@ -130,7 +144,12 @@ pub fn merge(members: &mut Vec<Member>, answer: &[SocketAddr], now: Moment, prob
 
 /// The addresses of an answer that may enter the set, the known ones first, at most as many as the cap; and those that
 /// are our own listeners.
-pub fn fit(ips: &[IpAddr], port: u16, own: &[SocketAddr], members: &[Member]) -> (Vec<SocketAddr>, Vec<IpAddr>) {
+pub fn fit(
+    ips: &[IpAddr],
+    port: u16,
+    own: &[SocketAddr],
+    members: &[Member],
+) -> (Vec<SocketAddr>, Vec<IpAddr>) {
     let mut fitting: Vec<SocketAddr> = Vec::new();
     let mut refused = Vec::new();
     for ip in ips {
@@ -200,18 +219,30 @@ impl Name {
         let list = |ips: &[IpAddr]| ips.iter().map(|ip| format!(" {ip}")).collect::<String>();
         let error = match &answer.result {
             Ok(got) => {
-                let usable: Vec<IpAddr> = got.ips.iter().filter(|ip| !refused.contains(ip)).copied().collect();
+                let usable: Vec<IpAddr> = got
+                    .ips
+                    .iter()
+                    .filter(|ip| !refused.contains(ip))
+                    .copied()
+                    .collect();
                 if !usable.is_empty() {
                     self.view.addresses = usable;
                     self.view.ttl = got.ttl;
                     self.view.answered = Some(answer.at);
                     self.view.source = Some(got.source);
                 }
-                self.view.stale = self.view.addresses.is_empty() || !refused.is_empty() && got.ips.len() == refused.len();
+                self.view.stale = self.view.addresses.is_empty()
+                    || !refused.is_empty() && got.ips.len() == refused.len();
                 if !refused.is_empty() {
-                    Some(format!("refused, this is our own listener:{}", list(refused)))
+                    Some(format!(
+                        "refused, this is our own listener:{}",
+                        list(refused)
+                    ))
                 } else if !got.refused.is_empty() {
-                    Some(format!("refused, local addresses from DNS:{}", list(&got.refused)))
+                    Some(format!(
+                        "refused, local addresses from DNS:{}",
+                        list(&got.refused)
+                    ))
                 } else {
                     None
                 }
@@ -265,7 +296,9 @@ mod tests {
         members
             .iter()
             .map(|member| {
-                let SocketAddr::V4(v4) = member.socket else { unreachable!() };
+                let SocketAddr::V4(v4) = member.socket else {
+                    unreachable!()
+                };
                 let mark = if member.in_dns() { "" } else { "-" };
                 format!("{}{mark}", v4.ip().octets()[3])
             })
@@ -301,7 +334,10 @@ mod tests {
             merge(&mut members, &[at(1)], moment(1), true);
         }
         assert_eq!(members[1].departed(), Some(moment(1)));
-        assert_eq!(merge(&mut members, &[at(1), at(2)], moment(2), true).back, [at(2)]);
+        assert_eq!(
+            merge(&mut members, &[at(1), at(2)], moment(2), true).back,
+            [at(2)]
+        );
         assert_eq!((members[1].departed(), members[1].in_dns()), (None, false));
         assert!(members[1].proven());
         assert!(members[1].in_dns());
@@ -328,7 +364,9 @@ mod tests {
 
     #[test]
     fn our_own_listeners_are_refused_always() {
-        let own: Vec<SocketAddr> = ["127.0.0.1:8182", "[::1]:8182", "0.0.0.0:9000"].map(|s| s.parse().unwrap()).to_vec();
+        let own: Vec<SocketAddr> = ["127.0.0.1:8182", "[::1]:8182", "0.0.0.0:9000"]
+            .map(|s| s.parse().unwrap())
+            .to_vec();
         for (socket, expected) in [
             ("127.0.0.1:8182", true),
             ("127.0.0.2:8182", false),
@@ -367,11 +405,18 @@ mod tests {
             (66, NoAnswer::Timeout, false),
             (67, NoAnswer::Timeout, true),
         ] {
-            assert_eq!(name.note(&answer(seconds, Err(error)), &[]).is_some(), told, "{seconds}");
+            assert_eq!(
+                name.note(&answer(seconds, Err(error)), &[]).is_some(),
+                told,
+                "{seconds}"
+            );
             assert!(name.view().stale);
             assert_eq!(name.view().addresses, [at(1).ip()]);
         }
         name.note(&answer(70, Ok(good)), &[]);
-        assert_eq!((name.view().stale, name.view().last_error.clone()), (false, None));
+        assert_eq!(
+            (name.view().stale, name.view().last_error.clone()),
+            (false, None)
+        );
     }
 }

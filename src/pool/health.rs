@@ -183,7 +183,10 @@ impl Health {
         let first = self.state == State::Unknown && self.hard > 0;
         if self.state == State::Down {
             None
-        } else if first || self.hard >= Timing::HARD_FALL || (self.fails >= settings.fall && !self.soft) {
+        } else if first
+            || self.hard >= Timing::HARD_FALL
+            || (self.fails >= settings.fall && !self.soft)
+        {
             self.go(now, State::Down, reason, false)
         } else if self.fails < settings.fall {
             None
@@ -196,7 +199,13 @@ impl Health {
         }
     }
 
-    fn won(&mut self, now: Moment, sent: Moment, settings: &HealthSettings, failback: &FailbackSettings) -> Option<Flip> {
+    fn won(
+        &mut self,
+        now: Moment,
+        sent: Moment,
+        settings: &HealthSettings,
+        failback: &FailbackSettings,
+    ) -> Option<Flip> {
         // Sent before the doubt began: says nothing about now.
         if self.state == State::Suspect && sent < self.since {
             return None;
@@ -229,7 +238,10 @@ impl Health {
     /// Traffic makes it suspect. `slow`: by a slow answer, which counts once in 10 s unless a probe failed since.
     pub fn suspect(&mut self, now: Moment, reason: &'static str, slow: bool) -> Option<Flip> {
         if slow {
-            if self.slow_at.is_some_and(|last| now.since(last) < SLOW_EVERY) {
+            if self
+                .slow_at
+                .is_some_and(|last| now.since(last) < SLOW_EVERY)
+            {
                 return None;
             }
             self.slow_at = Some(now);
@@ -289,7 +301,9 @@ impl Health {
         self.ramp_from = None;
         match self.state {
             _ if !probes => self.go(now, State::Up, Cow::Borrowed("unprobed"), false),
-            State::Returning | State::Down => self.go(now, State::Down, Cow::Borrowed("was_down"), false),
+            State::Returning | State::Down => {
+                self.go(now, State::Down, Cow::Borrowed("was_down"), false)
+            }
             _ => self.go(now, State::Unknown, Cow::Borrowed("back_in_dns"), false),
         }
     }
@@ -307,7 +321,12 @@ impl Health {
         self.go(now, State::Suspect, reason, false)
     }
 
-    fn up(&mut self, now: Moment, reason: Cow<'static, str>, failback: &FailbackSettings) -> Option<Flip> {
+    fn up(
+        &mut self,
+        now: Moment,
+        reason: Cow<'static, str>,
+        failback: &FailbackSettings,
+    ) -> Option<Flip> {
         self.was_returning = None;
         let flip = self.go(now, State::Up, reason, false);
         if flip.is_some() {
@@ -317,7 +336,13 @@ impl Health {
         flip
     }
 
-    fn go(&mut self, now: Moment, to: State, reason: Cow<'static, str>, silent: bool) -> Option<Flip> {
+    fn go(
+        &mut self,
+        now: Moment,
+        to: State,
+        reason: Cow<'static, str>,
+        silent: bool,
+    ) -> Option<Flip> {
         let from = self.state;
         self.reason = reason.clone();
         if from == to {
@@ -329,7 +354,12 @@ impl Health {
             self.was_returning = None;
             self.wins = 0;
         }
-        Some(Flip { from, to, reason, silent })
+        Some(Flip {
+            from,
+            to,
+            reason,
+            silent,
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::resolve::DnsSettings;
 mod answers;
 mod dns;
 mod here;
+mod names;
 mod silence;
 mod table;
 
@@ -65,23 +66,47 @@ fn subject_at(socket: SocketAddr) -> Subject {
 async fn report(subject: &Subject) -> Report {
     let started = Instant::now();
     let report = examine(subject, &|_| ()).await;
-    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        started.elapsed()
+    );
     // Every stage has its line, whatever happened.
     for stage in Stage::ALL {
-        assert!(report.checks.iter().any(|check| check.stage == stage), "{stage} is missing:\n{}", report.text(false));
+        assert!(
+            report.checks.iter().any(|check| check.stage == stage),
+            "{stage} is missing:\n{}",
+            report.text(false)
+        );
     }
     report
 }
 
 /// Asserts that the rule spoke, with this verdict, and that its causes and steps hold these words.
-fn assert_rule<'r>(report: &'r Report, rule: &'static Rule, verdict: Verdict, cause: &str, step: &str) -> &'r Check {
+fn assert_rule<'r>(
+    report: &'r Report,
+    rule: &'static Rule,
+    verdict: Verdict,
+    cause: &str,
+    step: &str,
+) -> &'r Check {
     let text = report.text(false);
-    let Some(check) = report.checks.iter().find(|check| check.rule == Some(rule.id)) else {
+    let Some(check) = report
+        .checks
+        .iter()
+        .find(|check| check.rule == Some(rule.id))
+    else {
         panic!("{} did not speak:\n{text}", rule.id);
     };
     assert_eq!(check.verdict, verdict, "{text}");
-    assert!(check.causes.iter().any(|line| line.contains(cause)), "cause `{cause}` is missing:\n{text}");
-    assert!(check.steps.iter().any(|line| line.contains(step)), "step `{step}` is missing:\n{text}");
+    assert!(
+        check.causes.iter().any(|line| line.contains(cause)),
+        "cause `{cause}` is missing:\n{text}"
+    );
+    assert!(
+        check.steps.iter().any(|line| line.contains(step)),
+        "step `{step}` is missing:\n{text}"
+    );
     check
 }
 
@@ -114,19 +139,37 @@ async fn says(answer: &'static str) -> SocketAddr {
 
 /// An address where nothing listens.
 async fn closed_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 fn mock_zones(base: [u8; 4]) -> Mock {
-    mock::start(MockConfig { base_ip: IpAddr::from(base), ..MockConfig::default() }).unwrap()
+    mock::start(MockConfig {
+        base_ip: IpAddr::from(base),
+        ..MockConfig::default()
+    })
+    .unwrap()
 }
 
 /// The three zones of a mock as a way.
 fn way_of(mock: &Mock) -> Way {
     let zones = mock.zones();
-    let endpoints: Vec<(String, u16, String)> =
-        zones.iter().map(|zone| (zone.address().ip().to_string(), zone.address().port(), zone.name().to_owned())).collect();
-    let endpoints: Vec<(&str, u16, Option<&str>)> =
-        endpoints.iter().map(|(host, port, zone)| (host.as_str(), *port, Some(zone.as_str()))).collect();
+    let endpoints: Vec<(String, u16, String)> = zones
+        .iter()
+        .map(|zone| {
+            (
+                zone.address().ip().to_string(),
+                zone.address().port(),
+                zone.name().to_owned(),
+            )
+        })
+        .collect();
+    let endpoints: Vec<(&str, u16, Option<&str>)> = endpoints
+        .iter()
+        .map(|(host, port, zone)| (host.as_str(), *port, Some(zone.as_str())))
+        .collect();
     way(&endpoints)
 }

@@ -65,7 +65,8 @@ pub struct Health {
 /// Silence marks at most one zone down per 30 s while another is up (contract 7.3).
 #[derive(Clone, Debug, Default)]
 pub struct SilenceLimit {
-    last: Option<(String, Moment)>,
+    /// Who was marked in the last 30 s.
+    marks: Vec<(String, Moment)>,
 }
 
 /// How often a slow answer may make one address suspect.
@@ -355,16 +356,19 @@ impl Health {
 impl SilenceLimit {
     /// Whether silence may mark an address of this place (zone, or endpoint) down now.
     pub fn allows(&self, now: Moment, place: &str, another_up: bool) -> bool {
+        let recent = |at: &Moment| now.since(*at) < Timing::SILENCE_GAP;
         !another_up
-            || self
-                .last
-                .as_ref()
-                .is_none_or(|(last, at)| last == place || now.since(*at) >= Timing::SILENCE_GAP)
+            || !self
+                .marks
+                .iter()
+                .any(|(other, at)| other != place && recent(at))
     }
 
     /// It did.
     pub fn marked(&mut self, now: Moment, place: &str) {
-        self.last = Some((place.to_owned(), now));
+        self.marks
+            .retain(|(_, at)| now.since(*at) < Timing::SILENCE_GAP);
+        self.marks.push((place.to_owned(), now));
     }
 }
 

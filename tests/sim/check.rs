@@ -9,7 +9,7 @@ use std::time::Duration;
 use entryway::clock::Moment;
 use entryway::pool::change::Change;
 use entryway::pool::fact::{Fact, Intent};
-use entryway::pool::snapshot::{AddressView, EndpointView, Snapshot, State};
+use entryway::pool::snapshot::{EndpointView, Snapshot, State};
 use entryway::pool::timing::Timing;
 
 use super::world::World;

@@ -70,7 +70,6 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
             let failed = |error: mock::Error| CliError::new(error.exit_code(), error.to_string());
             mock::run(matches).await.map_err(failed).map(|()| 0)
         }),
-        name::DOCTOR => block_on(doctor::run(matches, std::env::vars_os(), to)),
         name::CHECK => {
             let loaded = load(matches, true)?;
             crate::assemble::recipes(&loaded)

@@ -41,6 +41,7 @@ impl Silence {
     }
 
     /// Looks at one connected pair; what the pool should be told.
+    #[must_use]
     pub(super) fn look(
         &mut self,
         entry: &Entry,
@@ -62,11 +63,12 @@ impl Silence {
         if waited < TIMES * usual {
             return None;
         }
-        self.waiting.insert(entry.id, asked);
         let socket = candidate.address.socket;
         if !self.may_accuse(socket, view, now) {
             return None;
         }
+        // Only now: one that came too soon after another is told later, if it still waits.
+        self.waiting.insert(entry.id, asked);
         self.accused.insert(socket, now);
         Some(Fact::Suspect {
             endpoint: candidate.endpoint.name().clone(),

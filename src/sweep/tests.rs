@@ -235,6 +235,41 @@ async fn a_late_answer_is_told_once() {
             late.forgive(asked + secs(2));
             assert!(!told(2200, &view, &mut late), "we were late ourselves");
             assert!(told(2500, &view, &mut late));
+            // Too soon after another request was told of the same address: later, if it still waits.
+            let mut again = Silence::default();
+            again.accused.insert(candidate.address.socket, asked);
+            assert!(!told(9999, &view, &mut again));
+            assert!(told(10_001, &view, &mut again));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_pool_hears_of_a_late_answer() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, _) = waiting().await;
+            let swept = Swept {
+                upstream: rig.route.upstream.clone(),
+                view: rig.route.view.clone(),
+                feed: rig.route.feed.clone(),
+                rules: Arc::default(),
+            };
+            let (sweep, _ending) = sweep(
+                rig.route.registry.clone(),
+                vec![swept],
+                Arc::default(),
+                &rig.meters,
+                &rig.route.bus,
+            );
+            spawn_local(sweep.run());
+            let (candidate, _) = rig.route.registry.oldest(1)[0].candidate().unwrap();
+            eventually(|| {
+                let snapshot = rig.route.view.load();
+                let view = snapshot.address(candidate.address.socket);
+                view.is_some_and(|view| view.state == State::Suspect)
+            })
+            .await;
         })
         .await;
 }

@@ -97,8 +97,8 @@ pub fn parts(loaded: &Loaded, meters: &Meters, bus: &Bus) -> Result<Parts, Error
             .zip(recipes)
             .map(part)
             .collect(),
-        listen_asked: loaded.source("listener[0].bind[0]") != "default"
-            && loaded.source("listener[0].bind") != "default",
+        listen_asked: (0..loaded.settings.listeners.len())
+            .any(|place| loaded.source(&format!("listener[{place}].bind")) != "default"),
         settings: loaded.settings.clone(),
         meters: meters.clone(),
         bus: bus.clone(),

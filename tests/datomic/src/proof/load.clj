@@ -99,4 +99,4 @@
                  (every? #(= 1 %) (vals (:applied seen)))
                  (every? #(= 1 (count %)) (vals (:transactions seen))))
             (str (count (filter #(get in-database (:id %)) write)) " of " (count write) " in the database once, "
-                 (count (filter #(and (:error %) (get in-database (:id %))) write)) " of them failed for the application"))))
+                 (count (filter #(get in-database (:id %)) failed)) " of them failed for the application"))))

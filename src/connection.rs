@@ -20,7 +20,7 @@ use crate::stream::Stream;
 use crate::sys::socket::Fault;
 use farewell::Manner;
 pub use meters::EndpointMeters;
-use open::Open;
+pub use open::Open;
 pub use registry::{Entry, Place, Registry};
 pub use route::{Route, RouteParts};
 use waiting_room::Wake;
@@ -33,9 +33,15 @@ mod registry;
 mod route;
 mod waiting_room;
 
+/// Takes an accepted connection into the books, on the thread that accepted it: the limits hold and a drain waits for
+/// it from here on, wherever it is served.
+pub fn admit(client: SocketAddr, route: Arc<Route>) -> Open {
+    Open::new(route, client, true)
+}
+
 /// Serves one accepted connection to its end.
-pub async fn serve(stream: std::net::TcpStream, client: SocketAddr, route: Arc<Route>) {
-    let mut open = Open::new(Arc::clone(&route), client, true);
+pub async fn serve(stream: std::net::TcpStream, mut open: Open) {
+    let route = Arc::clone(open.route());
     let Ok(stream) = TcpStream::from_std(stream) else {
         return open.end(Reason::Resource);
     };

@@ -8,7 +8,9 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test may stop at the first surprise"
+    unreachable_pub,
+    missing_docs,
+    reason = "a test may stop at the first surprise, and has no outside"
 )]
 
 use std::os::unix::process::CommandExt;
@@ -73,7 +75,10 @@ fn main() {
     let only = std::env::args()
         .skip(1)
         .find(|argument| !argument.starts_with('-'));
-    let wanted = |name: &str| only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    let wanted = |name: &str| {
+        only.as_ref()
+            .is_none_or(|only| name.contains(only.as_str()))
+    };
     for (name, row) in ROWS.iter().filter(|(name, _)| wanted(name)) {
         let began = Instant::now();
         row(&lab, &mut table);

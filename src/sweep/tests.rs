@@ -235,11 +235,40 @@ async fn a_late_answer_is_told_once() {
             late.forgive(asked + secs(2));
             assert!(!told(2200, &view, &mut late), "we were late ourselves");
             assert!(told(2500, &view, &mut late));
-            // Too soon after another request was told of the same address: later, if it still waits.
-            let mut again = Silence::default();
-            again.accused.insert(candidate.address.socket, asked);
-            assert!(!told(9999, &view, &mut again));
-            assert!(told(10_001, &view, &mut again));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_request_soon_after_another_is_told_later() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, mut snapshot) = waiting().await;
+            let mut second = rig.client().await;
+            second.write_all(b"me too").await.unwrap();
+            let both = || rig.route.registry.oldest(2);
+            eventually(|| {
+                let waiting = |entry: &Arc<Entry>| entry.tally.waiting_since().is_some();
+                both().iter().filter(|entry| waiting(entry)).count() == 2
+            })
+            .await;
+            let view = view_of_pair(&rig, &mut snapshot).clone();
+            let (candidate, _) = both()[0].candidate().unwrap();
+            let began = clock::now();
+            let mut silence = Silence::default();
+            let mut told = |after: u64| {
+                let now = began + Duration::from_millis(after);
+                let facts = both()
+                    .iter()
+                    .filter_map(|entry| silence.look(entry, &candidate, Some(&view), now))
+                    .count();
+                silence.turn();
+                facts
+            };
+            assert_eq!(told(300), 1);
+            assert_eq!(told(5000), 0, "an address at most once in 10 s");
+            assert_eq!(told(10_301), 1, "the other one");
+            assert_eq!(told(30_000), 0, "one request once");
         })
         .await;
 }

@@ -38,7 +38,8 @@ impl Live {
                 for turn in 1.. {
                     for (id, slot) in &mut streams {
                         let Some(stream) = slot else { continue };
-                        let body = pattern(*id, turn, 64 + (turn as usize * 37 + *id as usize) % 2000);
+                        let body =
+                            pattern(*id, turn, 64 + (turn as usize * 37 + *id as usize) % 2000);
                         match echo(stream, &body) {
                             Ok(()) => _ = echoes.fetch_add(1, Relaxed),
                             Err(error) => {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::time::Instant;
 
-use crate::client::{eventually, request, within};
+use crate::client::{eventually, last, request, within};
 use crate::lab::{Lab, PORT, address};
 use crate::process::Proxy;
 use crate::{MS, SECOND, Table};
@@ -24,7 +24,10 @@ impl Dns {
         let socket = UdpSocket::bind((at, 53)).unwrap();
         socket.set_read_timeout(Some(20 * MS)).unwrap();
         let answer: Ipv4Addr = answer.parse().unwrap();
-        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::<AtomicU64>::default());
+        let (stop, asked) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::<AtomicU64>::default(),
+        );
         let (ended, count) = (Arc::clone(&stop), Arc::clone(&asked));
         let thread = std::thread::spawn(move || {
             let mut buffer = [0; 512];
@@ -68,7 +71,8 @@ fn reply(query: &[u8], answer: Ipv4Addr) -> Vec<u8> {
 /// Puts a file of ours where /etc/resolv.conf is, in this mount namespace.
 fn own_resolv_conf() -> PathBuf {
     let known = Path::new("/etc/resolv.conf");
-    let target = std::fs::read_link(known).map_or(known.to_owned(), |to| Path::new("/etc").join(to));
+    let target =
+        std::fs::read_link(known).map_or(known.to_owned(), |to| Path::new("/etc").join(to));
     if target.exists() {
         std::fs::write("/run/resolv.conf", "").unwrap();
         let target = target.display();
@@ -86,7 +90,8 @@ pub fn servers_die_and_change(_lab: &Lab, table: &mut Table) {
     std::fs::write(&file, "nameserver 127.0.0.53\n").unwrap();
     let old = Dns::start("127.0.0.53", &address("a"));
     let endpoint = format!("entry.test:{PORT}");
-    let proxy = Proxy::run(&["--endpoint", &endpoint, "--probe-interval", "1s"]);
+    let flags = ["--endpoint", &endpoint, "--probe-interval", "1s"];
+    let proxy = Proxy::run(&flags);
     eventually(5 * SECOND, || (proxy.healthy() == 1).then_some(()));
     drop(old);
     let stale = within(10 * SECOND, || {
@@ -109,6 +114,24 @@ pub fn servers_die_and_change(_lab: &Lab, table: &mut Table) {
         ),
         failed == 0 && stale.is_some(),
     );
+    let late = Proxy::run(&flags);
+    let (address_of_late, limit) = (late.address, 9 * SECOND);
+    let held = std::thread::spawn(move || request(address_of_late, limit));
+    last(3 * SECOND);
+    let old = Dns::start("127.0.0.53", &address("a"));
+    let back = Instant::now();
+    let held = held.join().unwrap();
+    let served = back.elapsed();
+    table.row(
+        "no DNS at the start, back after 3 s",
+        "held, then served ≤ 1.5s after",
+        format!(
+            "{} {served:.1?} after",
+            if held.is_ok() { "served" } else { "failed" }
+        ),
+        held.is_ok() && served <= 1500 * MS,
+    );
+    drop((late, old));
     let new = Dns::start("127.0.0.54", &address("b"));
     std::fs::write(&file, "nameserver 127.0.0.54\n").unwrap();
     let changed = Instant::now();

@@ -22,14 +22,17 @@ pub fn stopped(_lab: &Lab, table: &mut Table) {
     // A request that nobody takes, and one on an open connection.
     let address = proxy.address;
     let waiting = std::thread::spawn(move || request(address, 15 * SECOND));
-    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
     last(10 * SECOND);
     proxy.process.signal("CONT");
     let back = Instant::now();
     let first = ZONES.map(probed_at);
     let again = within(5 * SECOND, || {
         let now = ZONES.map(probed_at);
-        (0..3).all(|nth| now[nth] != first[nth] || first[nth].len() < 3).then(|| back.elapsed())
+        (0..3)
+            .all(|nth| now[nth] != first[nth] || first[nth].len() < 3)
+            .then(|| back.elapsed())
     });
     let waited = waiting.join().unwrap();
     let woke = within(3 * SECOND, || {
@@ -112,7 +115,10 @@ impl Quota {
     /// A quarter of a core, by cgroup version 1 or 2.
     fn of(process: u32) -> Result<Self, String> {
         let (home, limit) = if Path::new("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").exists() {
-            ("/sys/fs/cgroup/cpu".to_owned(), ("cpu.cfs_quota_us", "25000"))
+            (
+                "/sys/fs/cgroup/cpu".to_owned(),
+                ("cpu.cfs_quota_us", "25000"),
+            )
         } else if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
             let _ = std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu");
             ("/sys/fs/cgroup".to_owned(), ("cpu.max", "25000 100000"))

@@ -94,7 +94,9 @@ pub fn all_dead_refuse(lab: &Lab, table: &mut Table) {
     table.row(
         "all refuse, refuse",
         "closed ≤ 1s, bound again ≤ 1s",
-        format!("closed {refused:.1?} after the last was down, serves {served:.1?} after one was not"),
+        format!(
+            "closed {refused:.1?} after the last was down, serves {served:.1?} after one was not"
+        ),
         refused.is_some_and(|took| took <= SECOND) && served.is_some_and(|took| took <= SECOND),
     );
 }

@@ -228,21 +228,12 @@ impl Proxy {
         });
         lines
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// Changes of state so far, of all addresses.
     pub fn transitions(&self) -> f64 {
         self.metric("entryway_endpoint_transitions_total", &[])
-    }
-
-    /// Log lines of an event.
-    pub fn events(&self, event: &str) -> Vec<Value> {
-        let log = self.process.log();
-        log.lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|line| line["event"] == event)
-            .collect()
     }
 
     /// Resident memory, in bytes.

@@ -96,6 +96,8 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
         let Ok((stream, _)) = listener.accept() else {
             continue;
         };
+        // Accepted sockets inherit the listener's.
+        stream.set_read_timeout(None).unwrap();
         let seen = Arc::new(Mutex::new(Seen {
             accepted: Instant::now(),
             bytes: Vec::new(),

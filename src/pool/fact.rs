@@ -201,6 +201,8 @@ pub enum Suspicion {
     Untouched,
     /// A request waits too long for its first answer byte.
     SlowAnswer,
+    /// Several requests do, and not a byte has come from it on any connection meanwhile.
+    Mute,
 }
 
 /// What the operator wants of an endpoint.
@@ -308,6 +310,7 @@ impl Suspicion {
             Suspicion::LostHedge => "lost_hedge",
             Suspicion::Untouched => "untouched",
             Suspicion::SlowAnswer => "slow_answer",
+            Suspicion::Mute => "mute",
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio::task::{LocalSet, spawn_local};
 use super::*;
 use crate::connection::tests::rig::*;
 use crate::connection::{Place, WhenAllDown};
-use crate::pool::fact::Intent;
+use crate::pool::fact::{Fact, Intent, Suspicion};
 use crate::pool::snapshot::{AddressView, EndpointView, Farther, State};
 use crate::pool::timing::OnDown;
 
@@ -240,35 +240,46 @@ async fn a_late_answer_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_request_soon_after_another_is_told_later() {
+async fn an_address_that_is_mute_on_all_connections_is_told_so() {
     LocalSet::new()
         .run_until(async {
             let (rig, _client, mut snapshot) = waiting().await;
             let mut second = rig.client().await;
-            second.write_all(b"me too").await.unwrap();
-            let both = || rig.route.registry.oldest(2);
+            second.write_all(b"anybody else?").await.unwrap();
+            let waits = |entry: &Arc<Entry>| entry.tally.waiting_since().is_some();
             eventually(|| {
-                let waiting = |entry: &Arc<Entry>| entry.tally.waiting_since().is_some();
-                both().iter().filter(|entry| waiting(entry)).count() == 2
+                rig.route
+                    .registry
+                    .oldest(2)
+                    .iter()
+                    .filter(|entry| waits(entry))
+                    .count()
+                    == 2
             })
             .await;
             let view = view_of_pair(&rig, &mut snapshot).clone();
-            let (candidate, _) = both()[0].candidate().unwrap();
-            let began = clock::now();
             let mut silence = Silence::default();
-            let mut told = |after: u64| {
-                let now = began + Duration::from_millis(after);
-                let facts = both()
-                    .iter()
-                    .filter_map(|entry| silence.look(entry, &candidate, Some(&view), now))
-                    .count();
+            let mut look = |after: u64| {
+                let mut told = Vec::new();
+                for entry in rig.route.registry.oldest(2) {
+                    let (candidate, _) = entry.candidate().unwrap();
+                    let now = entry.tally.waiting_since().unwrap() + Duration::from_millis(after);
+                    if let Some(Fact::Suspect { why, .. }) =
+                        silence.look(&entry, &candidate, Some(&view), now)
+                    {
+                        told.push(why);
+                    }
+                }
                 silence.turn();
-                facts
+                told
             };
-            assert_eq!(told(300), 1);
-            assert_eq!(told(5000), 0, "an address at most once in 10 s");
-            assert_eq!(told(10_301), 1, "the other one");
-            assert_eq!(told(30_000), 0, "one request once");
+            assert_eq!(look(300), [Suspicion::SlowAnswer; 2]);
+            assert_eq!(
+                look(400),
+                [Suspicion::Mute; 2],
+                "both overdue in the look before, and nothing heard"
+            );
+            assert_eq!(look(500), [], "each request once");
         })
         .await;
 }

@@ -285,6 +285,36 @@ async fn an_address_that_is_mute_on_all_connections_is_told_so() {
 }
 
 #[tokio::test]
+async fn the_pool_hears_of_a_late_answer() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, _) = waiting().await;
+            let swept = Swept {
+                upstream: rig.route.upstream.clone(),
+                view: rig.route.view.clone(),
+                feed: rig.route.feed.clone(),
+                rules: Arc::default(),
+            };
+            let (sweep, _ending) = sweep(
+                rig.route.registry.clone(),
+                vec![swept],
+                Arc::default(),
+                &rig.meters,
+                &rig.route.bus,
+            );
+            spawn_local(sweep.run());
+            let (candidate, _) = rig.route.registry.oldest(1)[0].candidate().unwrap();
+            eventually(|| {
+                let snapshot = rig.route.view.load();
+                let view = snapshot.address(candidate.address.socket);
+                view.is_some_and(|view| view.state == State::Suspect)
+            })
+            .await;
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_shutdown_closes_at_rest_and_cuts_at_the_end() {
     LocalSet::new()
         .run_until(async {

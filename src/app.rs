@@ -19,7 +19,7 @@ use crate::connection::Registry;
 use crate::event::Event;
 use crate::life::{Startup, Trigger, Watch, trigger};
 use crate::listener::{self, BindError, Bound, Door, SocketSettings, Threads};
-use crate::meters::{Gauge, Meters, family};
+use crate::meters::{Meters, family};
 use crate::names::UpstreamName;
 use crate::pool::endpoint::EndpointSpec;
 use crate::relay::{Counters, TcpSettings};
@@ -32,6 +32,7 @@ use crate::sys::pipe::PipeLimits;
 pub use upstream::Upstream;
 
 mod listeners;
+mod numbers;
 mod reload;
 mod upstream;
 
@@ -152,15 +153,28 @@ pub fn bind(parts: &Parts) -> Result<Bindings, Error> {
     let settings = &parts.settings;
     let mut bound = Vec::new();
     for listener in &settings.listeners {
-        let tcp = settings.upstreams.iter().find(|upstream| upstream.name.as_str() == listener.upstream);
+        let tcp = settings
+            .upstreams
+            .iter()
+            .find(|upstream| upstream.name.as_str() == listener.upstream);
         let sockets = SocketSettings {
-            tcp: tcp.map_or_else(|| TcpSettings::default().options(), |upstream| upstream.tcp.options()),
+            tcp: tcp.map_or_else(
+                || TcpSettings::default().options(),
+                |upstream| upstream.tcp.options(),
+            ),
             loopback_congestion: settings.runtime.loopback_congestion,
         };
         let one = listener::bind(listener, parts.listen_asked, &sockets)?;
         for address in &one.missing {
-            let event = Event::warn("listener.up", "this machine does not have the address; going on without it");
-            parts.bus.emit(event.with("name", listener.name.clone()).with("address", address.to_string()));
+            let event = Event::warn(
+                "listener.up",
+                "this machine does not have the address; going on without it",
+            );
+            parts.bus.emit(
+                event
+                    .with("name", listener.name.clone())
+                    .with("address", address.to_string()),
+            );
         }
         bound.push(one);
     }
@@ -170,14 +184,24 @@ pub fn bind(parts: &Parts) -> Result<Bindings, Error> {
 /// Starts everything, on the runtime that calls it (the control runtime). `own`: further addresses of ours, which are
 /// never dialled.
 pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App, Error> {
-    let Parts { settings, meters, bus, .. } = &parts;
+    let Parts {
+        settings,
+        meters,
+        bus,
+        ..
+    } = &parts;
     let budget = Budget::of_process();
-    let workers = settings.runtime.workers.or_else(|| std::thread::available_parallelism().ok());
+    let workers = settings
+        .runtime
+        .workers
+        .or_else(|| std::thread::available_parallelism().ok());
     let threads = Threads::start(workers.map_or(1, usize::from)).map_err(Error::Threads)?;
     let startup = Startup::default();
     let pending = startup.register("listeners");
     let registry = Registry::default();
-    let counters = Arc::new(Counters::new(PipeLimits::of_this_machine().with_large(budget.large_pipes)));
+    let counters = Arc::new(Counters::new(
+        PipeLimits::of_this_machine().with_large(budget.large_pipes),
+    ));
     let own: Vec<SocketAddr> = bindings.addresses().chain(own.iter().copied()).collect();
 
     let mut tasks = JoinSet::new();
@@ -191,15 +215,27 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
     for (bound, listener) in bindings.bound.into_iter().zip(&settings.listeners) {
         let upstream = upstream_of(&upstreams, &listener.upstream);
         let route = upstream.route(listener, &registry, &counters, meters, bus);
-        let spares_kept = listeners.iter().any(|known: &Listener| known.route.upstream == route.upstream);
+        let spares_kept = listeners
+            .iter()
+            .any(|known: &Listener| known.route.upstream == route.upstream);
         if !spares_kept {
             tasks.spawn(sweep::keep_spares(Arc::clone(&route)));
         }
-        listeners.push(Listener { addresses: bound.addresses().to_vec(), route: Arc::clone(&route) });
-        Door::open(bound, route, threads.spread(), budget, meters, door_watch.clone());
+        listeners.push(Listener {
+            addresses: bound.addresses().to_vec(),
+            route: Arc::clone(&route),
+        });
+        Door::open(
+            bound,
+            route,
+            threads.spread(),
+            budget,
+            meters,
+            door_watch.clone(),
+        );
     }
     drop(pending);
-    say_what_runs(meters, threads.spread().threads());
+    numbers::say_what_runs(meters, threads.spread().threads());
 
     let (draining_trigger, draining) = trigger();
     let (stops, wanted) = mpsc::unbounded_channel();
@@ -233,9 +269,16 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
 
 /// Starts what looks at the upstreams (resolver, probes, pools) and nothing that serves: for [`start`], and for whoever
 /// only wants to know.
-pub fn observe(parts: &Parts, own: &[SocketAddr], tasks: &mut JoinSet<()>) -> (Arc<[Upstream]>, ResolverHandle) {
-    let upstreams: Arc<[Upstream]> =
-        parts.upstreams.iter().map(|part| Upstream::start(part, parts, own, tasks)).collect();
+pub fn observe(
+    parts: &Parts,
+    own: &[SocketAddr],
+    tasks: &mut JoinSet<()>,
+) -> (Arc<[Upstream]>, ResolverHandle) {
+    let upstreams: Arc<[Upstream]> = parts
+        .upstreams
+        .iter()
+        .map(|part| Upstream::start(part, parts, own, tasks))
+        .collect();
     let resolver = upstream::resolve(&upstreams, parts.settings.dns.clone(), tasks);
     (upstreams, resolver)
 }
@@ -243,7 +286,10 @@ pub fn observe(parts: &Parts, own: &[SocketAddr], tasks: &mut JoinSet<()>) -> (A
 fn upstream_of<'a>(upstreams: &'a [Upstream], name: &str) -> &'a Upstream {
     let name = UpstreamName::new(name);
     // Settings that name no upstream do not pass their validation.
-    upstreams.iter().find(|upstream| upstream.name == name).unwrap_or(&upstreams[0])
+    upstreams
+        .iter()
+        .find(|upstream| upstream.name == name)
+        .unwrap_or(&upstreams[0])
 }
 
 async fn keep_beating(beat: Arc<AtomicU64>) {
@@ -253,33 +299,14 @@ async fn keep_beating(beat: Arc<AtomicU64>) {
     }
 }
 
-fn say_what_runs(meters: &Meters, workers: usize) {
-    let commit = option_env!("ENTRYWAY_COMMIT").unwrap_or("");
-    meters.gauge(&family::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), commit]).set(1.0);
-    meters.gauge(&family::START_TIME_SECONDS, &[]).set(seconds_since_epoch());
-    meters.gauge(&family::WORKERS, &[]).set(workers as f64);
-    meters.gauge(&family::DRAINING, &[]).set(0.0);
-    reload_gauges(meters, true);
-}
-
-fn reload_gauges(meters: &Meters, applied: bool) {
-    let flag: Gauge = meters.gauge(&family::CONFIG_LAST_RELOAD_SUCCESSFUL, &[]);
-    flag.set(if applied { 1.0 } else { 0.0 });
-    if applied {
-        meters.gauge(&family::CONFIG_LAST_RELOAD_TIMESTAMP_SECONDS, &[]).set(seconds_since_epoch());
-    }
-}
-
-fn seconds_since_epoch() -> f64 {
-    std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64())
-}
-
 // === impl Bindings ===
 
 impl Bindings {
     /// Every address that clients can connect to, listener by listener.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.bound.iter().flat_map(|bound| bound.addresses().iter().copied())
+        self.bound
+            .iter()
+            .flat_map(|bound| bound.addresses().iter().copied())
     }
 }
 
@@ -296,7 +323,12 @@ impl App {
     pub async fn run(mut self) -> Ended {
         let first = self.stops.recv().await.unwrap_or(Stop::Now);
         let began = Instant::now();
-        let Handles { bus, meters, registry, .. } = self.handles.clone();
+        let Handles {
+            bus,
+            meters,
+            registry,
+            ..
+        } = self.handles.clone();
         self.draining.fire();
         meters.gauge(&family::DRAINING, &[]).set(1.0);
         bus.emit(Event::info("drain.start", "shutting down").with("connections", registry.len()));
@@ -305,7 +337,9 @@ impl App {
 
         let mut now = first == Stop::Now;
         if !now && !self.shutdown.min_delay.is_zero() {
-            now = timeout(self.shutdown.min_delay, self.stops.recv()).await.is_ok();
+            now = timeout(self.shutdown.min_delay, self.stops.recv())
+                .await
+                .is_ok();
         }
         self.doors.fire();
         self.doors.finished().await;
@@ -331,7 +365,10 @@ impl App {
         self.tasks.shutdown().await;
         let cut = cut.get() - cut_before;
         let end = Event::info("drain.end", "stopped").with("cut", cut);
-        bus.emit(end.with("duration_ms", u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)));
+        bus.emit(end.with(
+            "duration_ms",
+            u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        ));
         Ended { cut }
     }
 }

@@ -59,18 +59,24 @@ pub fn recipes(loaded: &Loaded) -> Result<Vec<Recipe>, Error> {
             Err(problems) => wrong.extend(problems),
         }
     }
-    if wrong.is_empty() { Ok(recipes) } else { Err(Error::Targets(wrong)) }
+    if wrong.is_empty() {
+        Ok(recipes)
+    } else {
+        Err(Error::Targets(wrong))
+    }
 }
 
 fn recipe_of(upstream: &UpstreamSettings) -> Result<Recipe, Vec<String>> {
     let map = match &upstream.from_client {
         None => None,
         Some(file) => {
-            let text = edn::load(file.as_ref()).map_err(|error| vec![format!("{file}: {error}")])?;
+            let text =
+                edn::load(file.as_ref()).map_err(|error| vec![format!("{file}: {error}")])?;
             Some(edn::read_client_map(&text).map_err(|error| vec![format!("{file}: {error}")])?)
         }
     };
-    let problems = |problems: Vec<recipe::Problem>| problems.iter().map(ToString::to_string).collect();
+    let problems =
+        |problems: Vec<recipe::Problem>| problems.iter().map(ToString::to_string).collect();
     recipe::of(upstream, map.as_ref()).map_err(problems)
 }
 
@@ -84,8 +90,15 @@ pub fn parts(loaded: &Loaded, meters: &Meters, bus: &Bus) -> Result<Parts, Error
         region: recipe.region,
     };
     Ok(Parts {
-        upstreams: loaded.settings.upstreams.iter().zip(recipes).map(part).collect(),
-        listen_asked: loaded.source("listener[0].bind[0]") != "default" && loaded.source("listener[0].bind") != "default",
+        upstreams: loaded
+            .settings
+            .upstreams
+            .iter()
+            .zip(recipes)
+            .map(part)
+            .collect(),
+        listen_asked: (0..loaded.settings.listeners.len())
+            .any(|place| loaded.source(&format!("listener[{place}].bind")) != "default"),
         settings: loaded.settings.clone(),
         meters: meters.clone(),
         bus: bus.clone(),
@@ -95,44 +108,81 @@ pub fn parts(loaded: &Loaded, meters: &Meters, bus: &Bus) -> Result<Parts, Error
 /// Takes the ports and starts everything, on the runtime that calls it.
 pub fn assemble(loaded: Loaded, log: Log) -> Result<Assembly, Error> {
     let (meters, bus) = (Meters::default(), Bus::new(log));
-    bus.emit(Event::info("start", "entryway starts").with("version", env!("CARGO_PKG_VERSION")).with("pid", std::process::id()));
+    bus.emit(
+        Event::info("start", "entryway starts")
+            .with("version", env!("CARGO_PKG_VERSION"))
+            .with("pid", std::process::id()),
+    );
     for warning in &loaded.warnings {
         bus.emit(Event::warn("start", "settings").with("warning", warning.clone()));
     }
     let parts = parts(&loaded, &meters, &bus)?;
     let bindings = app::bind(&parts)?;
-    let listener_port = bindings.addresses().next().map_or(0, |address| address.port());
-    let asked = Asked { bind: loaded.admin_asked_for, listener_port };
+    let listener_port = bindings
+        .addresses()
+        .next()
+        .map_or(0, |address| address.port());
+    let asked = Asked {
+        bind: loaded.admin_asked_for,
+        listener_port,
+    };
     let doors = admin::open(&loaded.settings.admin, asked, &bus)?;
     let app = app::start(parts, bindings, &doors.addresses())?;
     let desk = Arc::new(Desk::new(app.handles().clone(), loaded.clone()));
     let mut services = JoinSet::new();
     let handles = app.handles().clone();
-    services.spawn(async move { match wake::watch(|woke| handles.woke(woke.to_string())).await {} });
+    services
+        .spawn(async move { match wake::watch(|woke| handles.woke(woke.to_string())).await {} });
     for place in 0..loaded.settings.upstreams.len() {
-        services.spawn(find_zone(app.handles().clone(), loaded.settings.upstreams[place].clone(), place));
+        services.spawn(find_zone(
+            app.handles().clone(),
+            loaded.settings.upstreams[place].clone(),
+            place,
+        ));
     }
-    Ok(Assembly { app, doors, desk, loaded, services })
+    Ok(Assembly {
+        app,
+        doors,
+        desk,
+        loaded,
+        services,
+    })
 }
 
 /// Finds our own zone; never in the way of the start.
 async fn find_zone(handles: Handles, settings: UpstreamSettings, place: usize) {
     let upstream = &handles.upstreams[place];
-    let zones: Vec<Zone> = upstream.view.load().endpoints.iter().filter_map(|view| view.endpoint.zone().cloned()).collect();
+    let zones: Vec<Zone> = upstream
+        .view
+        .load()
+        .endpoints
+        .iter()
+        .filter_map(|view| view.endpoint.zone().cloned())
+        .collect();
     let ids_in_use = zones.iter().any(|zone| zone::is_id(zone.as_str()));
     let (sources, bad) = Sources::from_env(|name| std::env::var(name).ok());
     for base in bad {
-        handles.bus.emit(Event::warn("start", "metadata service").with("error", base.to_string()));
+        handles
+            .bus
+            .emit(Event::warn("start", "metadata service").with("error", base.to_string()));
     }
     let search = zone::find(&settings.zone, &sources, ids_in_use).await;
     for (source, why) in &search.failed {
-        let event = Event::debug("start", "own zone not found here").with("source", source.to_string());
+        let event =
+            Event::debug("start", "own zone not found here").with("source", source.to_string());
         handles.bus.emit(event.with("error", why.clone()));
     }
     if let Some((own, source)) = search.found {
-        let event = Event::info("start", "own zone").with("upstream", upstream.name.as_str().to_owned());
-        let event = event.maybe("zone", own.name.as_ref().map(|zone| zone.as_str().to_owned()));
-        let event = event.maybe("zone_id", own.id.as_ref().map(|zone| zone.as_str().to_owned()));
+        let event =
+            Event::info("start", "own zone").with("upstream", upstream.name.as_str().to_owned());
+        let event = event.maybe(
+            "zone",
+            own.name.as_ref().map(|zone| zone.as_str().to_owned()),
+        );
+        let event = event.maybe(
+            "zone_id",
+            own.id.as_ref().map(|zone| zone.as_str().to_owned()),
+        );
         handles.bus.emit(event.with("source", source.to_string()));
         upstream.feed.tell(Fact::OwnZone(own.in_words_of(&zones)));
         upstream.feed.tell(Fact::OwnZoneId(own.id));
@@ -164,11 +214,19 @@ impl Assembly {
 
     /// Runs until a stop is wanted and everything is down; admin goes last.
     pub async fn run(self) -> Ended {
-        let Self { app, doors, desk, loaded, mut services } = self;
+        let Self {
+            app,
+            doors,
+            desk,
+            loaded,
+            mut services,
+        } = self;
         let bus = app.handles().bus.clone();
         let (stop, watch) = life::trigger();
         let (admin_settings, admin_bus) = (loaded.settings.admin.clone(), bus.clone());
-        let admin = tokio::spawn(async move { admin::serve(doors, desk, admin_bus, &admin_settings, watch).await });
+        let admin = tokio::spawn(async move {
+            admin::serve(doors, desk, admin_bus, &admin_settings, watch).await
+        });
         let ended = app.run().await;
         stop.fire();
         services.shutdown().await;

@@ -17,6 +17,7 @@ use online::Instance;
 pub mod args;
 pub mod check;
 pub mod demo;
+pub mod doctor;
 pub mod endpoint;
 pub mod explain;
 pub mod failure;
@@ -40,11 +41,17 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
         Err(error) => {
             // Help and version are no errors and belong to standard output.
             let said = args::say(&error);
-            let _ = if error.use_stderr() { write!(anstream::stderr(), "{said}") } else { write!(anstream::stdout(), "{said}") };
+            let _ = if error.use_stderr() {
+                write!(anstream::stderr(), "{said}")
+            } else {
+                write!(anstream::stdout(), "{said}")
+            };
             return error.exit_code().try_into().unwrap_or(2);
         }
     };
-    let Some((name, matches)) = matches.subcommand() else { return 2 };
+    let Some((name, matches)) = matches.subcommand() else {
+        return 2;
+    };
     match dispatch(name, matches) {
         Ok(code) => code,
         Err(error) => {
@@ -65,7 +72,8 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
         }),
         name::CHECK => {
             let loaded = load(matches, true)?;
-            crate::assemble::recipes(&loaded).map_err(|error| CliError::new(code::SETTING, error.to_string()))?;
+            crate::assemble::recipes(&loaded)
+                .map_err(|error| CliError::new(code::SETTING, error.to_string()))?;
             warn(&loaded);
             check::print(&loaded, output(matches), to)?;
             Ok(0)
@@ -74,7 +82,9 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
         name::SNIPPET => {
             let loaded = load(matches, false)?;
             let failed = |error: snippet::Error| CliError::new(code::SETTING, error.to_string());
-            snippet::print(matches, &loaded, to).map_err(failed).map(|()| 0)
+            snippet::print(matches, &loaded, to)
+                .map_err(failed)
+                .map(|()| 0)
         }
         name::GUIDE => guide::print(matches.get_one::<String>("topic").map(String::as_str), to),
         name::COMPLETIONS => {
@@ -89,23 +99,36 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
 }
 
 async fn online(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
-    let to = &mut anstream::stdout();
     if name == name::ENDPOINT {
         return endpoint_command(matches).await;
     }
+    let to = &mut anstream::stdout();
     let instance = instance(matches);
     match name {
+        name::DOCTOR => doctor::run(matches, std::env::vars_os(), to).await,
         name::STATUS => status::run(&instance, output(matches), to).await,
         name::WAIT => {
-            let goal = matches.get_one::<WaitFor>("for").copied().unwrap_or(WaitFor::Ready);
-            let time = matches.get_one::<Duration>("timeout").copied().unwrap_or(Duration::from_secs(30));
+            let goal = matches
+                .get_one::<WaitFor>("for")
+                .copied()
+                .unwrap_or(WaitFor::Ready);
+            let time = matches
+                .get_one::<Duration>("timeout")
+                .copied()
+                .unwrap_or(Duration::from_secs(30));
             wait::run(&instance, goal, time, output(matches), to).await
         }
         name::HEALTHCHECK => healthcheck::run(&instance, matches.get_flag("ready"), to).await,
-        name::RELOAD => reload::run(&instance, matches.get_flag("dry-run"), output(matches), to).await,
+        name::RELOAD => {
+            reload::run(&instance, matches.get_flag("dry-run"), output(matches), to).await
+        }
         name::SHUTDOWN => shutdown::run(&instance, output(matches), to).await,
         name::EXPLAIN => {
-            let what_if: Vec<String> = matches.get_many("what-if").unwrap_or_default().cloned().collect();
+            let what_if: Vec<String> = matches
+                .get_many("what-if")
+                .unwrap_or_default()
+                .cloned()
+                .collect();
             let loaded = load(matches, false)?;
             if loaded.has_target() {
                 explain::survey(loaded, &what_if, output(matches), to).await
@@ -113,13 +136,18 @@ async fn online(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
                 explain::run(&instance, &what_if, output(matches), to).await
             }
         }
-        _ => Err(CliError::new(code::INTERNAL, format!("no one answers for `{name}`"))),
+        _ => Err(CliError::new(
+            code::INTERNAL,
+            format!("no one answers for `{name}`"),
+        )),
     }
 }
 
 async fn endpoint_command(matches: &ArgMatches) -> Result<u8, CliError> {
     let to = &mut anstream::stdout();
-    let Some((verb, matches)) = matches.subcommand() else { return Ok(2) };
+    let Some((verb, matches)) = matches.subcommand() else {
+        return Ok(2);
+    };
     let instance = instance(matches);
     if verb == "list" {
         return endpoint::list(&instance, output(matches), to).await;
@@ -129,7 +157,11 @@ async fn endpoint_command(matches: &ArgMatches) -> Result<u8, CliError> {
         "ready" => Order::Ready,
         _ => Order::Probe,
     };
-    let names: Vec<String> = matches.get_many("name").unwrap_or_default().cloned().collect();
+    let names: Vec<String> = matches
+        .get_many("name")
+        .unwrap_or_default()
+        .cloned()
+        .collect();
     endpoint::order(&instance, order, &names, output(matches), to).await
 }
 
@@ -142,15 +174,21 @@ fn instance(matches: &ArgMatches) -> Instance {
 }
 
 fn output(matches: &ArgMatches) -> Output {
-    matches.get_one::<Output>(args::OUTPUT).copied().unwrap_or_default()
+    matches
+        .get_one::<Output>(args::OUTPUT)
+        .copied()
+        .unwrap_or_default()
 }
 
 /// The settings of this command line; the whole report where they are wrong.
 fn load(matches: &ArgMatches, needs_target: bool) -> Result<Loaded, CliError> {
     settings::load(matches, std::env::vars_os(), needs_target).map_err(|report: Report| {
         let _ = writeln!(anstream::stderr(), "{}", report.styled());
-        CliError::new(report.exit_code(), "the settings above are wrong; nothing was started")
-            .next("entryway guide start, or entryway run --help")
+        CliError::new(
+            report.exit_code(),
+            "the settings above are wrong; nothing was started",
+        )
+        .next("entryway guide start, or entryway run --help")
     })
 }
 
@@ -166,7 +204,10 @@ fn version(output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
         status::print_json(to, &version)?;
         return Ok(0);
     }
-    let commit = version.commit.map(|commit| format!(" ({commit})")).unwrap_or_default();
+    let commit = version
+        .commit
+        .map(|commit| format!(" ({commit})"))
+        .unwrap_or_default();
     writeln!(to, "entryway {}{commit}", version.version)?;
     if let Some(rustc) = version.rustc {
         writeln!(to, "{rustc}")?;
@@ -176,6 +217,10 @@ fn version(output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
 
 /// Runs on this thread: the control runtime.
 fn block_on(work: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| CliError::new(code::OS, format!("start: {error}")))?.block_on(work)
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime
+        .map_err(|error| CliError::new(code::OS, format!("start: {error}")))?
+        .block_on(work)
 }

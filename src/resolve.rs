@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::pool::fact::Fact;
 use refresh::Wanted;
-pub use report::{Report, ServerReport, lookup};
+pub use report::{Report, ServerReport, lookup, lookup_with};
 pub use server::{Family, Records, Reply};
 pub use settings::{DnsSettings, NameSpec};
 pub use stub::Files;

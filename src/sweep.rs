@@ -196,7 +196,7 @@ impl Drop for Sweep {
     }
 }
 
-/// What a shutdown wants of a connection.
+/// What a shutdown wants of a connection. One that waits for an upstream keeps its hold until the end.
 fn end(entry: &Entry, phase: Phase, now: Moment) {
     let order = match phase {
         Phase::Serving => return,
@@ -205,7 +205,9 @@ fn end(entry: &Entry, phase: Phase, now: Moment) {
         Phase::Draining { since, until } => {
             let last_fifth = until.since(now) * 5 <= until.since(since);
             let quiet = if last_fifth { LAST_QUIET } else { QUIET };
-            if !entry.tally.at_rest(now, quiet) {
+            if entry.relaying(|_, since| Pair::of(entry, since, now).at_rest(now, quiet))
+                != Some(true)
+            {
                 return;
             }
             Order::CloseAtRest(Reason::DrainIdle, quiet)
@@ -227,12 +229,7 @@ impl Watched {
             hear(entry, candidate, now);
             self.silence
                 .look(entry, candidate, found.map(|(_, view)| view), now);
-            let pair = Pair {
-                id: entry.id,
-                age: now.since(entry.accepted),
-                since,
-                tally: &entry.tally,
-            };
+            let pair = Pair::of(entry, since, now);
             if let Some(order) = self.rest.judge(&pair, found, snapshot, rules, now) {
                 entry.tally.order(order);
             }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::numbers::reload_gauges;
 use super::upstream::{all_names, limits_of, names_of, pool_settings, rules_of};
-use super::{Handles, Parts, Stop, reload_gauges};
+use super::{Handles, Parts, Stop};
 use crate::clock::{self, Moment};
 use crate::event::Event;
 use crate::meters::family;
@@ -33,7 +34,8 @@ impl Handles {
 
     /// The machine slept or this process was stopped: everything is resolved and probed, and nobody is blamed.
     pub fn woke(&self, why: String) {
-        self.bus.emit(Event::warn("wake", "resolving and probing everything again").with("why", why));
+        self.bus
+            .emit(Event::warn("wake", "resolving and probing everything again").with("why", why));
         self.meters.counter(&family::WAKEUPS, &[]).inc();
         self.resolver.refresh_now();
         self.tell_all(&Fact::Woke);
@@ -49,29 +51,48 @@ impl Handles {
     /// Notes that a reload was refused.
     pub fn reload_failed(&self, report: String) {
         reload_gauges(&self.meters, false);
-        self.bus.emit(Event::error("config.reload", "settings are wrong; nothing was changed").with("error", report));
+        self.bus.emit(
+            Event::error("config.reload", "settings are wrong; nothing was changed")
+                .with("error", report),
+        );
     }
 
     /// Applies new settings to new work; live connections are not touched. Upstreams and listeners are matched by
     /// name; that one appears or leaves needs a restart, which is `assemble`'s business to say.
     pub fn apply(&self, parts: &Parts) {
         for part in &parts.upstreams {
-            let Some(upstream) = self.upstreams.iter().find(|known| known.name == part.settings.name) else { continue };
+            let Some(upstream) = self
+                .upstreams
+                .iter()
+                .find(|known| known.name == part.settings.name)
+            else {
+                continue;
+            };
             upstream.hosts.store(Arc::new(names_of(&part.endpoints)));
             upstream.rules.store(Arc::new(rules_of(&part.settings)));
             upstream.prober.set(part.settings.health.clone());
             let loopback = parts.settings.runtime.loopback_congestion;
             let dialer = upstream.redial(&part.settings, loopback, &self.meters);
             let limits = limits_of(&part.settings);
-            for listener in self.listeners.iter().filter(|listener| listener.route.upstream == upstream.name) {
+            for listener in self
+                .listeners
+                .iter()
+                .filter(|listener| listener.route.upstream == upstream.name)
+            {
                 listener.route.dialer.store(Arc::new(dialer.clone()));
                 listener.route.limits.store(Arc::new(limits.clone()));
             }
             let settings = pool_settings(&part.settings);
-            upstream.feed.tell(Fact::Reconfigure { endpoints: part.endpoints.clone(), settings });
+            upstream.feed.tell(Fact::Reconfigure {
+                endpoints: part.endpoints.clone(),
+                settings,
+            });
         }
         for listener in &parts.settings.listeners {
-            let known = self.listeners.iter().find(|known| known.route.listener.as_str() == listener.name);
+            let known = self
+                .listeners
+                .iter()
+                .find(|known| known.route.listener.as_str() == listener.name);
             if let Some(known) = known {
                 known.route.policy.store(Arc::new(listener.policy()));
             }

@@ -52,9 +52,15 @@ pub(super) fn names_of(endpoints: &[EndpointSpec]) -> Vec<NameSpec> {
     for endpoint in endpoints {
         let candidate = matches!(endpoint.role, Role::Zonal | Role::PeeredOld);
         let host = endpoint.host.trim_end_matches('.').to_ascii_lowercase();
-        names.entry(host).and_modify(|known| *known &= candidate).or_insert(candidate);
+        names
+            .entry(host)
+            .and_modify(|known| *known &= candidate)
+            .or_insert(candidate);
     }
-    names.into_iter().map(|(host, candidate)| NameSpec { host, candidate }).collect()
+    names
+        .into_iter()
+        .map(|(host, candidate)| NameSpec { host, candidate })
+        .collect()
 }
 
 /// Every name of every upstream, once.
@@ -62,19 +68,34 @@ pub(super) fn all_names(upstreams: &[Upstream]) -> Vec<NameSpec> {
     let mut names: BTreeMap<String, bool> = BTreeMap::new();
     for upstream in upstreams {
         for name in upstream.hosts.load().iter() {
-            names.entry(name.host.clone()).and_modify(|known| *known &= name.candidate).or_insert(name.candidate);
+            names
+                .entry(name.host.clone())
+                .and_modify(|known| *known &= name.candidate)
+                .or_insert(name.candidate);
         }
     }
-    names.into_iter().map(|(host, candidate)| NameSpec { host, candidate }).collect()
+    names
+        .into_iter()
+        .map(|(host, candidate)| NameSpec { host, candidate })
+        .collect()
 }
 
 /// The resolver of the process: each answer goes to the upstreams that use the name.
-pub(super) fn resolve(upstreams: &Arc<[Upstream]>, settings: DnsSettings, tasks: &mut JoinSet<()>) -> ResolverHandle {
+pub(super) fn resolve(
+    upstreams: &Arc<[Upstream]>,
+    settings: DnsSettings,
+    tasks: &mut JoinSet<()>,
+) -> ResolverHandle {
     let told = Arc::clone(upstreams);
     let tell = move |fact: Fact| {
         let Fact::Answer(answer) = &fact else { return };
         for upstream in told.iter() {
-            if upstream.hosts.load().iter().any(|name| name.host == answer.name) {
+            if upstream
+                .hosts
+                .load()
+                .iter()
+                .any(|name| name.host == answer.name)
+            {
                 upstream.feed.tell(fact.clone());
             }
         }
@@ -95,7 +116,10 @@ pub(super) fn pool_settings(settings: &UpstreamSettings) -> PoolSettings {
     }
 }
 
-pub(super) fn dial_settings(settings: &UpstreamSettings, loopback_congestion: LoopbackCongestion) -> DialSettings {
+pub(super) fn dial_settings(
+    settings: &UpstreamSettings,
+    loopback_congestion: LoopbackCongestion,
+) -> DialSettings {
     DialSettings {
         connect_timeout: settings.connect_timeout,
         hedge_after: settings.hedge_after,
@@ -106,17 +130,27 @@ pub(super) fn dial_settings(settings: &UpstreamSettings, loopback_congestion: Lo
 
 pub(super) fn limits_of(settings: &UpstreamSettings) -> Limits {
     let pipe_size = usize::try_from(settings.pipe_size.0).unwrap_or(Limits::PIPE_SIZE);
-    settings.tcp.limits(settings.splice == Splice::Auto, pipe_size)
+    settings
+        .tcp
+        .limits(settings.splice == Splice::Auto, pipe_size)
 }
 
 pub(super) fn rules_of(settings: &UpstreamSettings) -> Rules {
-    Rules { on_down: settings.health.on_down, max_age: settings.tcp.max_age() }
+    Rules {
+        on_down: settings.health.on_down,
+        max_age: settings.tcp.max_age(),
+    }
 }
 
 // === impl Upstream ===
 
 impl Upstream {
-    pub(super) fn start(part: &UpstreamPart, parts: &Parts, own: &[SocketAddr], tasks: &mut JoinSet<()>) -> Self {
+    pub(super) fn start(
+        part: &UpstreamPart,
+        parts: &Parts,
+        own: &[SocketAddr],
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let settings = &part.settings;
         let (feed, view, actor) = pool::start(PoolConfig {
             upstream: settings.name.clone(),
@@ -126,9 +160,11 @@ impl Upstream {
             bus: parts.bus.clone(),
             own_listeners: own.to_vec(),
         });
-        tasks.spawn(actor.run());
+        tasks.spawn(actor);
         let tell = feed.clone();
-        let (prober, probes) = Prober::start(view.clone(), settings.health.clone(), move |fact| tell.tell(fact));
+        let (prober, probes) = Prober::start(view.clone(), settings.health.clone(), move |fact| {
+            tell.tell(fact)
+        });
         tasks.spawn(probes);
         let warm = Warm::new(settings.warm.clone(), parts.meters.clone());
         let dial = dial_settings(settings, parts.settings.runtime.loopback_congestion);
@@ -181,7 +217,12 @@ impl Upstream {
     }
 
     /// A dialer of other settings; spares stay where they are wanted as before.
-    pub(super) fn redial(&self, settings: &UpstreamSettings, loopback: LoopbackCongestion, meters: &Meters) -> Dialer {
+    pub(super) fn redial(
+        &self,
+        settings: &UpstreamSettings,
+        loopback: LoopbackCongestion,
+        meters: &Meters,
+    ) -> Dialer {
         let known = self.dialer.load();
         let warm = if known.warm().settings() == &settings.warm {
             known.warm().clone()

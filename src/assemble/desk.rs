@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Parts, parts};
 use crate::admin::status::{
-    Bytes, Changed, ChangedEndpoint, Connection, Dns, Endpoint, Endpoints, Explain, Listener, Name, Reloaded, Status,
-    Upstream,
+    Bytes, Changed, ChangedEndpoint, Connection, Dns, Endpoint, Endpoints, Explain, Listener, Name,
+    Reloaded, Status, Upstream,
 };
 use crate::admin::{Counts, Health, House, Later, Order, Refusal, seconds};
 use crate::app::{self, Handles, Stop};
@@ -33,7 +33,10 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(handles: Handles, loaded: Loaded) -> Self {
-        Self { handles, loaded: Arc::new(Mutex::new(loaded)) }
+        Self {
+            handles,
+            loaded: Arc::new(Mutex::new(loaded)),
+        }
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -42,7 +45,9 @@ impl Desk {
 
     fn upstreams(&self, name: Option<&str>) -> Result<Vec<&app::Upstream>, Refusal> {
         let all = self.handles.upstreams.iter();
-        let found: Vec<_> = all.filter(|upstream| name.is_none_or(|name| upstream.name.as_str() == name)).collect();
+        let found: Vec<_> = all
+            .filter(|upstream| name.is_none_or(|name| upstream.name.as_str() == name))
+            .collect();
         match (found.is_empty(), name) {
             (true, Some(name)) => Err(Refusal::Unknown(format!("no upstream is named `{name}`"))),
             _ => Ok(found),
@@ -51,21 +56,48 @@ impl Desk {
 
     /// Brings up to date what is measured on demand.
     fn measure(&self) {
-        let Handles { meters, registry, upstreams, started, .. } = &self.handles;
+        let Handles {
+            meters,
+            registry,
+            upstreams,
+            started,
+            ..
+        } = &self.handles;
         registry.settle();
         let now = clock::now();
-        for name in upstreams.iter().flat_map(|upstream| upstream.view.load().names.clone()) {
+        for name in upstreams
+            .iter()
+            .flat_map(|upstream| upstream.view.load().names.clone())
+        {
             if let Some(answered) = name.answered {
-                meters.gauge(&family::DNS_AGE_SECONDS, &[&name.name]).set(now.since(answered).as_secs_f64());
+                meters
+                    .gauge(&family::DNS_AGE_SECONDS, &[&name.name])
+                    .set(now.since(answered).as_secs_f64());
             }
         }
         let set = |family, value: f64| meters.gauge(family, &[]).set(value);
-        set(&family::PROCESS_CPU_SECONDS, limits::cpu_time().unwrap_or_default().as_secs_f64());
-        set(&family::PROCESS_RESIDENT_MEMORY_BYTES, limits::resident_bytes().unwrap_or(0) as f64);
-        set(&family::PROCESS_OPEN_FDS, limits::open_descriptors().unwrap_or(0) as f64);
+        set(
+            &family::PROCESS_CPU_SECONDS,
+            limits::cpu_time().unwrap_or_default().as_secs_f64(),
+        );
+        set(
+            &family::PROCESS_RESIDENT_MEMORY_BYTES,
+            limits::resident_bytes().unwrap_or(0) as f64,
+        );
+        set(
+            &family::PROCESS_OPEN_FDS,
+            limits::open_descriptors().unwrap_or(0) as f64,
+        );
         set(&family::PROCESS_MAX_FDS, limits::max_descriptors() as f64);
-        let since_epoch = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        set(&family::PROCESS_START_TIME_SECONDS, since_epoch.saturating_sub(now.since(*started)).as_secs_f64());
+        let since_epoch = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .unwrap_or_default();
+        set(
+            &family::PROCESS_START_TIME_SECONDS,
+            since_epoch
+                .saturating_sub(now.since(*started))
+                .as_secs_f64(),
+        );
     }
 }
 
@@ -77,8 +109,11 @@ fn reload(handles: &Handles, loaded: &Mutex<Loaded>, dry_run: bool) -> Result<Re
         }
         Refusal::Invalid(report)
     };
-    let new = loaded.load_file_again().map_err(|report| refuse(report.plain()))?;
-    let parts: Parts = parts(&new, &handles.meters, &handles.bus).map_err(|error| refuse(error.to_string()))?;
+    let new = loaded
+        .load_file_again()
+        .map_err(|report| refuse(report.plain()))?;
+    let parts: Parts =
+        parts(&new, &handles.meters, &handles.bus).map_err(|error| refuse(error.to_string()))?;
     let changes = loaded.changes(&new);
     let reloaded = Reloaded {
         dry_run,
@@ -97,11 +132,21 @@ impl House for Desk {
     fn health(&self) -> Health {
         let upstreams = self.handles.upstreams.iter().map(|upstream| {
             let snapshot = upstream.view.load();
-            Counts { name: upstream.name.to_string(), healthy: snapshot.healthy, addresses: snapshot.addresses }
+            Counts {
+                name: upstream.name.to_string(),
+                healthy: snapshot.healthy,
+                addresses: snapshot.addresses,
+            }
         });
         Health {
             beat: self.handles.beat(),
-            pending: self.handles.startup.pending().into_iter().map(str::to_owned).collect(),
+            pending: self
+                .handles
+                .startup
+                .pending()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
             draining: self.handles.draining.has_fired(),
             connections: self.handles.registry.admitted(),
             max_connections: self.handles.max_connections,
@@ -118,7 +163,11 @@ impl House for Desk {
             parked: listener.route.parked(),
         });
         let upstreams = self.handles.upstreams.iter().map(|upstream| {
-            Upstream::of(&upstream.view.load(), upstream.system.clone(), upstream.region.clone())
+            Upstream::of(
+                &upstream.view.load(),
+                upstream.system.clone(),
+                upstream.region.clone(),
+            )
         });
         Status {
             uptime_s: seconds(clock::now().since(self.handles.started)),
@@ -142,7 +191,11 @@ impl House for Desk {
         for upstream in self.handles.upstreams.iter() {
             for view in &upstream.view.load().endpoints {
                 let key = (upstream.name.to_string(), view.endpoint.name().to_string());
-                endpoints.push(Endpoint::of(view, open.get(&key).copied().unwrap_or(0), now));
+                endpoints.push(Endpoint::of(
+                    view,
+                    open.get(&key).copied().unwrap_or(0),
+                    now,
+                ));
             }
         }
         Endpoints { endpoints }
@@ -176,8 +229,19 @@ impl House for Desk {
 
     fn dns(&self) -> Dns {
         let now = clock::now();
-        let views = self.handles.upstreams.iter().map(|upstream| upstream.view.load());
-        let mut names: Vec<Name> = views.flat_map(|view| view.names.iter().map(|name| Name::of(name, now)).collect::<Vec<_>>()).collect();
+        let views = self
+            .handles
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.view.load());
+        let mut names: Vec<Name> = views
+            .flat_map(|view| {
+                view.names
+                    .iter()
+                    .map(|name| Name::of(name, now))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
         names.sort_by(|a, b| a.name.cmp(&b.name));
         names.dedup_by(|a, b| a.name == b.name);
         Dns { names }
@@ -188,7 +252,11 @@ impl House for Desk {
     }
 
     fn explain(&self, upstream: Option<&str>, what_if: &[String]) -> Result<Explain, Refusal> {
-        let what_if: Vec<WhatIf> = what_if.iter().map(|text| WhatIf::parse(text)).collect::<Result<_, _>>().map_err(Refusal::Bad)?;
+        let what_if: Vec<WhatIf> = what_if
+            .iter()
+            .map(|text| WhatIf::parse(text))
+            .collect::<Result<_, _>>()
+            .map_err(Refusal::Bad)?;
         let upstreams = self.upstreams(upstream)?;
         let mut explain = Explain::default();
         for one in &upstreams {
@@ -203,7 +271,12 @@ impl House for Desk {
         Box::new(self.handles.meters.slices())
     }
 
-    fn order(&self, order: Order, upstream: Option<&str>, name: Option<&str>) -> Result<Changed, Refusal> {
+    fn order(
+        &self,
+        order: Order,
+        upstream: Option<&str>,
+        name: Option<&str>,
+    ) -> Result<Changed, Refusal> {
         let mut changed = Changed::default();
         for one in self.upstreams(upstream)? {
             for view in &one.view.load().endpoints {
@@ -212,9 +285,17 @@ impl House for Desk {
                     continue;
                 }
                 one.feed.tell(match order {
-                    Order::Drain => Fact::Intent { endpoint: endpoint.clone(), intent: Intent::Drain },
-                    Order::Ready => Fact::Intent { endpoint: endpoint.clone(), intent: Intent::Ready },
-                    Order::Probe => Fact::ReprobeNow { endpoint: Some(endpoint.clone()) },
+                    Order::Drain => Fact::Intent {
+                        endpoint: endpoint.clone(),
+                        intent: Intent::Drain,
+                    },
+                    Order::Ready => Fact::Intent {
+                        endpoint: endpoint.clone(),
+                        intent: Intent::Ready,
+                    },
+                    Order::Probe => Fact::ReprobeNow {
+                        endpoint: Some(endpoint.clone()),
+                    },
                 });
                 changed.endpoints.push(ChangedEndpoint {
                     upstream: one.name.to_string(),
@@ -233,11 +314,13 @@ impl House for Desk {
         let (handles, loaded) = (self.handles.clone(), Arc::clone(&self.loaded));
         // A task of its own: the connection that asked may be dropped half-way.
         let task = tokio::spawn(async move { reload(&handles, &loaded, dry_run) });
-        Box::pin(async move { task.await.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string()))) })
+        Box::pin(async move {
+            task.await
+                .unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))
+        })
     }
 
     fn shutdown(&self) {
         self.handles.stop(Stop::Drain);
     }
 }
-

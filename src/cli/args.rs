@@ -106,7 +106,28 @@ fn mock() -> Command {
 
 fn doctor() -> Command {
     let command = Command::new(name::DOCTOR).about("Find out what is wrong on the way to Datomic");
-    online(with_settings(command, &OFFLINE)).arg(output())
+    doctor_flags(online(with_settings(command, &OFFLINE)).arg(output()))
+}
+
+fn doctor_flags(command: Command) -> Command {
+    command
+        .long_about(
+            "Finds out what is wrong on the way to Datomic: settings, port, DNS, route, TCP, HTTP, identity, the way through \
+             entryway, limits. With a target (flags or file) that one is examined, without one the running instance's. \
+             Changes nothing; done within 15 s. Exit code 1 when a connection made now would not reach the system.",
+        )
+        .arg(
+            Arg::new("message")
+                .long("message")
+                .value_name("TEXT")
+                .help("Explain what the application printed, and look at nothing"),
+        )
+        .arg(
+            Arg::new("redact")
+                .long("redact")
+                .action(ArgAction::SetTrue)
+                .help("Put placeholders for host names, addresses, systems and buckets"),
+        )
 }
 
 fn check() -> Command {

@@ -1,8 +1,80 @@
-//! `entryway demo`: see `crate::demo`.
+//! `entryway demo`: starts the mock zones, lays out the settings, plays `crate::demo`.
 
-use super::failure::CliError;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
 
-/// Runs it.
-pub async fn run(_forever: bool) -> Result<u8, CliError> {
-    Err(CliError::new(70, "demo: not yet"))
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args;
+use super::failure::{CliError, code};
+use super::run::explain;
+use crate::app::Stop;
+use crate::assemble;
+use crate::bus::Log;
+use crate::demo;
+use crate::mock::{self, Mock, MockConfig};
+use crate::settings::{self, Loaded};
+
+/// Where it listens, if it can.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8182);
+
+/// Runs it; 1 when a client failed.
+pub async fn run(forever: bool) -> Result<u8, CliError> {
+    let admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let mock = mock::start(MockConfig {
+        admin,
+        ..MockConfig::default()
+    })
+    .map_err(|error| CliError::new(code::CANNOT_BIND, error.to_string()))?;
+    let listen = if assemble::is_free(LISTEN) {
+        LISTEN
+    } else {
+        writeln!(anstream::stdout(), "{LISTEN} is taken; using another port")?;
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+    };
+    let mut loaded = load(&mock, listen)?;
+    demo::shorten(&mut loaded.settings);
+    let assembly = assemble::assemble(loaded, Log::default()).map_err(explain)?;
+    let handles = assembly.handles().clone();
+    let stop = tokio::spawn(async move {
+        let (Ok(mut term), Ok(mut int)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) else {
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = term.recv() => handles.stop(Stop::Drain),
+                _ = int.recv() => handles.stop(Stop::Drain),
+            }
+        }
+    });
+    let played = demo::run(&mock, assembly, forever).await;
+    stop.abort();
+    let summary = played.map_err(|error| CliError::new(code::NOT_OK, format!("demo: {error}")))?;
+    Ok(u8::from(summary.failed > 0 || summary.answered == 0))
+}
+
+/// What `run` would be started with: three zones, the first our own.
+fn load(mock: &Mock, listen: SocketAddr) -> Result<Loaded, CliError> {
+    let mut words = vec![
+        "entryway".to_owned(),
+        "run".to_owned(),
+        format!("--listen={listen}"),
+        "--zone=a".to_owned(),
+    ];
+    words.extend(
+        mock.zones()
+            .iter()
+            .map(|zone| format!("--endpoint={}?zone={}", zone.address(), zone.name())),
+    );
+    let internal = |what: String| CliError::new(code::INTERNAL, format!("demo: {what}"));
+    let matches = args::command()
+        .try_get_matches_from(words)
+        .map_err(|error| internal(error.to_string()))?;
+    let matches = matches
+        .subcommand_matches(args::name::RUN)
+        .ok_or_else(|| internal("no run".to_owned()))?;
+    settings::load(matches, std::iter::empty(), true).map_err(|report| internal(report.plain()))
 }

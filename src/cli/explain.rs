@@ -42,14 +42,27 @@ pub async fn run(
 
 /// Looks for itself, where no instance is asked: resolves and probes what the settings name, for as long as the first
 /// round takes (at most 5 s), and explains what a new connection would do.
-pub async fn survey(loaded: Loaded, what_if: &[String], output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
+pub async fn survey(
+    loaded: Loaded,
+    what_if: &[String],
+    output: Output,
+    to: &mut dyn Write,
+) -> Result<u8, CliError> {
     let wrong = |what: String| CliError::new(code::SETTING, what);
-    let asked: Vec<WhatIf> = what_if.iter().map(|text| WhatIf::parse(text)).collect::<Result<_, _>>().map_err(wrong)?;
-    let parts = assemble::parts(&loaded, &Meters::default(), &Bus::new(Log::default())).map_err(|error| wrong(error.to_string()))?;
+    let asked: Vec<WhatIf> = what_if
+        .iter()
+        .map(|text| WhatIf::parse(text))
+        .collect::<Result<_, _>>()
+        .map_err(wrong)?;
+    let parts = assemble::parts(&loaded, &Meters::default(), &Bus::new(Log::default()))
+        .map_err(|error| wrong(error.to_string()))?;
     let mut tasks = JoinSet::new();
     let (upstreams, _resolver) = app::observe(&parts, &[], &mut tasks);
     let probed = async {
-        while !upstreams.iter().all(|upstream| upstream.view.load().all_probed) {
+        while !upstreams
+            .iter()
+            .all(|upstream| upstream.view.load().all_probed)
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

@@ -14,7 +14,8 @@ use crate::settings::{Loaded, UpstreamSettings};
 
 /// Prints the predictions for every upstream; JSON is the contract's for one, and a list under `upstreams` for several.
 pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
-    let recipes = assemble::recipes(loaded).map_err(|error| CliError::new(code::SETTING, error.to_string()))?;
+    let recipes = assemble::recipes(loaded)
+        .map_err(|error| CliError::new(code::SETTING, error.to_string()))?;
     let max_drain = loaded.settings.shutdown.max_delay;
     let planned: Vec<(&UpstreamSettings, Predictions)> = loaded
         .settings
@@ -23,7 +24,11 @@ pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> Result<u8, 
         .zip(&recipes)
         .map(|(upstream, recipe)| {
             // A derived name is counted when it answers; a VPC endpoint has up to three zones.
-            let certain = recipe.endpoints.iter().filter(|spec| spec.role == Role::Configured).count();
+            let certain = recipe
+                .endpoints
+                .iter()
+                .filter(|spec| spec.role == Role::Configured)
+                .count();
             let endpoints = if certain > 0 { certain } else { 3 };
             (upstream, predict(&inputs(upstream, max_drain, endpoints)))
         })
@@ -37,7 +42,9 @@ pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> Result<u8, 
         };
         let value = match &planned[..] {
             [only] => one(only),
-            several => json!({"schema_version": 1, "upstreams": several.iter().map(one).collect::<Vec<_>>()}),
+            several => {
+                json!({"schema_version": 1, "upstreams": several.iter().map(one).collect::<Vec<_>>()})
+            }
         };
         print_json(to, &value)?;
         return Ok(0);
@@ -51,7 +58,11 @@ pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> Result<u8, 
     Ok(0)
 }
 
-fn inputs(upstream: &UpstreamSettings, max_drain: std::time::Duration, endpoints: usize) -> Inputs<'_> {
+fn inputs(
+    upstream: &UpstreamSettings,
+    max_drain: std::time::Duration,
+    endpoints: usize,
+) -> Inputs<'_> {
     Inputs {
         health: &upstream.health,
         failback: &upstream.failback,
@@ -90,7 +101,12 @@ fn rows(plan: &Predictions, to: &mut dyn Write) -> std::io::Result<()> {
     )?;
     writeln!(to, "failback             {}", time(plan.failback_s))?;
     let rate = |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{rate:.2}/s"));
-    writeln!(to, "probe rate           {}, at most {}", rate(plan.probes_per_s), rate(plan.probes_per_s_cap))?;
+    writeln!(
+        to,
+        "probe rate           {}, at most {}",
+        rate(plan.probes_per_s),
+        rate(plan.probes_per_s_cap)
+    )?;
     for warning in &plan.warnings {
         writeln!(to, "warning              {warning}")?;
     }

@@ -25,12 +25,17 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// Runs it, and returns the exit code.
 pub fn run(loaded: Loaded, command: Option<wrapper::Command>) -> Result<u8, CliError> {
     let strict = loaded.settings.shutdown.strict_exit;
-    let log = Log::stderr(&loaded.settings.log).map_err(|error| CliError::new(code::OS, format!("start the log: {error}")))?;
+    let log = Log::stderr(&loaded.settings.log)
+        .map_err(|error| CliError::new(code::OS, format!("start the log: {error}")))?;
     let flush = log.clone();
     let outcome = block_on(async {
         let assembly = assemble::assemble(loaded, log).map_err(explain)?;
         let handles = assembly.handles().clone();
-        let signals = tokio::spawn(listen_to_signals(assembly.desk(), handles.clone(), command.is_some()));
+        let signals = tokio::spawn(listen_to_signals(
+            assembly.desk(),
+            handles.clone(),
+            command.is_some(),
+        ));
         let (cut, child) = match command {
             None => {
                 let said = tokio::spawn(say_where(handles, false));
@@ -52,13 +57,21 @@ pub fn run(loaded: Loaded, command: Option<wrapper::Command>) -> Result<u8, CliE
 }
 
 /// Starts the child once the proxy is ready, and drains when it has ended.
-async fn with_child(assembly: Assembly, command: wrapper::Command) -> Result<(u64, Option<u8>), CliError> {
+async fn with_child(
+    assembly: Assembly,
+    command: wrapper::Command,
+) -> Result<(u64, Option<u8>), CliError> {
     let handles = assembly.handles().clone();
     let admin = assembly.admin();
     let running = tokio::spawn(assembly.run());
     wrapper::wait_until_healthy(&handles).await;
     say_where(handles.clone(), true).await;
-    let address = handles.listeners.iter().flat_map(|listener| &listener.addresses).next().copied();
+    let address = handles
+        .listeners
+        .iter()
+        .flat_map(|listener| &listener.addresses)
+        .next()
+        .copied();
     let code = match Child::start(&command, address, admin) {
         Ok(child) => child.wait().await,
         Err(error) => {
@@ -68,19 +81,33 @@ async fn with_child(assembly: Assembly, command: wrapper::Command) -> Result<(u6
         }
     };
     handles.stop(Stop::Drain);
-    let ended = running.await.map_err(|error| CliError::new(code::INTERNAL, error.to_string()))?;
+    let ended = running
+        .await
+        .map_err(|error| CliError::new(code::INTERNAL, error.to_string()))?;
     Ok((ended.cut, Some(code)))
 }
 
 /// TERM and INT drain, the second one ends; HUP reloads; USR1 resolves and probes; USR2 and QUIT mean nothing yet
 /// (contract 7.13). With a child TERM, INT and HUP are the child's.
-async fn listen_to_signals(desk: std::sync::Arc<dyn crate::admin::House>, handles: Handles, child: bool) {
+async fn listen_to_signals(
+    desk: std::sync::Arc<dyn crate::admin::House>,
+    handles: Handles,
+    child: bool,
+) {
     let open = |kind: SignalKind| signal(kind).ok();
     let (mut term, mut int, mut hup) = match child {
         true => (None, None, None),
-        false => (open(SignalKind::terminate()), open(SignalKind::interrupt()), open(SignalKind::hangup())),
+        false => (
+            open(SignalKind::terminate()),
+            open(SignalKind::interrupt()),
+            open(SignalKind::hangup()),
+        ),
     };
-    let (mut usr1, mut usr2, mut quit) = (open(SignalKind::user_defined1()), open(SignalKind::user_defined2()), open(SignalKind::quit()));
+    let (mut usr1, mut usr2, mut quit) = (
+        open(SignalKind::user_defined1()),
+        open(SignalKind::user_defined2()),
+        open(SignalKind::quit()),
+    );
     async fn next(signal: &mut Option<tokio::signal::unix::Signal>) {
         match signal {
             Some(signal) => drop(signal.recv().await),
@@ -104,44 +131,80 @@ async fn listen_to_signals(desk: std::sync::Arc<dyn crate::admin::House>, handle
 async fn say_where(handles: Handles, to_stderr: bool) {
     let until = Instant::now() + FIRST_PROBES;
     let probed = async {
-        while !handles.upstreams.iter().all(|upstream| upstream.view.load().all_probed) {
+        while !handles
+            .upstreams
+            .iter()
+            .all(|upstream| upstream.view.load().all_probed)
+        {
             sleep(Duration::from_millis(5)).await;
         }
     };
     let _ = timeout_at(until, probed).await;
-    let lines: String = handles.listeners.iter().map(|listener| line(listener, &handles)).collect();
+    let lines: String = handles
+        .listeners
+        .iter()
+        .map(|listener| line(listener, &handles))
+        .collect();
     // Nobody may be reading any more; the proxy goes on.
     let _ = match to_stderr {
         true => io::stderr().write_all(lines.as_bytes()),
-        false => io::stdout().write_all(lines.as_bytes()).and_then(|()| io::stdout().flush()),
+        false => io::stdout()
+            .write_all(lines.as_bytes())
+            .and_then(|()| io::stdout().flush()),
     };
 }
 
 fn line(listener: &Listener, handles: &Handles) -> String {
-    let Some(upstream) = handles.upstreams.iter().find(|upstream| upstream.name == listener.route.upstream) else {
+    let Some(upstream) = handles
+        .upstreams
+        .iter()
+        .find(|upstream| upstream.name == listener.route.upstream)
+    else {
         return String::new();
     };
     let snapshot = upstream.view.load();
-    let address = listener.addresses.first().map(ToString::to_string).unwrap_or_default();
+    let address = listener
+        .addresses
+        .first()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let name = upstream.system.as_deref().unwrap_or(upstream.name.as_str());
-    let region = upstream.region.as_ref().map(|region| format!(" ({region})")).unwrap_or_default();
-    let zone = snapshot.own_zone.as_ref().map(|zone| format!(", zone {zone}")).unwrap_or_default();
-    let resolving = if snapshot.addresses == 0 { ", resolving" } else { "" };
+    let region = upstream
+        .region
+        .as_ref()
+        .map(|region| format!(" ({region})"))
+        .unwrap_or_default();
+    let zone = snapshot
+        .own_zone
+        .as_ref()
+        .map(|zone| format!(", zone {zone}"))
+        .unwrap_or_default();
+    let resolving = if snapshot.addresses == 0 {
+        ", resolving"
+    } else {
+        ""
+    };
     let (healthy, addresses) = (snapshot.healthy, snapshot.addresses);
-    format!("listening http://{address} → {name}{region}{zone}, {healthy}/{addresses} healthy{resolving}\n")
+    format!(
+        "listening http://{address} → {name}{region}{zone}, {healthy}/{addresses} healthy{resolving}\n"
+    )
 }
 
-fn explain(error: assemble::Error) -> CliError {
+pub(super) fn explain(error: assemble::Error) -> CliError {
     let what = error.to_string();
     match &error {
-        assemble::Error::Targets(_) => CliError::new(code::SETTING, what).next("entryway guide choose"),
+        assemble::Error::Targets(_) => {
+            CliError::new(code::SETTING, what).next("entryway guide choose")
+        }
         assemble::Error::Admin(_) => CliError::new(code::CANNOT_BIND, what)
             .likely("another program, or another entryway, has the port")
             .next("--admin 127.0.0.1:0 takes any free port, --admin off none"),
         assemble::Error::App(app::Error::Threads(_)) => CliError::new(code::OS, what),
         assemble::Error::App(app::Error::Bind(bind)) => match bind {
             BindError::NotAnAddress(_) | BindError::Nothing => CliError::new(code::SETTING, what),
-            BindError::NotLoopback(_) => CliError::new(code::SETTING, what).next("--allow-remote, if that is what you want"),
+            BindError::NotLoopback(_) => {
+                CliError::new(code::SETTING, what).next("--allow-remote, if that is what you want")
+            }
             BindError::InUse { .. } => CliError::new(code::CANNOT_BIND, what)
                 .likely("an old tunnel or another entryway still runs")
                 .next("end it, or listen elsewhere: --listen 127.0.0.1:8192"),

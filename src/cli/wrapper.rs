@@ -42,14 +42,22 @@ pub fn command_of(matches: &ArgMatches) -> Option<Command> {
 pub async fn wait_until_healthy(handles: &Handles) {
     let healthy = async {
         while !handles.startup.pending().is_empty()
-            || !handles.upstreams.iter().any(|upstream| upstream.view.load().healthy > 0)
+            || !handles
+                .upstreams
+                .iter()
+                .any(|upstream| upstream.view.load().healthy > 0)
         {
             sleep(Duration::from_millis(5)).await;
         }
     };
     if timeout(HEALTHY, healthy).await.is_err() {
-        let event = Event::warn("start", "no address is healthy after 10 s; starting the command anyway");
-        handles.bus.emit(event.with("hint", "entryway doctor, with the same target flags"));
+        let event = Event::warn(
+            "start",
+            "no address is healthy after 10 s; starting the command anyway",
+        );
+        handles
+            .bus
+            .emit(event.with("hint", "entryway doctor, with the same target flags"));
     }
 }
 
@@ -57,8 +65,14 @@ pub async fn wait_until_healthy(handles: &Handles) {
 
 impl Child {
     /// Starts it with `ENTRYWAY_URL`, `ENTRYWAY_PORT` and `ENTRYWAY_ADMIN`.
-    pub fn start(command: &Command, listen: Option<SocketAddr>, admin: Option<SocketAddr>) -> Result<Self, CliError> {
-        let open = |kind| signal(kind).map_err(|error| CliError::new(code::OS, format!("signals: {error}")));
+    pub fn start(
+        command: &Command,
+        listen: Option<SocketAddr>,
+        admin: Option<SocketAddr>,
+    ) -> Result<Self, CliError> {
+        let open = |kind| {
+            signal(kind).map_err(|error| CliError::new(code::OS, format!("signals: {error}")))
+        };
         // Before the child exists, so that none is missed.
         let signals = [
             (Signal::TERM, open(SignalKind::terminate())?),
@@ -68,14 +82,17 @@ impl Child {
         let mut started = tokio::process::Command::new(&command.words[0]);
         started.args(&command.words[1..]).kill_on_drop(true);
         if let Some(listen) = listen {
-            started.env("ENTRYWAY_URL", format!("http://{listen}")).env("ENTRYWAY_PORT", listen.port().to_string());
+            started
+                .env("ENTRYWAY_URL", format!("http://{listen}"))
+                .env("ENTRYWAY_PORT", listen.port().to_string());
         }
         if let Some(admin) = admin {
             started.env("ENTRYWAY_ADMIN", admin.to_string());
         }
         let name = command.words[0].to_string_lossy();
         let child = started.spawn().map_err(|error| {
-            CliError::new(code::OS, format!("start `{name}`: {error}")).likely("no such program, or it may not be run")
+            CliError::new(code::OS, format!("start `{name}`: {error}"))
+                .likely("no such program, or it may not be run")
         })?;
         Ok(Self { child, signals })
     }
@@ -94,7 +111,11 @@ impl Child {
             if signal == Signal::INT && shares_our_terminal() {
                 continue;
             }
-            if let Some(pid) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            if let Some(pid) = self
+                .child
+                .id()
+                .and_then(|id| Pid::from_raw(id.cast_signed()))
+            {
                 // It may have ended this very moment.
                 let _ = kill_process(pid, signal);
             }
@@ -106,10 +127,12 @@ impl Child {
 fn shares_our_terminal() -> bool {
     use std::io::IsTerminal;
     let stdin = std::io::stdin();
-    stdin.is_terminal() && rustix::termios::tcgetpgrp(&stdin).is_ok_and(|group| group == rustix::process::getpgrp())
+    stdin.is_terminal()
+        && rustix::termios::tcgetpgrp(&stdin).is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
 fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or(status.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code & 0xff).ok()).unwrap_or(code::INTERNAL)
+    code.and_then(|code| u8::try_from(code & 0xff).ok())
+        .unwrap_or(code::INTERNAL)
 }

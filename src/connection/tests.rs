@@ -158,6 +158,43 @@ async fn parked_until_the_upstream_is_back() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_is_back_is_not_run_over() {
+    LocalSet::new()
+        .run_until(async {
+            let (later, to) = Later::new();
+            let rig = Rig::new(&[to], policy(WhenAllDown::Hold, 30_000)).await;
+            let mut clients = Vec::new();
+            for _ in 0..500 {
+                clients.push(rig.client().await);
+            }
+            eventually(|| rig.route.parked() == 500).await;
+            let listener = later.listen();
+            let mut arrivals = Vec::new();
+            let mut held = Vec::new();
+            while held.len() < 500 {
+                held.push(timeout(SOON, listener.accept()).await.unwrap().unwrap());
+                arrivals.push(Instant::now());
+            }
+            let span = arrivals[499] - arrivals[0];
+            let peak = arrivals
+                .iter()
+                .map(|from| {
+                    let until = *from + Duration::from_millis(100);
+                    arrivals
+                        .iter()
+                        .filter(|at| (*from..until).contains(at))
+                        .count()
+                })
+                .max()
+                .unwrap_or_default();
+            let mean = 500.0 / (span.as_secs_f64() * 10.0);
+            assert!(peak as f64 <= 3.0 * mean, "peak {peak}, mean {mean}");
+            assert!(span >= Duration::from_millis(800), "{span:?}");
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_hold_ends_in_time_with_a_fin() {
     LocalSet::new()
         .run_until(async {

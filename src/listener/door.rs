@@ -325,7 +325,7 @@ impl Door {
 /// Registers a listening socket with this thread's event loop.
 #[expect(
     deprecated,
-    reason = "its successor is unsafe because a foreign type may change its descriptor; a TcpListener never does"
+    reason = "its successor asks for a promise that the descriptor never changes; a TcpListener keeps it"
 )]
 fn register(socket: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     AsyncFd::new(socket)

@@ -95,7 +95,7 @@ families! {
     BYTES_SPLICED "entryway_bytes_spliced_total" Counter, &["direction"], "Bytes carried without passing through user space.";
     SPLICE_FALLBACKS "entryway_splice_fallbacks_total" Counter, &["reason"], "Times a pipe was wanted and not had.";
     PIPES_IN_USE "entryway_pipes_in_use" Gauge, &[], "Pipes held for splicing.";
-    STALLS "entryway_stalls_total" Counter, &[], "Times our own control tick came late.";
+    STALLS "entryway_stalls_total" Counter, &[], "Directions that stood still with bytes to move and room for them; a bug of entryway.";
     RESET_GAVE_UP "entryway_reset_gave_up_total" Counter, &[],
         "Resets passed on before the other side had acknowledged everything.";
 

@@ -69,10 +69,18 @@ impl Active {
             self.set(&head.name);
             return None;
         }
-        let ours = places.iter().find(|place| Some(place.name.as_str()) == self.place.as_deref());
-        let usable = ours.and_then(|place| place.key).is_some_and(|key| key.health < Rank::Down && key.drained == best.drained);
+        let ours = places
+            .iter()
+            .find(|place| Some(place.name.as_str()) == self.place.as_deref());
+        let usable = ours
+            .and_then(|place| place.key)
+            .is_some_and(|key| key.health < Rank::Down && key.drained == best.drained);
         // Ours is only in doubt: the other must lead for a while.
-        if usable && ours.and_then(|place| place.key).is_some_and(|key| key.health == Rank::Suspect) {
+        if usable
+            && ours
+                .and_then(|place| place.key)
+                .is_some_and(|key| key.health == Rank::Suspect)
+        {
             let since = match &self.leads {
                 Some((name, since)) if *name == head.name => *since,
                 _ => {
@@ -89,7 +97,11 @@ impl Active {
         let to = head.name.clone();
         self.set(&head.name);
         self.last_move = Some(now);
-        Some(if back { Change::Failback { from, to } } else { Change::Failover { from, to } })
+        Some(if back {
+            Change::Failback { from, to }
+        } else {
+            Change::Failover { from, to }
+        })
     }
 
     fn set(&mut self, name: &str) {

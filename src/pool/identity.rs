@@ -114,7 +114,10 @@ impl Pin {
         // Before the pin: as long as all agree nothing speaks against anybody; else only the majority is used.
         self.pinned.is_none()
             && self.values().len() > 1
-            && (self.seen.get(&socket).is_some_and(|got| Some(got) != self.majority().as_ref())
+            && (self
+                .seen
+                .get(&socket)
+                .is_some_and(|got| Some(got) != self.majority().as_ref())
                 || self.majority().is_none())
     }
 
@@ -131,7 +134,11 @@ impl Pin {
             && (!before || old.as_ref() != Some(&got))
             && let Some(pinned) = self.pinned.clone()
         {
-            changes.push(PinChange::Mismatch { socket, got, pinned });
+            changes.push(PinChange::Mismatch {
+                socket,
+                got,
+                pinned,
+            });
         }
         changes
     }
@@ -144,13 +151,13 @@ impl Pin {
         self.settled = true;
         let mut changes = self.judge();
         if let Some(pinned) = &self.pinned {
-            changes.extend(self.seen.iter().filter(|(_, got)| *got != pinned).map(|(socket, got)| {
-                PinChange::Mismatch {
+            changes.extend(self.seen.iter().filter(|(_, got)| *got != pinned).map(
+                |(socket, got)| PinChange::Mismatch {
                     socket: *socket,
                     got: got.clone(),
                     pinned: pinned.clone(),
-                }
-            }));
+                },
+            ));
         }
         changes
     }
@@ -161,7 +168,11 @@ impl Pin {
     }
 
     /// A reload: pins anew, by what the addresses that still answer (`answering`) last said.
-    pub fn renew(&mut self, expect: ExpectIdentity, answering: impl Fn(SocketAddr) -> bool) -> Vec<PinChange> {
+    pub fn renew(
+        &mut self,
+        expect: ExpectIdentity,
+        answering: impl Fn(SocketAddr) -> bool,
+    ) -> Vec<PinChange> {
         let (settled, mut seen) = (self.settled, std::mem::take(&mut self.seen));
         seen.retain(|socket, _| answering(*socket));
         *self = Pin::new(expect);
@@ -171,7 +182,12 @@ impl Pin {
 
     fn judge(&mut self) -> Vec<PinChange> {
         let values = self.values();
-        let count = |of: &SystemId| values.iter().find(|(value, _)| *value == of).map_or(0, |(_, n)| *n);
+        let count = |of: &SystemId| {
+            values
+                .iter()
+                .find(|(value, _)| *value == of)
+                .map_or(0, |(_, n)| *n)
+        };
         match (&self.expect, &self.pinned) {
             (ExpectIdentity::Off, _) => Vec::new(),
             (ExpectIdentity::Value(_), Some(pinned)) => {
@@ -180,11 +196,15 @@ impl Pin {
                 let conflict = other.map(|(other, _)| (pinned.clone(), (*other).clone()));
                 let news = conflict.clone().filter(|_| self.conflict.is_none());
                 self.conflict = conflict;
-                news.map(|(one, other)| PinChange::Conflict(one, other)).into_iter().collect()
+                news.map(|(one, other)| PinChange::Conflict(one, other))
+                    .into_iter()
+                    .collect()
             }
             _ if self.conflict.is_some() || !self.settled => Vec::new(),
             (_, Some(pinned)) => {
-                let more = values.iter().find(|(value, n)| *value != pinned && *n > count(pinned));
+                let more = values
+                    .iter()
+                    .find(|(value, n)| *value != pinned && *n > count(pinned));
                 match more.map(|(other, _)| (pinned.clone(), (*other).clone())) {
                     Some(two) => self.lose(two),
                     None => Vec::new(),
@@ -246,7 +266,10 @@ mod tests {
                 None => pin.settle(),
             };
         }
-        let forbidden = (1..=4).filter(|n| pin.forbids(at(*n))).map(|n| n.to_string()).collect();
+        let forbidden = (1..=4)
+            .filter(|n| pin.forbids(at(*n)))
+            .map(|n| n.to_string())
+            .collect();
         (pin, forbidden)
     }
 
@@ -296,14 +319,20 @@ mod tests {
     fn a_mismatch_is_told_once() {
         let (mut pin, _) = run(ExpectIdentity::Auto, "1=x 2=x 3=x |");
         let told = pin.saw(at(3), SystemId::new("y"));
-        assert!(matches!(&told[..], [PinChange::Mismatch { .. }]), "{told:?}");
+        assert!(
+            matches!(&told[..], [PinChange::Mismatch { .. }]),
+            "{told:?}"
+        );
         assert!(pin.saw(at(3), SystemId::new("y")).is_empty());
     }
 
     #[test]
     fn a_reload_pins_anew() {
         let (mut pin, _) = run(ExpectIdentity::Auto, "1=x 2=x | 1=y 2=y");
-        assert_eq!(pin.renew(ExpectIdentity::Auto, |_| true), [PinChange::Pinned(SystemId::new("y"))]);
+        assert_eq!(
+            pin.renew(ExpectIdentity::Auto, |_| true),
+            [PinChange::Pinned(SystemId::new("y"))]
+        );
         assert!(!pin.forbids(at(1)));
         let (mut pin, _) = run(ExpectIdentity::Auto, "1=x 2=y |");
         pin.renew(ExpectIdentity::Auto, |socket| socket == at(2));

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::pool::endpoint::Address;
-use crate::pool::health::{Evidence, Health};
 use crate::pool::fact::ProbeOutcome;
+use crate::pool::health::{Evidence, Health};
 use crate::pool::snapshot::{LastProbe, Pace, State};
 use crate::pool::timing::{HealthSettings, Timing};
 
@@ -64,7 +64,11 @@ impl Known {
 
     /// Whether its last probe failed, and was sent after this.
     pub fn failed_since(&self, since: Moment) -> bool {
-        self.health.fails() > 0 && self.last_probe.as_ref().is_some_and(|last| last.at >= since)
+        self.health.fails() > 0
+            && self
+                .last_probe
+                .as_ref()
+                .is_some_and(|last| last.at >= since)
     }
 
     /// Notes a probe that has ended. `draw` (0 to 1) is the jitter of the next one.
@@ -95,8 +99,12 @@ impl Known {
             Pace::Fast(_) if was_fast => self.probe_at,
             Pace::Fast(_) => self.soonest(now),
             Pace::Regular | Pace::Down if self.last_sent.is_none() => now,
-            Pace::Regular => (last + jittered(settings.interval, draw, settings)).max(self.soonest(last)),
-            Pace::Down => (last + jittered(settings.down_interval, draw, settings)).max(self.soonest(last)),
+            Pace::Regular => {
+                (last + jittered(settings.interval, draw, settings)).max(self.soonest(last))
+            }
+            Pace::Down => {
+                (last + jittered(settings.down_interval, draw, settings)).max(self.soonest(last))
+            }
         };
         self.pace = pace;
     }
@@ -114,14 +122,17 @@ impl Known {
 
     /// Bytes that arrived in traffic stand in for the probe that is due. Says whether they did.
     pub fn traffic_stands_in(&mut self, now: Moment, draw: f64, settings: &HealthSettings) -> bool {
-        let well = self.pace == Pace::Regular && self.health.state() == State::Up && self.health.fails() == 0;
+        let well = self.pace == Pace::Regular
+            && self.health.state() == State::Up
+            && self.health.fails() == 0;
         let (Some(heard), Some(win)) = (self.address.heard(), self.last_win) else {
             return false;
         };
         if !well || self.probe_at > now + LOOK_AHEAD || Some(heard) < self.last_sent {
             return false;
         }
-        let next = (heard + jittered(settings.interval, draw, settings)).min(win + Timing::TRAFFIC_STANDS_IN);
+        let next = (heard + jittered(settings.interval, draw, settings))
+            .min(win + Timing::TRAFFIC_STANDS_IN);
         let later = next > self.probe_at;
         if later {
             self.probe_at = next;
@@ -137,7 +148,8 @@ impl Known {
     }
 
     fn soonest(&self, now: Moment) -> Moment {
-        self.last_sent.map_or(now, |last| now.max(last + Timing::PROBE_GAP))
+        self.last_sent
+            .map_or(now, |last| now.max(last + Timing::PROBE_GAP))
     }
 }
 
@@ -162,17 +174,18 @@ fn jittered(interval: Duration, draw: f64, settings: &HealthSettings) -> Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::timing::FailbackSettings;
 
     fn at(ms: u64) -> Moment {
         Moment::at(Duration::from_millis(ms))
     }
 
     fn probe(known: &mut Known, sent: u64, ended: u64, outcome: ProbeOutcome) {
-        let (settings, failback) = (HealthSettings::default(), FailbackSettings::default());
+        let settings = HealthSettings::default();
         known.note(at(sent), &outcome, Duration::from_millis(ended - sent));
         let evidence = evidence(&outcome).unwrap();
-        known.health.probed(at(ended), at(sent), &evidence, true, &settings, &failback);
+        known
+            .health
+            .probed(at(ended), at(sent), &evidence, true, &settings);
         known.plan(at(ended), 0.5, &settings);
     }
 
@@ -187,14 +200,20 @@ mod tests {
         assert_eq!((known.probe_at, known.pace), (at(5000), Pace::Regular));
         // A failed one brings fast ones at once; the beat is the prober's.
         probe(&mut known, 5000, 6000, ProbeOutcome::Timeout);
-        assert_eq!((known.probe_at, known.pace), (at(6000), Pace::Fast(settings.fast_interval)));
+        assert_eq!(
+            (known.probe_at, known.pace),
+            (at(6000), Pace::Fast(settings.fast_interval))
+        );
         probe(&mut known, 6000, 7000, ProbeOutcome::Timeout);
         assert_eq!(known.probe_at, at(6000));
         probe(&mut known, 6200, 7200, ProbeOutcome::Timeout);
         assert_eq!((known.probe_at, known.pace), (at(11_200), Pace::Down));
         // The first success after that is followed up fast.
         probe(&mut known, 11_200, 11_201, OK);
-        assert_eq!((known.probe_at, known.pace), (at(11_400), Pace::Fast(settings.fast_interval)));
+        assert_eq!(
+            (known.probe_at, known.pace),
+            (at(11_400), Pace::Fast(settings.fast_interval))
+        );
         // Asked for: at once, but never above the cap.
         probe(&mut known, 11_400, 11_401, OK);
         known.hurry(at(11_402));

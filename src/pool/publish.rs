@@ -11,22 +11,35 @@ use crate::pool::state::{Held, Pool, place_name};
 
 /// The picture of this moment.
 pub fn snapshot(pool: &Pool, now: Moment, generation: u64) -> Snapshot {
-    let endpoints: Vec<EndpointView> = pool.visible().map(|held| endpoint(pool, held, now)).collect();
+    let endpoints: Vec<EndpointView> = pool
+        .visible()
+        .map(|held| endpoint(pool, held, now))
+        .collect();
     let entries = pool.entries(now);
     Snapshot {
         upstream: pool.upstream().clone(),
         generation,
         identity: pool.pin().pinned().cloned(),
         identity_conflict: pool.pin().conflict().cloned(),
-        fail_open: !entries.is_empty() && entries.iter().all(|entry: &Entry| entry.key.health == Rank::Down),
+        fail_open: !entries.is_empty()
+            && entries
+                .iter()
+                .all(|entry: &Entry| entry.key.health == Rank::Down),
         active_zone: pool.active().map(str::to_owned),
         own_zone: pool.own_zone().cloned(),
         names: pool.name_views(),
-        healthy: pool.set().filter(|(socket, known)| known.health.state().is_healthy() && !pool.pin().forbids(*socket)).count(),
+        healthy: pool
+            .set()
+            .filter(|(socket, known)| {
+                known.health.state().is_healthy() && !pool.pin().forbids(*socket)
+            })
+            .count(),
         addresses: pool.set().count(),
         first_round_done: pool.first_round_done(),
         all_probed: endpoints.iter().all(|view| !view.addresses.is_empty())
-            && pool.set().all(|(_, known)| known.answered(&pool.settings().health)),
+            && pool
+                .set()
+                .all(|(_, known)| known.answered(&pool.settings().health)),
         rebalance: pool.farther(now),
         endpoints,
         entries,
@@ -42,10 +55,18 @@ fn endpoint(pool: &Pool, held: &Held, now: Moment) -> EndpointView {
     EndpointView {
         endpoint: Arc::clone(&held.endpoint),
         intent: held.intent,
-        tier: addresses.iter().map(|view| view.tier).min().unwrap_or_default(),
-        healthy: addresses.iter().any(|view| view.state.is_healthy() && !view.forbidden),
+        tier: addresses
+            .iter()
+            .map(|view| view.tier)
+            .min()
+            .unwrap_or_default(),
+        healthy: addresses
+            .iter()
+            .any(|view| view.state.is_healthy() && !view.forbidden),
         active: pool.active() == Some(place_name(held).as_str())
-            && addresses.iter().any(|view| !view.forbidden && view.state != State::Down),
+            && addresses
+                .iter()
+                .any(|view| !view.forbidden && view.state != State::Down),
         addresses,
     }
 }

@@ -63,7 +63,8 @@ pub async fn lookup(settings: &DnsSettings, host: &str) -> Report {
     lookup_with(settings, host, &Files::default()).await
 }
 
-pub(crate) async fn lookup_with(settings: &DnsSettings, host: &str, files: &Files) -> Report {
+/// As [`lookup`], with other files than the system's.
+pub async fn lookup_with(settings: &DnsSettings, host: &str, files: &Files) -> Report {
     let setup = Setup::read(settings, files);
     let host = plain(host);
     let mut report = Report {

@@ -79,7 +79,10 @@ impl Loaded {
     pub fn has_target(&self) -> bool {
         let upstreams = &self.settings.upstreams;
         upstreams.iter().any(|upstream| {
-            !upstream.endpoints.is_empty() || upstream.vpce.is_some() || upstream.peering || upstream.from_client.is_some()
+            !upstream.endpoints.is_empty()
+                || upstream.vpce.is_some()
+                || upstream.peering
+                || upstream.from_client.is_some()
         })
     }
 

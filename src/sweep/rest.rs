@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::connection::Entry;
 use crate::event::Reason;
 use crate::names::Direction;
 use crate::pool::fact::Intent;
@@ -38,6 +39,26 @@ pub(super) struct Pair<'a> {
     /// Connected to its candidate since.
     pub(super) since: Moment,
     pub(super) tally: &'a Tally,
+}
+
+// === impl Pair ===
+
+impl<'a> Pair<'a> {
+    /// Of a connection that has an upstream since `since`.
+    pub(super) fn of(entry: &'a Entry, since: Moment, now: Moment) -> Self {
+        Self {
+            id: entry.id,
+            age: now.since(entry.accepted),
+            since,
+            tally: &entry.tally,
+        }
+    }
+
+    /// At rest, and connected for that long too: of a client that was parked nothing has moved for long, and its
+    /// request may still be on its way.
+    pub(super) fn at_rest(&self, now: Moment, quiet: Duration) -> bool {
+        now.since(self.since) >= quiet && self.tally.at_rest(now, quiet)
+    }
 }
 
 /// The pace of rebalancing in one upstream.
@@ -92,7 +113,7 @@ impl Rest {
         self.farther += usize::from(is_farther);
         let in_doubt =
             found.is_some_and(|(_, view)| matches!(view.state, State::Suspect | State::Down));
-        if in_doubt || !pair.tally.at_rest(now, LONG_QUIET) {
+        if in_doubt || !pair.at_rest(now, LONG_QUIET) {
             return None;
         }
         let reason = if found.is_some_and(|(_, view)| view.mismatch) {
@@ -121,7 +142,7 @@ fn silent(pair: &Pair<'_>, view: &AddressView, snapshot: &Snapshot, now: Moment)
         return None;
     }
     let tally = pair.tally;
-    if tally.at_rest(now, QUIET) {
+    if pair.at_rest(now, QUIET) {
         return Some(Order::CloseAtRest(Reason::EndpointSilent, QUIET));
     }
     // A byte that has not left its lane waits as well: the upstream does not even take it.

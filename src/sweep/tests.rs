@@ -58,12 +58,7 @@ fn judge(rig: &Rig, snapshot: &Snapshot, rules: Rules, later: Duration) -> Optio
     rest.begin(snapshot, now);
     let entry = rig.route.registry.oldest(1).remove(0);
     entry.relaying(|candidate, since| {
-        let pair = Pair {
-            id: entry.id,
-            age: now.since(entry.accepted),
-            since,
-            tally: &entry.tally,
-        };
+        let pair = Pair::of(&entry, since, now);
         let found = snapshot
             .all()
             .find(|(_, view)| view.address.socket == candidate.address.socket);
@@ -284,6 +279,41 @@ async fn a_shutdown_closes_at_rest_and_cuts_at_the_end() {
                     .any(|entry| !matches!(entry.place(), Place::Leaving))
             );
             assert_eq!(rig.meters.sum("drain_cut_total"), 1.0);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn one_that_was_parked_is_served_in_a_drain() {
+    LocalSet::new()
+        .run_until(async {
+            let (later, to) = Later::new();
+            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 10_000)).await;
+            let mut client = rig.client().await;
+            client.write_all(b"patience").await.unwrap();
+            eventually(|| rig.route.parked() == 1).await;
+            let registry = rig.route.registry.clone();
+            let (sweep, ending) = sweep(
+                registry,
+                Vec::new(),
+                Arc::default(),
+                &rig.meters,
+                &rig.route.bus,
+            );
+            spawn_local(sweep.run());
+            ending.drain(secs(20));
+            // Long enough to pass for at rest, were it connected.
+            tokio::time::sleep(Duration::from_millis(1300)).await;
+            assert_eq!(rig.route.parked(), 1);
+            spawn_local(echo(later.listen()));
+            let mut back = [0; 8];
+            tokio::io::AsyncReadExt::read_exact(&mut client, &mut back)
+                .await
+                .unwrap();
+            assert_eq!(&back, b"patience");
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            drop(client);
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("drain_idle"));
         })
         .await;
 }

@@ -35,16 +35,26 @@ impl Pool {
         let refused: Vec<IpAddr> = ips.iter().copied().filter(|ip| own(*ip)).collect();
         let usable = ips.len() > refused.len();
         if usable {
-            for held in self.held.iter_mut().filter(|held| held.endpoint.spec.host == name) {
+            for held in self
+                .held
+                .iter_mut()
+                .filter(|held| held.endpoint.spec.host == name)
+            {
                 held.answered = true;
             }
         }
         let quiet = self.is_candidate(&name) || name.parse::<IpAddr>().is_ok();
-        let record = self.names.entry(name.clone()).or_insert_with(|| Name::new(&name));
+        let record = self
+            .names
+            .entry(name.clone())
+            .or_insert_with(|| Name::new(&name));
         let error = record.note(answer, &refused);
         let kept = record.view().addresses.len();
         if !quiet {
-            let result = answer.result.as_ref().map_or_else(|none| none.as_str(), |_| "ok");
+            let result = answer
+                .result
+                .as_ref()
+                .map_or_else(|none| none.as_str(), |_| "ok");
             self.changes.push(Change::Lookup {
                 name: name.clone(),
                 result,
@@ -69,11 +79,17 @@ impl Pool {
             if self.held[at].endpoint.spec.host != name {
                 continue;
             }
-            let (port, role) = (self.held[at].endpoint.spec.port, self.held[at].endpoint.spec.role);
+            let (port, role) = (
+                self.held[at].endpoint.spec.port,
+                self.held[at].endpoint.spec.role,
+            );
             let (mut fitting, _) = dns::fit(ips, port, &self.own_listeners, &self.held[at].members);
             if role == Role::Regional {
                 // What a zonal name holds belongs there; the regional answer only ranks it.
-                let zonal = self.held.iter_mut().filter(|held| held.endpoint.spec.role == Role::Zonal);
+                let zonal = self
+                    .held
+                    .iter_mut()
+                    .filter(|held| held.endpoint.spec.role == Role::Zonal);
                 for member in zonal.flat_map(|held| &mut held.members) {
                     member.regional(fitting.contains(&member.socket));
                     fitting.retain(|socket| *socket != member.socket);
@@ -81,10 +97,18 @@ impl Pool {
             }
             let merged = dns::merge(&mut self.held[at].members, &fitting, now, probes);
             if role == Role::Zonal {
-                let zonal: Vec<SocketAddr> = self.held[at].members.iter().map(|member| member.socket).collect();
-                let regional = self.held.iter_mut().filter(|held| held.endpoint.spec.role == Role::Regional);
+                let zonal: Vec<SocketAddr> = self.held[at]
+                    .members
+                    .iter()
+                    .map(|member| member.socket)
+                    .collect();
+                let regional = self
+                    .held
+                    .iter_mut()
+                    .filter(|held| held.endpoint.spec.role == Role::Regional);
                 for held in regional {
-                    held.members.retain(|member| !zonal.contains(&member.socket));
+                    held.members
+                        .retain(|member| !zonal.contains(&member.socket));
                 }
             }
             for socket in &merged.back {
@@ -97,7 +121,13 @@ impl Pool {
         }
     }
 
-    fn told_dns(&mut self, now: Moment, endpoint: &Arc<Endpoint>, merged: &Merged, removed: Vec<IpAddr>) {
+    fn told_dns(
+        &mut self,
+        now: Moment,
+        endpoint: &Arc<Endpoint>,
+        merged: &Merged,
+        removed: Vec<IpAddr>,
+    ) {
         let ips = |sockets: &[SocketAddr]| sockets.iter().map(SocketAddr::ip).collect::<Vec<_>>();
         let added: Vec<IpAddr> = [ips(&merged.added), ips(&merged.back)].concat();
         let departed = ips(&merged.departed);
@@ -136,7 +166,9 @@ impl Pool {
         self.held
             .iter()
             .filter(|held| held.endpoint.spec.host == name)
-            .all(|held| matches!(held.endpoint.spec.role, Role::Zonal | Role::PeeredOld) && !held.answered)
+            .all(|held| {
+                matches!(held.endpoint.spec.role, Role::Zonal | Role::PeeredOld) && !held.answered
+            })
     }
 
     /// The records of all names, in the order of the endpoints.
@@ -181,7 +213,11 @@ impl Pool {
         let old: Vec<SocketAddr> = self
             .known
             .iter()
-            .filter(|(_, known)| known.gone.is_some_and(|gone| now.since(gone) >= Timing::HISTORY))
+            .filter(|(_, known)| {
+                known
+                    .gone
+                    .is_some_and(|gone| now.since(gone) >= Timing::HISTORY)
+            })
             .map(|(socket, _)| *socket)
             .collect();
         for socket in old {
@@ -227,7 +263,10 @@ impl Pool {
         }
         while self.known.len() > wanted.len() + HISTORIES {
             let gone = self.known.iter().filter(|(_, known)| known.gone.is_some());
-            match gone.min_by_key(|(_, known)| known.gone).map(|(socket, _)| *socket) {
+            match gone
+                .min_by_key(|(_, known)| known.gone)
+                .map(|(socket, _)| *socket)
+            {
                 Some(socket) => self.forget(socket),
                 None => break,
             }

@@ -48,7 +48,14 @@ impl Pool {
         entries
     }
 
-    fn key(&self, held: &Held, member: &Member, known: &Known, place: usize, zones_say: bool) -> Key {
+    fn key(
+        &self,
+        held: &Held,
+        member: &Member,
+        known: &Known,
+        place: usize,
+        zones_say: bool,
+    ) -> Key {
         Key {
             drained: held.intent == Intent::Drain,
             health: self.rank(known),
@@ -149,7 +156,7 @@ impl Pool {
             self.known
                 .get(&entry.candidate.address.socket)
                 .filter(|_| fit)
-                .and_then(|known| known.health.settled(now))
+                .and_then(|known| known.health.settled(now, &self.settings.failback))
         };
         let nearest = entries
             .iter()
@@ -169,7 +176,11 @@ impl Pool {
         let endpoints = self
             .visible()
             .filter(|held| !held.members.is_empty())
-            .filter(|held| held.members.iter().all(|member| sockets.contains(&member.socket)))
+            .filter(|held| {
+                held.members
+                    .iter()
+                    .all(|member| sockets.contains(&member.socket))
+            })
             .map(|held| held.endpoint.name().clone())
             .collect();
         (!sockets.is_empty()).then_some(Farther {
@@ -181,7 +192,10 @@ impl Pool {
 
     /// Looks at connect times, once a second.
     pub(super) fn look_near(&mut self, now: Moment) {
-        if self.near_looked.is_some_and(|last| now.since(last) < Timing::NEARER_EVERY) {
+        if self
+            .near_looked
+            .is_some_and(|last| now.since(last) < Timing::NEARER_EVERY)
+        {
             return;
         }
         self.near_looked = Some(now);

@@ -15,22 +15,29 @@ use crate::pool::timing::PoolSettings;
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn reconfigure(&mut self, now: Moment, endpoints: Vec<EndpointSpec>, settings: PoolSettings) {
+    pub(super) fn reconfigure(
+        &mut self,
+        now: Moment,
+        endpoints: Vec<EndpointSpec>,
+        settings: PoolSettings,
+    ) {
         let old = std::mem::replace(&mut self.settings, settings);
         self.set_endpoints(now, endpoints);
         self.active.set_anew();
         let known = &self.known;
-        let told = self.pin.renew(self.settings.health.expect_s3_auth_path.clone(), |socket| {
-            known
-                .get(&socket)
-                .is_some_and(|known| known.gone.is_none() && known.health.state() != State::Down)
-        });
+        let told = self
+            .pin
+            .renew(self.settings.health.expect_s3_auth_path.clone(), |socket| {
+                known.get(&socket).is_some_and(|known| {
+                    known.gone.is_none() && known.health.state() != State::Down
+                })
+            });
         self.pin_changed(told);
         let probes = self.settings.health.probes();
         let mut flips = Vec::new();
         for (socket, known) in &mut self.known {
             if known.gone.is_none() && !probes {
-                flips.push((*socket, known.health.unprobed(now, &self.settings.failback)));
+                flips.push((*socket, known.health.unprobed(now)));
             }
             known.plan(now, 0.5, &self.settings.health);
             if old != self.settings {
@@ -49,7 +56,10 @@ impl Pool {
 
     /// The wanted endpoints; what stays keeps its addresses, and what the operator wanted of it.
     pub(super) fn set_endpoints(&mut self, now: Moment, endpoints: Vec<EndpointSpec>) {
-        let shown: Vec<Arc<Endpoint>> = self.visible().map(|held| Arc::clone(&held.endpoint)).collect();
+        let shown: Vec<Arc<Endpoint>> = self
+            .visible()
+            .map(|held| Arc::clone(&held.endpoint))
+            .collect();
         let mut old = std::mem::take(&mut self.held);
         for mut spec in endpoints {
             spec.host = spec.host.trim_end_matches('.').to_ascii_lowercase();
@@ -85,9 +95,14 @@ impl Pool {
             let spec = &endpoint.spec;
             let stays = |other: &EndpointSpec| other.name == spec.name && other.zone == spec.zone;
             if !self.held.iter().any(|held| stays(&held.endpoint.spec)) {
-                self.changes.push(Change::EndpointGone(Arc::clone(&endpoint)));
+                self.changes
+                    .push(Change::EndpointGone(Arc::clone(&endpoint)));
             }
-            if !self.held.iter().any(|held| held.endpoint.spec.host == spec.host) {
+            if !self
+                .held
+                .iter()
+                .any(|held| held.endpoint.spec.host == spec.host)
+            {
                 self.changes.push(Change::NameGone(spec.host.clone()));
             }
         }
@@ -113,7 +128,11 @@ impl Pool {
             if ips.is_empty() {
                 continue;
             }
-            for held in self.held.iter_mut().filter(|held| held.endpoint.spec.host == host) {
+            for held in self
+                .held
+                .iter_mut()
+                .filter(|held| held.endpoint.spec.host == host)
+            {
                 held.answered = true;
             }
             self.merge(now, &host, &ips);

@@ -1,0 +1,306 @@
+//! `entryway doctor`: what is wrong on the way to Datomic, or what a message of the application means.
+//!
+//! With a target (flags, variables or file) that target is examined; without one the running instance's own, as its
+//! admin address tells it.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ArgMatches;
+use serde_json::{Value as Json, json};
+
+use super::args::{self, Output};
+use super::failure::{CliError, code};
+use super::online;
+use crate::admin::status::{Endpoints, Status};
+use crate::doctor::{self, Instance, Subject, Verdict, Way, message};
+use crate::edn;
+use crate::names::{EndpointName, Zone};
+use crate::place::aws;
+use crate::pool::endpoint::{EndpointSpec, Role};
+use crate::recipe::{self, Recipe};
+use crate::settings::{self, Loaded, Settings, UpstreamSettings};
+
+/// A running instance answers at once, or there is none worth waiting for.
+const ASK: Duration = Duration::from_secs(1);
+/// Of an unknown message, so much is repeated.
+const REPEATED: usize = 200;
+
+/// Examines and prints; the exit code. `matches` are the subcommand's.
+pub async fn run(
+    matches: &ArgMatches,
+    env: impl Iterator<Item = (OsString, OsString)>,
+    to: &mut dyn Write,
+) -> Result<u8, CliError> {
+    let output = matches
+        .get_one::<Output>(args::OUTPUT)
+        .copied()
+        .unwrap_or_default();
+    if let Some(text) = matches.get_one::<String>("message") {
+        explain(text, output, to)?;
+        return Ok(0);
+    }
+    let subject = subject(matches, env).await?;
+    let shows = io::stderr().is_terminal();
+    let mut report = doctor::examine(&subject, &|what: &str| progress(shows, what)).await;
+    progress(shows, "");
+    if matches.get_flag("redact") {
+        doctor::redact(&mut report, &subject);
+    }
+    match output {
+        Output::Json => writeln!(to, "{:#}", report.json())?,
+        Output::Text => {
+            let colour = io::stdout().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+            to.write_all(report.text(colour).as_bytes())?;
+        }
+    }
+    to.flush()?;
+    Ok(match report.verdict() {
+        Verdict::Fail if report.has_wrong_settings() => code::SETTING,
+        Verdict::Fail => code::NOT_OK,
+        _ => 0,
+    })
+}
+
+/// One line that the next one overwrites; nothing where nobody watches.
+fn progress(shows: bool, what: &str) {
+    if shows {
+        let dots = if what.is_empty() { "" } else { " …" };
+        // That nobody could be told is no reason to stop.
+        let _ = write!(io::stderr(), "\r\u{1b}[K{what}{dots}");
+    }
+}
+
+/// What is to be examined.
+async fn subject(
+    matches: &ArgMatches,
+    env: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Subject, CliError> {
+    let admin = matches
+        .get_one::<String>(args::INSTANCE)
+        .map_or(args::DEFAULT_INSTANCE, String::as_str);
+    let control = matches
+        .try_get_one::<String>(args::CONTROL_SOCKET)
+        .ok()
+        .flatten();
+    let instance = online::Instance {
+        admin: admin.to_owned(),
+        control: control.map(PathBuf::from),
+    };
+    let loaded = match settings::load(matches, env, false) {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            let wrong = report
+                .problems
+                .iter()
+                .map(|problem| problem.line(report.source.as_ref()));
+            return Ok(Subject {
+                wrong: wrong.collect(),
+                ..Subject::default()
+            });
+        }
+    };
+    if loaded.has_target() {
+        let mut subject = of_settings(&loaded);
+        subject.instance = ask(&instance)
+            .await
+            .ok()
+            .map(|(status, _)| running(&status, &[], false));
+        return Ok(subject);
+    }
+    let (status, endpoints) = ask(&instance).await.map_err(|error| {
+        error.next("give a target (--endpoint, --vpce, --peering, --from-client), start `entryway run`, or name the instance with --admin")
+    })?;
+    let config: Json = instance.read("/v1/config").await.unwrap_or_default();
+    Ok(of_instance(&status, &endpoints, &config))
+}
+
+fn of_settings(loaded: &Loaded) -> Subject {
+    let cooked = loaded.settings.upstreams.iter().map(cook).collect();
+    let mut subject = Subject::new(&loaded.settings, cooked);
+    subject.odd.clone_from(&loaded.warnings);
+    subject
+}
+
+fn cook(upstream: &UpstreamSettings) -> Result<Recipe, Vec<String>> {
+    let client = match &upstream.from_client {
+        None => None,
+        Some(path) => {
+            let text = edn::load(Path::new(path)).map_err(|error| vec![error.to_string()])?;
+            Some(edn::read_client_map(&text).map_err(|error| vec![format!("{path}:{error}")])?)
+        }
+    };
+    recipe::of(upstream, client.as_ref())
+        .map_err(|problems| problems.into_iter().map(|problem| problem.what).collect())
+}
+
+// === the running instance ===
+
+async fn ask(instance: &online::Instance) -> Result<(Status, Endpoints), CliError> {
+    // The first question tells within a second whether anybody is there.
+    instance.ask("/v1/version", ASK).await?;
+    Ok((
+        instance.read("/v1/status").await?,
+        instance.read("/v1/endpoints").await?,
+    ))
+}
+
+fn running(status: &Status, down: &[(SocketAddr, String)], examined: bool) -> Instance {
+    let addresses = status
+        .listeners
+        .iter()
+        .flat_map(|listener| &listener.addresses);
+    Instance {
+        pid: status.pid,
+        addresses: addresses
+            .filter_map(|address| address.parse().ok())
+            .collect(),
+        down: down.to_vec(),
+        examined,
+    }
+}
+
+/// The subject that a running instance is: its settings, with the endpoints it has.
+fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Subject {
+    let (settings, odd) = match settings_of(config) {
+        Ok(settings) => (settings, None),
+        Err(why) => {
+            let odd = format!(
+                "/v1/config of the instance cannot be read ({why}); default timers are assumed"
+            );
+            (Settings::default(), Some(odd))
+        }
+    };
+    let mut subject = Subject::new(&settings, vec![]);
+    subject.odd.extend(odd);
+    subject.ways = status
+        .upstreams
+        .iter()
+        .map(|upstream| {
+            let known = settings
+                .upstreams
+                .iter()
+                .find(|one| one.name.as_str() == upstream.name);
+            let settings = known.cloned().unwrap_or_default();
+            let ours = endpoints
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.upstream == upstream.name);
+            Way {
+                name: upstream.name.clone(),
+                endpoints: ours.map(spec).collect(),
+                system: upstream.system.clone(),
+                region: upstream.region.clone(),
+                wrong: Vec::new(),
+                connect_timeout: settings.connect_timeout,
+                health: settings.health,
+                keepalive: settings.tcp.keepalive,
+            }
+        })
+        .collect();
+    let addresses = endpoints
+        .endpoints
+        .iter()
+        .flat_map(|endpoint| &endpoint.addresses);
+    let down: Vec<(SocketAddr, String)> = addresses
+        .filter(|address| address.state == "down")
+        .filter_map(|address| {
+            Some((
+                address.address.parse().ok()?,
+                format!("down: {}", address.reason),
+            ))
+        })
+        .collect();
+    let instance = running(status, &down, true);
+    subject.listen.clone_from(&instance.addresses);
+    subject.instance = Some(instance);
+    subject
+}
+
+fn spec(endpoint: &crate::admin::status::Endpoint) -> EndpointSpec {
+    let host = endpoint.host.to_ascii_lowercase();
+    let role = match (aws::vpce_name(&host), aws::peered_name(&host)) {
+        (Some(name), _) if name.zone.is_none() => Role::Regional,
+        (_, Some(name)) if name.http => Role::Peered,
+        (_, Some(_)) => Role::PeeredOld,
+        _ => Role::Configured,
+    };
+    EndpointSpec {
+        name: EndpointName::new(&endpoint.name),
+        host: endpoint.host.clone(),
+        port: endpoint.port,
+        zone: endpoint.zone.as_deref().map(Zone::new),
+        role,
+    }
+}
+
+/// The settings out of `{value, source}` pairs. Read as TOML, which is what settings are written in.
+fn settings_of(config: &Json) -> Result<Settings, String> {
+    let Some(shown) = config.get("settings") else {
+        return Err("no `settings` in it".to_owned());
+    };
+    let plain = plain(shown).unwrap_or_default();
+    let value = toml::Value::try_from(plain).map_err(|error| error.to_string())?;
+    value
+        .try_into()
+        .map_err(|error: toml::de::Error| error.message().to_owned())
+}
+
+/// Values without their sources; keys without a value are left out.
+fn plain(shown: &Json) -> Option<Json> {
+    match shown {
+        Json::Object(pair)
+            if pair.len() == 2 && pair.contains_key("value") && pair.contains_key("source") =>
+        {
+            pair.get("value").filter(|value| !value.is_null()).cloned()
+        }
+        Json::Object(table) => {
+            let entries = table
+                .iter()
+                .filter_map(|(key, value)| Some((key.clone(), plain(value)?)));
+            Some(Json::Object(entries.collect()))
+        }
+        Json::Array(items) => Some(Json::Array(items.iter().filter_map(plain).collect())),
+        Json::Null => None,
+        other => Some(other.clone()),
+    }
+}
+
+// === --message ===
+
+fn explain(text: &str, output: Output, to: &mut dyn Write) -> io::Result<()> {
+    let row = message::explain(text);
+    if output == Output::Json {
+        let document = match row {
+            Some(row) => json!({
+                "schema_version": 1, "known": true, "rule": row.id, "message": row.message,
+                "meaning": row.meaning, "causes": row.causes, "steps": row.steps,
+            }),
+            None => json!({
+                "schema_version": 1, "known": false, "rule": null, "message": null,
+                "meaning": message::UNKNOWN, "causes": [], "steps": [],
+            }),
+        };
+        return writeln!(to, "{document:#}");
+    }
+    let Some(row) = row else {
+        let cut: String = text.chars().take(REPEATED).collect();
+        let seen = online::clean(&cut);
+        return writeln!(to, "unknown: {seen}\n  {}", message::UNKNOWN);
+    };
+    writeln!(to, "{}\n  means:  {}", row.message, row.meaning)?;
+    for (head, items) in [("cause", row.causes), ("step", row.steps)] {
+        for (place, item) in items.iter().enumerate() {
+            let head = if place == 0 { head } else { "" };
+            writeln!(to, "  {head:6} {}. {item}", place + 1)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! What each DNS server says about each name, and what entryway would make of it. What that means is `naming`'s
+//! business.
+//!
+//! All names and servers are asked at once, each name within [`WITHIN`]. The answer that counts is the one entryway
+//! would believe: that of the first server, in the configured order, that says anything sensible.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::subject::{Subject, Way};
+use super::words::is_private;
+use crate::place::aws;
+use crate::pool::endpoint::{EndpointSpec, Role};
+use crate::pool::fact::{NoAnswer, Source};
+use crate::resolve::{self, DnsSettings, ServerReport};
+
+/// For one name with all servers, search domains included.
+pub(super) const WITHIN: Duration = Duration::from_secs(5);
+/// One server's silence for that long is silence.
+const SERVER_WITHIN: Duration = Duration::from_secs(2);
+/// As entryway does, of too many addresses the first are taken.
+const MAX_ADDRESSES: usize = 16;
+
+/// What became of one name.
+#[derive(Clone, Debug)]
+pub(super) struct Name {
+    pub(super) host: String,
+    /// The addresses entryway would use, or why there are none.
+    pub(super) result: Result<Vec<IpAddr>, NoAnswer>,
+    pub(super) source: Source,
+    /// The name with a search domain, where only that exists.
+    pub(super) search: Option<String>,
+    pub(super) servers: Vec<ServerReport>,
+    pub(super) no_resolver: Option<String>,
+}
+
+/// All names, by host in lower case.
+pub(super) type Names = BTreeMap<String, Name>;
+
+/// Looks up every name of every way, and the sibling of each peered name.
+pub(super) async fn look_up(subject: &Subject) -> Names {
+    let mut hosts = BTreeSet::new();
+    for endpoint in subject.ways.iter().flat_map(|way| &way.endpoints) {
+        let host = key(&endpoint.host);
+        hosts.extend(sibling(&host));
+        hosts.insert(host);
+    }
+    let settings = DnsSettings {
+        timeout: subject.dns.timeout.min(SERVER_WITHIN),
+        ..subject.dns.clone()
+    };
+    let mut asked = JoinSet::new();
+    for host in hosts {
+        let (settings, files) = (settings.clone(), subject.files.clone());
+        asked.spawn(async move {
+            let looked = timeout(WITHIN, resolve::lookup_with(&settings, &host, &files)).await;
+            let name = match looked {
+                Ok(report) => Name::read(report, settings.allow_local_answers),
+                Err(_) => Name::silent(&host),
+            };
+            (host, name)
+        });
+    }
+    let mut names = Names::new();
+    while let Some(ended) = asked.join_next().await {
+        // A lookup that panicked says nothing; its name is missing and reported as such.
+        names.extend(ended);
+    }
+    names
+}
+
+/// The addresses of an endpoint, if its name has any.
+pub(super) fn addresses<'n>(names: &'n Names, endpoint: &EndpointSpec) -> &'n [IpAddr] {
+    let name = names.get(&key(&endpoint.host));
+    name.and_then(|name| name.result.as_deref().ok())
+        .unwrap_or_default()
+}
+
+/// The endpoints that take part: those whose name answers; of peered names the older only while the newer has none.
+pub(super) fn in_use<'w>(names: &Names, way: &'w Way) -> Vec<&'w EndpointSpec> {
+    let new_lives = way
+        .endpoints
+        .iter()
+        .any(|e| e.role == Role::Peered && !addresses(names, e).is_empty());
+    let wanted = |e: &&EndpointSpec| {
+        !(e.role == Role::PeeredOld && new_lives) && !addresses(names, e).is_empty()
+    };
+    way.endpoints.iter().filter(wanted).collect()
+}
+
+pub(super) fn key(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// The other name of a peered entry point.
+pub(super) fn sibling(host: &str) -> Option<String> {
+    let name = aws::peered_name(host)?;
+    let entry = if name.http { "entry" } else { "entry-http" };
+    Some(format!(
+        "{entry}.{}.{}.datomic.net",
+        name.system, name.region
+    ))
+}
+
+// === impl Name ===
+
+impl Name {
+    fn silent(host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            result: Err(NoAnswer::Timeout),
+            source: Source::Dns,
+            search: None,
+            servers: Vec::new(),
+            no_resolver: None,
+        }
+    }
+
+    fn read(report: resolve::Report, allow_local: bool) -> Self {
+        let mut name = Self {
+            no_resolver: report.no_resolver.filter(|_| report.known.is_none()),
+            search: report.search.map(|(longer, _)| longer),
+            servers: report.servers,
+            ..Self::silent(&report.host)
+        };
+        if let Some((source, mut ips)) = report.known {
+            ips.truncate(MAX_ADDRESSES);
+            (name.source, name.result) = (source, Ok(ips));
+            return name;
+        }
+        if let Some(why) = &name.no_resolver {
+            name.result = Err(NoAnswer::NoResolver(why.clone()));
+            return name;
+        }
+        name.result = name.believed().and_then(|all| {
+            let (refused, mut ips): (Vec<IpAddr>, Vec<IpAddr>) = all
+                .into_iter()
+                .partition(|ip| resolve::is_local(*ip) && !allow_local);
+            ips.truncate(MAX_ADDRESSES);
+            if ips.is_empty() {
+                Err(NoAnswer::OnlyRefused(refused))
+            } else {
+                Ok(ips)
+            }
+        });
+        name
+    }
+
+    /// The answer of the first server that says anything sensible.
+    fn believed(&self) -> Result<Vec<IpAddr>, NoAnswer> {
+        let mut worst = NoAnswer::Timeout;
+        for server in &self.servers {
+            let said = answer_of(server);
+            match said {
+                Ok(_) | Err(NoAnswer::NoData | NoAnswer::NxDomain) => return said,
+                Err(why) if worst == NoAnswer::Timeout => worst = why,
+                Err(_) => {}
+            }
+        }
+        Err(worst)
+    }
+
+    /// How the servers' sensible answers differ, if they do. Servers that rotate their answers do not count: only the
+    /// kind of answer does (addresses or none, private or public).
+    pub(super) fn disagreement(&self) -> Option<String> {
+        let kinds: Vec<(SocketAddr, &str)> = self
+            .servers
+            .iter()
+            .filter_map(|server| {
+                let kind = match answer_of(server) {
+                    Ok(ips) if ips.iter().all(|ip| is_private(*ip)) => "private addresses",
+                    Ok(_) => "public addresses",
+                    Err(NoAnswer::NxDomain) => "no such name",
+                    Err(NoAnswer::NoData) => "no addresses",
+                    Err(_) => return None,
+                };
+                Some((server.server, kind))
+            })
+            .collect();
+        let differ = kinds.windows(2).any(|pair| pair[0].1 != pair[1].1);
+        let say = |(server, kind): &(SocketAddr, &str)| format!("{server}: {kind}");
+        differ.then(|| kinds.iter().map(say).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// What one server says, both families together.
+fn answer_of(server: &ServerReport) -> Result<Vec<IpAddr>, NoAnswer> {
+    let results = || server.replies.iter().map(|(_, reply)| &reply.result);
+    let ips: Vec<IpAddr> = results()
+        .flatten()
+        .flat_map(|records| records.ips.iter().copied())
+        .collect();
+    if !ips.is_empty() {
+        return Ok(ips);
+    }
+    let errors: Vec<&NoAnswer> = results()
+        .filter_map(|result| result.as_ref().err())
+        .collect();
+    // What tells of trouble goes before what tells of absence, as in entryway's own lookups.
+    let trouble = errors
+        .iter()
+        .find(|why| !matches!(why, NoAnswer::NoData | NoAnswer::NxDomain));
+    let gone = errors.iter().find(|why| matches!(why, NoAnswer::NxDomain));
+    Err(trouble
+        .or(gone)
+        .or(errors.first())
+        .map_or(NoAnswer::Timeout, |why| (**why).clone()))
+}

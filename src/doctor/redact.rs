@@ -1,0 +1,223 @@
+//! `--redact`: host names, addresses, systems and buckets become placeholders, the same thing always the same one, so
+//! that a report can be shown to others and still be reasoned about. Pure.
+//!
+//! What was examined is known and replaced wherever it stands. Evidence may hold text from the network as well: there
+//! every IP address and everything that looks like a host's or a bucket's name is replaced, too.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::report::Report;
+use crate::place::aws;
+
+/// What is replaced, and by what.
+#[derive(Debug, Default)]
+pub struct Redactor {
+    /// From the text to its placeholder.
+    known: BTreeMap<String, String>,
+    counts: BTreeMap<&'static str, usize>,
+}
+
+// === impl Redactor ===
+
+impl Redactor {
+    /// Remembers a host name, its system and ids included.
+    pub fn host(&mut self, host: &str) {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        if host.is_empty() || host == "localhost" {
+            return;
+        }
+        if host.parse::<IpAddr>().is_ok() {
+            self.learn("address", &host);
+            return;
+        }
+        if let Some(name) = aws::peered_name(&host) {
+            self.learn(
+                "zone",
+                &format!("{}.{}.datomic.net", name.system, name.region),
+            );
+            self.learn("system", &name.system);
+        }
+        if let Some(name) = aws::vpce_name(&host) {
+            self.learn("service", &name.service);
+            self.learn("endpoint", &name.id);
+            if let Some((id, _)) = name.id.rsplit_once('-') {
+                self.learn("endpoint", id);
+            }
+        }
+        self.learn("host", &host);
+    }
+
+    /// Remembers a Datomic system's name.
+    pub fn system(&mut self, system: &str) {
+        self.learn("system", system);
+    }
+
+    /// Remembers an `:s3-auth-path`.
+    pub fn bucket(&mut self, path: &str) {
+        self.learn("bucket", path);
+        if let Some((bucket, _)) = path.split_once('/') {
+            self.learn("bucket", bucket);
+        }
+    }
+
+    /// Remembers an address.
+    pub fn address(&mut self, ip: IpAddr) {
+        self.learn("address", &ip.to_string());
+    }
+
+    fn learn(&mut self, kind: &'static str, text: &str) -> String {
+        if let Some(placeholder) = self.known.get(text) {
+            return placeholder.clone();
+        }
+        let count = self.counts.entry(kind).or_default();
+        *count += 1;
+        let placeholder = format!("{kind}-{count}");
+        if !text.is_empty() {
+            self.known.insert(text.to_owned(), placeholder.clone());
+        }
+        placeholder
+    }
+
+    /// Replaces everything in a report.
+    pub fn apply(&mut self, report: &mut Report) {
+        for check in &mut report.checks {
+            check.subject = self.scan(&check.subject);
+            check.evidence = self.scan(&check.evidence);
+        }
+        for check in &mut report.checks {
+            for text in check.causes.iter_mut().chain(&mut check.steps) {
+                *text = self.replace(text);
+            }
+        }
+    }
+
+    /// Replaces what is known, and what looks like an address, a host or a bucket.
+    fn scan(&mut self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len());
+        let replaced = self.replace(text);
+        let is_part = |c: char| c.is_ascii_alphanumeric() || ".-_:[]%".contains(c);
+        let mut rest = replaced.as_str();
+        while !rest.is_empty() {
+            let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+            let (word, after) = rest.split_at(end);
+            out.push_str(&self.word(word));
+            let next = after.chars().next().map_or(0, char::len_utf8);
+            out.push_str(&after[..next]);
+            rest = &after[next..];
+        }
+        out
+    }
+
+    /// A word of the evidence.
+    fn word(&mut self, word: &str) -> String {
+        // Punctuation of the sentence around it is not part of it.
+        let bare = word.trim_end_matches(['.', ':', ',']);
+        let tail = &word[bare.len()..];
+        let hidden = if let Ok(socket) = bare.parse::<SocketAddr>() {
+            let placeholder = self.learn("address", &socket.ip().to_string());
+            format!("{placeholder}:{}", socket.port())
+        } else if let Ok(ip) = bare.trim_matches(['[', ']']).parse::<IpAddr>() {
+            self.learn("address", &ip.to_string())
+        } else if let Some((host, port)) = bare.rsplit_once(':')
+            && looks_like_a_host(host)
+        {
+            format!("{}:{port}", self.learn("host", &host.to_ascii_lowercase()))
+        } else if looks_like_a_host(bare) {
+            self.learn("host", &bare.to_ascii_lowercase())
+        } else if bare.contains("s3datomic") {
+            self.learn("bucket", bare)
+        } else {
+            bare.to_owned()
+        };
+        hidden + tail
+    }
+
+    /// Replaces what is known, longer things first, whole words only.
+    fn replace(&self, text: &str) -> String {
+        let mut known: Vec<(&String, &String)> = self.known.iter().collect();
+        known.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        let lower = text.to_ascii_lowercase();
+        let inside = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let mut out = String::with_capacity(text.len());
+        let mut at = 0;
+        while at < text.len() {
+            let before = text[..at].chars().next_back();
+            let hit = known.iter().find(|(word, _)| {
+                lower[at..].starts_with(&word.to_ascii_lowercase())
+                    && !before.is_some_and(inside)
+                    && !text[at + word.len()..]
+                        .chars()
+                        .next()
+                        .is_some_and(|c| c.is_ascii_alphanumeric())
+            });
+            match hit {
+                Some((word, placeholder)) => {
+                    out.push_str(placeholder);
+                    at += word.len();
+                }
+                None => {
+                    let c = text[at..].chars().next().map_or(1, char::len_utf8);
+                    out.push_str(&text[at..at + c]);
+                    at += c;
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Whether a word is probably a host's name: three labels or more (or two that end in a well-known way), the last of
+/// letters.
+fn looks_like_a_host(word: &str) -> bool {
+    let labels: Vec<&str> = word.split('.').collect();
+    let fine = |label: &&str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    let last = labels.last().copied().unwrap_or_default();
+    labels.iter().all(fine)
+        && last.len() >= 2
+        && last.bytes().all(|b| b.is_ascii_alphabetic())
+        && (labels.len() >= 3
+            || labels.len() == 2
+                && ["com", "net", "org", "io", "internal", "local", "test"].contains(&last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Check;
+    use super::super::words::Stage;
+    use super::*;
+
+    #[test]
+    fn the_same_thing_is_the_same_placeholder_everywhere() {
+        let mut redactor = Redactor::default();
+        redactor.host("entry-http.prod.eu-west-1.datomic.net");
+        redactor.bucket("prod-storage-s3datomic-x1/prod");
+        let mut check = Check::pass(
+            Stage::Http,
+            "entry-http.prod.eu-west-1.datomic.net 10.0.1.5:8182",
+            "prod-storage-s3datomic-x1/prod at 10.0.1.5 and 10.0.1.55, from [fd00::7]:81 via ip-1-2.eu.internal: fine, 2.0",
+        );
+        check.steps =
+            vec!["Name=prod-nodes in prod.eu-west-1.datomic.net, not production".to_owned()];
+        let mut report = Report {
+            checks: vec![check],
+            ..Report::default()
+        };
+        redactor.apply(&mut report);
+        let check = &report.checks[0];
+        assert_eq!(check.subject, "host-1 address-1:8182");
+        assert_eq!(
+            check.evidence,
+            "bucket-1 at address-1 and address-2, from address-3:81 via host-2: fine, 2.0"
+        );
+        assert_eq!(
+            check.steps[0],
+            "Name=system-1-nodes in zone-1, not production"
+        );
+    }
+}

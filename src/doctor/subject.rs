@@ -1,0 +1,144 @@
+//! What is examined: listen addresses, ways (upstreams with their endpoints), DNS, and the running instance if any.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::listener::ListenerSettings;
+use crate::pool::endpoint::EndpointSpec;
+use crate::pool::timing::HealthSettings;
+use crate::recipe::Recipe;
+use crate::resolve::{DnsSettings, Files};
+use crate::settings::Settings;
+
+/// Everything that is examined.
+#[derive(Clone, Debug, Default)]
+pub struct Subject {
+    /// Where clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// Whether the listen addresses were asked for; a missing `::1` is no fault otherwise.
+    pub listen_asked: bool,
+    /// One for each upstream.
+    pub ways: Vec<Way>,
+    /// How names are resolved.
+    pub dns: DnsSettings,
+    /// The system's files about names.
+    pub files: Files,
+    /// Who runs here already.
+    pub instance: Option<Instance>,
+    /// What is odd about the settings, in one line each.
+    pub odd: Vec<String>,
+    /// What is wrong with the settings, in one line each.
+    pub wrong: Vec<String>,
+    /// The timers and counts that can hurt.
+    pub timers: Timers,
+}
+
+/// One upstream.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    /// The upstream's name.
+    pub name: String,
+    /// Its endpoints; candidates among them may not exist.
+    pub endpoints: Vec<EndpointSpec>,
+    /// The Datomic system, where known.
+    pub system: Option<String>,
+    /// The region, where known.
+    pub region: Option<String>,
+    /// What is wrong with its target, in one line each.
+    pub wrong: Vec<String>,
+    /// How long a connect may take.
+    pub connect_timeout: Duration,
+    /// How it is probed.
+    pub health: HealthSettings,
+    /// After how much silence keepalive begins; zero: never.
+    pub keepalive: Duration,
+}
+
+/// A running entryway.
+#[derive(Clone, Debug, Default)]
+pub struct Instance {
+    /// Its process.
+    pub pid: u32,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    /// Its addresses that are down, and why it thinks so.
+    pub down: Vec<(SocketAddr, String)>,
+    /// Whether the ways are its own (no target was given), so that it must lead where they lead.
+    pub examined: bool,
+}
+
+/// What `limits` looks at.
+#[derive(Clone, Debug, Default)]
+pub struct Timers {
+    /// `shutdown.max_delay`.
+    pub max_drain: Duration,
+    /// The longest `listener.hold_timeout`.
+    pub hold: Duration,
+    /// `listener.max_connections`, where set.
+    pub max_connections: Option<usize>,
+}
+
+// === impl Subject ===
+
+impl Subject {
+    /// The subject of settings; `cooked` are the recipes of the upstreams, or what is wrong with their targets.
+    pub fn new(settings: &Settings, cooked: Vec<Result<Recipe, Vec<String>>>) -> Self {
+        let ways = settings
+            .upstreams
+            .iter()
+            .zip(cooked)
+            .map(|(upstream, cooked)| {
+                let (recipe, wrong) = match cooked {
+                    Ok(recipe) => (recipe, Vec::new()),
+                    Err(wrong) => (Recipe::default(), wrong),
+                };
+                Way {
+                    name: upstream.name.as_str().to_owned(),
+                    endpoints: recipe.endpoints,
+                    system: recipe.system.or_else(|| upstream.system.clone()),
+                    region: recipe.region.or_else(|| upstream.region.clone()),
+                    wrong,
+                    connect_timeout: upstream.connect_timeout,
+                    health: upstream.health.clone(),
+                    keepalive: upstream.tcp.keepalive,
+                }
+            });
+        let listeners = &settings.listeners;
+        let binds = listeners.iter().flat_map(|listener| &listener.bind);
+        Self {
+            listen: binds.filter_map(|bind| bind.parse().ok()).collect(),
+            listen_asked: listeners
+                .iter()
+                .any(|listener| listener.bind != ListenerSettings::default().bind),
+            ways: ways.collect(),
+            dns: settings.dns.clone(),
+            timers: Timers {
+                max_drain: settings.shutdown.max_delay,
+                hold: listeners
+                    .iter()
+                    .map(|listener| listener.hold_timeout)
+                    .max()
+                    .unwrap_or_default(),
+                max_connections: listeners
+                    .iter()
+                    .filter_map(|listener| listener.max_connections)
+                    .max(),
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Whether a connect to this address would come to one of our own listeners.
+    pub fn is_own_listener(&self, socket: SocketAddr) -> bool {
+        self.listen.iter().any(|listen| {
+            let everywhere = listen.ip().is_unspecified() && is_this_machine(socket.ip());
+            listen.port() == socket.port()
+                && listen.port() != 0
+                && (listen.ip() == socket.ip() || everywhere)
+        })
+    }
+}
+
+fn is_this_machine(ip: IpAddr) -> bool {
+    ip.is_loopback()
+}

@@ -3,9 +3,12 @@
 
 mod harness;
 
+mod at_rest;
 mod close_matrix;
 mod drain;
 mod failover;
 mod half_close;
 mod relay;
 mod reset;
+mod timers;
+mod waiting_room;

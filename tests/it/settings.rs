@@ -20,7 +20,7 @@ async fn the_command_line_is_not_understood() {
     let e = "127.0.0.1:1";
     for (args, words) in [
         (&["run", "--endpiont", e][..], &["--endpiont", "did you mean", "--endpoint"][..]),
-        (&["rnu"], &["rnu", "did you mean", "run"]),
+        (&["statsu"], &["statsu", "did you mean", "status"]),
         (&["run", "-e", e, "--connect-timeout", "5"], &["--connect-timeout", "5"]),
         (&["run", "-e", e, "--connect-timeout", "5 parsecs"], &["--connect-timeout"]),
         (&["run", "-e", e, "--probe", "telepathy"], &["--probe", "telepathy"]),
@@ -68,7 +68,7 @@ async fn files_that_are_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let target = "[[upstream]]\n[[upstream.endpoint]]\naddress = \"127.0.0.1:1\"\n";
     for (content, words) in [
-        (String::new(), &["--endpoint"][..]),
+        (String::new(), &["entryway.toml", "empty"][..]),
         (format!("listner = 1\n{target}"), &["entryway.toml:1", "listner", "listener"]),
         (format!("{target}[shutdown]\nmax_delay = 25\n"), &["entryway.toml:5", "max_delay"]),
         (format!("{target}[shutdown]\nmax_delay = \"25 seconds\"\n"), &["entryway.toml:5"]),

@@ -22,7 +22,7 @@ use farewell::Manner;
 pub use meters::EndpointMeters;
 use open::Open;
 pub use registry::{Entry, Place, Registry};
-pub use route::{Route, RouteParts};
+pub use route::{Admission, Route, RouteParts};
 use waiting_room::Wake;
 pub use waiting_room::{Policy, WhenAllDown};
 
@@ -34,8 +34,9 @@ mod route;
 mod waiting_room;
 
 /// Serves one accepted connection to its end.
-pub async fn serve(stream: std::net::TcpStream, client: SocketAddr, route: Arc<Route>) {
-    let mut open = Open::new(Arc::clone(&route), client, true);
+pub async fn serve(stream: std::net::TcpStream, client: SocketAddr, admission: Admission) {
+    let route = Arc::clone(&admission.route);
+    let mut open = Open::new(Arc::clone(&route), client, Some(admission));
     let Ok(stream) = TcpStream::from_std(stream) else {
         return open.end(Reason::Resource);
     };
@@ -76,7 +77,7 @@ pub async fn turn_away(
     route: Arc<Route>,
     reason: Reason,
 ) {
-    let mut open = Open::new(Arc::clone(&route), client, false);
+    let mut open = Open::new(Arc::clone(&route), client, None);
     route.meters.rejected(reason);
     open.leaves(reason);
     if let Ok(stream) = TcpStream::from_std(stream) {

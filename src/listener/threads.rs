@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
-use crate::connection::{self, Route};
+use crate::connection::{self, Admission};
 
 type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
@@ -39,7 +39,7 @@ struct Worker {
 
 enum Work {
     Run(Job),
-    Serve(TcpStream, SocketAddr, Arc<Route>, Load),
+    Serve(TcpStream, SocketAddr, Admission, Load),
     Stop,
 }
 
@@ -109,17 +109,17 @@ async fn run(mut work: mpsc::UnboundedReceiver<Work>) {
     while let Some(work) = work.recv().await {
         match work {
             Work::Run(job) => drop(tokio::task::spawn_local(job())),
-            Work::Serve(stream, client, route, load) => serve(stream, client, route, load),
+            Work::Serve(stream, client, admission, load) => serve(stream, client, admission, load),
             Work::Stop => return,
         }
     }
 }
 
 /// A task of its own: a panic ends this connection and no other.
-fn serve(stream: TcpStream, client: SocketAddr, route: Arc<Route>, load: Load) {
+fn serve(stream: TcpStream, client: SocketAddr, admission: Admission, load: Load) {
     tokio::task::spawn_local(async move {
         let _load = load;
-        connection::serve(stream, client, route).await;
+        connection::serve(stream, client, admission).await;
     });
 }
 
@@ -152,7 +152,7 @@ impl Spread {
 
     /// Serves a connection on the least loaded thread. Called on the first one, which keeps it unless it carries more
     /// than a quarter above the least: no thread is woken for nothing.
-    pub(super) fn serve(&self, stream: TcpStream, client: SocketAddr, route: Arc<Route>) {
+    pub(super) fn serve(&self, stream: TcpStream, client: SocketAddr, admission: Admission) {
         let load_of = |worker: &Worker| worker.load.load(Relaxed);
         let own = &self.workers[0];
         let least = self
@@ -163,9 +163,9 @@ impl Spread {
         let spare = load_of(least);
         if load_of(own) > spare + spare / 4 {
             let load = Load::new(&least.load);
-            let _ = least.orders.send(Work::Serve(stream, client, route, load));
+            let _ = least.orders.send(Work::Serve(stream, client, admission, load));
         } else {
-            serve(stream, client, route, Load::new(&own.load));
+            serve(stream, client, admission, Load::new(&own.load));
         }
     }
 }

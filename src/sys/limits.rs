@@ -83,6 +83,9 @@ pub fn resident_bytes() -> io::Result<u64> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
+/// What an instance with two data threads, two binds and admin has open when nobody is connected.
+const OWN: u64 = 24;
+
 // === impl Budget ===
 
 impl Budget {
@@ -97,14 +100,15 @@ impl Budget {
 
     /// The budget under these limits: open files, and pages an ordinary user's pipes may hold (0 = no limit).
     pub fn from_limits(descriptors: u64, pipe_pages: u64) -> Self {
-        // 20000 -> 1000 kept back; 64 -> 24. A quarter of it for pipes, an eighth for those turned away.
-        let kept = (descriptors * 3 / 8).min(1000);
+        // 20000 -> 1000 kept back; 64 -> 32. A quarter of what is beyond our own needs for pipes, an eighth for those
+        // turned away.
+        let kept = (descriptors * 3 / 8).min(1000).max((descriptors / 2).min(2 * OWN));
         let pages = if pipe_pages == 0 {
             u64::MAX
         } else {
             pipe_pages / 2
         };
-        let pipes = kept / 8;
+        let pipes = kept.saturating_sub(OWN) / 8;
         Self {
             descriptors,
             max_connections: ((descriptors - kept) / 2).max(1) as usize,
@@ -122,8 +126,8 @@ mod tests {
     #[test]
     fn a_small_limit_still_leaves_room_for_the_rest() {
         let small = Budget::from_limits(64, 16384);
-        assert_eq!(small.max_connections, 20);
-        assert!(small.max_connections * 2 + small.turned_away + small.pipes * 2 < 60);
+        assert_eq!(small.max_connections, 16);
+        assert!(small.max_connections * 2 + small.turned_away + small.pipes * 2 + OWN as usize <= 64);
         let large = Budget::from_limits(20_000, 16384);
         assert_eq!(large.max_connections, 9500);
         assert_eq!(large.large_pipes, 32);

@@ -20,9 +20,9 @@ use crate::stream::Stream;
 use crate::sys::socket::Fault;
 use farewell::Manner;
 pub use meters::EndpointMeters;
-use open::Open;
+pub use open::Open;
 pub use registry::{Entry, Place, Registry};
-pub use route::{Admission, Route, RouteParts};
+pub use route::{Route, RouteParts};
 use waiting_room::Wake;
 pub use waiting_room::{Policy, WhenAllDown};
 
@@ -33,10 +33,15 @@ mod registry;
 mod route;
 mod waiting_room;
 
+/// Takes an accepted connection into the books, on the thread that accepted it: the limits hold and a drain waits for
+/// it from here on, wherever it is served.
+pub fn admit(client: SocketAddr, route: Arc<Route>) -> Open {
+    Open::new(route, client, true)
+}
+
 /// Serves one accepted connection to its end.
-pub async fn serve(stream: std::net::TcpStream, client: SocketAddr, admission: Admission) {
-    let route = Arc::clone(&admission.route);
-    let mut open = Open::new(Arc::clone(&route), client, Some(admission));
+pub async fn serve(stream: std::net::TcpStream, mut open: Open) {
+    let route = Arc::clone(open.route());
     let Ok(stream) = TcpStream::from_std(stream) else {
         return open.end(Reason::Resource);
     };
@@ -77,7 +82,7 @@ pub async fn turn_away(
     route: Arc<Route>,
     reason: Reason,
 ) {
-    let mut open = Open::new(Arc::clone(&route), client, None);
+    let mut open = Open::new(Arc::clone(&route), client, false);
     route.meters.rejected(reason);
     open.leaves(reason);
     if let Ok(stream) = TcpStream::from_std(stream) {

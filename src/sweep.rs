@@ -227,8 +227,10 @@ impl Watched {
                     && endpoint.endpoint.name() == candidate.endpoint.name()
             });
             hear(entry, candidate, now);
-            self.silence
-                .look(entry, candidate, found.map(|(_, view)| view), now);
+            let view = found.map(|(_, view)| view);
+            if let Some(fact) = self.silence.look(entry, candidate, view, now) {
+                self.swept.feed.tell(fact);
+            }
             let pair = Pair::of(entry, since, now);
             if let Some(order) = self.rest.judge(&pair, found, snapshot, rules, now) {
                 entry.tally.order(order);

@@ -4,6 +4,7 @@
 //! kept for later are not here.
 
 use clap::builder::PossibleValuesParser;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 
 use shared::{
@@ -62,7 +63,11 @@ pub fn command() -> Command {
 
 /// What clap says about a command line, in the words of the contract: "did you mean". Print it through `anstream`, which
 /// takes the colours away where they are not wanted.
-pub fn say(error: &clap::Error) -> String {
+pub fn say(error: &mut clap::Error) -> String {
+    // clap's tip for a flag that does not exist is to pass it behind `--`: that would run it as a command.
+    if error.kind() == ErrorKind::UnknownArgument {
+        error.remove(ContextKind::Suggested);
+    }
     let mut text = error.render().ansi().to_string();
     for kind in ["argument", "subcommand", "value"] {
         text = text.replace(&format!("a similar {kind} exists:"), "did you mean");

@@ -4,11 +4,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::meters::EndpointMeters;
 use super::registry::{Entry, Place};
-use super::route::{Admission, Route};
+use super::route::Route;
 use crate::clock::{self, Moment};
 use crate::dial::Dialed;
 use crate::event::{Event, Level, Reason};
@@ -22,13 +23,13 @@ const UNTOUCHED: Duration = Duration::from_secs(1);
 
 /// One open connection.
 #[derive(Debug)]
-pub(super) struct Open {
+pub struct Open {
     route: Arc<Route>,
     entry: Arc<Entry>,
     /// As they were at accept: a reload is for new connections.
     limits: Arc<Limits>,
-    /// Its place among those that count against the limits; those turned away at the door have none.
-    _admission: Option<Admission>,
+    /// Whether it counts against the limits; those turned away at the door do not.
+    admitted: bool,
     /// Where it was counted last: an endpoint, or nowhere yet.
     counted: Arc<EndpointMeters>,
     /// The last candidate that was connected.
@@ -44,11 +45,15 @@ pub(super) struct Open {
 // === impl Open ===
 
 impl Open {
-    pub(super) fn new(route: Arc<Route>, client: SocketAddr, admission: Option<Admission>) -> Self {
+    pub(super) fn new(route: Arc<Route>, client: SocketAddr, admitted: bool) -> Self {
         let entry = route
             .registry
             .enter(route.listener.clone(), route.upstream.clone(), client);
         route.meters.accepted.inc();
+        if admitted {
+            route.admitted.fetch_add(1, Relaxed);
+            route.registry.admit();
+        }
         let counted = Arc::clone(&route.meters.nowhere);
         counted.connections.add(1.0);
         if route.bus.wants(Level::Debug) {
@@ -64,7 +69,7 @@ impl Open {
             limits: route.limits.load_full(),
             route,
             entry,
-            _admission: admission,
+            admitted,
             counted,
             candidate: None,
             attempts: 0,
@@ -73,6 +78,10 @@ impl Open {
             connect: None,
             ended: None,
         }
+    }
+
+    pub(super) fn route(&self) -> &Arc<Route> {
+        &self.route
     }
 
     pub(super) fn entry(&self) -> &Arc<Entry> {
@@ -212,6 +221,10 @@ impl Drop for Open {
         let lived = ended.since(self.entry.accepted);
         meters.duration.record(lived.as_secs_f64());
         self.route.registry.leave(&self.entry);
+        if self.admitted {
+            self.route.admitted.fetch_sub(1, Relaxed);
+            self.route.registry.dismiss();
+        }
         if self.route.bus.wants(Level::Info) {
             self.route.bus.emit(self.record(reason, ended));
         }

@@ -76,12 +76,6 @@ pub struct RouteParts {
     pub meters: Meters,
 }
 
-/// One place among those that there are; given back when dropped.
-#[derive(Debug)]
-pub struct Admission {
-    pub(super) route: Arc<Route>,
-}
-
 // === impl Route ===
 
 impl Route {
@@ -115,14 +109,6 @@ impl Route {
     pub fn has_room(&self, most_in_all: usize) -> bool {
         let most = self.policy.load().max_connections.unwrap_or(usize::MAX);
         self.admitted() < most && self.registry.admitted() < most_in_all
-    }
-
-    /// Counts one more against the limits, from the accept on: not only once its thread has come to it, or one burst
-    /// would be let in past every limit.
-    pub fn admit(self: &Arc<Self>) -> Admission {
-        self.admitted.fetch_add(1, Relaxed);
-        self.registry.admit();
-        Admission { route: Arc::clone(self) }
     }
 
     /// Connections that wait for an upstream.
@@ -216,13 +202,4 @@ fn connect_fail(attempt: &Attempt) -> Event {
         .with("server.port", to.port())
         .with("connect.result", attempt.outcome.as_str())
         .with("connect.duration_ms", attempt.took.as_secs_f64() * 1000.0)
-}
-
-// === impl Admission ===
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.route.admitted.fetch_sub(1, Relaxed);
-        self.route.registry.dismiss();
-    }
 }

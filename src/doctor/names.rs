@@ -87,7 +87,7 @@ pub(super) fn in_use<'w>(names: &Names, way: &'w Way) -> Vec<&'w EndpointSpec> {
         .iter()
         .any(|e| e.role == Role::Peered && !addresses(names, e).is_empty());
     let wanted = |e: &&EndpointSpec| {
-        !(e.role == Role::PeeredOld && new_lives) && !addresses(names, e).is_empty()
+        (e.role != Role::PeeredOld || !new_lives) && !addresses(names, e).is_empty()
     };
     way.endpoints.iter().filter(wanted).collect()
 }

@@ -253,8 +253,7 @@ fn a_machine_without_a_network() {
 }
 
 #[test]
-fn low_ports_and_held_ports() {
-    // In a namespace of its own every port may be bound by its root; as nobody in it, none below 1024.
+fn a_held_port_names_its_holder() {
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = format!("--listen={}", held.local_addr().unwrap());
     let output = doctor(&[

@@ -54,8 +54,13 @@ pub fn load(text: &str, folder: &tempfile::TempDir) -> Loaded {
 impl Entryway {
     /// Starts it with these settings; returns once it accepts.
     pub async fn start(conf: &Conf) -> Self {
+        Self::start_text(&conf.text()).await
+    }
+
+    /// Starts it with the text of a settings file.
+    pub async fn start_text(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let loaded = load(&conf.text(), &folder);
+        let loaded = load(text, &folder);
         let (log, lines) = Log::memory(&loaded.settings.log).unwrap();
         let (started, starts) = oneshot::channel();
         let (ends, ended) = oneshot::channel();

@@ -3,12 +3,24 @@
 
 mod harness;
 
+mod admin;
 mod at_rest;
 mod close_matrix;
 mod drain;
+mod edges;
 mod failover;
+mod guide;
 mod half_close;
+mod identity;
+mod integrity;
+mod limits;
+mod metrics;
+mod probe;
 mod relay;
+mod reload;
 mod reset;
+mod resolve;
+mod settings;
 mod timers;
 mod waiting_room;
+mod wrapper;

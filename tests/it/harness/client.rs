@@ -89,7 +89,19 @@ pub async fn http_raw(address: SocketAddr, request: &[u8]) -> (u16, String) {
 pub async fn http(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     let (status, text) = http_raw(address, request.as_bytes()).await;
-    (status, text.split_once("\r\n\r\n").unwrap_or_default().1.to_owned())
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+    let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+    (status, if is_chunked { unchunked(body) } else { body.to_owned() })
+}
+
+fn unchunked(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap();
+        whole.push_str(&rest[..size]);
+        body = rest[size..].trim_start_matches("\r\n");
+    }
+    whole
 }
 
 /// `GET` with status 200.

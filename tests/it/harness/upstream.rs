@@ -209,3 +209,35 @@ pub fn hung() -> Hung {
     }
     Hung { address, _listener: listener, _fill: fill }
 }
+
+/// Answers every request of one connection with these bytes; FIN after FIN.
+pub async fn answering(reply: Arc<dyn Fn() -> Vec<u8> + Send + Sync>) -> Upstream {
+    Upstream::start("127.0.0.1:0", move |mut stream, read| {
+        let reply = Arc::clone(&reply);
+        async move {
+            let mut message = [0; 4096];
+            while let Ok(got) = stream.read(&mut message).await {
+                read.fetch_add(got, Relaxed);
+                if got == 0 || stream.write_all(&reply()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// An HTTP answer of an entry point of this system.
+pub fn entry_point(identity: &str) -> Vec<u8> {
+    http_answer(&format!("{{:s3-auth-path \"{identity}\"}}"))
+}
+
+/// An HTTP answer with this body.
+pub fn http_answer(body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// Answers as an entry point of this system.
+pub async fn datomic(identity: &'static str) -> Upstream {
+    answering(Arc::new(move || entry_point(identity))).await
+}

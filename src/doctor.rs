@@ -59,7 +59,11 @@ pub async fn examine(subject: &Subject, progress: &dyn Fn(&str)) -> Report {
     checks.extend(local::judge_limits(subject, &towards));
     for stage in Stage::ALL {
         if !checks.iter().any(|check| check.stage == stage) {
-            checks.push(Check::skip(stage, "-", "not reached: see the stages before"));
+            checks.push(Check::skip(
+                stage,
+                "-",
+                "not reached: see the stages before",
+            ));
         }
     }
     let working: HashSet<String> = judge::working(subject, &seen.direct);
@@ -79,15 +83,22 @@ async fn look(
     let names = names::look_up(subject).await;
     checks.extend(names::judge_servers(&names));
     checks.extend(names::judge_names(subject, &names));
-    let (own, spots): (Vec<_>, Vec<_>) =
-        reach::spots(subject, &names).into_iter().partition(|spot| subject.is_own_listener(spot.socket));
+    let (own, spots): (Vec<_>, Vec<_>) = reach::spots(subject, &names)
+        .into_iter()
+        .partition(|spot| subject.is_own_listener(spot.socket));
     for spot in own {
         let facts = Facts::of_host(&spot.host, spot.socket.port());
         let evidence = format!("{} is {}", spot.host, spot.socket);
-        checks.push(Check::ruled(&rules::ENDPOINT_IS_LISTENER, spot.label(), &evidence, &facts));
+        checks.push(Check::ruled(
+            &rules::ENDPOINT_IS_LISTENER,
+            spot.label(),
+            &evidence,
+            &facts,
+        ));
     }
     progress(&format!("connecting to {} addresses", spots.len()));
-    let (direct, through) = tokio::join!(reach::go(spots, &subject.ways), through::go(subject, ours));
+    let (direct, through) =
+        tokio::join!(reach::go(spots, &subject.ways), through::go(subject, ours));
     *seen = Seen { direct, through };
     checks.extend(judge::judge(subject, &seen.direct));
     checks.extend(through::judge(subject, &seen.through, &seen.direct));
@@ -97,14 +108,21 @@ async fn look(
 pub fn redact(report: &mut Report, subject: &Subject) {
     let mut redactor = Redactor::default();
     for way in &subject.ways {
-        way.endpoints.iter().for_each(|endpoint| redactor.host(&endpoint.host));
+        way.endpoints
+            .iter()
+            .for_each(|endpoint| redactor.host(&endpoint.host));
         way.system.iter().for_each(|system| redactor.system(system));
         if let ExpectIdentity::Value(path) = &way.health.expect_s3_auth_path {
             redactor.bucket(path);
         }
     }
     report.buckets.iter().for_each(|path| redactor.bucket(path));
-    let ips: Vec<IpAddr> = subject.listen.iter().chain(&subject.dns.servers).map(SocketAddr::ip).collect();
+    let ips: Vec<IpAddr> = subject
+        .listen
+        .iter()
+        .chain(&subject.dns.servers)
+        .map(SocketAddr::ip)
+        .collect();
     ips.into_iter().for_each(|ip| redactor.address(ip));
     redactor.apply(report);
     report.buckets.clear();
@@ -113,16 +131,38 @@ pub fn redact(report: &mut Report, subject: &Subject) {
 /// Stage `settings`.
 fn judge_settings(subject: &Subject) -> Vec<Check> {
     let none = Facts::default();
-    let ruled = |rule, label: &str, line: &String| Check::ruled(rule, label, &shown_line(line), &none);
+    let ruled =
+        |rule, label: &str, line: &String| Check::ruled(rule, label, &shown_line(line), &none);
     let mut checks = Vec::new();
-    checks.extend(subject.wrong.iter().map(|line| ruled(&rules::SETTINGS_WRONG, "settings", line)));
-    checks.extend(subject.odd.iter().map(|line| ruled(&rules::SETTINGS_ODD, "settings", line)));
+    checks.extend(
+        subject
+            .wrong
+            .iter()
+            .map(|line| ruled(&rules::SETTINGS_WRONG, "settings", line)),
+    );
+    checks.extend(
+        subject
+            .odd
+            .iter()
+            .map(|line| ruled(&rules::SETTINGS_ODD, "settings", line)),
+    );
     for way in &subject.ways {
-        checks.extend(way.wrong.iter().map(|line| ruled(&rules::SETTINGS_WRONG, &way.name, line)));
+        checks.extend(
+            way.wrong
+                .iter()
+                .map(|line| ruled(&rules::SETTINGS_WRONG, &way.name, line)),
+        );
         if way.wrong.is_empty() {
-            let names: Vec<String> =
-                way.endpoints.iter().map(|e| host_header(&e.host, e.port)).collect();
-            checks.push(Check::pass(Stage::Settings, &way.name, shown(&names.join(" "))));
+            let names: Vec<String> = way
+                .endpoints
+                .iter()
+                .map(|e| host_header(&e.host, e.port))
+                .collect();
+            checks.push(Check::pass(
+                Stage::Settings,
+                &way.name,
+                shown(&names.join(" ")),
+            ));
         }
     }
     checks
@@ -130,7 +170,9 @@ fn judge_settings(subject: &Subject) -> Vec<Check> {
 
 /// A line of ours about settings: longer than text from the network may be, but as harmless.
 fn shown_line(line: &str) -> String {
-    line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    line.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 // === impl Seen ===
@@ -138,7 +180,11 @@ fn shown_line(line: &str) -> String {
 impl Seen {
     /// The systems that answered, as they came and as they are shown.
     fn buckets(&self) -> Vec<String> {
-        let outcomes = self.direct.iter().map(|found| &found.report).chain(self.through.iter().map(|(_, report)| report));
+        let outcomes = self
+            .direct
+            .iter()
+            .map(|found| &found.report)
+            .chain(self.through.iter().map(|(_, report)| report));
         let mut buckets: Vec<String> = outcomes
             .filter_map(|report| match &report.outcome {
                 ProbeOutcome::Success { identity } => identity.as_ref(),

@@ -57,7 +57,10 @@ pub async fn run(
     env: impl Iterator<Item = (OsString, OsString)>,
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
-    let output = matches.get_one::<Output>(args::OUTPUT).copied().unwrap_or_default();
+    let output = matches
+        .get_one::<Output>(args::OUTPUT)
+        .copied()
+        .unwrap_or_default();
     if let Some(text) = matches.get_one::<String>("message") {
         explain(text, output, to)?;
         return Ok(0);
@@ -72,7 +75,8 @@ pub async fn run(
     match output {
         Output::Json => writeln!(to, "{:#}", report.json())?,
         Output::Text => {
-            let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+            let colour = io::stdout().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
             to.write_all(report.text(colour).as_bytes())?;
         }
     }
@@ -98,8 +102,13 @@ async fn subject(
     matches: &ArgMatches,
     env: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Subject, CliError> {
-    let admin = matches.get_one::<String>(args::INSTANCE).map_or(args::DEFAULT_INSTANCE, String::as_str);
-    let control = matches.try_get_one::<String>(args::CONTROL_SOCKET).ok().flatten();
+    let admin = matches
+        .get_one::<String>(args::INSTANCE)
+        .map_or(args::DEFAULT_INSTANCE, String::as_str);
+    let control = matches
+        .try_get_one::<String>(args::CONTROL_SOCKET)
+        .ok()
+        .flatten();
     let instance = online::Instance {
         admin: admin.to_owned(),
         control: control.map(PathBuf::from),
@@ -107,13 +116,22 @@ async fn subject(
     let loaded = match settings::load(matches, env, false) {
         Ok(loaded) => loaded,
         Err(report) => {
-            let wrong = report.problems.iter().map(|problem| problem.line(report.source.as_ref()));
-            return Ok(Subject { wrong: wrong.collect(), ..Subject::default() });
+            let wrong = report
+                .problems
+                .iter()
+                .map(|problem| problem.line(report.source.as_ref()));
+            return Ok(Subject {
+                wrong: wrong.collect(),
+                ..Subject::default()
+            });
         }
     };
     if loaded.settings.upstreams.iter().any(has_target) {
         let mut subject = of_settings(&loaded);
-        subject.instance = ask(&instance).await.ok().map(|(status, _)| running(&status, &[], false));
+        subject.instance = ask(&instance)
+            .await
+            .ok()
+            .map(|(status, _)| running(&status, &[], false));
         return Ok(subject);
     }
     let (status, endpoints) = ask(&instance).await.map_err(|error| {
@@ -124,7 +142,10 @@ async fn subject(
 }
 
 fn has_target(upstream: &UpstreamSettings) -> bool {
-    !upstream.endpoints.is_empty() || upstream.vpce.is_some() || upstream.peering || upstream.from_client.is_some()
+    !upstream.endpoints.is_empty()
+        || upstream.vpce.is_some()
+        || upstream.peering
+        || upstream.from_client.is_some()
 }
 
 fn of_settings(loaded: &Loaded) -> Subject {
@@ -151,14 +172,22 @@ fn cook(upstream: &UpstreamSettings) -> Result<Recipe, Vec<String>> {
 async fn ask(instance: &online::Instance) -> Result<(Status, Endpoints), CliError> {
     // The first question tells within a second whether anybody is there.
     instance.ask("/v1/version", ASK).await?;
-    Ok((instance.read("/v1/status").await?, instance.read("/v1/endpoints").await?))
+    Ok((
+        instance.read("/v1/status").await?,
+        instance.read("/v1/endpoints").await?,
+    ))
 }
 
 fn running(status: &Status, down: &[(SocketAddr, String)], examined: bool) -> Instance {
-    let addresses = status.listeners.iter().flat_map(|listener| &listener.addresses);
+    let addresses = status
+        .listeners
+        .iter()
+        .flat_map(|listener| &listener.addresses);
     Instance {
         pid: status.pid,
-        addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
+        addresses: addresses
+            .filter_map(|address| address.parse().ok())
+            .collect(),
         down: down.to_vec(),
         examined,
     }
@@ -169,7 +198,9 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Subject
     let (settings, odd) = match settings_of(config) {
         Ok(settings) => (settings, None),
         Err(why) => {
-            let odd = format!("/v1/config of the instance cannot be read ({why}); default timers are assumed");
+            let odd = format!(
+                "/v1/config of the instance cannot be read ({why}); default timers are assumed"
+            );
             (Settings::default(), Some(odd))
         }
     };
@@ -179,9 +210,15 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Subject
         .upstreams
         .iter()
         .map(|upstream| {
-            let known = settings.upstreams.iter().find(|one| one.name.as_str() == upstream.name);
+            let known = settings
+                .upstreams
+                .iter()
+                .find(|one| one.name.as_str() == upstream.name);
             let settings = known.cloned().unwrap_or_default();
-            let ours = endpoints.endpoints.iter().filter(|endpoint| endpoint.upstream == upstream.name);
+            let ours = endpoints
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.upstream == upstream.name);
             Way {
                 name: upstream.name.clone(),
                 endpoints: ours.map(spec).collect(),
@@ -194,10 +231,18 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Subject
             }
         })
         .collect();
-    let addresses = endpoints.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+    let addresses = endpoints
+        .endpoints
+        .iter()
+        .flat_map(|endpoint| &endpoint.addresses);
     let down: Vec<(SocketAddr, String)> = addresses
         .filter(|address| address.state == "down")
-        .filter_map(|address| Some((address.address.parse().ok()?, format!("down: {}", address.reason))))
+        .filter_map(|address| {
+            Some((
+                address.address.parse().ok()?,
+                format!("down: {}", address.reason),
+            ))
+        })
         .collect();
     let instance = running(status, &down, true);
     subject.listen.clone_from(&instance.addresses);
@@ -229,17 +274,23 @@ fn settings_of(config: &Json) -> Result<Settings, String> {
     };
     let plain = plain(shown).unwrap_or_default();
     let value = toml::Value::try_from(plain).map_err(|error| error.to_string())?;
-    value.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+    value
+        .try_into()
+        .map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
 /// Values without their sources; keys without a value are left out.
 fn plain(shown: &Json) -> Option<Json> {
     match shown {
-        Json::Object(pair) if pair.len() == 2 && pair.contains_key("value") && pair.contains_key("source") => {
+        Json::Object(pair)
+            if pair.len() == 2 && pair.contains_key("value") && pair.contains_key("source") =>
+        {
             pair.get("value").filter(|value| !value.is_null()).cloned()
         }
         Json::Object(table) => {
-            let entries = table.iter().filter_map(|(key, value)| Some((key.clone(), plain(value)?)));
+            let entries = table
+                .iter()
+                .filter_map(|(key, value)| Some((key.clone(), plain(value)?)));
             Some(Json::Object(entries.collect()))
         }
         Json::Array(items) => Some(Json::Array(items.iter().filter_map(plain).collect())),

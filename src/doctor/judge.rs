@@ -8,9 +8,9 @@ use super::report::Check;
 use super::rules;
 use super::subject::{Subject, Way};
 use super::words::{Facts, Rule, Stage, is_private, shown};
+use crate::place::aws;
 use crate::pool::fact::{BadAnswer, ProbeOutcome};
 use crate::pool::timing::{ExpectIdentity, ProbeKind};
-use crate::place::aws;
 
 /// Of a body, so much is shown.
 const BODY_SHOWN: usize = 80;
@@ -21,7 +21,12 @@ pub(super) fn judge(subject: &Subject, all: &[Found]) -> Vec<Check> {
     for (index, way) in subject.ways.iter().enumerate() {
         let ours: Vec<&Found> = all.iter().filter(|found| found.spot.way == index).collect();
         for found in &ours {
-            let judged = Judge { way, found, ours: &ours }.all();
+            let judged = Judge {
+                way,
+                found,
+                ours: &ours,
+            }
+            .all();
             checks.extend(judged.into_iter().map(|check| check.of(&way.name)));
         }
         checks.extend(identity(way, &ours).map(|check| check.of(&way.name)));
@@ -38,7 +43,10 @@ pub(super) fn working(subject: &Subject, all: &[Found]) -> HashSet<String> {
                 _ => true,
             }
     };
-    all.iter().filter(works).map(|found| subject.ways[found.spot.way].name.clone()).collect()
+    all.iter()
+        .filter(works)
+        .map(|found| subject.ways[found.spot.way].name.clone())
+        .collect()
 }
 
 /// One address, beside the others of its way.
@@ -86,10 +94,16 @@ impl Judge<'_> {
 
     /// The way there; an error is the end of this address.
     fn route(&self) -> Result<Check, Check> {
-        let others = self.ours.iter().any(|other| other.route.is_ok() && other.spot.socket.is_ipv4());
+        let others = self
+            .ours
+            .iter()
+            .any(|other| other.route.is_ok() && other.spot.socket.is_ipv4());
         match &self.found.route {
             Err(why) if self.found.spot.socket.is_ipv6() && others => {
-                let evidence = format!("no route for IPv6 ({}); the IPv4 addresses are used", shown(why));
+                let evidence = format!(
+                    "no route for IPv6 ({}); the IPv4 addresses are used",
+                    shown(why)
+                );
                 Err(Check::skip(Stage::Route, self.label(), evidence))
             }
             Err(why) => Err(self.ruled(&rules::ROUTE_NONE, &shown(why))),
@@ -113,11 +127,18 @@ impl Judge<'_> {
             };
         }
         let check = match &report.outcome {
-            ProbeOutcome::Refused => self.ruled(&rules::TCP_REFUSED, &format!("after {}", millis(report.took))),
+            ProbeOutcome::Refused => self.ruled(
+                &rules::TCP_REFUSED,
+                &format!("after {}", millis(report.took)),
+            ),
             ProbeOutcome::Timeout => self.silence(),
             other => {
                 let why = other.detail().unwrap_or(other.code());
-                Check::skip(Stage::Tcp, self.label(), format!("could not be tried: {}", shown(why)))
+                Check::skip(
+                    Stage::Tcp,
+                    self.label(),
+                    format!("could not be tried: {}", shown(why)),
+                )
             }
         };
         (Some(check), false)
@@ -128,13 +149,25 @@ impl Judge<'_> {
         let spot = &self.found.spot;
         let host = spot.host.to_ascii_lowercase();
         let route = self.found.route.as_ref().ok();
-        let from = route.map(|route| format!(", {}", route.words())).unwrap_or_default();
-        let silent = self.ours.iter().filter(|found| !found.connected() && found.report.outcome == ProbeOutcome::Timeout);
+        let from = route
+            .map(|route| format!(", {}", route.words()))
+            .unwrap_or_default();
+        let silent = self
+            .ours
+            .iter()
+            .filter(|found| !found.connected() && found.report.outcome == ProbeOutcome::Timeout);
         let count = format!("{} of {} addresses", silent.count(), self.ours.len());
         let waited = millis(PROBE);
         if self.ours.iter().any(|other| other.connected()) {
-            let zone = spot.zone.as_ref().map(|zone| format!(", zone {zone}")).unwrap_or_default();
-            return self.ruled(&rules::TCP_TIMEOUT_SOME, &format!("within {waited}{zone}, {count}{from}"));
+            let zone = spot
+                .zone
+                .as_ref()
+                .map(|zone| format!(", zone {zone}"))
+                .unwrap_or_default();
+            return self.ruled(
+                &rules::TCP_TIMEOUT_SOME,
+                &format!("within {waited}{zone}, {count}{from}"),
+            );
         }
         let rule = if aws::vpce_name(&host).is_some() {
             &rules::TCP_TIMEOUT_VPCE
@@ -146,8 +179,13 @@ impl Judge<'_> {
             &rules::TCP_TIMEOUT
         };
         let mut check = self.ruled(rule, &format!("within {waited}, {count}{from}"));
-        if let Some(route) = route.filter(|route| route.by_default && is_private(spot.socket.ip())) {
-            let by = route.interface.as_ref().map(|name| format!(" ({})", name.escape_debug())).unwrap_or_default();
+        if let Some(route) = route.filter(|route| route.by_default && is_private(spot.socket.ip()))
+        {
+            let by = route
+                .interface
+                .as_ref()
+                .map(|name| format!(" ({})", name.escape_debug()))
+                .unwrap_or_default();
             check.causes.push(format!(
                 "no route of its own leads to this private address, only the default one{by}: right inside AWS, but on \
                  a laptop it means that the VPN is not connected or does not carry this network"
@@ -165,8 +203,15 @@ impl Judge<'_> {
             ProbeOutcome::Timeout if report.status.is_some() => {
                 return ends(&rules::BYTES_SILENT, "a head came, its body did not");
             }
-            ProbeOutcome::Timeout => return ends(&rules::BYTES_SILENT, &format!("within {}", millis(PROBE))),
-            ProbeOutcome::Reset => return ends(&rules::BYTES_RESET, &format!("after {}", millis(report.took))),
+            ProbeOutcome::Timeout => {
+                return ends(&rules::BYTES_SILENT, &format!("within {}", millis(PROBE)));
+            }
+            ProbeOutcome::Reset => {
+                return ends(
+                    &rules::BYTES_RESET,
+                    &format!("after {}", millis(report.took)),
+                );
+            }
             ProbeOutcome::BadAnswer(bad) => bad,
             other => {
                 let why = other.detail().unwrap_or(other.code());
@@ -180,29 +225,54 @@ impl Judge<'_> {
             "not_http" => ends(&rules::BYTES_NOT_HTTP, &bad.detail),
             _ => {
                 let rule = self.http_rule(bad);
-                vec![Check::pass(Stage::Bytes, self.label(), "an answer comes back"), self.ruled(rule, &self.http_words(bad))]
+                vec![
+                    Check::pass(Stage::Bytes, self.label(), "an answer comes back"),
+                    self.ruled(rule, &self.http_words(bad)),
+                ]
             }
         }
     }
 
     fn good(&self) -> Vec<Check> {
         let report = &self.found.report;
-        let status = report.status.map_or_else(String::new, |status| status.to_string());
-        let server = report.server.as_ref().map(|server| format!(", server {server}")).unwrap_or_default();
+        let status = report
+            .status
+            .map_or_else(String::new, |status| status.to_string());
+        let server = report
+            .server
+            .as_ref()
+            .map(|server| format!(", server {server}"))
+            .unwrap_or_default();
         let evidence = format!("{status} in {}{server}", millis(report.took));
         let limit = self.way.health.timeout;
         let http = match report.took > limit {
-            true => self.ruled(&rules::HTTP_SLOW, &format!("{evidence}, a probe's limit is {}", millis(limit))),
+            true => self.ruled(
+                &rules::HTTP_SLOW,
+                &format!("{evidence}, a probe's limit is {}", millis(limit)),
+            ),
             false => Check::pass(Stage::Http, self.label(), evidence),
         };
-        vec![Check::pass(Stage::Bytes, self.label(), "an answer comes back"), http]
+        vec![
+            Check::pass(Stage::Bytes, self.label(), "an answer comes back"),
+            http,
+        ]
     }
 
     fn http_rule(&self, bad: &BadAnswer) -> &'static Rule {
         let report = &self.found.report;
-        let is_balancer = report.server.as_ref().is_some_and(|server| server.to_ascii_lowercase().starts_with("awselb"));
-        let seen = self.found.glimpse.as_ref().map(|text| text.to_ascii_lowercase()).unwrap_or_default();
-        let wants_tls = ["https port", "https server", "ssl-enabled"].iter().any(|words| seen.contains(words));
+        let is_balancer = report
+            .server
+            .as_ref()
+            .is_some_and(|server| server.to_ascii_lowercase().starts_with("awselb"));
+        let seen = self
+            .found
+            .glimpse
+            .as_ref()
+            .map(|text| text.to_ascii_lowercase())
+            .unwrap_or_default();
+        let wants_tls = ["https port", "https server", "ssl-enabled"]
+            .iter()
+            .any(|words| seen.contains(words));
         let is_gateway = bad.detail.contains("from API Gateway");
         match report.status {
             _ if is_gateway => &rules::HTTP_GATEWAY,
@@ -221,7 +291,11 @@ impl Judge<'_> {
 
     fn http_words(&self, bad: &BadAnswer) -> String {
         let report = &self.found.report;
-        let mut words: Vec<String> = report.status.iter().map(|status| format!("status {status}")).collect();
+        let mut words: Vec<String> = report
+            .status
+            .iter()
+            .map(|status| format!("status {status}"))
+            .collect();
         if let Some(server) = &report.server {
             words.push(format!("server {server}"));
         }
@@ -231,7 +305,12 @@ impl Judge<'_> {
         if bad.detail.contains("from API Gateway") {
             words.push("with headers of an API Gateway".to_owned());
         }
-        match self.found.body().map(str::trim).filter(|body| !body.is_empty()) {
+        match self
+            .found
+            .body()
+            .map(str::trim)
+            .filter(|body| !body.is_empty())
+        {
             Some(body) => {
                 let start: String = body.chars().take(BODY_SHOWN).collect();
                 let more = if start.len() < body.len() { "…" } else { "" };
@@ -252,32 +331,56 @@ fn identity(way: &Way, ours: &[&Found]) -> Option<Check> {
     let mut systems: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for found in ours {
         if let Some(identity) = found.identity() {
-            systems.entry(identity).or_default().insert(found.spot.label());
+            systems
+                .entry(identity)
+                .or_default()
+                .insert(found.spot.label());
         }
     }
-    let facts = Facts::default().or("system", way.system.as_deref()).or("region", way.region.as_deref());
+    let facts = Facts::default()
+        .or("system", way.system.as_deref())
+        .or("region", way.region.as_deref());
     let side_by_side = || {
         let each = systems.iter().map(|(id, who)| {
-            format!("{} at {}", shown(id), who.iter().map(String::as_str).collect::<Vec<_>>().join(", "))
+            format!(
+                "{} at {}",
+                shown(id),
+                who.iter()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )
         });
         each.collect::<Vec<_>>().join("; ")
     };
     let other = match &way.health.expect_s3_auth_path {
-        ExpectIdentity::Value(wanted) => systems.keys().any(|seen| seen != wanted).then_some(wanted),
+        ExpectIdentity::Value(wanted) => {
+            systems.keys().any(|seen| seen != wanted).then_some(wanted)
+        }
         _ => None,
     };
     Some(match (systems.len(), other) {
-        (0, _) if way.health.kind != ProbeKind::Datomic => {
-            Check::skip(Stage::Identity, &way.name, "the probe's kind does not read it")
-        }
-        (0, _) => Check::skip(Stage::Identity, &way.name, "no address says which system it is"),
+        (0, _) if way.health.kind != ProbeKind::Datomic => Check::skip(
+            Stage::Identity,
+            &way.name,
+            "the probe's kind does not read it",
+        ),
+        (0, _) => Check::skip(
+            Stage::Identity,
+            &way.name,
+            "no address says which system it is",
+        ),
         (_, Some(wanted)) => {
             let evidence = format!("expected {}, found {}", shown(wanted), side_by_side());
             Check::ruled(&rules::IDENTITY_OTHER, &way.name, &evidence, &facts)
         }
         (1, _) => {
             let (id, who) = systems.iter().next()?;
-            Check::pass(Stage::Identity, &way.name, format!("{} at {} of {} addresses", shown(id), who.len(), ours.len()))
+            Check::pass(
+                Stage::Identity,
+                &way.name,
+                format!("{} at {} of {} addresses", shown(id), who.len(), ours.len()),
+            )
         }
         _ => Check::ruled(&rules::IDENTITY_MIXED, &way.name, &side_by_side(), &facts),
     })

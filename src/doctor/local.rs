@@ -28,10 +28,17 @@ const OWN_COMMAND: &str = "entryway";
 /// Stage `port`; also finds an entryway whose admin port did not answer.
 pub(super) fn judge_ports(subject: &Subject) -> (Vec<Check>, Vec<SocketAddr>) {
     let mut ours = Vec::new();
-    let checks = subject.listen.iter().map(|address| judge_port(subject, *address, &mut ours));
+    let checks = subject
+        .listen
+        .iter()
+        .map(|address| judge_port(subject, *address, &mut ours));
     let mut checks: Vec<Check> = checks.collect();
     if checks.is_empty() {
-        checks.push(Check::skip(Stage::Port, "listen", "no listen address is known"));
+        checks.push(Check::skip(
+            Stage::Port,
+            "listen",
+            "no listen address is known",
+        ));
     }
     (checks, ours)
 }
@@ -41,11 +48,22 @@ fn judge_port(subject: &Subject, address: SocketAddr, ours: &mut Vec<SocketAddr>
     if address.port() == 0 {
         return Check::skip(Stage::Port, label, "any free port will be taken");
     }
-    if let Some(instance) = subject.instance.as_ref().filter(|instance| instance.addresses.contains(&address)) {
+    if let Some(instance) = subject
+        .instance
+        .as_ref()
+        .filter(|instance| instance.addresses.contains(&address))
+    {
         ours.push(address);
-        return Check::pass(Stage::Port, label, format!("entryway (pid {}) listens", instance.pid));
+        return Check::pass(
+            Stage::Port,
+            label,
+            format!("entryway (pid {}) listens", instance.pid),
+        );
     }
-    let options = ListenOptions { tcp: None, congestion: None };
+    let options = ListenOptions {
+        tcp: None,
+        congestion: None,
+    };
     let error = match listen(address, 1, &options) {
         Ok(_) => return Check::pass(Stage::Port, label, "free"),
         Err(error) => error,
@@ -55,22 +73,41 @@ fn judge_port(subject: &Subject, address: SocketAddr, ours: &mut Vec<SocketAddr>
         ErrorKind::AddrInUse => match holder_of_port(address) {
             Some(holder) if holder.command == OWN_COMMAND => {
                 ours.push(address);
-                Check::pass(Stage::Port, label, format!("{holder} listens; its admin port was not asked"))
+                Check::pass(
+                    Stage::Port,
+                    label,
+                    format!("{holder} listens; its admin port was not asked"),
+                )
             }
             Some(holder) => {
                 let who = shown(&holder.to_string());
-                let facts = Facts::default().with("holder", who.as_str()).with("pid", holder.pid.to_string());
+                let facts = Facts::default()
+                    .with("holder", who.as_str())
+                    .with("pid", holder.pid.to_string());
                 Check::ruled(&rules::PORT_HELD, label, &who, &facts)
             }
             None => {
                 let who = "a process of another user or container";
-                Check::ruled(&rules::PORT_HELD, label, who, &Facts::default().with("holder", who))
+                Check::ruled(
+                    &rules::PORT_HELD,
+                    label,
+                    who,
+                    &Facts::default().with("holder", who),
+                )
             }
         },
-        ErrorKind::AddrNotAvailable if address.ip() == IpAddr::V6(Ipv6Addr::LOCALHOST) && !subject.listen_asked => {
-            Check::skip(Stage::Port, label, "this machine has no ::1; 127.0.0.1 serves")
+        ErrorKind::AddrNotAvailable
+            if address.ip() == IpAddr::V6(Ipv6Addr::LOCALHOST) && !subject.listen_asked =>
+        {
+            Check::skip(
+                Stage::Port,
+                label,
+                "this machine has no ::1; 127.0.0.1 serves",
+            )
         }
-        ErrorKind::PermissionDenied => Check::ruled(&rules::PORT_FORBIDDEN, label, &seen, &Facts::default()),
+        ErrorKind::PermissionDenied => {
+            Check::ruled(&rules::PORT_FORBIDDEN, label, &seen, &Facts::default())
+        }
         _ => Check::ruled(&rules::PORT_NO_ADDRESS, label, &seen, &Facts::default()),
     }
 }
@@ -86,11 +123,22 @@ pub(super) fn judge_limits(subject: &Subject, towards: &[SocketAddr]) -> Vec<Che
 
 fn judge_files(subject: &Subject, budget: &Budget) -> Check {
     let wanted = subject.timers.max_connections.unwrap_or(FEW_CONNECTIONS);
-    let seen = format!("{} open files allow {} connections", budget.descriptors, budget.max_connections);
+    let seen = format!(
+        "{} open files allow {} connections",
+        budget.descriptors, budget.max_connections
+    );
     if budget.max_connections < wanted {
-        let asked = subject.timers.max_connections.map(|n| format!(", --max-connections asks for {n}"));
+        let asked = subject
+            .timers
+            .max_connections
+            .map(|n| format!(", --max-connections asks for {n}"));
         let evidence = seen + &asked.unwrap_or_default();
-        return Check::ruled(&rules::LIMIT_FILES, "open files", &evidence, &Facts::default());
+        return Check::ruled(
+            &rules::LIMIT_FILES,
+            "open files",
+            &evidence,
+            &Facts::default(),
+        );
     }
     Check::pass(Stage::Limits, "open files", seen)
 }
@@ -100,12 +148,19 @@ fn judge_files_used(instance: &Instance) -> Option<Check> {
     let folder = format!("/proc/{}", instance.pid);
     let used = fs::read_dir(format!("{folder}/fd")).ok()?.count();
     let limits = fs::read_to_string(format!("{folder}/limits")).ok()?;
-    let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))?;
     let limit: usize = line.split_ascii_whitespace().nth(3)?.parse().ok()?;
     let evidence = format!("{used} of {limit} open files");
     let label = format!("pid {}", instance.pid);
     Some(match used * 5 > limit * 4 {
-        true => Check::ruled(&rules::LIMIT_FILES_USED, label, &evidence, &Facts::default()),
+        true => Check::ruled(
+            &rules::LIMIT_FILES_USED,
+            label,
+            &evidence,
+            &Facts::default(),
+        ),
         false => Check::pass(Stage::Limits, label, evidence),
     })
 }
@@ -125,7 +180,10 @@ pub(super) fn judge_local_ports(towards: &[SocketAddr], allowed: Option<usize>) 
         .into_iter()
         .filter_map(|path| fs::read_to_string(path).ok())
         .collect();
-    let (used, socket) = towards.iter().map(|socket| (ports_towards(&tables, *socket), *socket)).max()?;
+    let (used, socket) = towards
+        .iter()
+        .map(|socket| (ports_towards(&tables, *socket), *socket))
+        .max()?;
     let evidence = format!("{used} of {allowed} local ports");
     let label = format!("ports to {socket}");
     Some(match used * 5 > allowed * 4 {
@@ -136,16 +194,21 @@ pub(super) fn judge_local_ports(towards: &[SocketAddr], allowed: Option<usize>) 
 
 /// Connections of the kernel's tables that go to this address, in whatever state.
 fn ports_towards(tables: &str, socket: SocketAddr) -> usize {
-    let word = |bytes: &[u8]| bytes.chunks(4).fold(String::new(), |text, four| {
-        let four = [four[0], four[1], four[2], four[3]];
-        text + &format!("{:08X}", u32::from_ne_bytes(four))
-    });
+    let word = |bytes: &[u8]| {
+        bytes.chunks(4).fold(String::new(), |text, four| {
+            let four = [four[0], four[1], four[2], four[3]];
+            text + &format!("{:08X}", u32::from_ne_bytes(four))
+        })
+    };
     let ip = match socket.ip() {
         IpAddr::V4(ip) => word(&ip.octets()),
         IpAddr::V6(ip) => word(&ip.octets()),
     };
     let wanted = format!("{ip}:{:04X}", socket.port());
-    tables.lines().filter(|line| line.split_ascii_whitespace().nth(2) == Some(wanted.as_str())).count()
+    tables
+        .lines()
+        .filter(|line| line.split_ascii_whitespace().nth(2) == Some(wanted.as_str()))
+        .count()
 }
 
 fn judge_timers(subject: &Subject) -> Vec<Check> {
@@ -157,14 +220,21 @@ fn judge_timers(subject: &Subject) -> Vec<Check> {
             true => "keepalive is off".to_owned(),
             false => format!("keepalive after {}", duration::show(way.keepalive)),
         };
-        checks.push(match way.keepalive.is_zero() || way.keepalive >= IDLE_LIMIT {
-            true => Check::ruled(&rules::LIMIT_KEEPALIVE, &way.name, &evidence, &none),
-            false => Check::pass(Stage::Limits, &way.name, evidence),
-        });
+        checks.push(
+            match way.keepalive.is_zero() || way.keepalive >= IDLE_LIMIT {
+                true => Check::ruled(&rules::LIMIT_KEEPALIVE, &way.name, &evidence, &none),
+                false => Check::pass(Stage::Limits, &way.name, evidence),
+            },
+        );
     }
     if timers.max_drain > GRACE {
         let evidence = duration::show(timers.max_drain);
-        checks.push(Check::ruled(&rules::LIMIT_DRAIN, "shutdown", &evidence, &none));
+        checks.push(Check::ruled(
+            &rules::LIMIT_DRAIN,
+            "shutdown",
+            &evidence,
+            &none,
+        ));
     }
     if timers.hold >= CLIENT_LIMIT {
         let evidence = duration::show(timers.hold);

@@ -108,8 +108,16 @@ BUSY_WORD [["busy"]] "busy"
 /// The row of a message, if it is known.
 pub fn explain(text: &str) -> Option<&'static Row> {
     // Printed messages come wrapped: any white space is one blank.
-    let text = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
-    ROWS.iter().find(|row| row.words.iter().any(|set| set.iter().all(|word| has(&text, word))))
+    let text = text
+        .to_lowercase()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    ROWS.iter().find(|row| {
+        row.words
+            .iter()
+            .any(|set| set.iter().all(|word| has(&text, word)))
+    })
 }
 
 /// Whether a text holds a word; short ones only as a whole.
@@ -136,7 +144,11 @@ mod tests {
     #[test]
     fn every_row_knows_its_own_message_in_any_case() {
         for row in ROWS {
-            for text in [row.message.to_owned(), row.message.to_uppercase(), row.message.replace(' ', "\n\t ")] {
+            for text in [
+                row.message.to_owned(),
+                row.message.to_uppercase(),
+                row.message.replace(' ', "\n\t "),
+            ] {
                 assert_eq!(explain(&text).map(|row| row.id), Some(row.id), "{text}");
             }
             assert!(!row.causes.is_empty() && !row.steps.is_empty());
@@ -146,20 +158,47 @@ mod tests {
     #[test]
     fn messages_as_applications_print_them() {
         for (text, id) in [
-            ("Unable to connect to localhost:8182 {:cognitect.anomalies/category :cognitect.anomalies/unavailable, :cognitect.anomalies/message \"Connection refused\"}", "CONNECT"),
-            ("Execution error (ExceptionInfo): Forbidden to read keyfile at s3://b/prod/datomic/access/dbs/catalog/read/.keys. Make sure that your endpoint is correct", "KEYFILE"),
-            ("clojure.lang.ExceptionInfo: Loading database {:cognitect.anomalies/category :cognitect.anomalies/unavailable}", "LOADING"),
-            ("Ops limit reached: 64 {:cognitect.anomalies/category :cognitect.anomalies/busy}", "OPS_LIMIT"),
-            ("channel 3: open failed: administratively prohibited: open failed", "PROHIBITED"),
-            ("java.io.IOException: SOCKS4 tunnel failed, connection closed", "SOCKS_TUNNEL"),
+            (
+                "Unable to connect to localhost:8182 {:cognitect.anomalies/category :cognitect.anomalies/unavailable, :cognitect.anomalies/message \"Connection refused\"}",
+                "CONNECT",
+            ),
+            (
+                "Execution error (ExceptionInfo): Forbidden to read keyfile at s3://b/prod/datomic/access/dbs/catalog/read/.keys. Make sure that your endpoint is correct",
+                "KEYFILE",
+            ),
+            (
+                "clojure.lang.ExceptionInfo: Loading database {:cognitect.anomalies/category :cognitect.anomalies/unavailable}",
+                "LOADING",
+            ),
+            (
+                "Ops limit reached: 64 {:cognitect.anomalies/category :cognitect.anomalies/busy}",
+                "OPS_LIMIT",
+            ),
+            (
+                "channel 3: open failed: administratively prohibited: open failed",
+                "PROHIBITED",
+            ),
+            (
+                "java.io.IOException: SOCKS4 tunnel failed, connection closed",
+                "SOCKS_TUNNEL",
+            ),
             ("Total timeout elapsed", "CLIENT_TIMEOUT"),
             ("Datomic Client Timeout", "CLIENT_TIMEOUT"),
             ("Expected string for :query-group", "QUERY_GROUP"),
             ("busy", "BUSY_WORD"),
-            ("{:cognitect.anomalies/category :cognitect.anomalies/busy}", "BUSY"),
-            ("java.net.UnknownHostException: entry.prod.us-east-1.datomic.net", "UNKNOWN_HOST"),
+            (
+                "{:cognitect.anomalies/category :cognitect.anomalies/busy}",
+                "BUSY",
+            ),
+            (
+                "java.net.UnknownHostException: entry.prod.us-east-1.datomic.net",
+                "UNKNOWN_HOST",
+            ),
             ("org.eclipse.jetty.io.EofException: Broken pipe", "BROKEN"),
-            ("Invalid response received connecting to system, expected to find s3-auth-path in response: <html>", "AUTH_PATH"),
+            (
+                "Invalid response received connecting to system, expected to find s3-auth-path in response: <html>",
+                "AUTH_PATH",
+            ),
         ] {
             assert_eq!(explain(text).map(|row| row.id), Some(id), "{text}");
         }
@@ -167,7 +206,13 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_guessed() {
-        for text in ["", "NullPointerException", "busybox", "a queue", "\u{0}\u{ffff}"] {
+        for text in [
+            "",
+            "NullPointerException",
+            "busybox",
+            "a queue",
+            "\u{0}\u{ffff}",
+        ] {
             assert_eq!(explain(text), None, "{text}");
         }
     }

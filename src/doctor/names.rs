@@ -16,9 +16,9 @@ use super::rules;
 use super::subject::{Subject, Way};
 use super::words::{Facts, Stage, is_private, shown};
 use crate::names::Zone;
+use crate::place::aws;
 use crate::pool::endpoint::{EndpointSpec, Role};
 use crate::pool::fact::{NoAnswer, Source};
-use crate::place::aws;
 use crate::resolve::{self, DnsSettings, ServerReport};
 
 /// For one name with all servers, search domains included.
@@ -79,13 +79,19 @@ pub(super) async fn look_up(subject: &Subject) -> Names {
 /// The addresses of an endpoint, if its name has any.
 pub(super) fn addresses<'n>(names: &'n Names, endpoint: &EndpointSpec) -> &'n [IpAddr] {
     let name = names.get(&key(&endpoint.host));
-    name.and_then(|name| name.result.as_deref().ok()).unwrap_or_default()
+    name.and_then(|name| name.result.as_deref().ok())
+        .unwrap_or_default()
 }
 
 /// The endpoints that take part: those whose name answers; of peered names the older only while the newer has none.
 pub(super) fn in_use<'w>(names: &Names, way: &'w Way) -> Vec<&'w EndpointSpec> {
-    let new_lives = way.endpoints.iter().any(|e| e.role == Role::Peered && !addresses(names, e).is_empty());
-    let wanted = |e: &&EndpointSpec| !(e.role == Role::PeeredOld && new_lives) && !addresses(names, e).is_empty();
+    let new_lives = way
+        .endpoints
+        .iter()
+        .any(|e| e.role == Role::Peered && !addresses(names, e).is_empty());
+    let wanted = |e: &&EndpointSpec| {
+        !(e.role == Role::PeeredOld && new_lives) && !addresses(names, e).is_empty()
+    };
     way.endpoints.iter().filter(wanted).collect()
 }
 
@@ -97,18 +103,33 @@ fn key(host: &str) -> String {
 fn sibling(host: &str) -> Option<String> {
     let name = aws::peered_name(host)?;
     let entry = if name.http { "entry" } else { "entry-http" };
-    Some(format!("{entry}.{}.{}.datomic.net", name.system, name.region))
+    Some(format!(
+        "{entry}.{}.{}.datomic.net",
+        name.system, name.region
+    ))
 }
 
 /// Stage `resolver`: one line a server.
 pub(super) fn judge_servers(names: &Names) -> Vec<Check> {
-    let asked: Vec<&Name> = names.values().filter(|name| name.source == Source::Dns).collect();
+    let asked: Vec<&Name> = names
+        .values()
+        .filter(|name| name.source == Source::Dns)
+        .collect();
     if asked.is_empty() {
-        return vec![Check::skip(Stage::Resolver, "dns", "no name needs a DNS server")];
+        return vec![Check::skip(
+            Stage::Resolver,
+            "dns",
+            "no name needs a DNS server",
+        )];
     }
     if let Some(why) = asked.iter().find_map(|name| name.no_resolver.as_deref()) {
         let facts = Facts::of_host(&asked[0].host, 53);
-        return vec![Check::ruled(&rules::RESOLVER_NONE, "dns", &shown(why), &facts)];
+        return vec![Check::ruled(
+            &rules::RESOLVER_NONE,
+            "dns",
+            &shown(why),
+            &facts,
+        )];
     }
     let mut servers: Vec<SocketAddr> = Vec::new();
     for report in asked.iter().flat_map(|name| &name.servers) {
@@ -119,26 +140,44 @@ pub(super) fn judge_servers(names: &Names) -> Vec<Check> {
     if servers.is_empty() {
         let facts = Facts::of_host(&asked[0].host, 53);
         let evidence = format!("no answer within {}s", WITHIN.as_secs());
-        return vec![Check::ruled(&rules::RESOLVER_ALL_BAD, "dns", &evidence, &facts)];
+        return vec![Check::ruled(
+            &rules::RESOLVER_ALL_BAD,
+            "dns",
+            &evidence,
+            &facts,
+        )];
     }
     let replies = |server: SocketAddr| {
-        let reports = asked.iter().flat_map(|name| &name.servers).filter(move |report| report.server == server);
+        let reports = asked
+            .iter()
+            .flat_map(|name| &name.servers)
+            .filter(move |report| report.server == server);
         reports.flat_map(|report| &report.replies)
     };
-    let sensible = |server| replies(server).any(|(_, reply)| is_sensible(&reply.result.as_ref().map(|_| ())));
+    let sensible =
+        |server| replies(server).any(|(_, reply)| is_sensible(&reply.result.as_ref().map(|_| ())));
     let any_good = servers.iter().any(|server| sensible(*server));
     let judge = |server: SocketAddr| {
         let subject = server.to_string();
         let from = route::describe(server);
         if sensible(server) {
-            let slowest = replies(server).map(|(_, reply)| reply.took).max().unwrap_or_default();
+            let slowest = replies(server)
+                .map(|(_, reply)| reply.took)
+                .max()
+                .unwrap_or_default();
             let evidence = format!("answers, at most {} ms, asked {from}", slowest.as_millis());
             return Check::pass(Stage::Resolver, subject, evidence);
         }
         let worst = replies(server).find_map(|(_, reply)| reply.result.as_ref().err());
-        let seen = worst.map_or_else(String::new, |why| format!("{}, asked {from}", shown(&why.to_string())));
+        let seen = worst.map_or_else(String::new, |why| {
+            format!("{}, asked {from}", shown(&why.to_string()))
+        });
         let facts = Facts::of_host(&asked[0].host, 53).with("server", server.ip().to_string());
-        let rule = if any_good { &rules::RESOLVER_ONE_BAD } else { &rules::RESOLVER_ALL_BAD };
+        let rule = if any_good {
+            &rules::RESOLVER_ONE_BAD
+        } else {
+            &rules::RESOLVER_ALL_BAD
+        };
         Check::ruled(rule, subject, &seen, &facts)
     };
     servers.into_iter().map(judge).collect()
@@ -169,21 +208,37 @@ fn judge_name(way: &Way, endpoint: &EndpointSpec, names: &Names) -> Vec<Check> {
     let Some(name) = names.get(&key(&endpoint.host)) else {
         return vec![Check::skip(Stage::Names, label, "the lookup did not end").of(&way.name)];
     };
-    let other = sibling(&key(&endpoint.host)).filter(|other| names.get(other).is_some_and(|name| name.result.is_ok()));
+    let other = sibling(&key(&endpoint.host))
+        .filter(|other| names.get(other).is_some_and(|name| name.result.is_ok()));
     let is_pair = way.endpoints.iter().any(|e| Some(key(&e.host)) == other);
     let mut checks = Vec::new();
     match &name.result {
         Ok(ips) => {
             let unused = endpoint.role == Role::PeeredOld && is_pair;
-            let list = ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
+            let list = ips
+                .iter()
+                .map(IpAddr::to_string)
+                .collect::<Vec<_>>()
+                .join(" ");
             checks.push(match name.source {
-                _ if unused => Check::skip(Stage::Names, label, format!("{list}; not used while entry-http.… answers")),
+                _ if unused => Check::skip(
+                    Stage::Names,
+                    label,
+                    format!("{list}; not used while entry-http.… answers"),
+                ),
                 Source::Literal => Check::pass(Stage::Names, label, "an address, needs no DNS"),
-                Source::Hosts => Check::pass(Stage::Names, label, format!("{list}, from the hosts file")),
+                Source::Hosts => {
+                    Check::pass(Stage::Names, label, format!("{list}, from the hosts file"))
+                }
                 Source::Dns => judge_ips(&endpoint.host, ips, &list, &facts),
             });
             if let Some(evidence) = name.disagreement() {
-                checks.push(Check::ruled(&rules::NAME_DISAGREE, &endpoint.host, &evidence, &facts));
+                checks.push(Check::ruled(
+                    &rules::NAME_DISAGREE,
+                    &endpoint.host,
+                    &evidence,
+                    &facts,
+                ));
             }
         }
         // Of the two peered names one is enough.
@@ -197,7 +252,10 @@ fn judge_name(way: &Way, endpoint: &EndpointSpec, names: &Names) -> Vec<Check> {
         }
         Err(why) => checks.push(judge_missing(name, why, other, &facts)),
     }
-    checks.into_iter().map(|check| check.of(&way.name)).collect()
+    checks
+        .into_iter()
+        .map(|check| check.of(&way.name))
+        .collect()
 }
 
 fn judge_ips(host: &str, ips: &[IpAddr], list: &str, facts: &Facts) -> Check {
@@ -216,13 +274,22 @@ fn judge_missing(name: &Name, why: &NoAnswer, other: Option<String>, facts: &Fac
     let seen = shown(&why.to_string());
     if let Some(longer) = &name.search {
         let facts = facts.clone().with("other", longer.as_str());
-        return Check::ruled(&rules::NAME_SEARCH_ONLY, host, &format!("{seen}; {longer} exists"), &facts);
+        return Check::ruled(
+            &rules::NAME_SEARCH_ONLY,
+            host,
+            &format!("{seen}; {longer} exists"),
+            &facts,
+        );
     }
     let peered = aws::peered_name(host);
     let rule = match why {
         NoAnswer::NxDomain | NoAnswer::NoData if other.is_some() => {
             let is_http = peered.is_some_and(|name| name.http);
-            let rule = if is_http { &rules::NAME_HTTP_IS_ENTRY } else { &rules::NAME_ENTRY_IS_HTTP };
+            let rule = if is_http {
+                &rules::NAME_HTTP_IS_ENTRY
+            } else {
+                &rules::NAME_ENTRY_IS_HTTP
+            };
             let other = other.unwrap_or_default();
             let facts = facts.clone().with("other", other.as_str());
             return Check::ruled(rule, host, &format!("{seen}; {other} exists"), &facts);
@@ -239,7 +306,11 @@ fn judge_missing(name: &Name, why: &NoAnswer, other: Option<String>, facts: &Fac
 
 /// The zones of a VPC endpoint: those that do not answer are no fault, none at all is odd.
 fn judge_zones(way: &Way, names: &Names) -> Option<Check> {
-    let candidates: Vec<&EndpointSpec> = way.endpoints.iter().filter(|e| e.role == Role::Zonal).collect();
+    let candidates: Vec<&EndpointSpec> = way
+        .endpoints
+        .iter()
+        .filter(|e| e.role == Role::Zonal)
+        .collect();
     let regional = way.endpoints.iter().find(|e| e.role == Role::Regional)?;
     if candidates.is_empty() || addresses(names, regional).is_empty() {
         return None;
@@ -251,8 +322,17 @@ fn judge_zones(way: &Way, names: &Names) -> Option<Check> {
         .collect();
     let facts = Facts::of_host(&regional.host, regional.port);
     Some(match zones.is_empty() {
-        true => Check::ruled(&rules::NAME_ZONES_MISSING, &way.name, &format!("{} tried", candidates.len()), &facts),
-        false => Check::pass(Stage::Names, &way.name, format!("zones with an endpoint: {}", zones.join(" "))),
+        true => Check::ruled(
+            &rules::NAME_ZONES_MISSING,
+            &way.name,
+            &format!("{} tried", candidates.len()),
+            &facts,
+        ),
+        false => Check::pass(
+            Stage::Names,
+            &way.name,
+            format!("zones with an endpoint: {}", zones.join(" ")),
+        ),
     })
     .map(|check| check.of(&way.name))
 }
@@ -260,24 +340,35 @@ fn judge_zones(way: &Way, names: &Names) -> Option<Check> {
 /// One address only.
 fn judge_number(way: &Way, names: &Names) -> Option<Check> {
     let used = in_use(names, way);
-    let sockets: BTreeSet<SocketAddr> =
-        used.iter().flat_map(|e| addresses(names, e).iter().map(|ip| SocketAddr::new(*ip, e.port))).collect();
+    let sockets: BTreeSet<SocketAddr> = used
+        .iter()
+        .flat_map(|e| {
+            addresses(names, e)
+                .iter()
+                .map(|ip| SocketAddr::new(*ip, e.port))
+        })
+        .collect();
     let only = match sockets.iter().collect::<Vec<_>>()[..] {
         [only] => only,
         _ => return None,
     };
     let first = used.first()?;
     let facts = Facts::of_host(&first.host, first.port).or("region", way.region.as_deref());
-    let mut zones: Vec<&str> = used.iter().filter_map(|e| e.zone.as_ref().map(Zone::as_str)).collect();
+    let mut zones: Vec<&str> = used
+        .iter()
+        .filter_map(|e| e.zone.as_ref().map(Zone::as_str))
+        .collect();
     zones.dedup();
-    let check = if zones.len() > 1 || used.len() > 1 && used.iter().all(|e| e.role == Role::Configured) {
-        let evidence = format!("{} endpoints, all at {only}", used.len());
-        Check::ruled(&rules::NAME_SAME_ADDRESS, &way.name, &evidence, &facts)
-    } else {
-        let zonal = aws::zone_of(&first.host).map(|zone| format!(", {} is the name of zone {zone} alone", first.host));
-        let evidence = format!("{only}{}", zonal.unwrap_or_default());
-        Check::ruled(&rules::NAME_ONE_ADDRESS, &way.name, &evidence, &facts)
-    };
+    let check =
+        if zones.len() > 1 || used.len() > 1 && used.iter().all(|e| e.role == Role::Configured) {
+            let evidence = format!("{} endpoints, all at {only}", used.len());
+            Check::ruled(&rules::NAME_SAME_ADDRESS, &way.name, &evidence, &facts)
+        } else {
+            let zonal = aws::zone_of(&first.host)
+                .map(|zone| format!(", {} is the name of zone {zone} alone", first.host));
+            let evidence = format!("{only}{}", zonal.unwrap_or_default());
+            Check::ruled(&rules::NAME_ONE_ADDRESS, &way.name, &evidence, &facts)
+        };
     Some(check.of(&way.name))
 }
 
@@ -312,10 +403,15 @@ impl Name {
             return name;
         }
         name.result = name.believed().and_then(|all| {
-            let (refused, mut ips): (Vec<IpAddr>, Vec<IpAddr>) =
-                all.into_iter().partition(|ip| resolve::is_local(*ip) && !allow_local);
+            let (refused, mut ips): (Vec<IpAddr>, Vec<IpAddr>) = all
+                .into_iter()
+                .partition(|ip| resolve::is_local(*ip) && !allow_local);
             ips.truncate(MAX_ADDRESSES);
-            if ips.is_empty() { Err(NoAnswer::OnlyRefused(refused)) } else { Ok(ips) }
+            if ips.is_empty() {
+                Err(NoAnswer::OnlyRefused(refused))
+            } else {
+                Ok(ips)
+            }
         });
         name
     }
@@ -360,13 +456,23 @@ impl Name {
 /// What one server says, both families together.
 fn answer_of(server: &ServerReport) -> Result<Vec<IpAddr>, NoAnswer> {
     let results = || server.replies.iter().map(|(_, reply)| &reply.result);
-    let ips: Vec<IpAddr> = results().flatten().flat_map(|records| records.ips.iter().copied()).collect();
+    let ips: Vec<IpAddr> = results()
+        .flatten()
+        .flat_map(|records| records.ips.iter().copied())
+        .collect();
     if !ips.is_empty() {
         return Ok(ips);
     }
-    let errors: Vec<&NoAnswer> = results().filter_map(|result| result.as_ref().err()).collect();
+    let errors: Vec<&NoAnswer> = results()
+        .filter_map(|result| result.as_ref().err())
+        .collect();
     // What tells of trouble goes before what tells of absence, as in entryway's own lookups.
-    let trouble = errors.iter().find(|why| !matches!(why, NoAnswer::NoData | NoAnswer::NxDomain));
+    let trouble = errors
+        .iter()
+        .find(|why| !matches!(why, NoAnswer::NoData | NoAnswer::NxDomain));
     let gone = errors.iter().find(|why| matches!(why, NoAnswer::NxDomain));
-    Err(trouble.or(gone).or(errors.first()).map_or(NoAnswer::Timeout, |why| (**why).clone()))
+    Err(trouble
+        .or(gone)
+        .or(errors.first())
+        .map_or(NoAnswer::Timeout, |why| (**why).clone()))
 }

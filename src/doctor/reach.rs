@@ -94,7 +94,10 @@ pub(super) async fn go(spots: Vec<Spot>, ways: &[Way]) -> Vec<Found> {
 
 /// The probe of these settings, but with our patience: that it is slower than a probe may be is for us to say.
 pub(super) fn patient(health: &HealthSettings) -> HealthSettings {
-    HealthSettings { timeout: PROBE, ..health.clone() }
+    HealthSettings {
+        timeout: PROBE,
+        ..health.clone()
+    }
 }
 
 async fn look(spot: Spot, settings: HealthSettings) -> Found {
@@ -103,16 +106,26 @@ async fn look(spot: Spot, settings: HealthSettings) -> Found {
     let report = probe::once(&settings, spot.socket, &host).await;
     let odd = matches!(report.outcome, ProbeOutcome::BadAnswer(_)) && report.status.is_some();
     let glimpse = match odd && settings.kind != ProbeKind::Tcp {
-        true => timeout(GLIMPSE, glimpse(spot.socket, &settings.path, &host)).await.ok().flatten(),
+        true => timeout(GLIMPSE, glimpse(spot.socket, &settings.path, &host))
+            .await
+            .ok()
+            .flatten(),
         false => None,
     };
-    Found { spot, route, report, glimpse }
+    Found {
+        spot,
+        route,
+        report,
+        glimpse,
+    }
 }
 
 /// The first bytes of an answer, as they came.
 async fn glimpse(socket: SocketAddr, path: &str, host: &str) -> Option<String> {
     let mut stream = TcpStream::connect(socket).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: entryway\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: entryway\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut bytes = Vec::new();
     // A reset after some bytes leaves those bytes.
@@ -143,7 +156,9 @@ impl Found {
     /// The system it answered as.
     pub(super) fn identity(&self) -> Option<&str> {
         match &self.report.outcome {
-            ProbeOutcome::Success { identity } => identity.as_ref().map(|identity| identity.as_str()),
+            ProbeOutcome::Success { identity } => {
+                identity.as_ref().map(|identity| identity.as_str())
+            }
             _ => None,
         }
     }
@@ -157,8 +172,9 @@ impl Found {
     /// A header of the answer.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let head = self.glimpse.as_deref()?.split("\r\n\r\n").next()?;
-        head.lines().skip(1).filter_map(|line| line.split_once(':')).find_map(|(key, value)| {
-            key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
-        })
+        head.lines()
+            .skip(1)
+            .filter_map(|line| line.split_once(':'))
+            .find_map(|(key, value)| key.trim().eq_ignore_ascii_case(name).then(|| value.trim()))
     }
 }

@@ -32,7 +32,10 @@ impl Redactor {
             return;
         }
         if let Some(name) = aws::peered_name(&host) {
-            self.learn("zone", &format!("{}.{}.datomic.net", name.system, name.region));
+            self.learn(
+                "zone",
+                &format!("{}.{}.datomic.net", name.system, name.region),
+            );
             self.learn("system", &name.system);
         }
         if let Some(name) = aws::vpce_name(&host) {
@@ -143,7 +146,10 @@ impl Redactor {
             let hit = known.iter().find(|(word, _)| {
                 lower[at..].starts_with(&word.to_ascii_lowercase())
                     && !before.is_some_and(inside)
-                    && !text[at + word.len()..].chars().next().is_some_and(|c| c.is_ascii_alphanumeric())
+                    && !text[at + word.len()..]
+                        .chars()
+                        .next()
+                        .is_some_and(|c| c.is_ascii_alphanumeric())
             });
             match hit {
                 Some((word, placeholder)) => {
@@ -166,13 +172,18 @@ impl Redactor {
 fn looks_like_a_host(word: &str) -> bool {
     let labels: Vec<&str> = word.split('.').collect();
     let fine = |label: &&str| {
-        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let last = labels.last().copied().unwrap_or_default();
     labels.iter().all(fine)
         && last.len() >= 2
         && last.bytes().all(|b| b.is_ascii_alphabetic())
-        && (labels.len() >= 3 || labels.len() == 2 && ["com", "net", "org", "io", "internal", "local", "test"].contains(&last))
+        && (labels.len() >= 3
+            || labels.len() == 2
+                && ["com", "net", "org", "io", "internal", "local", "test"].contains(&last))
 }
 
 #[cfg(test)]
@@ -191,8 +202,12 @@ mod tests {
             "entry-http.prod.eu-west-1.datomic.net 10.0.1.5:8182",
             "prod-storage-s3datomic-x1/prod at 10.0.1.5 and 10.0.1.55, from [fd00::7]:81 via ip-1-2.eu.internal: fine, 2.0",
         );
-        check.steps = vec!["Name=prod-nodes in prod.eu-west-1.datomic.net, not production".to_owned()];
-        let mut report = Report { checks: vec![check], ..Report::default() };
+        check.steps =
+            vec!["Name=prod-nodes in prod.eu-west-1.datomic.net, not production".to_owned()];
+        let mut report = Report {
+            checks: vec![check],
+            ..Report::default()
+        };
         redactor.apply(&mut report);
         let check = &report.checks[0];
         assert_eq!(check.subject, "host-1 address-1:8182");
@@ -200,6 +215,9 @@ mod tests {
             check.evidence,
             "bucket-1 at address-1 and address-2, from address-3:81 via host-2: fine, 2.0"
         );
-        assert_eq!(check.steps[0], "Name=system-1-nodes in zone-1, not production");
+        assert_eq!(
+            check.steps[0],
+            "Name=system-1-nodes in zone-1, not production"
+        );
     }
 }

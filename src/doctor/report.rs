@@ -40,7 +40,12 @@ pub struct Report {
 // === impl Check ===
 
 impl Check {
-    fn new(stage: Stage, verdict: Verdict, subject: impl Into<String>, evidence: impl Into<String>) -> Self {
+    fn new(
+        stage: Stage,
+        verdict: Verdict,
+        subject: impl Into<String>,
+        evidence: impl Into<String>,
+    ) -> Self {
         Self {
             stage,
             subject: subject.into(),
@@ -64,7 +69,12 @@ impl Check {
     }
 
     /// A rule applies. The symptom comes before the evidence.
-    pub fn ruled(rule: &'static Rule, subject: impl Into<String>, evidence: &str, facts: &Facts) -> Self {
+    pub fn ruled(
+        rule: &'static Rule,
+        subject: impl Into<String>,
+        evidence: &str,
+        facts: &Facts,
+    ) -> Self {
         let symptom = facts.fill(rule.symptom);
         let evidence = match evidence {
             "" => symptom,
@@ -124,12 +134,16 @@ impl Report {
 
     /// Whether the settings themselves are wrong.
     pub fn has_wrong_settings(&self) -> bool {
-        self.checks.iter().any(|check| check.stage == Stage::Settings && check.verdict == Verdict::Fail)
+        self.checks
+            .iter()
+            .any(|check| check.stage == Stage::Settings && check.verdict == Verdict::Fail)
     }
 
     /// The checks that a rule decided.
     pub fn by_rule<'r>(&'r self, rule: &'r Rule) -> impl Iterator<Item = &'r Check> {
-        self.checks.iter().filter(move |check| check.rule == Some(rule.id))
+        self.checks
+            .iter()
+            .filter(move |check| check.rule == Some(rule.id))
     }
 
     /// For programs.
@@ -157,40 +171,79 @@ impl Report {
 
     /// For people. Causes that were printed under an earlier line are not printed again.
     pub fn text(&self, colour: bool) -> String {
-        let width = self.checks.iter().map(|check| check.subject.chars().count()).max().unwrap_or(0).min(48);
+        let width = self
+            .checks
+            .iter()
+            .map(|check| check.subject.chars().count())
+            .max()
+            .unwrap_or(0)
+            .min(48);
         let mut text = String::new();
         let mut printed: HashMap<(&[String], &[String]), Stage> = HashMap::new();
         for check in &self.checks {
             let verdict = painted(check.verdict, colour);
-            let Check { stage, subject, evidence, .. } = check;
+            let Check {
+                stage,
+                subject,
+                evidence,
+                ..
+            } = check;
             let stage = stage.as_str();
             let _ = writeln!(text, "{verdict}  {stage:8}  {subject:width$}  {evidence}");
             if check.causes.is_empty() && check.steps.is_empty() {
                 continue;
             }
-            if printed.insert((&check.causes, &check.steps), check.stage).is_some() {
+            if printed
+                .insert((&check.causes, &check.steps), check.stage)
+                .is_some()
+            {
                 let _ = writeln!(text, "      causes and steps as above");
                 continue;
             }
             list(&mut text, "cause", &check.causes);
             list(&mut text, "step", &check.steps);
         }
-        let _ = writeln!(text, "{}  {}", painted(self.verdict(), colour), self.conclusion());
+        let _ = writeln!(
+            text,
+            "{}  {}",
+            painted(self.verdict(), colour),
+            self.conclusion()
+        );
         text
     }
 
     /// The verdict in a sentence.
     pub fn conclusion(&self) -> String {
-        let count = |verdict| self.checks.iter().filter(|check| check.verdict == verdict).count();
+        let count = |verdict| {
+            self.checks
+                .iter()
+                .filter(|check| check.verdict == verdict)
+                .count()
+        };
         let (fails, warns) = (count(Verdict::Fail), count(Verdict::Warn));
-        let checks = |number: usize| if number == 1 { "1 check".to_owned() } else { format!("{number} checks") };
+        let checks = |number: usize| {
+            if number == 1 {
+                "1 check".to_owned()
+            } else {
+                format!("{number} checks")
+            }
+        };
         match self.verdict() {
             Verdict::Fail => {
-                let first = self.checks.iter().find(|check| check.verdict == Verdict::Fail);
+                let first = self
+                    .checks
+                    .iter()
+                    .find(|check| check.verdict == Verdict::Fail);
                 let at = first.map(|check| check.stage.as_str()).unwrap_or_default();
-                format!("verdict: a connection made now would not reach this Datomic system; {} failed, the first at {at}", checks(fails))
+                format!(
+                    "verdict: a connection made now would not reach this Datomic system; {} failed, the first at {at}",
+                    checks(fails)
+                )
             }
-            Verdict::Warn => format!("verdict: it works, but {} will hurt sooner or later", checks(warns)),
+            Verdict::Warn => format!(
+                "verdict: it works, but {} will hurt sooner or later",
+                checks(warns)
+            ),
             Verdict::Pass | Verdict::Skip => "verdict: all is well".to_owned(),
         }
     }

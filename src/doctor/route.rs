@@ -28,14 +28,27 @@ pub(super) fn to(socket: SocketAddr) -> io::Result<Route> {
     let source = probe.local_addr()?.ip();
     // To ourselves: the table of routes does not list it.
     if source == socket.ip() || socket.ip().is_loopback() {
-        return Ok(Route { source, interface: Some("lo".to_owned()), by_default: false });
+        return Ok(Route {
+            source,
+            interface: Some("lo".to_owned()),
+            by_default: false,
+        });
     }
     let found = match socket.ip() {
-        IpAddr::V4(ip) => std::fs::read_to_string("/proc/net/route").ok().and_then(|table| interface_v4(&table, ip)),
-        IpAddr::V6(_) => std::fs::read_to_string("/proc/net/if_inet6").ok().and_then(|table| interface_v6(&table, source)),
+        IpAddr::V4(ip) => std::fs::read_to_string("/proc/net/route")
+            .ok()
+            .and_then(|table| interface_v4(&table, ip)),
+        IpAddr::V6(_) => std::fs::read_to_string("/proc/net/if_inet6")
+            .ok()
+            .and_then(|table| interface_v6(&table, source)),
     };
-    let (interface, by_default) = found.map_or((None, false), |(name, by_default)| (Some(name), by_default));
-    Ok(Route { source, interface, by_default })
+    let (interface, by_default) =
+        found.map_or((None, false), |(name, by_default)| (Some(name), by_default));
+    Ok(Route {
+        source,
+        interface,
+        by_default,
+    })
 }
 
 /// The way in words, or that there is none: `from 10.0.0.5 by eth0`.
@@ -51,8 +64,16 @@ pub(super) fn describe(socket: SocketAddr) -> String {
 impl Route {
     /// `from 10.0.0.5 by eth0, the default route`.
     pub(super) fn words(&self) -> String {
-        let interface = self.interface.as_ref().map(|name| format!(" by {}", name.escape_debug())).unwrap_or_default();
-        let default = if self.by_default { ", the default route" } else { "" };
+        let interface = self
+            .interface
+            .as_ref()
+            .map(|name| format!(" by {}", name.escape_debug()))
+            .unwrap_or_default();
+        let default = if self.by_default {
+            ", the default route"
+        } else {
+            ""
+        };
         format!("from {}{interface}{default}", self.source)
     }
 }
@@ -60,7 +81,11 @@ impl Route {
 /// The interface of the most particular route, and whether that is the default one. The kernel prints addresses in
 /// the byte order of the machine.
 fn interface_v4(table: &str, ip: Ipv4Addr) -> Option<(String, bool)> {
-    let number = |text: &str| u32::from_str_radix(text, 16).ok().map(|n| u32::from_be_bytes(n.to_ne_bytes()));
+    let number = |text: &str| {
+        u32::from_str_radix(text, 16)
+            .ok()
+            .map(|n| u32::from_be_bytes(n.to_ne_bytes()))
+    };
     let wanted = u32::from(ip);
     let routes = table.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -76,9 +101,15 @@ fn interface_v6(table: &str, source: IpAddr) -> Option<(String, bool)> {
     let IpAddr::V6(source) = source else {
         return None;
     };
-    let wanted: String = source.octets().iter().map(|byte| format!("{byte:02x}")).collect();
+    let wanted: String = source
+        .octets()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let line = table.lines().find(|line| line.starts_with(&wanted))?;
-    line.split_ascii_whitespace().last().map(|name| (name.to_owned(), false))
+    line.split_ascii_whitespace()
+        .last()
+        .map(|name| (name.to_owned(), false))
 }
 
 #[cfg(test)]

@@ -83,33 +83,46 @@ pub struct Timers {
 impl Subject {
     /// The subject of settings; `cooked` are the recipes of the upstreams, or what is wrong with their targets.
     pub fn new(settings: &Settings, cooked: Vec<Result<Recipe, Vec<String>>>) -> Self {
-        let ways = settings.upstreams.iter().zip(cooked).map(|(upstream, cooked)| {
-            let (recipe, wrong) = match cooked {
-                Ok(recipe) => (recipe, Vec::new()),
-                Err(wrong) => (Recipe::default(), wrong),
-            };
-            Way {
-                name: upstream.name.as_str().to_owned(),
-                endpoints: recipe.endpoints,
-                system: recipe.system.or_else(|| upstream.system.clone()),
-                region: recipe.region.or_else(|| upstream.region.clone()),
-                wrong,
-                connect_timeout: upstream.connect_timeout,
-                health: upstream.health.clone(),
-                keepalive: upstream.tcp.keepalive,
-            }
-        });
+        let ways = settings
+            .upstreams
+            .iter()
+            .zip(cooked)
+            .map(|(upstream, cooked)| {
+                let (recipe, wrong) = match cooked {
+                    Ok(recipe) => (recipe, Vec::new()),
+                    Err(wrong) => (Recipe::default(), wrong),
+                };
+                Way {
+                    name: upstream.name.as_str().to_owned(),
+                    endpoints: recipe.endpoints,
+                    system: recipe.system.or_else(|| upstream.system.clone()),
+                    region: recipe.region.or_else(|| upstream.region.clone()),
+                    wrong,
+                    connect_timeout: upstream.connect_timeout,
+                    health: upstream.health.clone(),
+                    keepalive: upstream.tcp.keepalive,
+                }
+            });
         let listeners = &settings.listeners;
         let binds = listeners.iter().flat_map(|listener| &listener.bind);
         Self {
             listen: binds.filter_map(|bind| bind.parse().ok()).collect(),
-            listen_asked: listeners.iter().any(|listener| listener.bind != ListenerSettings::default().bind),
+            listen_asked: listeners
+                .iter()
+                .any(|listener| listener.bind != ListenerSettings::default().bind),
             ways: ways.collect(),
             dns: settings.dns.clone(),
             timers: Timers {
                 max_drain: settings.shutdown.max_delay,
-                hold: listeners.iter().map(|listener| listener.hold_timeout).max().unwrap_or_default(),
-                max_connections: listeners.iter().filter_map(|listener| listener.max_connections).max(),
+                hold: listeners
+                    .iter()
+                    .map(|listener| listener.hold_timeout)
+                    .max()
+                    .unwrap_or_default(),
+                max_connections: listeners
+                    .iter()
+                    .filter_map(|listener| listener.max_connections)
+                    .max(),
             },
             ..Self::default()
         }
@@ -119,7 +132,9 @@ impl Subject {
     pub fn is_own_listener(&self, socket: SocketAddr) -> bool {
         self.listen.iter().any(|listen| {
             let everywhere = listen.ip().is_unspecified() && is_this_machine(socket.ip());
-            listen.port() == socket.port() && listen.port() != 0 && (listen.ip() == socket.ip() || everywhere)
+            listen.port() == socket.port()
+                && listen.port() != 0
+                && (listen.ip() == socket.ip() || everywhere)
         })
     }
 }

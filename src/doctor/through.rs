@@ -16,7 +16,11 @@ use crate::probe::{self, ProbeReport, host_header};
 
 /// Asks through each of our own listen addresses at once.
 pub(super) async fn go(subject: &Subject, ours: &[SocketAddr]) -> Vec<(SocketAddr, ProbeReport)> {
-    let health = subject.ways.first().map(|way| patient(&way.health)).unwrap_or_default();
+    let health = subject
+        .ways
+        .first()
+        .map(|way| patient(&way.health))
+        .unwrap_or_default();
     let examined = subject.instance.iter().filter(|instance| instance.examined);
     let every = examined.flat_map(|instance| instance.addresses.iter().copied());
     let addresses: BTreeSet<SocketAddr> = every.chain(ours.iter().copied()).collect();
@@ -26,7 +30,10 @@ pub(super) async fn go(subject: &Subject, ours: &[SocketAddr]) -> Vec<(SocketAdd
         going.spawn(async move {
             // As the application's client names it.
             let host = host_header("localhost", address.port());
-            (address, probe::once(&health, reachable(address), &host).await)
+            (
+                address,
+                probe::once(&health, reachable(address), &host).await,
+            )
         });
     }
     let mut reports = Vec::new();
@@ -48,40 +55,83 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// What came through, beside what was found directly.
-pub(super) fn judge(subject: &Subject, through: &[(SocketAddr, ProbeReport)], direct: &[Found]) -> Vec<Check> {
-    let mut checks: Vec<Check> = through.iter().map(|one| judge_one(subject, one, direct)).collect();
+pub(super) fn judge(
+    subject: &Subject,
+    through: &[(SocketAddr, ProbeReport)],
+    direct: &[Found],
+) -> Vec<Check> {
+    let mut checks: Vec<Check> = through
+        .iter()
+        .map(|one| judge_one(subject, one, direct))
+        .collect();
     if checks.is_empty() {
         let places: Vec<String> = subject.listen.iter().map(SocketAddr::to_string).collect();
         let evidence = "nothing of ours listens there";
-        return vec![Check::skip(Stage::Through, places.first().map_or("listen", String::as_str), evidence)];
+        return vec![Check::skip(
+            Stage::Through,
+            places.first().map_or("listen", String::as_str),
+            evidence,
+        )];
     }
     let down = subject.instance.iter().flat_map(|instance| &instance.down);
     for (socket, why) in down {
-        let answers = |found: &&Found| found.spot.socket == *socket && found.report.outcome.is_success();
+        let answers =
+            |found: &&Found| found.spot.socket == *socket && found.report.outcome.is_success();
         if let Some(found) = direct.iter().find(answers) {
             let evidence = format!("it says: {}", shown(why));
-            checks.push(Check::ruled(&rules::THROUGH_DISAGREES, found.spot.label(), &evidence, &Facts::default()));
+            checks.push(Check::ruled(
+                &rules::THROUGH_DISAGREES,
+                found.spot.label(),
+                &evidence,
+                &Facts::default(),
+            ));
         }
     }
     checks
 }
 
-fn judge_one(subject: &Subject, (address, report): &(SocketAddr, ProbeReport), direct: &[Found]) -> Check {
+fn judge_one(
+    subject: &Subject,
+    (address, report): &(SocketAddr, ProbeReport),
+    direct: &[Found],
+) -> Check {
     let label = address.to_string();
-    let datomic = subject.ways.iter().all(|way| way.health.kind == ProbeKind::Datomic);
+    let datomic = subject
+        .ways
+        .iter()
+        .all(|way| way.health.kind == ProbeKind::Datomic);
     if !datomic {
-        return Check::skip(Stage::Through, label, "not asked: the probe's kind is not datomic");
+        return Check::skip(
+            Stage::Through,
+            label,
+            "not asked: the probe's kind is not datomic",
+        );
     }
     let ProbeOutcome::Success { identity } = &report.outcome else {
-        let detail = report.outcome.detail().map(|detail| format!(": {}", shown(detail))).unwrap_or_default();
-        let evidence = format!("{} after {} ms{detail}", report.outcome.code(), report.took.as_millis());
+        let detail = report
+            .outcome
+            .detail()
+            .map(|detail| format!(": {}", shown(detail)))
+            .unwrap_or_default();
+        let evidence = format!(
+            "{} after {} ms{detail}",
+            report.outcome.code(),
+            report.took.as_millis()
+        );
         return Check::ruled(&rules::THROUGH_FAILS, label, &evidence, &Facts::default());
     };
-    let seen = identity.as_ref().map(|identity| identity.as_str()).unwrap_or_default();
+    let seen = identity
+        .as_ref()
+        .map(|identity| identity.as_str())
+        .unwrap_or_default();
     let known: BTreeSet<&str> = direct.iter().filter_map(Found::identity).collect();
     let took = report.took.as_millis();
     if known.is_empty() || known.contains(seen) {
-        return Check::pass(Stage::Through, label, format!("{} in {took} ms", shown(seen)));
+        return Check::pass(
+            Stage::Through,
+            label,
+            format!("{} in {took} ms", shown(seen)),
+        );
     }
     let wanted = known.into_iter().collect::<Vec<_>>().join(", ");
     let evidence = format!("through it {}, directly {}", shown(seen), shown(&wanted));

@@ -74,7 +74,11 @@ pub struct Facts(BTreeMap<&'static str, String>);
 pub(super) fn shown(text: &str) -> String {
     let mut safe: String = text.chars().take(SHOWN).collect::<String>();
     let cut = safe.len() < text.len();
-    safe = safe.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'");
+    safe = safe
+        .escape_debug()
+        .to_string()
+        .replace("\\\"", "\"")
+        .replace("\\'", "'");
     if cut {
         safe.push('…');
     }
@@ -172,13 +176,19 @@ impl Facts {
         facts.set("port", port.to_string());
         let host = host.to_ascii_lowercase();
         if let Some(name) = aws::peered_name(&host) {
-            facts.set("zone", format!("{}.{}.datomic.net", name.system, name.region));
+            facts.set(
+                "zone",
+                format!("{}.{}.datomic.net", name.system, name.region),
+            );
             facts.set("system", name.system);
             facts.set("region", name.region);
         }
         if let Some(name) = aws::vpce_name(&host) {
             // The console and the CLI know the endpoint without the suffix of its DNS name.
-            let id = name.id.rsplit_once('-').map_or(name.id.as_str(), |(id, _)| id);
+            let id = name
+                .id
+                .rsplit_once('-')
+                .map_or(name.id.as_str(), |(id, _)| id);
             facts.set("endpoint_id", id);
             facts.set("service", name.service);
             facts.set("region", name.region);
@@ -214,7 +224,8 @@ impl Facts {
         while let Some((before, after)) = rest.split_once('{') {
             filled.push_str(before);
             let word = after.split('}').next().unwrap_or_default();
-            let is_word = !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+            let is_word =
+                !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
             if is_word && after.len() > word.len() {
                 match self.0.get(word) {
                     Some(value) => filled.push_str(value),
@@ -240,10 +251,14 @@ mod tests {
         let vpce = "vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";
         let facts = Facts::of_host(vpce, 8182);
         let text = facts.fill("{endpoint_id} {service} {region} {system} {:s3-auth-path} {");
-        let wanted = "vpce-0123456789abcdef0 vpce-svc-0123456789abcdef0 us-east-1 SYSTEM {:s3-auth-path} {";
+        let wanted =
+            "vpce-0123456789abcdef0 vpce-svc-0123456789abcdef0 us-east-1 SYSTEM {:s3-auth-path} {";
         assert_eq!(text, wanted);
         let facts = Facts::of_host("entry-http.prod.eu-west-1.datomic.net", 8182);
-        assert_eq!(facts.fill("{zone}/{system}"), "prod.eu-west-1.datomic.net/prod");
+        assert_eq!(
+            facts.fill("{zone}/{system}"),
+            "prod.eu-west-1.datomic.net/prod"
+        );
     }
 
     #[test]
@@ -255,7 +270,14 @@ mod tests {
 
     #[test]
     fn private_networks_are_known() {
-        for private in ["10.1.2.3", "172.31.0.1", "192.168.0.1", "100.64.0.1", "127.0.0.1", "fd00::1"] {
+        for private in [
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.0.1",
+            "100.64.0.1",
+            "127.0.0.1",
+            "fd00::1",
+        ] {
             assert!(is_private(private.parse().unwrap()), "{private}");
         }
         for public in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2600::1"] {

@@ -190,12 +190,13 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
         bus,
         ..
     } = &parts;
-    let budget = Budget::of_process();
     let workers = settings
         .runtime
         .workers
-        .or_else(|| std::thread::available_parallelism().ok());
-    let threads = Threads::start(workers.map_or(1, usize::from)).map_err(Error::Threads)?;
+        .or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, usize::from);
+    let budget = Budget::of_process(workers);
+    let threads = Threads::start(workers).map_err(Error::Threads)?;
     let startup = Startup::default();
     let pending = startup.register("listeners");
     let registry = Registry::default();

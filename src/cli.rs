@@ -38,9 +38,9 @@ pub mod wrapper;
 pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
     let matches = match args::command().try_get_matches_from(args) {
         Ok(matches) => matches,
-        Err(error) => {
+        Err(mut error) => {
             // Help and version are no errors and belong to standard output.
-            let said = args::say(&error);
+            let said = args::say(&mut error);
             let _ = if error.use_stderr() {
                 write!(anstream::stderr(), "{said}")
             } else {
@@ -54,6 +54,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
     };
     match dispatch(name, matches) {
         Ok(code) => code,
+        // Whoever read the output has what it wanted.
+        Err(error) if error.is_broken_pipe() => 0,
         Err(error) => {
             let _ = writeln!(anstream::stderr(), "error: {error}");
             error.code
@@ -67,13 +69,12 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
         name::RUN => run::run(load(matches, true)?, wrapper::command_of(matches)),
         name::DEMO => block_on(demo::run(matches.get_flag("forever"))),
         name::MOCK => block_on(async {
-            let failed = |error: mock::Error| CliError::new(error.exit_code(), error.to_string());
-            mock::run(matches).await.map_err(failed).map(|()| 0)
+            let outcome = mock::run(matches).await;
+            outcome.map_err(|error| mock::explain(&error)).map(|()| 0)
         }),
         name::CHECK => {
             let loaded = load(matches, true)?;
-            crate::assemble::recipes(&loaded)
-                .map_err(|error| CliError::new(code::SETTING, error.to_string()))?;
+            crate::assemble::recipes(&loaded).map_err(run::explain)?;
             warn(&loaded);
             check::print(&loaded, output(matches), to)?;
             Ok(0)
@@ -89,7 +90,10 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
         name::GUIDE => guide::print(matches.get_one::<String>("topic").map(String::as_str), to),
         name::COMPLETIONS => {
             if let Some(shell) = matches.get_one::<clap_complete::Shell>("shell") {
-                clap_complete::generate(*shell, &mut args::command(), "entryway", to);
+                // Not straight to the output: the generator panics where nobody reads it.
+                let mut script = Vec::new();
+                clap_complete::generate(*shell, &mut args::command(), "entryway", &mut script);
+                to.write_all(&script)?;
             }
             Ok(0)
         }
@@ -182,14 +186,18 @@ fn output(matches: &ArgMatches) -> Output {
 
 /// The settings of this command line; the whole report where they are wrong.
 fn load(matches: &ArgMatches, needs_target: bool) -> Result<Loaded, CliError> {
-    settings::load(matches, std::env::vars_os(), needs_target).map_err(|report: Report| {
-        let _ = writeln!(anstream::stderr(), "{}", report.styled());
-        CliError::new(
-            report.exit_code(),
-            "the settings above are wrong; nothing was started",
-        )
-        .next("entryway guide start, or entryway run --help")
-    })
+    settings::load(matches, std::env::vars_os(), needs_target)
+        .map_err(|report| wrong_settings(&report))
+}
+
+/// Prints the report, with colours where they are wanted; what is left to say.
+fn wrong_settings(report: &Report) -> CliError {
+    let _ = writeln!(anstream::stderr(), "{}", report.styled());
+    CliError::new(
+        report.exit_code(),
+        "the settings above are wrong; nothing was started",
+    )
+    .next("entryway guide start, or entryway run --help")
 }
 
 fn warn(loaded: &Loaded) {
@@ -201,7 +209,7 @@ fn warn(loaded: &Loaded) {
 fn version(output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
     let version = crate::admin::status::version();
     if output == Output::Json {
-        status::print_json(to, &version)?;
+        status::print_json(to, &crate::admin::status::versioned(version))?;
         return Ok(0);
     }
     let commit = version

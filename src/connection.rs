@@ -20,7 +20,7 @@ use crate::stream::Stream;
 use crate::sys::socket::Fault;
 use farewell::Manner;
 pub use meters::EndpointMeters;
-use open::Open;
+pub use open::Open;
 pub use registry::{Entry, Place, Registry};
 pub use route::{Route, RouteParts};
 use waiting_room::Wake;
@@ -33,9 +33,15 @@ mod registry;
 mod route;
 mod waiting_room;
 
+/// Takes an accepted connection into the books, on the thread that accepted it: the limits hold and a drain waits for
+/// it from here on, wherever it is served.
+pub fn admit(client: SocketAddr, route: Arc<Route>) -> Open {
+    Open::new(route, client, true)
+}
+
 /// Serves one accepted connection to its end.
-pub async fn serve(stream: std::net::TcpStream, client: SocketAddr, route: Arc<Route>) {
-    let mut open = Open::new(Arc::clone(&route), client, true);
+pub async fn serve(stream: std::net::TcpStream, mut open: Open) {
+    let route = Arc::clone(open.route());
     let Ok(stream) = TcpStream::from_std(stream) else {
         return open.end(Reason::Resource);
     };
@@ -90,7 +96,7 @@ async fn reach(
     down: &Stream,
     open: &mut Open,
     tried: &mut Vec<Candidate>,
-    untouched: Option<Manner>,
+    mut untouched: Option<Manner>,
 ) -> Result<(Dialed, bool), (Reason, Manner)> {
     let mut ticket = None;
     loop {
@@ -102,6 +108,10 @@ async fn reach(
                 route.note(&attempt);
                 open.attempts += 1;
                 open.hedged |= attempt.hedge;
+                if attempt.outcome == dial::Outcome::Reset {
+                    // It accepted, and was faster with its reset than we with our look: untouched as well.
+                    untouched = Some(Manner::Reset);
+                }
                 if !matches!(attempt.outcome, dial::Outcome::LostRace { .. }) {
                     tried.push(attempt.candidate);
                 }

@@ -15,6 +15,7 @@ mod judge;
 mod local;
 pub mod message;
 mod names;
+mod naming;
 mod reach;
 mod redact;
 mod report;
@@ -81,8 +82,8 @@ async fn look(
 ) {
     progress("asking the DNS servers");
     let names = names::look_up(subject).await;
-    checks.extend(names::judge_servers(&names));
-    checks.extend(names::judge_names(subject, &names));
+    checks.extend(naming::judge_servers(&names));
+    checks.extend(naming::judge_names(subject, &names));
     let (own, spots): (Vec<_>, Vec<_>) = reach::spots(subject, &names)
         .into_iter()
         .partition(|spot| subject.is_own_listener(spot.socket));

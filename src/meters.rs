@@ -57,7 +57,10 @@ impl Meters {
     /// The exposition in bounded slices, each made when it is asked for.
     pub fn slices(&self) -> impl Iterator<Item = String> + use<> {
         let registry = Arc::clone(&self.registry);
-        let mut families = registry.families().into_iter().peekable();
+        // Every family stands there with HELP and TYPE (contract section 6), whether it has a series yet or not.
+        let mut families = family::ALL.to_vec();
+        families.sort_unstable_by_key(|family| family.name);
+        let mut families = families.into_iter().peekable();
         std::iter::from_fn(move || {
             families.peek()?;
             let mut out = String::with_capacity(SLICE + SLICE / 4);
@@ -140,7 +143,7 @@ mod tests {
         handle.set(7.0);
         assert_eq!(meters.value("probes_total", &[]), None);
         assert_eq!(meters.sum("endpoint_healthy"), 1.0);
-        assert!(!meters.render().contains("probes_total"));
+        assert!(!meters.render().contains("probes_total{"));
         assert_eq!(meters.gauge(&family::ENDPOINT_HEALTHY, &a).get(), 0.0);
     }
 
@@ -166,7 +169,8 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("entryway_parked_seconds_count 3\n"), "{text}");
-        assert_eq!(text.matches("# TYPE").count(), 1);
+        assert_eq!(text.matches("# TYPE").count(), family::ALL.len());
+        assert_eq!(text.matches("# HELP").count(), family::ALL.len());
     }
 
     #[test]
@@ -177,7 +181,7 @@ mod tests {
             .set(f64::INFINITY);
         let text = meters.render();
         assert!(
-            text.ends_with("entryway_dns_stale{name=\"a\\\"b\\\\c\\nd?e\"} +Inf\n"),
+            text.contains("entryway_dns_stale{name=\"a\\\"b\\\\c\\nd?e\"} +Inf\n"),
             "{text}"
         );
     }
@@ -196,7 +200,10 @@ mod tests {
         let slices: Vec<_> = meters.slices().collect();
         assert!(slices.len() >= 2);
         assert_eq!(slices.concat(), meters.render());
-        assert_eq!(meters.render().lines().count(), 2 * (500 + 2));
+        assert_eq!(
+            meters.render().lines().count(),
+            2 * (500 + family::ALL.len())
+        );
     }
 
     #[test]

@@ -170,7 +170,7 @@ impl Actor {
                 changes.extend(self.pool.tick(now));
             }
             let picture = self.pool.take_dirty().then(|| self.publish(now));
-            self.report.changes(&changes, now);
+            self.report.changes(&changes);
             match picture {
                 Some(picture) => self.report.picture(&picture, now),
                 None if ticked => self.report.ages(&self.current.load(), now),

@@ -189,6 +189,13 @@ impl Sweep {
     }
 }
 
+impl Drop for Sweep {
+    /// What was counted since the last export is not lost at the end.
+    fn drop(&mut self) {
+        self.export.export(&self.registry);
+    }
+}
+
 /// What a shutdown wants of a connection. One that waits for an upstream keeps its hold until the end.
 fn end(entry: &Entry, phase: Phase, now: Moment) {
     let order = match phase {
@@ -220,8 +227,10 @@ impl Watched {
                     && endpoint.endpoint.name() == candidate.endpoint.name()
             });
             hear(entry, candidate, now);
-            self.silence
-                .look(entry, candidate, found.map(|(_, view)| view), now);
+            let view = found.map(|(_, view)| view);
+            if let Some(fact) = self.silence.look(entry, candidate, view, now) {
+                self.swept.feed.tell(fact);
+            }
             let pair = Pair::of(entry, since, now);
             if let Some(order) = self.rest.judge(&pair, found, snapshot, rules, now) {
                 entry.tally.order(order);

@@ -10,6 +10,7 @@ use super::control::{self, Control, Place};
 use super::settings::{AdminSettings, Bind, ControlPath};
 use crate::bus::Bus;
 use crate::event::Event;
+use crate::sys::holder::{Holder, holder_of_port};
 use crate::web::Door;
 
 /// What was asked for by the user, as far as it changes how a door is opened.
@@ -23,7 +24,7 @@ pub struct Asked {
 
 /// A door that cannot be opened and was asked for.
 #[derive(Debug, thiserror::Error)]
-#[error("bind {what} {address}: {error}")]
+#[error("bind {what} {address}: {}", .holder.as_ref().map_or_else(|| .error.to_string(), |holder| format!("in use by {holder}")))]
 pub struct OpenError {
     /// `admin` or `metrics`.
     pub what: &'static str,
@@ -32,6 +33,8 @@ pub struct OpenError {
     /// Why not.
     #[source]
     pub error: io::Error,
+    /// Who has the port, where it can be seen.
+    pub holder: Option<Holder>,
 }
 
 /// Open doors; nobody serves them yet.
@@ -114,6 +117,9 @@ fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, OpenEr
     bind().map_err(|error| OpenError {
         what,
         address,
+        holder: (error.kind() == io::ErrorKind::AddrInUse)
+            .then(|| holder_of_port(address))
+            .flatten(),
         error,
     })
 }

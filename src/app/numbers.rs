@@ -12,6 +12,10 @@ pub(super) fn say_what_runs(meters: &Meters, workers: usize) {
         .set(seconds_since_epoch());
     meters.gauge(&family::WORKERS, &[]).set(workers as f64);
     meters.gauge(&family::DRAINING, &[]).set(0.0);
+    // From the start, so that an increase is seen as one.
+    for counter in [&family::WAKEUPS, &family::PANICS, &family::DRAIN_CUT] {
+        let _zero = meters.counter(counter, &[]);
+    }
     reload_gauges(meters, true);
 }
 

@@ -35,7 +35,7 @@ impl Handles {
     /// The machine slept or this process was stopped: everything is resolved and probed, and nobody is blamed.
     pub fn woke(&self, why: String) {
         self.bus
-            .emit(Event::warn("wake", "resolving and probing everything again").with("why", why));
+            .emit(Event::info("wake", "resolving and probing everything again").with("why", why));
         self.meters.counter(&family::WAKEUPS, &[]).inc();
         self.resolver.refresh_now();
         self.tell_all(&Fact::Woke);

@@ -25,6 +25,8 @@ const QUIET: std::time::Duration = std::time::Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Desk {
     handles: Handles,
+    /// What was started with: a key that needs a restart is measured against it, however many reloads came between.
+    started: Arc<Loaded>,
     /// What holds; a reload replaces it.
     loaded: Arc<Mutex<Loaded>>,
 }
@@ -35,6 +37,7 @@ impl Desk {
     pub(super) fn new(handles: Handles, loaded: Loaded) -> Self {
         Self {
             handles,
+            started: Arc::new(loaded.clone()),
             loaded: Arc::new(Mutex::new(loaded)),
         }
     }
@@ -52,6 +55,22 @@ impl Desk {
             (true, Some(name)) => Err(Refusal::Unknown(format!("no upstream is named `{name}`"))),
             _ => Ok(found),
         }
+    }
+
+    /// Open connections and their limit, where the least room is left: of a listener, or of the whole instance.
+    fn tightest(&self) -> (usize, usize) {
+        let whole = (
+            self.handles.registry.admitted(),
+            self.handles.max_connections,
+        );
+        let listeners = self.handles.listeners.iter().filter_map(|listener| {
+            let most = listener.route.policy.load().max_connections?;
+            Some((listener.route.admitted(), most))
+        });
+        listeners
+            .chain([whole])
+            .min_by_key(|(open, most)| most.saturating_sub(*open))
+            .unwrap_or(whole)
     }
 
     /// Brings up to date what is measured on demand.
@@ -101,7 +120,12 @@ impl Desk {
     }
 }
 
-fn reload(handles: &Handles, loaded: &Mutex<Loaded>, dry_run: bool) -> Result<Reloaded, Refusal> {
+fn reload(
+    handles: &Handles,
+    started: &Loaded,
+    loaded: &Mutex<Loaded>,
+    dry_run: bool,
+) -> Result<Reloaded, Refusal> {
     let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
     let refuse = |report: String| {
         if !dry_run {
@@ -114,11 +138,10 @@ fn reload(handles: &Handles, loaded: &Mutex<Loaded>, dry_run: bool) -> Result<Re
         .map_err(|report| refuse(report.plain()))?;
     let parts: Parts =
         parts(&new, &handles.meters, &handles.bus).map_err(|error| refuse(error.to_string()))?;
-    let changes = loaded.changes(&new);
     let reloaded = Reloaded {
         dry_run,
-        changed: changes.applied,
-        restart_needed: changes.restart,
+        changed: loaded.changes(&new).applied,
+        restart_needed: started.changes(&new).restart,
         warnings: new.warnings.clone(),
     };
     if !dry_run {
@@ -138,6 +161,7 @@ impl House for Desk {
                 addresses: snapshot.addresses,
             }
         });
+        let (connections, max_connections) = self.tightest();
         Health {
             beat: self.handles.beat(),
             pending: self
@@ -148,8 +172,8 @@ impl House for Desk {
                 .map(str::to_owned)
                 .collect(),
             draining: self.handles.draining.has_fired(),
-            connections: self.handles.registry.admitted(),
-            max_connections: self.handles.max_connections,
+            connections,
+            max_connections,
             upstreams: upstreams.collect(),
             wanted: self.loaded().settings.readiness.upstream,
         }
@@ -311,9 +335,10 @@ impl House for Desk {
     }
 
     fn reload(&self, dry_run: bool) -> Later<Reloaded> {
-        let (handles, loaded) = (self.handles.clone(), Arc::clone(&self.loaded));
+        let (handles, started) = (self.handles.clone(), Arc::clone(&self.started));
+        let loaded = Arc::clone(&self.loaded);
         // A task of its own: the connection that asked may be dropped half-way.
-        let task = tokio::spawn(async move { reload(&handles, &loaded, dry_run) });
+        let task = tokio::spawn(async move { reload(&handles, &started, &loaded, dry_run) });
         Box::pin(async move {
             task.await
                 .unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::ArgMatches;
 use serde_json::{Value as Json, json};
 
 use super::args::{self, Output};
@@ -28,28 +28,6 @@ use crate::settings::{self, Loaded, Settings, UpstreamSettings};
 const ASK: Duration = Duration::from_secs(1);
 /// Of an unknown message, so much is repeated.
 const REPEATED: usize = 200;
-
-/// The flags that only doctor has.
-pub fn with_flags(command: Command) -> Command {
-    command
-        .long_about(
-            "Finds out what is wrong on the way to Datomic: settings, port, DNS, route, TCP, HTTP, identity, the way through \
-             entryway, limits. With a target (flags or file) that one is examined, without one the running instance's. \
-             Changes nothing; done within 15 s. Exit code 1 when a connection made now would not reach the system.",
-        )
-        .arg(
-            Arg::new("message")
-                .long("message")
-                .value_name("TEXT")
-                .help("Explain what the application printed, and look at nothing"),
-        )
-        .arg(
-            Arg::new("redact")
-                .long("redact")
-                .action(ArgAction::SetTrue)
-                .help("Put placeholders for host names, addresses, systems and buckets"),
-        )
-}
 
 /// Examines and prints; the exit code. `matches` are the subcommand's.
 pub async fn run(
@@ -126,7 +104,7 @@ async fn subject(
             });
         }
     };
-    if loaded.settings.upstreams.iter().any(has_target) {
+    if loaded.has_target() {
         let mut subject = of_settings(&loaded);
         subject.instance = ask(&instance)
             .await
@@ -139,13 +117,6 @@ async fn subject(
     })?;
     let config: Json = instance.read("/v1/config").await.unwrap_or_default();
     Ok(of_instance(&status, &endpoints, &config))
-}
-
-fn has_target(upstream: &UpstreamSettings) -> bool {
-    !upstream.endpoints.is_empty()
-        || upstream.vpce.is_some()
-        || upstream.peering
-        || upstream.from_client.is_some()
 }
 
 fn of_settings(loaded: &Loaded) -> Subject {

@@ -38,6 +38,9 @@ pub mod code {
     pub const SETTING: u8 = 78;
 }
 
+/// What a failure is called whose reader went away.
+const BROKEN_PIPE: &str = "standard output: nobody reads it any more";
+
 // === impl CliError ===
 
 impl CliError {
@@ -49,6 +52,11 @@ impl CliError {
             likely: String::new(),
             next: String::new(),
         }
+    }
+
+    /// Whether nobody reads the output any more (`entryway status | head`).
+    pub fn is_broken_pipe(&self) -> bool {
+        self.what == BROKEN_PIPE
     }
 
     /// With what is likely behind it.
@@ -83,6 +91,10 @@ impl std::error::Error for CliError {}
 
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
-        CliError::new(code::OS, format!("standard output: {error}"))
+        let what = match error.kind() {
+            io::ErrorKind::BrokenPipe => BROKEN_PIPE.to_owned(),
+            _ => format!("standard output: {error}"),
+        };
+        CliError::new(code::OS, what)
     }
 }

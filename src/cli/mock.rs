@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::failure::CliError;
 use crate::duration;
 use crate::mock::{self, Mock, MockConfig, StartError};
+use crate::sys::holder::holder_of_port;
 
 /// Why the mock ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +142,31 @@ fn config(matches: &ArgMatches) -> MockConfig {
     }
 }
 
+/// The failure in words: what · likely why · next command.
+pub(super) fn explain(error: &Error) -> CliError {
+    let failure = CliError::new(error.exit_code(), error.to_string());
+    match error {
+        Error::Start(StartError::Bind(address, source)) => match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                let holder = holder_of_port(*address)
+                    .map_or("another program".to_owned(), |holder| holder.to_string());
+                failure
+                    .likely(format!("{holder} has the port"))
+                    .next("--listen 127.0.0.1:0 takes a free one")
+            }
+            io::ErrorKind::PermissionDenied => failure
+                .likely("ports below 1024 need a privilege")
+                .next("--listen 127.0.0.1:0 takes a free one"),
+            _ => failure
+                .likely("this machine has no such address")
+                .next("--base-ip 127.0.0.11"),
+        },
+        Error::Start(StartError::Zones(_)) => failure.next("entryway mock --zones a,b,c"),
+        Error::Start(StartError::BaseIp(..)) => failure.next("--base-ip 127.0.0.11"),
+        Error::Start(StartError::Thread(_)) | Error::Io(_) => failure,
+    }
+}
+
 // === impl Error ===
 
 impl Error {
@@ -147,7 +174,10 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Start(StartError::Zones(_) | StartError::BaseIp(..)) => 2,
-            Error::Start(StartError::Bind(..)) => 73,
+            Error::Start(StartError::Bind(_, error)) => match error.kind() {
+                io::ErrorKind::PermissionDenied => 77,
+                _ => 73,
+            },
             Error::Start(StartError::Thread(_)) | Error::Io(_) => 71,
         }
     }

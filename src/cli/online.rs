@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::args::OFF;
 use super::failure::{CliError, code};
 use crate::admin::status::Status;
 use crate::web::client::{self, Answer, Bounds, Error, Target};
@@ -108,6 +109,11 @@ fn unreachable(target: &Target, error: &Error) -> CliError {
         Target::Tcp(_) => "start one with `entryway run`, or name it with --admin HOST:PORT",
         Target::Unix(_) => "`entryway status` without --control names the socket",
     };
+    if matches!(target, Target::Tcp(address) if address == OFF) {
+        return CliError::new(code::NOT_THERE, "the instance's admin HTTP is off")
+            .likely("ENTRYWAY_ADMIN says off")
+            .next("name its control socket with --control PATH");
+    }
     CliError::new(code::NOT_THERE, format!("no instance answers: {error}"))
         .likely("it is not running, or its admin address is another one")
         .next(next)
@@ -122,12 +128,18 @@ fn refused(answer: &Answer) -> CliError {
         _ => code::INTERNAL,
     };
     match serde_json::from_slice::<Problem>(&answer.body) {
-        // The report stands alone: it is the one `check` prints.
+        // The report is the one `check` prints, on lines of its own.
         Ok(problem) if exit == code::SETTING => {
-            CliError::new(exit, problem.detail).next(problem.hint)
+            let report: Vec<_> = problem.detail.lines().map(clean).collect();
+            CliError::new(
+                exit,
+                format!("{}\n{}", clean(&problem.title), report.join("\n")),
+            )
+            .next(clean(&problem.hint))
         }
         Ok(problem) => {
-            CliError::new(exit, format!("{}: {}", problem.title, problem.detail)).next(problem.hint)
+            let (title, detail) = (clean(&problem.title), clean(&problem.detail));
+            CliError::new(exit, format!("{title}: {detail}")).next(clean(&problem.hint))
         }
         Err(_) => CliError::new(
             code::NOT_THERE,

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::block_on;
 use super::failure::{CliError, code};
 use super::wrapper::{self, Child};
+use crate::admin::OpenError;
 use crate::app::{self, Handles, Listener, Stop};
 use crate::assemble::{self, Assembly};
 use crate::bus::Log;
@@ -31,10 +32,11 @@ pub fn run(loaded: Loaded, command: Option<wrapper::Command>) -> Result<u8, CliE
     let outcome = block_on(async {
         let assembly = assemble::assemble(loaded, log).map_err(explain)?;
         let handles = assembly.handles().clone();
+        let with_us = wrapper::Life::default();
         let signals = tokio::spawn(listen_to_signals(
             assembly.desk(),
             handles.clone(),
-            command.is_some(),
+            with_us.clone(),
         ));
         let (cut, child) = match command {
             None => {
@@ -43,7 +45,7 @@ pub fn run(loaded: Loaded, command: Option<wrapper::Command>) -> Result<u8, CliE
                 said.abort();
                 (ended.cut, None)
             }
-            Some(command) => with_child(assembly, command).await?,
+            Some(command) => with_child(assembly, command, &with_us).await?,
         };
         signals.abort();
         Ok(match child {
@@ -60,11 +62,21 @@ pub fn run(loaded: Loaded, command: Option<wrapper::Command>) -> Result<u8, CliE
 async fn with_child(
     assembly: Assembly,
     command: wrapper::Command,
+    life: &wrapper::Life,
 ) -> Result<(u64, Option<u8>), CliError> {
     let handles = assembly.handles().clone();
     let admin = assembly.admin();
     let running = tokio::spawn(assembly.run());
-    wrapper::wait_until_healthy(&handles).await;
+    let join = |error: tokio::task::JoinError| CliError::new(code::INTERNAL, error.to_string());
+    let mut stopped = handles.draining.clone();
+    tokio::select! {
+        () = wrapper::wait_until_healthy(&handles) => {}
+        // A signal before there is a child to send it to.
+        () = stopped.fired() => {
+            let ended = running.await.map_err(join)?;
+            return Ok((ended.cut, Some(life.signalled())));
+        }
+    }
     say_where(handles.clone(), true).await;
     let address = handles
         .listeners
@@ -72,7 +84,7 @@ async fn with_child(
         .flat_map(|listener| &listener.addresses)
         .next()
         .copied();
-    let code = match Child::start(&command, address, admin) {
+    let code = match Child::start(&command, address, admin, life) {
         Ok(child) => child.wait().await,
         Err(error) => {
             handles.stop(Stop::Now);
@@ -81,28 +93,23 @@ async fn with_child(
         }
     };
     handles.stop(Stop::Drain);
-    let ended = running
-        .await
-        .map_err(|error| CliError::new(code::INTERNAL, error.to_string()))?;
+    let ended = running.await.map_err(join)?;
     Ok((ended.cut, Some(code)))
 }
 
 /// TERM and INT drain, the second one ends; HUP reloads; USR1 resolves and probes; USR2 and QUIT mean nothing yet
-/// (contract 7.13). With a child TERM, INT and HUP are the child's.
+/// (contract 7.13). While there is a child TERM, INT and HUP are the child's.
 async fn listen_to_signals(
     desk: std::sync::Arc<dyn crate::admin::House>,
     handles: Handles,
-    child: bool,
+    child: wrapper::Life,
 ) {
     let open = |kind: SignalKind| signal(kind).ok();
-    let (mut term, mut int, mut hup) = match child {
-        true => (None, None, None),
-        false => (
-            open(SignalKind::terminate()),
-            open(SignalKind::interrupt()),
-            open(SignalKind::hangup()),
-        ),
-    };
+    let (mut term, mut int, mut hup) = (
+        open(SignalKind::terminate()),
+        open(SignalKind::interrupt()),
+        open(SignalKind::hangup()),
+    );
     let (mut usr1, mut usr2, mut quit) = (
         open(SignalKind::user_defined1()),
         open(SignalKind::user_defined2()),
@@ -114,12 +121,18 @@ async fn listen_to_signals(
             None => pending().await,
         }
     }
+    let stop = |signal: SignalKind| {
+        if !child.is_alive() {
+            child.signal(signal);
+            handles.stop(Stop::Drain);
+        }
+    };
     loop {
         tokio::select! {
-            () = next(&mut term) => handles.stop(Stop::Drain),
-            () = next(&mut int) => handles.stop(Stop::Drain),
+            () = next(&mut term) => stop(SignalKind::terminate()),
+            () = next(&mut int) => stop(SignalKind::interrupt()),
             // What is wrong with the settings stands in the log.
-            () = next(&mut hup) => drop(desk.reload(false).await),
+            () = next(&mut hup) => if !child.is_alive() { drop(desk.reload(false).await) },
             () = next(&mut usr1) => handles.refresh(),
             () = next(&mut usr2) => {}
             () = next(&mut quit) => {}
@@ -190,15 +203,24 @@ fn line(listener: &Listener, handles: &Handles) -> String {
     )
 }
 
+fn no_door(open: &OpenError, what: String) -> CliError {
+    let next = match open.what {
+        "metrics" => "--metrics-bind with another port",
+        _ => "--admin 127.0.0.1:0 takes any free port, --admin off none",
+    };
+    let (code, likely) = match open.error.kind() {
+        io::ErrorKind::PermissionDenied => (code::PERMISSION, "ports below 1024 need a privilege"),
+        io::ErrorKind::AddrInUse => (code::CANNOT_BIND, "another program has the port"),
+        _ => (code::CANNOT_BIND, "this machine does not have the address"),
+    };
+    CliError::new(code, what).likely(likely).next(next)
+}
+
 pub(super) fn explain(error: assemble::Error) -> CliError {
     let what = error.to_string();
     match &error {
-        assemble::Error::Targets(_) => {
-            CliError::new(code::SETTING, what).next("entryway guide choose")
-        }
-        assemble::Error::Admin(_) => CliError::new(code::CANNOT_BIND, what)
-            .likely("another program, or another entryway, has the port")
-            .next("--admin 127.0.0.1:0 takes any free port, --admin off none"),
+        assemble::Error::Targets(report) => super::wrong_settings(report),
+        assemble::Error::Admin(open) => no_door(open, what),
         assemble::Error::App(app::Error::Threads(_)) => CliError::new(code::OS, what),
         assemble::Error::App(app::Error::Bind(bind)) => match bind {
             BindError::NotAnAddress(_) | BindError::Nothing => CliError::new(code::SETTING, what),
@@ -211,7 +233,9 @@ pub(super) fn explain(error: assemble::Error) -> CliError {
             BindError::Denied(_) => CliError::new(code::PERMISSION, what)
                 .likely("ports below 1024 need a privilege")
                 .next("--listen 127.0.0.1:8182"),
-            BindError::Other { .. } => CliError::new(code::CANNOT_BIND, what),
+            BindError::Other { .. } => CliError::new(code::CANNOT_BIND, what)
+                .likely("this machine does not have the address")
+                .next("--listen 127.0.0.1:8182"),
         },
     }
 }

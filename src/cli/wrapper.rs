@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -30,6 +32,14 @@ pub struct Command {
 pub struct Child {
     child: tokio::process::Child,
     signals: [(Signal, SignalStream); 3],
+    life: Life,
+}
+
+/// Whether there is a child now, whose signals TERM, INT and HUP are then, and what came while there was none.
+#[derive(Clone, Debug, Default)]
+pub struct Life {
+    alive: Arc<AtomicBool>,
+    signal: Arc<AtomicI32>,
 }
 
 /// The command after `--`, if any.
@@ -61,6 +71,25 @@ pub async fn wait_until_healthy(handles: &Handles) {
     }
 }
 
+// === impl Life ===
+
+impl Life {
+    /// Whether the child lives.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Relaxed)
+    }
+
+    /// Notes a signal that was ours.
+    pub fn signal(&self, signal: SignalKind) {
+        self.signal.store(signal.as_raw_value(), Relaxed);
+    }
+
+    /// The exit code of a wrapper that a signal ended before its child began.
+    pub fn signalled(&self) -> u8 {
+        u8::try_from(128 + self.signal.load(Relaxed)).unwrap_or(code::INTERNAL)
+    }
+}
+
 // === impl Child ===
 
 impl Child {
@@ -69,6 +98,7 @@ impl Child {
         command: &Command,
         listen: Option<SocketAddr>,
         admin: Option<SocketAddr>,
+        life: &Life,
     ) -> Result<Self, CliError> {
         let open = |kind| {
             signal(kind).map_err(|error| CliError::new(code::OS, format!("signals: {error}")))
@@ -93,8 +123,14 @@ impl Child {
         let child = started.spawn().map_err(|error| {
             CliError::new(code::OS, format!("start `{name}`: {error}"))
                 .likely("no such program, or it may not be run")
+                .next("give a program in PATH, or its path, after --")
         })?;
-        Ok(Self { child, signals })
+        life.alive.store(true, Relaxed);
+        Ok(Self {
+            child,
+            signals,
+            life: life.clone(),
+        })
     }
 
     /// Forwards TERM, INT and HUP until it has ended; its exit code, 128+n when signal n ended it.
@@ -102,7 +138,11 @@ impl Child {
         loop {
             let [(_, term), (_, int), (_, hup)] = &mut self.signals;
             let signal = tokio::select! {
-                status = self.child.wait() => return status.map_or(code::OS, exit_code),
+                status = self.child.wait() => {
+                    // From here on signals are ours: a second one ends the drain.
+                    self.life.alive.store(false, Relaxed);
+                    return status.map_or(code::OS, exit_code);
+                }
                 _ = term.recv() => Signal::TERM,
                 _ = int.recv() => Signal::INT,
                 _ = hup.recv() => Signal::HUP,

@@ -23,7 +23,7 @@ const UNTOUCHED: Duration = Duration::from_secs(1);
 
 /// One open connection.
 #[derive(Debug)]
-pub(super) struct Open {
+pub struct Open {
     route: Arc<Route>,
     entry: Arc<Entry>,
     /// As they were at accept: a reload is for new connections.
@@ -78,6 +78,10 @@ impl Open {
             connect: None,
             ended: None,
         }
+    }
+
+    pub(super) fn route(&self) -> &Arc<Route> {
+        &self.route
     }
 
     pub(super) fn entry(&self) -> &Arc<Entry> {

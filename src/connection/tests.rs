@@ -334,7 +334,7 @@ async fn above_the_limit_is_a_fin_and_not_counted_against_it() {
 /// 10 000 idle connections at 2.5 KiB: what a task of one connection takes must not creep.
 #[test]
 fn the_future_stays_small() {
-    fn size<F, A, B, C>(_: fn(A, B, C) -> F) -> usize {
+    fn size<F, A, B>(_: fn(A, B) -> F) -> usize {
         std::mem::size_of::<F>()
     }
     let size = size(serve);

@@ -60,10 +60,11 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn all(&self) -> Vec<Check> {
-        let mut checks = vec![match self.route() {
-            Ok(check) => check,
-            Err(ends) => return vec![ends],
-        }];
+        let (route, goes_on) = self.route();
+        let mut checks = vec![route];
+        if !goes_on {
+            return checks;
+        }
         let (tcp, goes_on) = self.tcp();
         checks.extend(tcp);
         if goes_on && self.way.health.probes() && self.way.health.kind != ProbeKind::Tcp {
@@ -92,8 +93,8 @@ impl Judge<'_> {
         Check::ruled(rule, self.label(), evidence, &self.facts())
     }
 
-    /// The way there; an error is the end of this address.
-    fn route(&self) -> Result<Check, Check> {
+    /// The way there, and whether there is one.
+    fn route(&self) -> (Check, bool) {
         let others = self
             .ours
             .iter()
@@ -104,13 +105,13 @@ impl Judge<'_> {
                     "no route for IPv6 ({}); the IPv4 addresses are used",
                     shown(why)
                 );
-                Err(Check::skip(Stage::Route, self.label(), evidence))
+                (Check::skip(Stage::Route, self.label(), evidence), false)
             }
-            Err(why) => Err(self.ruled(&rules::ROUTE_NONE, &shown(why))),
+            Err(why) => (self.ruled(&rules::ROUTE_NONE, &shown(why)), false),
             Ok(route) if self.found.report.outcome == ProbeOutcome::Unreachable => {
-                Err(self.ruled(&rules::ROUTE_UNREACHABLE, &route.words()))
+                (self.ruled(&rules::ROUTE_UNREACHABLE, &route.words()), false)
             }
-            Ok(route) => Ok(Check::pass(Stage::Route, self.label(), route.words())),
+            Ok(route) => (Check::pass(Stage::Route, self.label(), route.words()), true),
         }
     }
 

@@ -114,7 +114,7 @@ fn judge_port(subject: &Subject, address: SocketAddr, ours: &mut Vec<SocketAddr>
 
 /// Stage `limits`; `towards` are the addresses that connections go to.
 pub(super) fn judge_limits(subject: &Subject, towards: &[SocketAddr]) -> Vec<Check> {
-    let mut checks = vec![judge_files(subject, &Budget::of_process())];
+    let mut checks = vec![judge_files(subject, &Budget::of_process(0))];
     checks.extend(subject.instance.as_ref().and_then(judge_files_used));
     checks.extend(judge_local_ports(towards, local_ports()));
     checks.extend(judge_timers(subject));

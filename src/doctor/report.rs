@@ -1,6 +1,6 @@
 //! What was found: checks in the order of the stages, their verdict, as text and as JSON (contract section 2). Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use serde_json::{Value as Json, json};
@@ -179,7 +179,7 @@ impl Report {
             .unwrap_or(0)
             .min(48);
         let mut text = String::new();
-        let mut printed: HashMap<(&[String], &[String]), Stage> = HashMap::new();
+        let mut printed: HashSet<(Option<&str>, &[String])> = HashSet::new();
         for check in &self.checks {
             let verdict = painted(check.verdict, colour);
             let Check {
@@ -193,11 +193,9 @@ impl Report {
             if check.causes.is_empty() && check.steps.is_empty() {
                 continue;
             }
-            if printed
-                .insert((&check.causes, &check.steps), check.stage)
-                .is_some()
-            {
-                let _ = writeln!(text, "      causes and steps as above");
+            // The steps of one rule differ in names only.
+            if !printed.insert((check.rule, &check.causes)) {
+                let _ = writeln!(text, "      causes and steps as above, for this one");
                 continue;
             }
             list(&mut text, "cause", &check.causes);
@@ -205,7 +203,7 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "{}  {}",
+            "verdict: {}  {}",
             painted(self.verdict(), colour),
             self.conclusion()
         );
@@ -236,15 +234,12 @@ impl Report {
                     .find(|check| check.verdict == Verdict::Fail);
                 let at = first.map(|check| check.stage.as_str()).unwrap_or_default();
                 format!(
-                    "verdict: a connection made now would not reach this Datomic system; {} failed, the first at {at}",
+                    "a connection made now would not reach this Datomic system; {} failed, the first at {at}",
                     checks(fails)
                 )
             }
-            Verdict::Warn => format!(
-                "verdict: it works, but {} will hurt sooner or later",
-                checks(warns)
-            ),
-            Verdict::Pass | Verdict::Skip => "verdict: all is well".to_owned(),
+            Verdict::Warn => format!("it works, but {} will hurt sooner or later", checks(warns)),
+            Verdict::Pass | Verdict::Skip => "all is well".to_owned(),
         }
     }
 }

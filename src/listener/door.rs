@@ -199,7 +199,7 @@ impl Door {
     fn admit(&self, stream: TcpStream, client: SocketAddr) {
         let route = Arc::clone(&self.route);
         if route.has_room(self.budget.max_connections) {
-            self.spread.serve(stream, client, route);
+            self.spread.serve(stream, connection::admit(client, route));
             return;
         }
         let away = Arc::clone(&self.turned_away);

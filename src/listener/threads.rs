@@ -4,7 +4,7 @@
 //! trips than a runtime that moves tasks, and few connections are split exactly (reference: data path, item 4).
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
-use crate::connection::{self, Route};
+use crate::connection::{self, Open};
 
 type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
@@ -39,7 +39,7 @@ struct Worker {
 
 enum Work {
     Run(Job),
-    Serve(TcpStream, SocketAddr, Arc<Route>, Load),
+    Serve(TcpStream, Open, Load),
     Stop,
 }
 
@@ -109,17 +109,17 @@ async fn run(mut work: mpsc::UnboundedReceiver<Work>) {
     while let Some(work) = work.recv().await {
         match work {
             Work::Run(job) => drop(tokio::task::spawn_local(job())),
-            Work::Serve(stream, client, route, load) => serve(stream, client, route, load),
+            Work::Serve(stream, open, load) => serve(stream, open, load),
             Work::Stop => return,
         }
     }
 }
 
 /// A task of its own: a panic ends this connection and no other.
-fn serve(stream: TcpStream, client: SocketAddr, route: Arc<Route>, load: Load) {
+fn serve(stream: TcpStream, open: Open, load: Load) {
     tokio::task::spawn_local(async move {
         let _load = load;
-        connection::serve(stream, client, route).await;
+        connection::serve(stream, open).await;
     });
 }
 
@@ -152,7 +152,7 @@ impl Spread {
 
     /// Serves a connection on the least loaded thread. Called on the first one, which keeps it unless it carries more
     /// than a quarter above the least: no thread is woken for nothing.
-    pub(super) fn serve(&self, stream: TcpStream, client: SocketAddr, route: Arc<Route>) {
+    pub(super) fn serve(&self, stream: TcpStream, open: Open) {
         let load_of = |worker: &Worker| worker.load.load(Relaxed);
         let own = &self.workers[0];
         let least = self
@@ -163,9 +163,9 @@ impl Spread {
         let spare = load_of(least);
         if load_of(own) > spare + spare / 4 {
             let load = Load::new(&least.load);
-            let _ = least.orders.send(Work::Serve(stream, client, route, load));
+            let _ = least.orders.send(Work::Serve(stream, open, load));
         } else {
-            serve(stream, client, route, Load::new(&own.load));
+            serve(stream, open, Load::new(&own.load));
         }
     }
 }

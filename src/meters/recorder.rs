@@ -253,12 +253,6 @@ impl Registry {
         shelves.retain(|_, shelf| !shelf.series.is_empty());
     }
 
-    /// The families that have a series, by name.
-    pub(super) fn families(&self) -> Vec<&'static Family> {
-        let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
-        shelves.values().map(|shelf| shelf.family).collect()
-    }
-
     /// The series of one family that carry all these labels with these values.
     pub(super) fn read(&self, name: &str, matching: &[(&str, &str)]) -> Vec<Sample> {
         let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);

@@ -5,11 +5,8 @@ use std::fmt::Write as _;
 use super::family::{Family, Kind};
 use super::recorder::{Reading, Sample};
 
-/// Appends one family. A family without a series is not mentioned.
+/// Appends one family: HELP and TYPE, and its series where it has some.
 pub(super) fn family(out: &mut String, family: &Family, samples: &[Sample]) {
-    if samples.is_empty() {
-        return;
-    }
     let kind = match family.kind {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",

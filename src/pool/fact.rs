@@ -201,6 +201,8 @@ pub enum Suspicion {
     Untouched,
     /// A request waits too long for its first answer byte.
     SlowAnswer,
+    /// Several requests do, and not a byte has come from it on any connection meanwhile.
+    Mute,
 }
 
 /// What the operator wants of an endpoint.
@@ -241,7 +243,7 @@ impl fmt::Display for NoAnswer {
             NoAnswer::Timeout => f.write_str("no answer in time"),
             NoAnswer::Garbage(what) => write!(f, "unreadable answer: {what}"),
             NoAnswer::OnlyRefused(ips) => {
-                f.write_str("only addresses that are refused:")?;
+                f.write_str("only local addresses, refused (--allow-local-answers takes them):")?;
                 ips.iter().try_for_each(|ip| write!(f, " {ip}"))
             }
             NoAnswer::NoResolver(why) => write!(f, "no server to ask: {why}"),
@@ -308,6 +310,7 @@ impl Suspicion {
             Suspicion::LostHedge => "lost_hedge",
             Suspicion::Untouched => "untouched",
             Suspicion::SlowAnswer => "slow_answer",
+            Suspicion::Mute => "mute",
         }
     }
 }

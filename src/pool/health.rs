@@ -58,15 +58,15 @@ pub struct Health {
     was_returning: Option<Moment>,
     /// The last suspicion by a slow answer (once in 10 s unless a probe fails).
     slow_at: Option<Moment>,
+    /// It is up by failback, since then.
     ramp_from: Option<Moment>,
-    /// From when on its being up counts as settled: farther pairs may then move back.
-    settles_at: Moment,
 }
 
 /// Silence marks at most one zone down per 30 s while another is up (contract 7.3).
 #[derive(Clone, Debug, Default)]
 pub struct SilenceLimit {
-    last: Option<(String, Moment)>,
+    /// Who was marked in the last 30 s.
+    marks: Vec<(String, Moment)>,
 }
 
 /// How often a slow answer may make one address suspect.
@@ -91,7 +91,6 @@ impl Health {
             was_returning: None,
             slow_at: None,
             ramp_from: None,
-            settles_at: now,
         }
     }
 
@@ -128,9 +127,12 @@ impl Health {
             .filter(|from| self.state == State::Up && now.since(*from) < failback.ramp)
     }
 
-    /// Since when its being up counts as settled.
-    pub fn settled(&self, now: Moment) -> Option<Moment> {
-        (self.state == State::Up && self.settles_at <= now).then_some(self.settles_at)
+    /// Since when its being up counts as settled, so that farther pairs may move: after the ramp where it came back by
+    /// failback, else after the time that failback takes.
+    pub fn settled(&self, now: Moment, failback: &FailbackSettings) -> Option<Moment> {
+        let wait = self.ramp_from.map_or(failback.after, |_| failback.ramp);
+        let settled = self.since + wait;
+        (self.state == State::Up && settled <= now).then_some(settled)
     }
 
     /// How it is to be probed.
@@ -152,10 +154,9 @@ impl Health {
         evidence: &Evidence,
         may_mark: bool,
         settings: &HealthSettings,
-        failback: &FailbackSettings,
     ) -> Option<Flip> {
         if *evidence == Evidence::Win {
-            return self.won(now, sent, settings, failback);
+            return self.won(now, sent, settings);
         }
         if self.last_win.is_some_and(|win| win > sent) {
             return None;
@@ -199,13 +200,7 @@ impl Health {
         }
     }
 
-    fn won(
-        &mut self,
-        now: Moment,
-        sent: Moment,
-        settings: &HealthSettings,
-        failback: &FailbackSettings,
-    ) -> Option<Flip> {
+    fn won(&mut self, now: Moment, sent: Moment, settings: &HealthSettings) -> Option<Flip> {
         // Sent before the doubt began: says nothing about now.
         if self.state == State::Suspect && sent < self.since {
             return None;
@@ -219,14 +214,14 @@ impl Health {
         self.soft = false;
         match self.state {
             State::Up | State::Returning => None,
-            State::Unknown => self.up(now, Cow::Borrowed("probe_ok"), failback),
+            State::Unknown => self.up(now, Cow::Borrowed("probe_ok")),
             State::Suspect => match self.was_returning.take() {
                 Some(since) => {
                     let flip = self.go(now, State::Returning, Cow::Borrowed("cleared"), false);
                     self.since = since;
                     flip
                 }
-                None => self.up(now, Cow::Borrowed("cleared"), failback),
+                None => self.up(now, Cow::Borrowed("cleared")),
             },
             State::Down if self.wins >= settings.rise => {
                 self.go(now, State::Returning, Cow::Borrowed("probe_ok"), false)
@@ -264,7 +259,7 @@ impl Health {
         let in_state = now.since(self.since);
         match self.state {
             State::Suspect if !settings.probes() && in_state >= Timing::SUSPECT_UNPROBED => {
-                self.up(now, Cow::Borrowed("unprobed"), failback)
+                self.up(now, Cow::Borrowed("unprobed"))
             }
             State::Suspect if self.fails >= settings.fall && may_mark => {
                 self.go(now, State::Down, Cow::Borrowed("timeout"), true)
@@ -274,9 +269,8 @@ impl Health {
                     && self.wins >= settings.rise
                     && last_move.is_none_or(|moved| now.since(moved) >= failback.dwell()) =>
             {
-                let flip = self.up(now, Cow::Borrowed("failback"), failback);
+                let flip = self.up(now, Cow::Borrowed("failback"));
                 self.ramp_from = Some(now);
-                self.settles_at = now + failback.ramp;
                 flip
             }
             _ => None,
@@ -309,10 +303,10 @@ impl Health {
     }
 
     /// Probes were switched off: it counts as up.
-    pub fn unprobed(&mut self, now: Moment, failback: &FailbackSettings) -> Option<Flip> {
+    pub fn unprobed(&mut self, now: Moment) -> Option<Flip> {
         self.forgive();
         self.was_returning = None;
-        self.up(now, Cow::Borrowed("unprobed"), failback)
+        self.up(now, Cow::Borrowed("unprobed"))
     }
 
     fn doubt(&mut self, now: Moment, reason: Cow<'static, str>) -> Option<Flip> {
@@ -321,17 +315,11 @@ impl Health {
         self.go(now, State::Suspect, reason, false)
     }
 
-    fn up(
-        &mut self,
-        now: Moment,
-        reason: Cow<'static, str>,
-        failback: &FailbackSettings,
-    ) -> Option<Flip> {
+    fn up(&mut self, now: Moment, reason: Cow<'static, str>) -> Option<Flip> {
         self.was_returning = None;
         let flip = self.go(now, State::Up, reason, false);
         if flip.is_some() {
             self.ramp_from = None;
-            self.settles_at = now + failback.after;
         }
         flip
     }
@@ -368,16 +356,19 @@ impl Health {
 impl SilenceLimit {
     /// Whether silence may mark an address of this place (zone, or endpoint) down now.
     pub fn allows(&self, now: Moment, place: &str, another_up: bool) -> bool {
+        let recent = |at: &Moment| now.since(*at) < Timing::SILENCE_GAP;
         !another_up
-            || self
-                .last
-                .as_ref()
-                .is_none_or(|(last, at)| last == place || now.since(*at) >= Timing::SILENCE_GAP)
+            || !self
+                .marks
+                .iter()
+                .any(|(other, at)| other != place && recent(at))
     }
 
     /// It did.
     pub fn marked(&mut self, now: Moment, place: &str) {
-        self.last = Some((place.to_owned(), now));
+        self.marks
+            .retain(|(_, at)| now.since(*at) < Timing::SILENCE_GAP);
+        self.marks.push((place.to_owned(), now));
     }
 }
 

@@ -174,19 +174,18 @@ fn jittered(interval: Duration, draw: f64, settings: &HealthSettings) -> Duratio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::timing::FailbackSettings;
 
     fn at(ms: u64) -> Moment {
         Moment::at(Duration::from_millis(ms))
     }
 
     fn probe(known: &mut Known, sent: u64, ended: u64, outcome: ProbeOutcome) {
-        let (settings, failback) = (HealthSettings::default(), FailbackSettings::default());
+        let settings = HealthSettings::default();
         known.note(at(sent), &outcome, Duration::from_millis(ended - sent));
         let evidence = evidence(&outcome).unwrap();
         known
             .health
-            .probed(at(ended), at(sent), &evidence, true, &settings, &failback);
+            .probed(at(ended), at(sent), &evidence, true, &settings);
         known.plan(at(ended), 0.5, &settings);
     }
 

@@ -4,7 +4,7 @@
 //! for result codes, which are of a closed list.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::bus::Bus;
 use crate::clock::Moment;
@@ -41,10 +41,10 @@ impl Report {
     }
 
     /// Tells what has changed.
-    pub(in crate::pool) fn changes(&self, changes: &[Change], now: Moment) {
+    pub(in crate::pool) fn changes(&self, changes: &[Change]) {
         for change in changes {
             self.count(change);
-            if let Some(event) = self.event(change, now) {
+            if let Some(event) = self.event(change) {
                 self.bus.emit(event);
             }
         }
@@ -172,80 +172,113 @@ impl Report {
         }
     }
 
-    fn event(&self, change: &Change, _now: Moment) -> Option<Event> {
-        let of = |event: Event, endpoint: &Endpoint, socket: &std::net::SocketAddr| {
-            event
-                .with("upstream", endpoint.upstream.to_string())
-                .with("endpoint", endpoint.name().to_string())
-                .maybe("zone", endpoint.zone().map(ToString::to_string))
-                .with("server.address", socket.ip().to_string())
-                .with("server.port", socket.port())
-        };
-        let here = |event: Event| event.with("upstream", self.upstream.to_string());
-        Some(match change {
-            Change::Flip { endpoint, socket, flip } => {
+    fn event(&self, change: &Change) -> Option<Event> {
+        match change {
+            Change::Flip {
+                endpoint,
+                socket,
+                flip,
+            } => {
                 let event = if flip.to == State::Down {
                     Event::warn("endpoint.state", "an address is down")
                 } else {
                     Event::info("endpoint.state", "an address changed its state")
                 };
-                of(event, endpoint, socket)
+                let event = about(event, endpoint, *socket)
                     .with("from", flip.from.as_str())
-                    .with("to", flip.to.as_str())
-                    .with("reason", flip.reason.to_string())
+                    .with("to", flip.to.as_str());
+                Some(event.with("reason", flip.reason.to_string()))
             }
-            Change::Probed { endpoint, socket, result, detail, took } => {
-                if result == "ok" || !self.bus.wants(Level::Debug) {
-                    return None;
-                }
-                of(Event::debug("probe.fail", "a probe failed"), endpoint, socket)
-                    .with("result", result.clone())
-                    .maybe("detail", detail.clone())
-                    .with("probe.duration_ms", took.as_secs_f64() * 1000.0)
-            }
-            Change::Pin(PinChange::Pinned(_) | PinChange::Mismatch { .. }) => return None,
-            Change::Pin(PinChange::Conflict(one, other)) => here(Event::warn(
-                "identity.mismatch",
-                "the upstream's addresses answer as two systems; it is not used until a reload or restart",
-            ))
-            .with("identity", one.to_string())
-            .with("identity.other", other.to_string()),
-            Change::Mismatch { endpoint, socket, got, pinned } => of(
-                Event::warn("identity.mismatch", "an address answers as another system and is not used"),
+            Change::Probed {
                 endpoint,
                 socket,
-            )
-            .with("identity", pinned.to_string())
-            .with("identity.other", got.to_string()),
-            Change::Failover { from, to } => here(Event::info("upstream.failover", "new connections go to another zone"))
-                .with("from", from.clone())
-                .with("to", to.clone()),
-            Change::Failback { from, to } => here(Event::info("upstream.failback", "new connections go back to a nearer zone"))
-                .with("from", from.clone())
-                .with("to", to.clone()),
-            Change::Dns { name, endpoint, added, departed, removed } => {
-                let list = |ips: &[IpAddr]| {
-                    let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
-                    (!ips.is_empty()).then(|| ips.join(" "))
-                };
-                here(Event::info("dns.change", "the addresses of a name changed"))
-                    .with("endpoint", endpoint.name().to_string())
-                    .with("name", name.clone())
-                    .maybe("added", list(added))
-                    .maybe("departed", list(departed))
-                    .maybe("removed", list(removed))
+                result,
+                detail,
+                took,
+            } if result != "ok" && self.bus.wants(Level::Debug) => {
+                let event = Event::debug("probe.fail", "a probe failed");
+                let event = about(event, endpoint, *socket)
+                    .with("result", result.clone())
+                    .maybe("detail", detail.clone());
+                Some(event.with("probe.duration_ms", took.as_secs_f64() * 1000.0))
             }
+            Change::Mismatch {
+                endpoint,
+                socket,
+                got,
+                pinned,
+            } => {
+                let event =
+                    Event::warn("identity.mismatch", "an address answers as another system");
+                let event = about(event, endpoint, *socket).with("identity", pinned.to_string());
+                Some(event.with("identity.other", got.to_string()))
+            }
+            _ => self.event_of_upstream(change),
+        }
+    }
+
+    /// Events that are not about one address.
+    fn event_of_upstream(&self, change: &Change) -> Option<Event> {
+        let here = |event: Event| event.with("upstream", self.upstream.to_string());
+        let list = |ips: &[IpAddr]| {
+            let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+            (!ips.is_empty()).then(|| ips.join(" "))
+        };
+        let event = match change {
+            Change::Pin(PinChange::Conflict(one, other)) => {
+                let text = "two systems behind one upstream: not used until a reload or restart";
+                here(Event::warn("identity.mismatch", text))
+                    .with("identity", one.to_string())
+                    .with("identity.other", other.to_string())
+            }
+            Change::Failover { from, to } => here(Event::info(
+                "upstream.failover",
+                "new connections go elsewhere",
+            ))
+            .with("from", from.clone())
+            .with("to", to.clone()),
+            Change::Failback { from, to } => {
+                here(Event::info("upstream.failback", "new connections go back"))
+                    .with("from", from.clone())
+                    .with("to", to.clone())
+            }
+            Change::Dns {
+                name,
+                endpoint,
+                added,
+                departed,
+                removed,
+            } => here(Event::info("dns.change", "the addresses of a name changed"))
+                .with("endpoint", endpoint.name().to_string())
+                .with("name", name.clone())
+                .maybe("added", list(added))
+                .maybe("departed", list(departed))
+                .maybe("removed", list(removed)),
             Change::DnsError { name, error, kept } => {
-                here(Event::warn("dns.error", "a lookup went wrong; known addresses are kept"))
+                let text = "a lookup went wrong; known addresses are kept";
+                here(Event::warn("dns.error", text))
                     .with("name", name.clone())
                     .with("error", error.clone())
                     .with("kept", *kept)
             }
-            Change::Stall(late) => here(Event::debug("stall", "we were late ourselves; timeouts meanwhile are void"))
-                .with("late_ms", late.as_secs_f64() * 1000.0),
-            Change::Lookup { .. } | Change::EndpointGone(_) | Change::NameGone(_) => return None,
-        })
+            Change::Stall(late) => {
+                let text = "we were late ourselves; timeouts meanwhile are void";
+                here(Event::debug("stall", text)).with("late_ms", late.as_secs_f64() * 1000.0)
+            }
+            _ => return None,
+        };
+        Some(event)
     }
+}
+
+/// With the fields that say which address.
+fn about(event: Event, endpoint: &Endpoint, socket: SocketAddr) -> Event {
+    event
+        .with("upstream", endpoint.upstream.to_string())
+        .with("endpoint", endpoint.name().to_string())
+        .maybe("zone", endpoint.zone().map(ToString::to_string))
+        .with("server.address", socket.ip().to_string())
+        .with("server.port", socket.port())
 }
 
 /// The names that have series: those that are no candidates.

@@ -9,22 +9,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::clock::Moment;
-use crate::names::{EndpointName, UpstreamName, Zone};
+use crate::names::{UpstreamName, Zone};
 use crate::pool::active::Active;
 use crate::pool::change::Change;
 use crate::pool::dns::{Member, Name};
 use crate::pool::endpoint::{Endpoint, EndpointSpec, Role};
-use crate::pool::fact::{DialFailure, Fact, Intent, ProbeOutcome, Suspicion};
-use crate::pool::health::{Flip, SilenceLimit};
-use crate::pool::identity::{Pin, PinChange, SystemId};
-use crate::pool::known::{self, Known};
+use crate::pool::fact::{DialFailure, Fact, Intent, Suspicion};
+use crate::pool::health::SilenceLimit;
+use crate::pool::identity::Pin;
+use crate::pool::known::Known;
 use crate::pool::near::Nearness;
-use crate::pool::snapshot::State;
 use crate::pool::timing::{PoolSettings, Timing};
 
 pub(in crate::pool) use place::place_name;
 
 mod answers;
+mod evidence;
 mod place;
 mod reload;
 
@@ -62,6 +62,8 @@ pub struct Pool {
     own_zone_id: Option<Zone>,
     own_listeners: Vec<SocketAddr>,
     first_answer: Option<Moment>,
+    /// Whether there were farther places to leave when last looked.
+    rebalances: bool,
     first_round_done: bool,
     active: Active,
     /// Counts draws: jitter without a random source.
@@ -70,9 +72,6 @@ pub struct Pool {
     dirty: bool,
     changes: Vec<Change>,
 }
-
-/// Stalls are remembered as long as a probe can take.
-const STALLS_KEPT: std::time::Duration = std::time::Duration::from_secs(120);
 
 // === impl Pool ===
 
@@ -102,6 +101,7 @@ impl Pool {
             own_zone_id: None,
             own_listeners,
             first_answer: None,
+            rebalances: false,
             first_round_done: false,
             active: Active::default(),
             draws: seed,
@@ -224,166 +224,6 @@ impl Pool {
         std::mem::take(&mut self.dirty)
     }
 
-    fn probed(
-        &mut self,
-        now: Moment,
-        socket: SocketAddr,
-        sent: Moment,
-        outcome: ProbeOutcome,
-        took: std::time::Duration,
-    ) {
-        let late = outcome == ProbeOutcome::Timeout && self.is_void(sent, now);
-        let outcome = if late { ProbeOutcome::Void } else { outcome };
-        for endpoint in self.holders(socket) {
-            self.changes.push(Change::Probed {
-                endpoint,
-                socket,
-                result: outcome.code().to_owned(),
-                detail: outcome.detail().map(str::to_owned),
-                took,
-            });
-        }
-        let may_mark = self.may_mark(now, socket);
-        let draw = self.draw();
-        let Some(known) = self
-            .known
-            .get_mut(&socket)
-            .filter(|known| known.gone.is_none())
-        else {
-            return;
-        };
-        let Some(evidence) = known::evidence(&outcome) else {
-            known.again(now, sent, matches!(outcome, ProbeOutcome::Local(_)));
-            return;
-        };
-        self.first_answer.get_or_insert(now);
-        known.note(sent, &outcome, took);
-        let (health, failback) = (&self.settings.health, &self.settings.failback);
-        let flip = known
-            .health
-            .probed(now, sent, &evidence, may_mark, health, failback);
-        known.plan(now, draw, health);
-        self.flipped(now, socket, flip);
-        if let ProbeOutcome::Success { identity } = outcome {
-            if let Some(got) = identity {
-                self.saw(socket, got);
-            }
-            for member in self.held.iter_mut().flat_map(|held| &mut held.members) {
-                if member.socket == socket {
-                    member.proven();
-                }
-            }
-        }
-    }
-
-    fn saw(&mut self, socket: SocketAddr, got: SystemId) {
-        let told = self.pin.saw(socket, got);
-        self.pin_changed(told);
-    }
-
-    fn pin_changed(&mut self, told: Vec<PinChange>) {
-        for change in told {
-            match change {
-                PinChange::Mismatch {
-                    socket,
-                    got,
-                    pinned,
-                } => {
-                    for endpoint in self.holders(socket) {
-                        let (got, pinned) = (got.clone(), pinned.clone());
-                        self.changes.push(Change::Mismatch {
-                            endpoint,
-                            socket,
-                            got,
-                            pinned,
-                        });
-                    }
-                }
-                other => self.changes.push(Change::Pin(other)),
-            }
-        }
-    }
-
-    fn doubt(&mut self, now: Moment, socket: SocketAddr, reason: &'static str, slow: bool) {
-        let draw = self.draw();
-        let Some(known) = self
-            .known
-            .get_mut(&socket)
-            .filter(|known| known.gone.is_none())
-        else {
-            return;
-        };
-        let flip = known.health.suspect(now, reason, slow);
-        if flip.is_some() {
-            known.plan(now, draw, &self.settings.health);
-        }
-        self.flipped(now, socket, flip);
-    }
-
-    /// Notes a change of state; one by silence counts against the limit.
-    fn flipped(&mut self, now: Moment, socket: SocketAddr, flip: Option<Flip>) {
-        let Some(flip) = flip else { return };
-        self.dirty = true;
-        if flip.silent {
-            let place = self.place_of(socket);
-            self.silence.marked(now, &place);
-        }
-        for endpoint in self.holders(socket) {
-            let flip = flip.clone();
-            self.changes.push(Change::Flip {
-                endpoint,
-                socket,
-                flip,
-            });
-        }
-    }
-
-    fn may_mark(&self, now: Moment, socket: SocketAddr) -> bool {
-        let place = self.place_of(socket);
-        let another_up = self.set().any(|(other, known)| {
-            known.health.state() == State::Up
-                && !self.pin.forbids(other)
-                && self.place_of(other) != place
-        });
-        self.silence.allows(now, &place, another_up)
-    }
-
-    fn woke(&mut self, now: Moment) {
-        self.stalled(Moment::default(), now);
-        for known in self.known.values_mut().filter(|known| known.gone.is_none()) {
-            known.health.forgive();
-            known.plan(now, 0.5, &self.settings.health);
-            known.hurry(now);
-        }
-    }
-
-    fn reprobe(&mut self, now: Moment, endpoint: Option<&EndpointName>) {
-        for held in &self.held {
-            if endpoint.is_none_or(|name| name == held.endpoint.name()) {
-                for member in &held.members {
-                    if let Some(known) = self.known.get_mut(&member.socket) {
-                        known.hurry(now);
-                    }
-                }
-            }
-        }
-    }
-
-    fn stalled(&mut self, from: Moment, to: Moment) {
-        self.stalls.push_back((from, to));
-        self.stalls
-            .retain(|(_, until)| to.since(*until) < STALLS_KEPT);
-        while self.stalls.len() > 64 {
-            self.stalls.pop_front();
-        }
-    }
-
-    fn is_void(&self, from: Moment, to: Moment) -> bool {
-        self.stalls
-            .iter()
-            .any(|(began, ended)| *began < to && from < *ended)
-    }
-
     /// What follows from any change: who is in the set, whether the first round is over, where new connections go.
     fn settle(&mut self, now: Moment) {
         self.refresh_set(now);
@@ -392,9 +232,11 @@ impl Pool {
                 && self
                     .set()
                     .all(|(_, known)| known.answered(&self.settings.health));
-            let over = self
-                .first_answer
-                .is_some_and(|first| all || now.since(first) >= Timing::FIRST_ROUND);
+            // Without probes nobody answers, and nothing is waited for.
+            let over = match self.first_answer {
+                Some(first) => all || now.since(first) >= Timing::FIRST_ROUND,
+                None => all && !self.settings.health.probes(),
+            };
             if over {
                 self.first_round_done = true;
                 self.dirty = true;
@@ -406,6 +248,9 @@ impl Pool {
         let moved = self.active.follow(now, &places, self.first_round_done);
         self.dirty |= moved.is_some() || self.active.take_changed();
         self.changes.extend(moved);
+        // Time alone decides when rebalancing begins: no other change would publish it.
+        let rebalances = self.farther(now).is_some();
+        self.dirty |= std::mem::replace(&mut self.rebalances, rebalances) != rebalances;
     }
 
     /// The addresses of the set.

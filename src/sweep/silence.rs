@@ -1,5 +1,9 @@
 //! The watch over silent answers (contract 7.3): a request whose first answer byte is long overdue makes its address
 //! suspect. It never marks one down: slow queries are normal, and fast probes will tell.
+//!
+//! How often one address may be accused is the pool's business. A single slow request counts once in 10 s there; an
+//! address that is mute on every connection, with several requests overdue, counts at once, or a slow query shortly
+//! before would hide a frozen process from everything but the next regular probe.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,19 +21,28 @@ const LEAST: Duration = Duration::from_millis(250);
 /// How many times the address's median answer time a wait must be.
 const TIMES: u32 = 4;
 
-/// An address is accused at most once in this time, unless a probe fails.
-const AGAIN: Duration = Duration::from_secs(10);
+/// So many overdue requests, and not a byte from the address on any connection: it is mute.
+const MUTE: u32 = 2;
 
 /// The watch of one upstream.
 #[derive(Debug, Default)]
 pub(super) struct Silence {
-    /// Requests that have been told, by connection: one request once.
-    told: HashMap<u64, Moment>,
+    /// Requests that have been told, by connection: one request once as slow, and once as part of a mute address.
+    told: HashMap<u64, Told>,
     /// Those of `told` that still wait in this look.
-    waiting: HashMap<u64, Moment>,
-    accused: HashMap<SocketAddr, Moment>,
+    waiting: HashMap<u64, Told>,
+    /// Overdue requests of each address, in the last look and in this one.
+    overdue_before: HashMap<SocketAddr, u32>,
+    overdue: HashMap<SocketAddr, u32>,
     /// Waits count from here at the earliest: we were late ourselves before.
     forgiven: Moment,
+}
+
+/// A request by the time it was sent, and as what it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    asked: Moment,
+    mute: bool,
 }
 
 // === impl Silence ===
@@ -49,29 +62,50 @@ impl Silence {
         now: Moment,
     ) -> Option<Fact> {
         let asked = entry.tally.waiting_since()?;
-        if self.told.get(&entry.id) == Some(&asked) {
-            self.waiting.insert(entry.id, asked);
-            return None;
-        }
         let since = asked.max(self.forgiven);
         let waited = now.since(since);
         if waited < LEAST {
             return None;
         }
         let usual = candidate.address.answers.quantile(0.5).unwrap_or_default();
-        if waited < TIMES * usual {
+        let limit = LEAST.max(TIMES * usual);
+        if waited < limit {
             return None;
         }
-        self.waiting.insert(entry.id, asked);
         let socket = candidate.address.socket;
-        if !self.may_accuse(socket, view, now) {
+        *self.overdue.entry(socket).or_default() += 1;
+        let silent = candidate
+            .address
+            .heard()
+            .is_none_or(|heard| now.since(heard) >= limit);
+        let many = self
+            .overdue_before
+            .get(&socket)
+            .is_some_and(|count| *count >= MUTE);
+        let mute = silent && many;
+        if let Some(told) = self.told.get(&entry.id)
+            && told.asked == asked
+            && (told.mute || !mute)
+        {
+            self.waiting.insert(entry.id, *told);
             return None;
         }
-        self.accused.insert(socket, now);
+        // In doubt already: nothing would be learned now, but this request may still speak later.
+        let state = view?.state;
+        if matches!(state, State::Suspect | State::Down) {
+            return None;
+        }
+        self.waiting.insert(entry.id, Told { asked, mute });
+        let why = if mute {
+            Suspicion::Mute
+        } else {
+            Suspicion::SlowAnswer
+        };
+        let endpoint = candidate.endpoint.name().clone();
         Some(Fact::Suspect {
-            endpoint: candidate.endpoint.name().clone(),
+            endpoint,
             socket,
-            why: Suspicion::SlowAnswer,
+            why,
             started: since,
         })
     }
@@ -80,23 +114,7 @@ impl Silence {
     pub(super) fn turn(&mut self) {
         std::mem::swap(&mut self.told, &mut self.waiting);
         self.waiting.clear();
-    }
-
-    fn may_accuse(&self, socket: SocketAddr, view: Option<&AddressView>, now: Moment) -> bool {
-        let Some(view) = view else {
-            return false;
-        };
-        if matches!(view.state, State::Suspect | State::Down) {
-            // In doubt already: nothing would be learned.
-            return false;
-        }
-        let Some(accused) = self.accused.get(&socket) else {
-            return true;
-        };
-        let probe_failed = view
-            .last_probe
-            .as_ref()
-            .is_some_and(|probe| probe.at > *accused && probe.result != "ok");
-        probe_failed || now.since(*accused) >= AGAIN
+        std::mem::swap(&mut self.overdue_before, &mut self.overdue);
+        self.overdue.clear();
     }
 }

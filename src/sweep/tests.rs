@@ -6,7 +6,7 @@ use tokio::task::{LocalSet, spawn_local};
 use super::*;
 use crate::connection::tests::rig::*;
 use crate::connection::{Place, WhenAllDown};
-use crate::pool::fact::Intent;
+use crate::pool::fact::{Fact, Intent, Suspicion};
 use crate::pool::snapshot::{AddressView, EndpointView, Farther, State};
 use crate::pool::timing::OnDown;
 
@@ -235,6 +235,81 @@ async fn a_late_answer_is_told_once() {
             late.forgive(asked + secs(2));
             assert!(!told(2200, &view, &mut late), "we were late ourselves");
             assert!(told(2500, &view, &mut late));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_mute_on_all_connections_is_told_so() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, mut snapshot) = waiting().await;
+            let mut second = rig.client().await;
+            second.write_all(b"anybody else?").await.unwrap();
+            let waits = |entry: &Arc<Entry>| entry.tally.waiting_since().is_some();
+            eventually(|| {
+                rig.route
+                    .registry
+                    .oldest(2)
+                    .iter()
+                    .filter(|entry| waits(entry))
+                    .count()
+                    == 2
+            })
+            .await;
+            let view = view_of_pair(&rig, &mut snapshot).clone();
+            let mut silence = Silence::default();
+            let mut look = |after: u64| {
+                let mut told = Vec::new();
+                for entry in rig.route.registry.oldest(2) {
+                    let (candidate, _) = entry.candidate().unwrap();
+                    let now = entry.tally.waiting_since().unwrap() + Duration::from_millis(after);
+                    if let Some(Fact::Suspect { why, .. }) =
+                        silence.look(&entry, &candidate, Some(&view), now)
+                    {
+                        told.push(why);
+                    }
+                }
+                silence.turn();
+                told
+            };
+            assert_eq!(look(300), [Suspicion::SlowAnswer; 2]);
+            assert_eq!(
+                look(400),
+                [Suspicion::Mute; 2],
+                "both overdue in the look before, and nothing heard"
+            );
+            assert_eq!(look(500), [], "each request once");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_pool_hears_of_a_late_answer() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, _) = waiting().await;
+            let swept = Swept {
+                upstream: rig.route.upstream.clone(),
+                view: rig.route.view.clone(),
+                feed: rig.route.feed.clone(),
+                rules: Arc::default(),
+            };
+            let (sweep, _ending) = sweep(
+                rig.route.registry.clone(),
+                vec![swept],
+                Arc::default(),
+                &rig.meters,
+                &rig.route.bus,
+            );
+            spawn_local(sweep.run());
+            let (candidate, _) = rig.route.registry.oldest(1)[0].candidate().unwrap();
+            eventually(|| {
+                let snapshot = rig.route.view.load();
+                let view = snapshot.address(candidate.address.socket);
+                view.is_some_and(|view| view.state == State::Suspect)
+            })
+            .await;
         })
         .await;
 }

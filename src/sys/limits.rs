@@ -15,6 +15,12 @@ const LARGE_PIPE_PAGES: u64 = 256;
 /// Large pipes a process uses at most, however much it may.
 const LARGE_PIPES: u64 = 32;
 
+/// Descriptors of one data thread: its event loop, what wakes it, its signals.
+const PER_WORKER: u64 = 4;
+
+/// Descriptors in use where they cannot be counted.
+const STANDARD: u64 = 16;
+
 /// What Linux allows an ordinary user by default; taken where the setting cannot be read.
 const PIPE_PAGES_DEFAULT: u64 = 16384;
 
@@ -86,19 +92,22 @@ pub fn resident_bytes() -> io::Result<u64> {
 // === impl Budget ===
 
 impl Budget {
-    /// The budget of this process; raises its soft limit first.
-    pub fn of_process() -> Self {
+    /// The budget of this process; raises its soft limit first. `workers`: data threads that are still to be started.
+    pub fn of_process(workers: usize) -> Self {
         let pages = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft")
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .unwrap_or(PIPE_PAGES_DEFAULT);
-        Self::from_limits(raise_descriptors(), pages)
+        let used = open_descriptors().unwrap_or(STANDARD) + workers as u64 * PER_WORKER;
+        Self::from_limits(raise_descriptors(), used, pages)
     }
 
-    /// The budget under these limits: open files, and pages an ordinary user's pipes may hold (0 = no limit).
-    pub fn from_limits(descriptors: u64, pipe_pages: u64) -> Self {
-        // 20000 -> 1000 kept back; 64 -> 24. A quarter of it for pipes, an eighth for those turned away.
-        let kept = (descriptors * 3 / 8).min(1000);
+    /// The budget under these limits: open files, those of them that are in use for good, and pages an ordinary user's
+    /// pipes may hold (0 = no limit).
+    pub fn from_limits(descriptors: u64, used: u64, pipe_pages: u64) -> Self {
+        // 20000 - 20 -> 1000 kept back; 64 - 20 -> 16. A quarter of it for pipes, an eighth for those turned away.
+        let free = descriptors.saturating_sub(used);
+        let kept = (free * 3 / 8).min(1000);
         let pages = if pipe_pages == 0 {
             u64::MAX
         } else {
@@ -107,7 +116,7 @@ impl Budget {
         let pipes = kept / 8;
         Self {
             descriptors,
-            max_connections: ((descriptors - kept) / 2).max(1) as usize,
+            max_connections: ((free - kept) / 2).max(1) as usize,
             turned_away: (kept / 8).max(1) as usize,
             pipes: pipes as usize,
             large_pipes: (pages / LARGE_PIPE_PAGES).min(LARGE_PIPES).min(pipes / 2) as usize,
@@ -121,13 +130,15 @@ mod tests {
 
     #[test]
     fn a_small_limit_still_leaves_room_for_the_rest() {
-        let small = Budget::from_limits(64, 16384);
-        assert_eq!(small.max_connections, 20);
-        assert!(small.max_connections * 2 + small.turned_away + small.pipes * 2 < 60);
-        let large = Budget::from_limits(20_000, 16384);
-        assert_eq!(large.max_connections, 9500);
+        let small = Budget::from_limits(64, 24, 16384);
+        assert_eq!(small.max_connections, 12);
+        // Eight and more for probes, DNS and admin.
+        assert!(24 + small.max_connections * 2 + small.turned_away + small.pipes * 2 <= 56);
+        let large = Budget::from_limits(20_000, 24, 16384);
+        assert_eq!(large.max_connections, 9488);
         assert_eq!(large.large_pipes, 32);
-        assert_eq!(Budget::from_limits(20_000, 1024).large_pipes, 2);
+        assert_eq!(Budget::from_limits(20_000, 24, 1024).large_pipes, 2);
+        assert_eq!(Budget::from_limits(16, 24, 1024).max_connections, 1);
     }
 
     #[test]

@@ -1,16 +1,22 @@
-//! The lab: one network namespace per zone, a router between, faults on its routes. Everything lives in the private
-//! network and mount namespaces of this process and goes with it.
+//! The lab: one network namespace per zone, one for a remote client, a router between, faults on its routes.
+//! Everything lives in the private network, mount and process namespaces of this run and goes with it.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::fs::File;
+use std::process::Command;
 
-use tokio::time::Instant;
+use rustix::fd::AsFd;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::process::Process;
 
 /// Zones of the lab; each is one host.
 pub const ZONES: [&str; 3] = ["a", "b", "c"];
+
+/// The namespace of a client that is not on the proxy's machine.
+pub const REMOTE: &str = "remote";
+
+/// Where the proxy is reached from there.
+pub const PROXY_HOST: &str = "10.77.0.2";
 
 /// The port of every entry point, as in the real thing.
 pub const PORT: u16 = 8182;
@@ -27,16 +33,35 @@ pub fn address(zone: &str) -> String {
 
 /// Runs a command to its end; the lab is useless when one fails, so that is a failure of the run.
 pub fn sh(line: &str) {
+    try_sh(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+}
+
+/// Runs a command to its end.
+pub fn try_sh(line: &str) -> Result<(), String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let output = Command::new(words[0])
         .args(&words[1..])
         .output()
-        .unwrap_or_else(|error| panic!("{line}: {error}"));
-    assert!(
-        output.status.success(),
-        "{line}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// Runs `work` on a thread inside a namespace; sockets made there stay there.
+pub fn inside<T: Send + 'static>(
+    namespace: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::thread::JoinHandle<T> {
+    let path = format!("/run/netns/{namespace}");
+    std::thread::spawn(move || {
+        let namespace = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
+        work()
+    })
 }
 
 /// Builds namespaces, links and routes.
@@ -49,14 +74,13 @@ pub fn build() {
     sh("ip -n r link set lo up");
     link("", "10.77.0");
     sh("ip route add default via 10.77.0.1");
-    for (place, zone) in ZONES.iter().enumerate() {
-        sh(&format!("ip netns add {zone}"));
-        sh(&format!("ip -n {zone} link set lo up"));
-        link(zone, &format!("10.77.{}", place + 1));
-        sh(&format!(
-            "ip -n {zone} route add default via 10.77.{}.1",
-            place + 1
-        ));
+    let hosts = ZONES.iter().chain([&REMOTE]);
+    for (place, host) in hosts.enumerate() {
+        let net = format!("10.77.{}", place + 1);
+        sh(&format!("ip netns add {host}"));
+        sh(&format!("ip -n {host} link set lo up"));
+        link(host, &net);
+        sh(&format!("ip -n {host} route add default via {net}.1"));
     }
 }
 
@@ -86,8 +110,10 @@ pub enum Fault {
     Refuse,
     /// The router answers "unreachable".
     Unreachable,
-    /// The router drops everything.
+    /// The router drops everything, both ways.
     BlackHole,
+    /// The router drops what the zone sends; the zone hears everything.
+    OneWay,
     /// The process is stopped: the kernel accepts, nobody answers.
     Freeze,
 }
@@ -97,12 +123,10 @@ impl Fault {
     pub fn begin(self, lab: &Lab, zone: &str) {
         match self {
             Fault::Refuse => lab.mode(zone, "refuse"),
-            Fault::Unreachable => sh(&format!(
-                "ip -n r route add unreachable {}/32",
-                address(zone)
-            )),
-            Fault::BlackHole => sh(&format!("ip -n r route add blackhole {}/32", address(zone))),
             Fault::Freeze => lab.signal(zone, "STOP"),
+            Fault::Unreachable | Fault::BlackHole | Fault::OneWay => {
+                self.to_route("add", zone);
+            }
         }
     }
 
@@ -110,13 +134,46 @@ impl Fault {
     pub fn end(self, lab: &Lab, zone: &str) {
         match self {
             Fault::Refuse => lab.mode(zone, "ok"),
-            Fault::Unreachable => sh(&format!(
-                "ip -n r route del unreachable {}/32",
-                address(zone)
-            )),
-            Fault::BlackHole => sh(&format!("ip -n r route del blackhole {}/32", address(zone))),
             Fault::Freeze => lab.signal(zone, "CONT"),
+            Fault::Unreachable | Fault::BlackHole | Fault::OneWay => {
+                self.to_route("del", zone);
+            }
         }
+    }
+
+    fn to_route(self, verb: &str, zone: &str) {
+        let address = address(zone);
+        match self {
+            Fault::Unreachable => sh(&format!("ip -n r route {verb} unreachable {address}/32")),
+            Fault::BlackHole => silence(verb, zone, &address),
+            _ => drop_from(verb, zone),
+        }
+    }
+}
+
+/// Drops everything to and from a host.
+pub fn silence(verb: &str, host: &str, address: &str) {
+    sh(&format!("ip -n r route {verb} blackhole {address}/32"));
+    drop_from(verb, host);
+}
+
+/// Drops what a host sends. A route alone would let it through.
+fn drop_from(verb: &str, host: &str) {
+    sh(&format!("tc -n r qdisc {verb} dev r-{host} clsact"));
+    if verb == "add" {
+        // One instruction: return 2, which is "drop".
+        let words = ["-n", "r", "filter", "add", "dev"];
+        let device = format!("r-{host}");
+        let output = Command::new("tc")
+            .args(words)
+            .args([&device, "ingress", "bpf", "da", "bytecode", "1,6 0 0 2,"])
+            .output()
+            .expect("tc");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
@@ -132,23 +189,10 @@ impl Lab {
         let mocks = ZONES
             .iter()
             .map(|zone| {
-                let address = address(zone);
+                let listen = format!("{}:{PORT}", address(zone));
                 let mut command = Command::new("ip");
-                command.args([
-                    "netns",
-                    "exec",
-                    zone,
-                    env!("CARGO_BIN_EXE_entryway"),
-                    "mock",
-                    "--zones",
-                    zone,
-                ]);
-                command.args([
-                    "--base-ip",
-                    &address,
-                    "--listen",
-                    &format!("{address}:{PORT}"),
-                ]);
+                command.args(["netns", "exec", zone, env!("CARGO_BIN_EXE_entryway")]);
+                command.args(["mock", "--zones", zone, "--listen", &listen]);
                 command.args(["--slow-by", "20s", "--admin", "127.0.0.1:9000"]);
                 let process = Process::start(&mut command);
                 process.wait_for_line("--endpoint");
@@ -165,251 +209,16 @@ impl Lab {
         ));
     }
 
+    /// Switches all zones.
+    pub fn mode_of_all(&self, mode: &str) {
+        ZONES.iter().for_each(|zone| self.mode(zone, mode));
+    }
+
     fn signal(&self, zone: &str, signal: &str) {
         let place = ZONES
             .iter()
             .position(|known| *known == zone)
             .expect("a zone of the lab");
-        sh(&format!("kill -{signal} {}", self.mocks[place].child.id()));
+        self.mocks[place].signal(signal);
     }
-}
-
-/// A child that ends with its handle, and what it printed.
-#[derive(Debug)]
-pub struct Process {
-    /// The child.
-    pub child: Child,
-    lines: std::sync::mpsc::Receiver<String>,
-    log: PathBuf,
-}
-
-impl Process {
-    /// Starts it; standard output is read line by line, standard error goes to a file of the private /run.
-    pub fn start(command: &mut Command) -> Self {
-        static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let log = PathBuf::from(format!("/run/log-{number}"));
-        let stderr = std::fs::File::create(&log).expect("a writable /run");
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let output = child.stdout.take().expect("a pipe");
-        let (tell, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let _ = tell.send(line);
-            }
-        });
-        Self { child, lines, log }
-    }
-
-    /// The next line that contains `text`.
-    pub fn wait_for_line(&self, text: &str) -> String {
-        let until = Instant::now() + Duration::from_secs(10);
-        while let Ok(line) = self
-            .lines
-            .recv_timeout(until.saturating_duration_since(Instant::now()))
-        {
-            if line.contains(text) {
-                return line;
-            }
-        }
-        panic!("no line with {text:?}; standard error: {}", self.log());
-    }
-
-    /// What it wrote to standard error so far.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = Command::new("kill")
-            .arg("-CONT")
-            .arg(self.child.id().to_string())
-            .status();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// An entryway (or its control) in front of the three zones.
-#[derive(Debug)]
-pub struct Proxy {
-    /// Ends with the handle.
-    _process: Process,
-    /// Where clients connect.
-    pub address: SocketAddr,
-    admin: Option<SocketAddr>,
-}
-
-impl Proxy {
-    /// `entryway run` with zone a as its own.
-    pub fn entryway(flags: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_entryway"));
-        command.args([
-            "run",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--control",
-            "off",
-            "--log-format",
-            "json",
-        ]);
-        command.args(["--zone", "a"]);
-        for zone in ZONES {
-            command.args([
-                "--endpoint",
-                &format!("{}:{PORT}?zone={zone}", address(zone)),
-            ]);
-        }
-        command.args(flags);
-        let process = Process::start(&mut command);
-        let line = process.wait_for_line("listening http://");
-        let address = line
-            .split("http://")
-            .nth(1)
-            .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        let admin = eventually(Duration::from_secs(5), || {
-            let log = process.log();
-            let line = log
-                .lines()
-                .find(|line| line.contains("\"name\":\"admin\""))?;
-            let value: serde_json::Value = serde_json::from_str(line).ok()?;
-            value["address"].as_str()?.parse().ok()
-        });
-        let proxy = Self {
-            _process: process,
-            address: address.expect("an address to paste"),
-            admin: Some(admin),
-        };
-        eventually(Duration::from_secs(10), || {
-            (proxy.healthy() == 3).then_some(())
-        });
-        proxy
-    }
-
-    /// HAProxy with its default checks and the zones as a, then b, then c.
-    pub fn haproxy() -> Option<Self> {
-        let servers: String = ZONES
-            .iter()
-            .map(|zone| {
-                let backup = if *zone == "a" { "" } else { "backup" };
-                format!(" server {zone} {}:{PORT} check {backup}\n", address(zone))
-            })
-            .collect();
-        let text = format!(
-            "defaults\n mode tcp\n retries 3\n option redispatch\n timeout connect 5s\n timeout client 1h\n timeout server 1h\nlisten l\n bind 127.0.0.1:9182\n{servers}"
-        );
-        std::fs::write("/run/haproxy.cfg", text).ok()?;
-        let mut command = Command::new("haproxy");
-        command.args(["-db", "-f", "/run/haproxy.cfg"]);
-        if Command::new("haproxy")
-            .arg("-v")
-            .stdout(Stdio::null())
-            .status()
-            .is_err()
-        {
-            return None;
-        }
-        let proxy = Self {
-            _process: Process::start(&mut command),
-            address: SocketAddr::from(([127, 0, 0, 1], 9182)),
-            admin: None,
-        };
-        eventually(Duration::from_secs(5), || {
-            request(proxy.address, Duration::from_secs(1)).ok()
-        });
-        Some(proxy)
-    }
-
-    /// The body of an admin path.
-    pub fn admin(&self, path: &str) -> String {
-        let mut stream =
-            TcpStream::connect(self.admin.expect("an admin port")).expect("admin answers");
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).expect("admin reads");
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).expect("admin answers");
-        reply
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_owned())
-            .unwrap_or_default()
-    }
-
-    /// The state of a zone's only address.
-    pub fn state(&self, zone: &str) -> String {
-        let value: serde_json::Value =
-            serde_json::from_str(&self.admin("/v1/endpoints")).expect("JSON");
-        let all = value["endpoints"].as_array().expect("endpoints");
-        let endpoint = all
-            .iter()
-            .find(|endpoint| endpoint["zone"] == zone)
-            .expect("the zone");
-        endpoint["addresses"][0]["state"]
-            .as_str()
-            .expect("a state")
-            .to_owned()
-    }
-
-    /// Healthy addresses.
-    pub fn healthy(&self) -> u64 {
-        let value: serde_json::Value =
-            serde_json::from_str(&self.admin("/v1/status")).expect("JSON");
-        value["upstreams"][0]["healthy"].as_u64().unwrap_or(0)
-    }
-
-    /// The sum of a metric's series whose line contains all of `with`.
-    pub fn metric(&self, name: &str, with: &[&str]) -> f64 {
-        let text = self.admin("/metrics");
-        let lines = text
-            .lines()
-            .filter(|line| line.starts_with(name) && with.iter().all(|part| line.contains(part)));
-        lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    }
-}
-
-/// Waits until `look` gives something; panics after `limit`.
-pub fn eventually<T>(limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + limit;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < until, "not within {limit:?}");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
-}
-
-/// One HTTP request on a connection of its own; how long it took.
-pub fn request(to: SocketAddr, limit: Duration) -> std::io::Result<Duration> {
-    let began = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&to, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    ask(&mut stream, "Connection: close\r\n")?;
-    Ok(began.elapsed())
-}
-
-/// Asks and reads one answer on an open connection.
-pub fn ask(stream: &mut TcpStream, header: &str) -> std::io::Result<()> {
-    stream.write_all(format!("GET / HTTP/1.1\r\nHost: x\r\n{header}\r\n").as_bytes())?;
-    let mut reply = Vec::new();
-    let mut buffer = [0; 1024];
-    while !reply.windows(2).any(|pair| pair == b"\"}") {
-        let got = stream.read(&mut buffer)?;
-        if got == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        reply.extend_from_slice(&buffer[..got]);
-    }
-    Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command, ValueHint};
 
-use super::words::{CONTROL_SOCKET, DEFAULT_INSTANCE, INSTANCE, OUTPUT, Output, WaitFor};
+use super::words::{CONTROL_SOCKET, DEFAULT_INSTANCE, INSTANCE, OFF, OUTPUT, Output, WaitFor};
 use crate::duration;
 use crate::settings::flags::{self, Group};
 
@@ -51,6 +51,7 @@ pub(super) fn online(command: Command) -> Command {
                 .value_name("HOST:PORT")
                 .env("ENTRYWAY_ADMIN")
                 .default_value(DEFAULT_INSTANCE)
+                .value_parser(host_port)
                 .help_heading("Instance")
                 .help("Admin address of the instance to ask"),
         )
@@ -72,7 +73,8 @@ pub(super) fn output() -> Arg {
         .env("ENTRYWAY_OUTPUT")
         .default_value("text")
         .value_parser(|text: &str| match text {
-            "text" => Ok(Output::Text),
+            // An empty variable counts as not set.
+            "text" | "" => Ok(Output::Text),
             "json" => Ok(Output::Json),
             _ => Err("text or json is expected"),
         })
@@ -84,6 +86,22 @@ pub(super) fn switch(long: &'static str, help: &'static str) -> Arg {
         .long(long)
         .action(ArgAction::SetTrue)
         .help(help)
+}
+
+/// `HOST:PORT`, or what an instance's own variable says. An empty variable counts as not set.
+pub(super) fn host_port(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(DEFAULT_INSTANCE.to_owned());
+    }
+    let port = text
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty())
+        .and_then(|(_, port)| port.parse::<u16>().ok());
+    if port.is_some() || text == OFF {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("HOST:PORT is expected, such as {DEFAULT_INSTANCE}"))
+    }
 }
 
 pub(super) fn duration_value(text: &str) -> Result<Duration, String> {

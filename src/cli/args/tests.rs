@@ -21,6 +21,8 @@ fn what_is_not_understood_is_exit_code_2_with_a_guess() {
         ("entryway snippet yaml", "k8s"),
         ("entryway wait --for never", "healthy=N"),
         ("entryway check --output yaml", "text or json"),
+        ("entryway status --admin banana", "HOST:PORT"),
+        ("entryway status --admin :8183", "HOST:PORT"),
         ("entryway run --peering=maybe", "maybe"),
     ] {
         let error = command().try_get_matches_from(line.split(' ')).unwrap_err();
@@ -58,7 +60,30 @@ fn a_near_miss_is_answered_with_a_guess() {
         ("entryway run --when-all-down hol", "did you mean"),
         ("entryway snippet promtheus", "did you mean"),
     ] {
-        let error = command().try_get_matches_from(line.split(' ')).unwrap_err();
-        assert!(say(&error).contains(guess), "{line}: {}", say(&error));
+        let mut error = command().try_get_matches_from(line.split(' ')).unwrap_err();
+        let said = say(&mut error);
+        assert!(said.contains(guess), "{line}: {said}");
+    }
+}
+
+#[test]
+fn an_unknown_flag_is_not_offered_as_a_command() {
+    let line = ["entryway", "run", "--nonesuch"];
+    let mut error = command().try_get_matches_from(line).unwrap_err();
+    let said = say(&mut error);
+    assert!(
+        said.contains("nonesuch") && !said.contains("as a value"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_instance_is_host_and_port_and_an_empty_variable_is_none() {
+    for good in ["127.0.0.1:8183", "localhost:1", "[::1]:8183", "off"] {
+        assert_eq!(shared::host_port(good).as_deref(), Ok(good));
+    }
+    assert_eq!(shared::host_port("").as_deref(), Ok(DEFAULT_INSTANCE));
+    for bad in ["8183", "localhost", "a:b", "a:99999"] {
+        assert!(shared::host_port(bad).is_err(), "{bad}");
     }
 }

@@ -31,6 +31,9 @@ pub const OUTPUT: &str = "output";
 /// What `run` starts (id `command`; `OsString`s).
 pub const COMMAND: &str = "command";
 
+/// The admin address of an instance that has none.
+pub const OFF: &str = "off";
+
 /// Where the admin address is looked for when nobody says.
 pub const DEFAULT_INSTANCE: &str = "127.0.0.1:8183";
 

@@ -114,7 +114,10 @@ async fn changes_find_the_control_socket() {
         .unwrap_err();
     assert_eq!(
         (wrong.code, wrong.what.as_str()),
-        (78, "entryway.toml:3:1 unknown key")
+        (
+            78,
+            "settings are wrong; nothing was changed\nentryway.toml:3:1 unknown key"
+        )
     );
     assert_eq!(
         shutdown::run(&instance, Output::Json, &mut Vec::new()).await,

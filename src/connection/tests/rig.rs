@@ -134,7 +134,7 @@ pub(crate) async fn accept(listener: TcpListener, route: Arc<Route>) {
     let mut serving = tokio::task::JoinSet::new();
     while let Ok((stream, client)) = listener.accept().await {
         let stream = stream.into_std().unwrap();
-        serving.spawn_local(serve(stream, client, Arc::clone(&route)));
+        serving.spawn_local(serve(stream, admit(client, Arc::clone(&route))));
     }
 }
 

@@ -53,7 +53,7 @@ impl Open {
 }
 
 fn budget() -> Budget {
-    Budget::from_limits(1024, 16384)
+    Budget::from_limits(1024, 24, 16384)
 }
 
 #[tokio::test]

@@ -31,8 +31,7 @@ fn run_with(name: &str, script: &[(u64, Do, State)], settings: &HealthSettings) 
     let mut health = Health::new(at(0), settings.probes());
     for (step, (ms, what, expected)) in script.iter().enumerate() {
         let now = at(*ms);
-        let mut probe =
-            |evidence, may| health.probed(now, now, &evidence, may, settings, &failback);
+        let mut probe = |evidence, may| health.probed(now, now, &evidence, may, settings);
         match what {
             Ok => probe(Evidence::Win, true),
             Refused => probe(Evidence::Hard("refused"), true),
@@ -185,49 +184,28 @@ fn suspicion() {
 
 #[test]
 fn a_success_sent_before_the_doubt_does_not_clear_it() {
-    let (settings, failback) = Default::default();
+    let settings = HealthSettings::default();
     let mut health = run("up", &[(1, Ok, Up), (1000, Suspect, InDoubt)]);
     assert_eq!(
-        health.probed(
-            at(1001),
-            at(999),
-            &Evidence::Win,
-            true,
-            &settings,
-            &failback
-        ),
+        health.probed(at(1001), at(999), &Evidence::Win, true, &settings),
         None
     );
     assert_eq!(health.state(), InDoubt);
     assert!(
         health
-            .probed(
-                at(1300),
-                at(1200),
-                &Evidence::Win,
-                true,
-                &settings,
-                &failback
-            )
+            .probed(at(1300), at(1200), &Evidence::Win, true, &settings)
             .is_some()
     );
 }
 
 #[test]
 fn a_failure_older_than_a_success_is_old_news() {
-    let (settings, failback) = Default::default();
+    let settings = HealthSettings::default();
     let mut health = run(
         "up",
         &[(1, Ok, Up), (1000, Suspect, InDoubt), (1500, Ok, Up)],
     );
-    health.probed(
-        at(2000),
-        at(1000),
-        &Evidence::Silent,
-        true,
-        &settings,
-        &failback,
-    );
+    health.probed(at(2000), at(1000), &Evidence::Silent, true, &settings);
     assert_eq!(health.fails(), 0);
 }
 
@@ -404,11 +382,7 @@ fn every_second_probe_fails_for_ten_minutes() {
                 } else {
                     Evidence::Win
                 };
-                flips += usize::from(
-                    health
-                        .probed(now, now, &what, true, &settings, &failback)
-                        .is_some(),
-                );
+                flips += usize::from(health.probed(now, now, &what, true, &settings).is_some());
                 flips += usize::from(health.tick(now, true, None, &settings, &failback).is_some());
                 fails = !fails;
                 now = now

@@ -156,7 +156,7 @@ impl Pool {
             self.known
                 .get(&entry.candidate.address.socket)
                 .filter(|_| fit)
-                .and_then(|known| known.health.settled(now))
+                .and_then(|known| known.health.settled(now, &self.settings.failback))
         };
         let nearest = entries
             .iter()

@@ -37,7 +37,7 @@ impl Pool {
         let mut flips = Vec::new();
         for (socket, known) in &mut self.known {
             if known.gone.is_none() && !probes {
-                flips.push((*socket, known.health.unprobed(now, &self.settings.failback)));
+                flips.push((*socket, known.health.unprobed(now)));
             }
             known.plan(now, 0.5, &self.settings.health);
             if old != self.settings {

@@ -99,7 +99,7 @@ pub fn predict(from: &Inputs<'_>) -> Predictions {
         failback_s: (probed && several).then(|| failback(from.health, from.failback)),
         probes_per_s: probed
             .then(|| millis(from.endpoints as f64 / from.health.interval.as_secs_f64())),
-        probes_per_s_cap: probed.then(|| from.endpoints as f64 * Timing::PROBE_CAP),
+        probes_per_s_cap: probed.then_some(from.endpoints as f64 * Timing::PROBE_CAP),
         warnings: warnings(from),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -170,7 +170,17 @@ pub fn reset(stream: TcpStream) {
 
 /// Bytes computed from their offset: loss, repetition and disorder show.
 pub fn pattern(from: usize, count: usize) -> Vec<u8> {
-    (from..from + count).map(|offset| (offset ^ (offset >> 8) ^ (offset >> 16)) as u8).collect()
+    /// After this many bytes they come again.
+    const PERIOD: usize = 1 << 24;
+    static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| (0..PERIOD).map(|offset| (offset ^ (offset >> 8) ^ (offset >> 16)) as u8).collect());
+    let mut bytes = Vec::with_capacity(count);
+    while bytes.len() < count {
+        let start = (from + bytes.len()) % PERIOD;
+        let end = PERIOD.min(start + count - bytes.len());
+        bytes.extend_from_slice(&table[start..end]);
+    }
+    bytes
 }
 
 /// An address on which nothing listens: connects are refused.

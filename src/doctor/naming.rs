@@ -1,0 +1,279 @@
+//! Stages `resolver` and `names`: what the DNS servers' answers mean for each endpoint, and for all of them together.
+//! Pure, but for the way to a server, which is asked of the kernel.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::names::{Name, Names, WITHIN, addresses, in_use, key, sibling};
+use super::report::Check;
+use super::route;
+use super::rules;
+use super::subject::{Subject, Way};
+use super::words::{Facts, Stage, is_private, shown};
+use crate::names::Zone;
+use crate::place::aws;
+use crate::pool::endpoint::{EndpointSpec, Role};
+use crate::pool::fact::{NoAnswer, Source};
+
+/// Stage `resolver`: one line a server.
+pub(super) fn judge_servers(names: &Names) -> Vec<Check> {
+    let asked: Vec<&Name> = names
+        .values()
+        .filter(|name| name.source == Source::Dns)
+        .collect();
+    if asked.is_empty() {
+        return vec![Check::skip(
+            Stage::Resolver,
+            "dns",
+            "no name needs a DNS server",
+        )];
+    }
+    if let Some(why) = asked.iter().find_map(|name| name.no_resolver.as_deref()) {
+        let facts = Facts::of_host(&asked[0].host, 53);
+        return vec![Check::ruled(
+            &rules::RESOLVER_NONE,
+            "dns",
+            &shown(why),
+            &facts,
+        )];
+    }
+    let mut servers: Vec<SocketAddr> = Vec::new();
+    for report in asked.iter().flat_map(|name| &name.servers) {
+        if !servers.contains(&report.server) {
+            servers.push(report.server);
+        }
+    }
+    if servers.is_empty() {
+        let facts = Facts::of_host(&asked[0].host, 53);
+        let evidence = format!("no answer within {}s", WITHIN.as_secs());
+        return vec![Check::ruled(
+            &rules::RESOLVER_ALL_BAD,
+            "dns",
+            &evidence,
+            &facts,
+        )];
+    }
+    let replies = |server: SocketAddr| {
+        let reports = asked
+            .iter()
+            .flat_map(|name| &name.servers)
+            .filter(move |report| report.server == server);
+        reports.flat_map(|report| &report.replies)
+    };
+    let sensible =
+        |server| replies(server).any(|(_, reply)| is_sensible(&reply.result.as_ref().map(|_| ())));
+    let any_good = servers.iter().any(|server| sensible(*server));
+    let judge = |server: SocketAddr| {
+        let subject = server.to_string();
+        let from = route::describe(server);
+        if sensible(server) {
+            let slowest = replies(server)
+                .map(|(_, reply)| reply.took)
+                .max()
+                .unwrap_or_default();
+            let evidence = format!("answers, at most {} ms, asked {from}", slowest.as_millis());
+            return Check::pass(Stage::Resolver, subject, evidence);
+        }
+        let worst = replies(server).find_map(|(_, reply)| reply.result.as_ref().err());
+        let seen = worst.map_or_else(String::new, |why| {
+            format!("{}, asked {from}", shown(&why.to_string()))
+        });
+        let facts = Facts::of_host(&asked[0].host, 53).with("server", server.ip().to_string());
+        let rule = if any_good {
+            &rules::RESOLVER_ONE_BAD
+        } else {
+            &rules::RESOLVER_ALL_BAD
+        };
+        Check::ruled(rule, subject, &seen, &facts)
+    };
+    servers.into_iter().map(judge).collect()
+}
+
+fn is_sensible<T>(result: &Result<T, &NoAnswer>) -> bool {
+    matches!(result, Ok(_) | Err(NoAnswer::NoData | NoAnswer::NxDomain))
+}
+
+/// Stage `names`: one line an endpoint, one for the candidates of a VPC endpoint, and what is odd about them together.
+pub(super) fn judge_names(subject: &Subject, names: &Names) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for way in &subject.ways {
+        for endpoint in way.endpoints.iter().filter(|e| e.role != Role::Zonal) {
+            checks.extend(judge_name(way, endpoint, names));
+        }
+        checks.extend(judge_zones(way, names));
+        checks.extend(judge_number(way, names));
+    }
+    checks
+}
+
+fn judge_name(way: &Way, endpoint: &EndpointSpec, names: &Names) -> Vec<Check> {
+    let facts = Facts::of_host(&endpoint.host, endpoint.port)
+        .or("system", way.system.as_deref())
+        .or("region", way.region.as_deref());
+    let label = endpoint.host.clone();
+    let Some(name) = names.get(&key(&endpoint.host)) else {
+        return vec![Check::skip(Stage::Names, label, "the lookup did not end").of(&way.name)];
+    };
+    let other = sibling(&key(&endpoint.host))
+        .filter(|other| names.get(other).is_some_and(|name| name.result.is_ok()));
+    let is_pair = way.endpoints.iter().any(|e| Some(key(&e.host)) == other);
+    let mut checks = Vec::new();
+    match &name.result {
+        Ok(ips) => {
+            let unused = endpoint.role == Role::PeeredOld && is_pair;
+            let list = ips
+                .iter()
+                .map(IpAddr::to_string)
+                .collect::<Vec<_>>()
+                .join(" ");
+            checks.push(match name.source {
+                _ if unused => Check::skip(
+                    Stage::Names,
+                    label,
+                    format!("{list}; not used while entry-http.… answers"),
+                ),
+                Source::Literal => Check::pass(Stage::Names, label, "an address, needs no DNS"),
+                Source::Hosts => {
+                    Check::pass(Stage::Names, label, format!("{list}, from the hosts file"))
+                }
+                Source::Dns => judge_ips(&endpoint.host, ips, &list, &facts),
+            });
+            if let Some(evidence) = name.disagreement() {
+                checks.push(Check::ruled(
+                    &rules::NAME_DISAGREE,
+                    &endpoint.host,
+                    &evidence,
+                    &facts,
+                ));
+            }
+        }
+        // Of the two peered names one is enough.
+        Err(why) if is_pair && matches!(why, NoAnswer::NxDomain | NoAnswer::NoData) => {
+            let evidence = format!("{why}; {} answers", other.as_deref().unwrap_or("the other"));
+            checks.push(Check::skip(Stage::Names, label, evidence));
+        }
+        Err(_) if endpoint.role == Role::PeeredOld => {
+            // The line of entry-http. says it for both.
+            checks.push(Check::skip(Stage::Names, label, "does not answer either"));
+        }
+        Err(why) => checks.push(judge_missing(name, why, other, &facts)),
+    }
+    checks
+        .into_iter()
+        .map(|check| check.of(&way.name))
+        .collect()
+}
+
+fn judge_ips(host: &str, ips: &[IpAddr], list: &str, facts: &Facts) -> Check {
+    let private = ips.iter().filter(|ip| is_private(**ip)).count();
+    if private == ips.len() {
+        Check::pass(Stage::Names, host, list)
+    } else if private == 0 {
+        Check::ruled(&rules::NAME_PUBLIC, host, list, facts)
+    } else {
+        Check::ruled(&rules::NAME_MIXED, host, list, facts)
+    }
+}
+
+fn judge_missing(name: &Name, why: &NoAnswer, other: Option<String>, facts: &Facts) -> Check {
+    let host = &name.host;
+    let seen = shown(&why.to_string());
+    if let Some(longer) = &name.search {
+        let facts = facts.clone().with("other", longer.as_str());
+        return Check::ruled(
+            &rules::NAME_SEARCH_ONLY,
+            host,
+            &format!("{seen}; {longer} exists"),
+            &facts,
+        );
+    }
+    let peered = aws::peered_name(host);
+    let rule = match why {
+        NoAnswer::NxDomain | NoAnswer::NoData if other.is_some() => {
+            let is_http = peered.is_some_and(|name| name.http);
+            let rule = if is_http {
+                &rules::NAME_HTTP_IS_ENTRY
+            } else {
+                &rules::NAME_ENTRY_IS_HTTP
+            };
+            let other = other.unwrap_or_default();
+            let facts = facts.clone().with("other", other.as_str());
+            return Check::ruled(rule, host, &format!("{seen}; {other} exists"), &facts);
+        }
+        NoAnswer::NxDomain if peered.is_some() => &rules::NAME_PEERED_MISSING,
+        NoAnswer::NxDomain if aws::vpce_name(host).is_some() => &rules::NAME_VPCE_MISSING,
+        NoAnswer::NxDomain => &rules::NAME_MISSING,
+        NoAnswer::NoData => &rules::NAME_EMPTY,
+        NoAnswer::OnlyRefused(_) => &rules::NAME_LOCAL_ONLY,
+        _ => &rules::NAME_NO_ANSWER,
+    };
+    Check::ruled(rule, host, &seen, facts)
+}
+
+/// The zones of a VPC endpoint: those that do not answer are no fault, none at all is odd.
+fn judge_zones(way: &Way, names: &Names) -> Option<Check> {
+    let candidates: Vec<&EndpointSpec> = way
+        .endpoints
+        .iter()
+        .filter(|e| e.role == Role::Zonal)
+        .collect();
+    let regional = way.endpoints.iter().find(|e| e.role == Role::Regional)?;
+    if candidates.is_empty() || addresses(names, regional).is_empty() {
+        return None;
+    }
+    let zones: Vec<&str> = candidates
+        .iter()
+        .filter(|e| !addresses(names, e).is_empty())
+        .filter_map(|e| e.zone.as_ref().map(Zone::as_str))
+        .collect();
+    let facts = Facts::of_host(&regional.host, regional.port);
+    Some(match zones.is_empty() {
+        true => Check::ruled(
+            &rules::NAME_ZONES_MISSING,
+            &way.name,
+            &format!("{} tried", candidates.len()),
+            &facts,
+        ),
+        false => Check::pass(
+            Stage::Names,
+            &way.name,
+            format!("zones with an endpoint: {}", zones.join(" ")),
+        ),
+    })
+    .map(|check| check.of(&way.name))
+}
+
+/// One address only.
+fn judge_number(way: &Way, names: &Names) -> Option<Check> {
+    let used = in_use(names, way);
+    let sockets: BTreeSet<SocketAddr> = used
+        .iter()
+        .flat_map(|e| {
+            addresses(names, e)
+                .iter()
+                .map(|ip| SocketAddr::new(*ip, e.port))
+        })
+        .collect();
+    let only = match sockets.iter().collect::<Vec<_>>()[..] {
+        [only] => only,
+        _ => return None,
+    };
+    let first = used.first()?;
+    let facts = Facts::of_host(&first.host, first.port).or("region", way.region.as_deref());
+    let mut zones: Vec<&str> = used
+        .iter()
+        .filter_map(|e| e.zone.as_ref().map(Zone::as_str))
+        .collect();
+    zones.dedup();
+    let check =
+        if zones.len() > 1 || used.len() > 1 && used.iter().all(|e| e.role == Role::Configured) {
+            let evidence = format!("{} endpoints, all at {only}", used.len());
+            Check::ruled(&rules::NAME_SAME_ADDRESS, &way.name, &evidence, &facts)
+        } else {
+            let zonal = aws::zone_of(&first.host)
+                .map(|zone| format!(", {} is the name of zone {zone} alone", first.host));
+            let evidence = format!("{only}{}", zonal.unwrap_or_default());
+            Check::ruled(&rules::NAME_ONE_ADDRESS, &way.name, &evidence, &facts)
+        };
+    Some(check.of(&way.name))
+}

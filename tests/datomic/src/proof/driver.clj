@@ -1,0 +1,28 @@
+(ns proof.driver
+  "The application's side. Arguments are KEY=VALUE:
+    client=cloud|pro  endpoint=URL|HOST:PORT  db=NAME  control=URL  certificate=PEM (pro)
+    scenarios=basics[,faults]; faults need entryway: admin=HOST:PORT  bin=PATH"
+  (:require [clojure.string :as str]
+            [proof.basics :as basics]
+            [proof.checks :as checks]
+            [proof.faults :as faults]))
+
+(defn- refused-signatures []
+  (let [{:keys [refused requests]} (checks/journal)]
+    (checks/report "every signature was right" (empty? refused) (str requests " " (vec (take 3 refused))))))
+
+(defn -main [& arguments]
+  (reset! checks/options
+          (into {} (map #(let [[k v] (str/split % #"=" 2)] [(keyword k) v])) arguments))
+  (let [{:keys [client scenarios]} @checks/options]
+    (try
+      (doseq [scenario (str/split scenarios #",")]
+        (case scenario
+          "basics" (basics/run)
+          "faults" (faults/run client)))
+      (refused-signatures)
+      (catch Throwable t
+        (.printStackTrace t)
+        (checks/report "the run itself" false (checks/explain t))))
+    ;; The clients' threads would keep the JVM alive.
+    (System/exit (checks/finish))))

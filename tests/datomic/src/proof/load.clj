@@ -1,0 +1,102 @@
+(ns proof.load
+  "An application under load, and the judgement over what it saw.
+
+  Answers are compared with what they must be, because a client that gets a cut answer may take it
+  for a success with an empty result. Each transaction writes a mark of its own and gives it as its
+  tx-id, so that both the journal of the zones and the database can say what became of it."
+  (:require [datomic.client.api :as d]
+            [proof.basics :refer [items]]
+            [proof.checks :refer [report explain journal now]]))
+
+(defn- read-once [connection i]
+  (if (even? i)
+    (= {:item/name "name 11"} (d/pull (d/db connection) [:item/name] [:item/id 11]))
+    (= [[12 "name 12"]] (d/q '[:find ?id ?name :in $ ?id :where [?e :item/id ?id] [?e :item/name ?name]]
+                             (d/db connection) 12))))
+
+(defn- slow-once [connection _]
+  (= [[items]] (d/q '[:find (count ?e) :in $ ?pause :where [?e :item/id]] (d/db connection) {:sleep-ms 3000})))
+
+(defn- write-once [connection mark]
+  (= 2 (count (:tx-data (d/transact connection {:tx-id mark :tx-data [{:load/mark mark}]})))))
+
+(defn- timed
+  "One operation as a record: when, how long, and its error or nil."
+  [kind id f]
+  (let [at (now)
+        error (try (when-not (f) "wrong answer") (catch Throwable t (explain t)))]
+    {:kind kind :id id :at at :took (- (now) at) :error error}))
+
+(defn start
+  "Starts the load; returns a function that ends it and gives its records. Each thread is a loop of
+  one operation and a short pause; the pauses keep two cores from being the thing that is tested."
+  [connection]
+  (let [running (atom true)
+        records (atom [])
+        looping (fn [kind pause f]
+                  (future
+                    (loop [i 0]
+                      (when @running
+                        (let [id (random-uuid)]
+                          (swap! records conj (timed kind id #(f connection (if (= :write kind) id i)))))
+                        (Thread/sleep pause)
+                        (recur (inc i))))))
+        threads (doall (concat (repeatedly 6 #(looping :read 40 read-once))
+                               (repeatedly 3 #(looping :slow 20 slow-once))
+                               (repeatedly 3 #(looping :write 60 write-once))))]
+    (fn []
+      (reset! running false)
+      (run! deref threads)
+      @records)))
+
+(defn- marks
+  "How often each mark stands in the database."
+  [connection]
+  (frequencies (map first (d/q {:query '[:find ?mark ?e :where [?e :load/mark ?mark]]
+                                :args [(:db-after (d/transact connection {:tx-data []}))] :limit -1}))))
+
+(defn- excuse
+  "Why a failed transaction may fail, nil where nothing excuses it. `lost` are the zones that were
+  lost, from `since` on; who was sent later than `until` had been warned."
+  [{:keys [transactions]} {:keys [lost since until]} {:keys [id at took]}]
+  (let [zones (set (map :zone (get transactions id)))]
+    (cond
+      (nil? since) nil
+      (not-every? lost zones) nil
+      (< (+ at took) since) nil
+      (<= at until) (if (seq zones) :in-flight :on-the-way)
+      :else nil)))
+
+(defn judge
+  "Reports on the records of one fault. `drained?`: no zone was lost, but connections were closed at
+  rest, so a transaction that crossed that close and reached no zone is counted apart."
+  [title connection records {:keys [drained?] :as fault}]
+  (let [seen (journal)
+        {:keys [read slow write]} (group-by :kind records)
+        failed (filter :error write)
+        excused (group-by #(excuse seen fault %) failed)
+        crossed (when drained? (filter #(empty? (get-in seen [:transactions (:id %)])) failed))
+        unexcused (remove (set crossed) (get excused nil))
+        in-database (marks connection)
+        slowest #(str ", slowest " (reduce max 0 (map :took %)) " ms")]
+    (doseq [[what some-reads] [["reads" read] ["queries of 3 s" slow]]]
+      (let [bad (filter :error some-reads)]
+        (report (str title ": " what) (and (seq some-reads) (empty? bad))
+                (str (count some-reads) " done, " (count bad) " failed" (slowest some-reads)
+                     (when (seq bad) (str ": " (pr-str (frequencies (map :error bad)))))))))
+    (report (str title ": transactions") (and (seq write) (empty? unexcused))
+            (str (count write) " sent, " (count failed) " failed"
+                 (when (seq failed)
+                   (str " (" (count (:in-flight excused)) " in flight on the lost zone, "
+                        (count (:on-the-way excused)) " on the way to it, "
+                        (count crossed) " crossed a close, "
+                        (count unexcused) " without excuse: "
+                        (pr-str (frequencies (map :error failed))) ")"))
+                 (slowest write)))
+    (report (str title ": nothing lost, nothing applied twice")
+            (and (every? #(= 1 (get in-database (:id %))) (remove :error write))
+                 (every? #(>= 1 (get in-database (:id %) 0)) write)
+                 (every? #(= 1 %) (vals (:applied seen)))
+                 (every? #(= 1 (count %)) (vals (:transactions seen))))
+            (str (count (filter #(get in-database (:id %)) write)) " of " (count write) " in the database once, "
+                 (count (filter #(get in-database (:id %)) failed)) " of them failed for the application"))))

@@ -17,8 +17,8 @@ use crate::life;
 use crate::meters::Meters;
 use crate::names::Zone;
 use crate::pool::fact::Fact;
-use crate::recipe::{self, Recipe};
-use crate::settings::{Loaded, UpstreamSettings};
+use crate::recipe::{self, Part, Recipe};
+use crate::settings::{Loaded, Report, UpstreamSettings};
 use crate::wake;
 use crate::zone::{self, Sources};
 use desk::Desk;
@@ -38,9 +38,9 @@ pub struct Assembly {
 /// Why it cannot be assembled.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Targets that are none, each in a sentence.
-    #[error("{}", .0.join("\n"))]
-    Targets(Vec<String>),
+    /// Targets that are none, each where it was set.
+    #[error(transparent)]
+    Targets(Box<Report>),
     /// A port of ours cannot be had, or no threads.
     #[error(transparent)]
     App(#[from] app::Error),
@@ -53,31 +53,49 @@ pub enum Error {
 pub fn recipes(loaded: &Loaded) -> Result<Vec<Recipe>, Error> {
     let mut wrong = Vec::new();
     let mut recipes = Vec::new();
-    for upstream in &loaded.settings.upstreams {
+    for (place, upstream) in loaded.settings.upstreams.iter().enumerate() {
         match recipe_of(upstream) {
             Ok(recipe) => recipes.push(recipe),
-            Err(problems) => wrong.extend(problems),
+            Err(problems) => wrong.extend(problems.into_iter().map(|problem| {
+                let key = key_of(problem.part);
+                (format!("upstream[{place}]{key}"), problem.what)
+            })),
         }
     }
     if wrong.is_empty() {
         Ok(recipes)
     } else {
-        Err(Error::Targets(wrong))
+        Err(Error::Targets(Box::new(loaded.report(wrong))))
     }
 }
 
-fn recipe_of(upstream: &UpstreamSettings) -> Result<Recipe, Vec<String>> {
+fn recipe_of(upstream: &UpstreamSettings) -> Result<Recipe, Vec<recipe::Problem>> {
+    let wrong = |what| {
+        let part = Part::FromClient;
+        vec![recipe::Problem { part, what }]
+    };
     let map = match &upstream.from_client {
         None => None,
         Some(file) => {
-            let text =
-                edn::load(file.as_ref()).map_err(|error| vec![format!("{file}: {error}")])?;
-            Some(edn::read_client_map(&text).map_err(|error| vec![format!("{file}: {error}")])?)
+            let text = edn::load(file.as_ref()).map_err(|error| wrong(error.to_string()))?;
+            let map =
+                edn::read_client_map(&text).map_err(|error| wrong(format!("{file}: {error}")))?;
+            Some(map)
         }
     };
-    let problems =
-        |problems: Vec<recipe::Problem>| problems.iter().map(ToString::to_string).collect();
-    recipe::of(upstream, map.as_ref()).map_err(problems)
+    recipe::of(upstream, map.as_ref())
+}
+
+/// The key below an upstream that a part of its target is set with.
+fn key_of(part: Part) -> String {
+    match part {
+        Part::Target => String::new(),
+        Part::Endpoint(index) => format!(".endpoint[{index}]"),
+        Part::Vpce => ".vpce".to_owned(),
+        Part::System => ".system".to_owned(),
+        Part::Region => ".region".to_owned(),
+        Part::FromClient => ".from_client".to_owned(),
+    }
 }
 
 /// The parts that these settings ask for.

@@ -74,8 +74,7 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
         }),
         name::CHECK => {
             let loaded = load(matches, true)?;
-            crate::assemble::recipes(&loaded)
-                .map_err(|error| CliError::new(code::SETTING, error.to_string()))?;
+            crate::assemble::recipes(&loaded).map_err(run::explain)?;
             warn(&loaded);
             check::print(&loaded, output(matches), to)?;
             Ok(0)
@@ -187,14 +186,18 @@ fn output(matches: &ArgMatches) -> Output {
 
 /// The settings of this command line; the whole report where they are wrong.
 fn load(matches: &ArgMatches, needs_target: bool) -> Result<Loaded, CliError> {
-    settings::load(matches, std::env::vars_os(), needs_target).map_err(|report: Report| {
-        let _ = writeln!(anstream::stderr(), "{}", report.styled());
-        CliError::new(
-            report.exit_code(),
-            "the settings above are wrong; nothing was started",
-        )
-        .next("entryway guide start, or entryway run --help")
-    })
+    settings::load(matches, std::env::vars_os(), needs_target)
+        .map_err(|report| wrong_settings(&report))
+}
+
+/// Prints the report, with colours where they are wanted; what is left to say.
+fn wrong_settings(report: &Report) -> CliError {
+    let _ = writeln!(anstream::stderr(), "{}", report.styled());
+    CliError::new(
+        report.exit_code(),
+        "the settings above are wrong; nothing was started",
+    )
+    .next("entryway guide start, or entryway run --help")
 }
 
 fn warn(loaded: &Loaded) {

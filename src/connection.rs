@@ -96,7 +96,7 @@ async fn reach(
     down: &Stream,
     open: &mut Open,
     tried: &mut Vec<Candidate>,
-    untouched: Option<Manner>,
+    mut untouched: Option<Manner>,
 ) -> Result<(Dialed, bool), (Reason, Manner)> {
     let mut ticket = None;
     loop {
@@ -108,6 +108,10 @@ async fn reach(
                 route.note(&attempt);
                 open.attempts += 1;
                 open.hedged |= attempt.hedge;
+                if attempt.outcome == dial::Outcome::Reset {
+                    // It accepted, and was faster with its reset than we with our look: untouched as well.
+                    untouched = Some(Manner::Reset);
+                }
                 if !matches!(attempt.outcome, dial::Outcome::LostRace { .. }) {
                     tried.push(attempt.candidate);
                 }

@@ -31,8 +31,8 @@ pub mod app;
 pub mod settings;
 // wings
 pub mod admin;
-pub mod doctor;
 pub mod demo;
+pub mod doctor;
 pub mod edn;
 pub mod mock;
 pub mod recipe;

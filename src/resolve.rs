@@ -25,7 +25,7 @@ mod server;
 mod settings;
 mod stub;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Follows a set of names.
 #[derive(Debug)]

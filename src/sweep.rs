@@ -189,6 +189,13 @@ impl Sweep {
     }
 }
 
+impl Drop for Sweep {
+    /// What was counted since the last export is not lost at the end.
+    fn drop(&mut self) {
+        self.export.export(&self.registry);
+    }
+}
+
 /// What a shutdown wants of a connection. One that waits for an upstream keeps its hold until the end.
 fn end(entry: &Entry, phase: Phase, now: Moment) {
     let order = match phase {

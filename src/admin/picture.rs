@@ -1,6 +1,7 @@
 //! How the pool's snapshots become the JSON of `status`: pure, and the one place where a [`Moment`] becomes a time of
 //! day.
 
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,12 +12,27 @@ use crate::pool::fact::Intent;
 use crate::pool::order::Explanation;
 use crate::pool::snapshot::{AddressView, EndpointView, NameView, Snapshot};
 
-/// The moment on the wall clock, RFC 3339 UTC. `now` is this very moment.
+/// A wall clock that differs by less than this from what it should show was not set.
+const STEP_MS: u64 = 50;
+
+/// The moment on the wall clock, RFC 3339 UTC. `now` is this very moment. While nobody sets the clock, one moment is
+/// always shown as the same time: both clocks are not read at once.
 pub fn wall(moment: Moment, now: Moment) -> String {
-    let ago = i64::try_from(now.since(moment).as_millis()).unwrap_or(i64::MAX);
-    let at = Timestamp::now().as_millisecond().saturating_sub(ago);
+    static START: AtomicI64 = AtomicI64::new(i64::MIN);
+    let millis = |moment: Moment| i64::try_from(moment.as_millis()).unwrap_or(i64::MAX);
+    let measured = Timestamp::now()
+        .as_millisecond()
+        .saturating_sub(millis(now));
+    let known = START.load(Relaxed);
+    let start = if known.abs_diff(measured) < STEP_MS {
+        known
+    } else {
+        START.store(measured, Relaxed);
+        measured
+    };
+    let at = Timestamp::from_millisecond(start.saturating_add(millis(moment)));
     // Only a clock before the year -9999 is out of range.
-    format!("{:.3}", Timestamp::from_millisecond(at).unwrap_or_default())
+    format!("{:.3}", at.unwrap_or_default())
 }
 
 /// Milliseconds with three decimals.

@@ -18,6 +18,13 @@ use crate::web::{self, Body, Caller, Method, Reply, Request, StatusCode};
 /// `/v1/connections` without `?limit=`.
 const CONNECTIONS: usize = 1000;
 
+/// What every door knows.
+const PUBLIC_PATHS: &str = "/livez /startupz /readyz /metrics";
+
+/// What admin and the control socket know besides.
+const PATHS: &str =
+    "/v1/status /v1/endpoints /v1/connections /v1/dns /v1/config /v1/explain /v1/version";
+
 /// Which door a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -154,7 +161,10 @@ impl Hall {
                 "path",
                 "no such path",
                 format!("{} is not known at this door", request.path),
-                "`entryway guide` lists the paths",
+                match kind {
+                    Kind::Metrics => PUBLIC_PATHS.to_owned(),
+                    Kind::Admin | Kind::Control => format!("{PUBLIC_PATHS} {PATHS}"),
+                },
             );
         };
         let fits = if route.changes() {

@@ -24,10 +24,7 @@ pub async fn list(instance: &Instance, output: Output, to: &mut dyn Write) -> Re
                 .iter()
                 .any(|one| one.upstream != all.endpoints[0].upstream);
             for endpoint in &all.endpoints {
-                if several {
-                    write!(to, "{}/", clean(&endpoint.upstream))?;
-                }
-                endpoint_lines(to, endpoint)?;
+                endpoint_lines(to, endpoint, several)?;
             }
         }
     }

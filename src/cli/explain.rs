@@ -55,7 +55,7 @@ pub async fn survey(
         .collect::<Result<_, _>>()
         .map_err(wrong)?;
     let parts = assemble::parts(&loaded, &Meters::default(), &Bus::new(Log::default()))
-        .map_err(|error| wrong(error.to_string()))?;
+        .map_err(super::run::explain)?;
     let mut tasks = JoinSet::new();
     let (upstreams, _resolver) = app::observe(&parts, &[], &mut tasks);
     let probed = async {

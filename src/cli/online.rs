@@ -130,10 +130,16 @@ fn refused(answer: &Answer) -> CliError {
     match serde_json::from_slice::<Problem>(&answer.body) {
         // The report is the one `check` prints, on lines of its own.
         Ok(problem) if exit == code::SETTING => {
-            CliError::new(exit, format!("{}\n{}", problem.title, problem.detail)).next(problem.hint)
+            let report: Vec<_> = problem.detail.lines().map(clean).collect();
+            CliError::new(
+                exit,
+                format!("{}\n{}", clean(&problem.title), report.join("\n")),
+            )
+            .next(clean(&problem.hint))
         }
         Ok(problem) => {
-            CliError::new(exit, format!("{}: {}", problem.title, problem.detail)).next(problem.hint)
+            let (title, detail) = (clean(&problem.title), clean(&problem.detail));
+            CliError::new(exit, format!("{title}: {detail}")).next(clean(&problem.hint))
         }
         Err(_) => CliError::new(
             code::NOT_THERE,

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::json;
 
 use super::args::Output;
-use super::failure::{CliError, code};
+use super::failure::CliError;
 use super::status::print_json;
 use crate::assemble;
 use crate::pool::endpoint::Role;
@@ -14,8 +14,7 @@ use crate::settings::{Loaded, UpstreamSettings};
 
 /// Prints the predictions for every upstream; JSON is the contract's for one, and a list under `upstreams` for several.
 pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
-    let recipes = assemble::recipes(loaded)
-        .map_err(|error| CliError::new(code::SETTING, error.to_string()))?;
+    let recipes = assemble::recipes(loaded).map_err(super::run::explain)?;
     let max_drain = loaded.settings.shutdown.max_delay;
     let planned: Vec<(&UpstreamSettings, Predictions)> = loaded
         .settings

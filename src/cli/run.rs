@@ -219,9 +219,7 @@ fn no_door(open: &OpenError, what: String) -> CliError {
 pub(super) fn explain(error: assemble::Error) -> CliError {
     let what = error.to_string();
     match &error {
-        assemble::Error::Targets(_) => {
-            CliError::new(code::SETTING, what).next("entryway guide choose")
-        }
+        assemble::Error::Targets(report) => super::wrong_settings(report),
         assemble::Error::Admin(open) => no_door(open, what),
         assemble::Error::App(app::Error::Threads(_)) => CliError::new(code::OS, what),
         assemble::Error::App(app::Error::Bind(bind)) => match bind {

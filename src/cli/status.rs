@@ -53,7 +53,7 @@ pub async fn run(instance: &Instance, output: Output, to: &mut dyn Write) -> Res
             .iter()
             .filter(|one| one.upstream == upstream.name)
         {
-            endpoint_lines(to, endpoint)?;
+            endpoint_lines(to, endpoint, false)?;
         }
         order_line(to, upstream, &explain.order)?;
     }
@@ -132,7 +132,16 @@ fn upstream_line(to: &mut dyn Write, upstream: &Upstream) -> Result<(), CliError
 }
 
 /// One endpoint: its own line, and one per address with state and why.
-pub(super) fn endpoint_lines(to: &mut dyn Write, endpoint: &Endpoint) -> Result<(), CliError> {
+pub(super) fn endpoint_lines(
+    to: &mut dyn Write,
+    endpoint: &Endpoint,
+    with_upstream: bool,
+) -> Result<(), CliError> {
+    let upstream = if with_upstream {
+        format!("{}/", endpoint.upstream)
+    } else {
+        String::new()
+    };
     let mark = if endpoint.active { '→' } else { ' ' };
     let zone = endpoint
         .zone
@@ -144,7 +153,7 @@ pub(super) fn endpoint_lines(to: &mut dyn Write, endpoint: &Endpoint) -> Result<
         " · drained by the operator"
     };
     let line = format!(
-        "{mark} {} · {}:{}{zone} · tier {} · {} connection{}{drain}",
+        "{mark} {upstream}{} · {}:{}{zone} · tier {} · {} connection{}{drain}",
         endpoint.name,
         endpoint.host,
         endpoint.port,

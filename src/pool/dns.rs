@@ -240,7 +240,7 @@ impl Name {
                     ))
                 } else if !got.refused.is_empty() {
                     Some(format!(
-                        "refused, local addresses from DNS:{}",
+                        "refused, local addresses from DNS (--allow-local-answers takes them):{}",
                         list(&got.refused)
                     ))
                 } else {

@@ -243,7 +243,7 @@ impl fmt::Display for NoAnswer {
             NoAnswer::Timeout => f.write_str("no answer in time"),
             NoAnswer::Garbage(what) => write!(f, "unreadable answer: {what}"),
             NoAnswer::OnlyRefused(ips) => {
-                f.write_str("only addresses that are refused:")?;
+                f.write_str("only local addresses, refused (--allow-local-answers takes them):")?;
                 ips.iter().try_for_each(|ip| write!(f, " {ip}"))
             }
             NoAnswer::NoResolver(why) => write!(f, "no server to ask: {why}"),

@@ -62,6 +62,8 @@ pub struct Pool {
     own_zone_id: Option<Zone>,
     own_listeners: Vec<SocketAddr>,
     first_answer: Option<Moment>,
+    /// Whether there were farther places to leave when last looked.
+    rebalances: bool,
     first_round_done: bool,
     active: Active,
     /// Counts draws: jitter without a random source.
@@ -99,6 +101,7 @@ impl Pool {
             own_zone_id: None,
             own_listeners,
             first_answer: None,
+            rebalances: false,
             first_round_done: false,
             active: Active::default(),
             draws: seed,
@@ -229,9 +232,11 @@ impl Pool {
                 && self
                     .set()
                     .all(|(_, known)| known.answered(&self.settings.health));
-            let over = self
-                .first_answer
-                .is_some_and(|first| all || now.since(first) >= Timing::FIRST_ROUND);
+            // Without probes nobody answers, and nothing is waited for.
+            let over = match self.first_answer {
+                Some(first) => all || now.since(first) >= Timing::FIRST_ROUND,
+                None => all && !self.settings.health.probes(),
+            };
             if over {
                 self.first_round_done = true;
                 self.dirty = true;
@@ -243,6 +248,9 @@ impl Pool {
         let moved = self.active.follow(now, &places, self.first_round_done);
         self.dirty |= moved.is_some() || self.active.take_changed();
         self.changes.extend(moved);
+        // Time alone decides when rebalancing begins: no other change would publish it.
+        let rebalances = self.farther(now).is_some();
+        self.dirty |= std::mem::replace(&mut self.rebalances, rebalances) != rebalances;
     }
 
     /// The addresses of the set.

@@ -12,7 +12,7 @@ use fake::{A, AAAA, FakeDns, Reply as Fake};
 
 #[path = "../../tests/it/harness/dns.rs"]
 #[allow(dead_code, unreachable_pub)]
-mod fake;
+pub(crate) mod fake;
 mod paced;
 mod system;
 

@@ -65,6 +65,20 @@ impl Check<'_> {
         }
     }
 
+    /// A limit of none is a listener that serves nobody.
+    fn some_connections(&mut self, listener: &Node) {
+        let none = listener.get("max_connections").is_some_and(|node| {
+            matches!(&node.value, Value::Int(0))
+                || matches!(&node.value, Value::Loose(text) if text.trim() == "0")
+        });
+        if none {
+            self.problems.push(Problem::new(
+                "`max_connections` must be at least 1",
+                self.place(listener, "max_connections"),
+            ));
+        }
+    }
+
     fn listeners(&mut self) {
         let upstreams: Vec<&str> = self
             .settings
@@ -100,6 +114,7 @@ impl Check<'_> {
                 }
             }
             self.binds(node, &mut bound);
+            self.some_connections(node);
         }
         for (name, (_, node)) in upstreams.iter().zip(self.items("upstream")) {
             if !used.contains(name) && self.problems.is_empty() {

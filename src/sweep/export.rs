@@ -48,6 +48,11 @@ impl Export {
             return;
         }
         self.last = Some(now);
+        self.export(registry);
+    }
+
+    /// Carries everything over now.
+    pub(super) fn export(&mut self, registry: &Registry) {
         registry.settle();
         self.pipes.set(self.counters.pipes_in_use() as f64);
         carry(&mut self.stalls, self.counters.stalls());

@@ -4,9 +4,7 @@ use super::*;
 use crate::resolve::Files;
 use fake::{A, FakeDns, Reply};
 
-#[path = "../../../tests/it/harness/dns.rs"]
-#[allow(dead_code, unreachable_pub)]
-pub(super) mod fake;
+pub(super) use crate::resolve::tests::fake;
 
 pub(super) const VPCE: &str =
     "vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";

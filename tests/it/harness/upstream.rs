@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -170,7 +170,17 @@ pub fn reset(stream: TcpStream) {
 
 /// Bytes computed from their offset: loss, repetition and disorder show.
 pub fn pattern(from: usize, count: usize) -> Vec<u8> {
-    (from..from + count).map(|offset| (offset ^ (offset >> 8) ^ (offset >> 16)) as u8).collect()
+    /// After this many bytes they come again.
+    const PERIOD: usize = 1 << 24;
+    static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| (0..PERIOD).map(|offset| (offset ^ (offset >> 8) ^ (offset >> 16)) as u8).collect());
+    let mut bytes = Vec::with_capacity(count);
+    while bytes.len() < count {
+        let start = (from + bytes.len()) % PERIOD;
+        let end = PERIOD.min(start + count - bytes.len());
+        bytes.extend_from_slice(&table[start..end]);
+    }
+    bytes
 }
 
 /// An address on which nothing listens: connects are refused.
@@ -198,4 +208,36 @@ pub fn hung() -> Hung {
         fill.push(stream);
     }
     Hung { address, _listener: listener, _fill: fill }
+}
+
+/// Answers every request of one connection with these bytes; FIN after FIN.
+pub async fn answering(reply: Arc<dyn Fn() -> Vec<u8> + Send + Sync>) -> Upstream {
+    Upstream::start("127.0.0.1:0", move |mut stream, read| {
+        let reply = Arc::clone(&reply);
+        async move {
+            let mut message = [0; 4096];
+            while let Ok(got) = stream.read(&mut message).await {
+                read.fetch_add(got, Relaxed);
+                if got == 0 || stream.write_all(&reply()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// An HTTP answer of an entry point of this system.
+pub fn entry_point(identity: &str) -> Vec<u8> {
+    http_answer(&format!("{{:s3-auth-path \"{identity}\"}}"))
+}
+
+/// An HTTP answer with this body.
+pub fn http_answer(body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// Answers as an entry point of this system.
+pub async fn datomic(identity: &'static str) -> Upstream {
+    answering(Arc::new(move || entry_point(identity))).await
 }

@@ -1,0 +1,26 @@
+//! The real assembly against scripted upstreams: bytes, ends, metrics and the access line, subject by subject.
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+mod harness;
+
+mod admin;
+mod at_rest;
+mod close_matrix;
+mod drain;
+mod edges;
+mod failover;
+mod guide;
+mod half_close;
+mod identity;
+mod integrity;
+mod limits;
+mod metrics;
+mod probe;
+mod relay;
+mod reload;
+mod reset;
+mod resolve;
+mod settings;
+mod timers;
+mod waiting_room;
+mod wrapper;

@@ -1,0 +1,146 @@
+//! Names end to end: through a scripted server, with local answers allowed.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::harness::client::ping;
+use crate::harness::dns::{FakeDns, Reply};
+use crate::harness::upstream::{self, Upstream};
+use crate::harness::{Conf, Entryway, eventually, no_leaks, stays};
+
+const NAME: &str = "entry.test.example";
+
+fn conf(dns: &FakeDns, port: u16) -> Conf {
+    let conf = Conf::to(&[format!("{NAME}:{port}?name=e")]).rest(&format!("dns.servers = [\"{}\"]", dns.addr()));
+    let conf = conf.rest("dns.allow_local_answers = true").rest(r#"dns.timeout = "500ms""#);
+    conf.upstream(r#"health.kind = "tcp""#).upstream(r#"health.interval = "500ms""#)
+}
+
+fn ip(last: u8) -> IpAddr {
+    IpAddr::from([127, 0, 0, last])
+}
+
+/// Upstreams on several addresses and one port.
+async fn on(lasts: &[u8]) -> Vec<Upstream> {
+    'port: loop {
+        let first = Upstream::start(&format!("127.0.0.{}:0", lasts[0]), upstream::echo).await;
+        let port = first.address.port();
+        let mut all = vec![first];
+        for last in &lasts[1..] {
+            let address = SocketAddr::new(ip(*last), port);
+            if std::net::TcpListener::bind(address).is_err() {
+                continue 'port;
+            }
+            all.push(Upstream::start(&address.to_string(), upstream::echo).await);
+        }
+        return all;
+    }
+}
+
+fn sockets(entryway: &Entryway) -> Vec<IpAddr> {
+    let snapshot = entryway.handles.upstreams[0].view.load();
+    let mut ips: Vec<_> = snapshot.all().map(|(_, view)| view.address.socket.ip()).collect();
+    ips.sort_unstable();
+    ips
+}
+
+#[tokio::test]
+async fn new_addresses_are_followed() {
+    let upstreams = on(&[21, 22]).await;
+    let dns = FakeDns::start().await;
+    dns.set_both(NAME, Reply::Ips(vec![ip(21)], 1));
+    let entryway = Entryway::start(&conf(&dns, upstreams[0].address.port())).await;
+    entryway.ready(1).await;
+    ping(&mut entryway.connect().await, b"one").await;
+    dns.set_both(NAME, Reply::Ips(vec![ip(21), ip(22)], 1));
+    let began = Instant::now();
+    entryway.ready(2).await;
+    println!("TTL 1 s: a new address in use after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3));
+    assert_eq!(entryway.metric("entryway_dns_addresses", &[("name", NAME)]), 2.0);
+    assert!(!entryway.events("dns.change").is_empty());
+    // The first goes away for good: the second serves.
+    dns.set_both(NAME, Reply::Ips(vec![ip(22)], 1));
+    drop(upstreams.into_iter().next());
+    eventually("only the second", || sockets(&entryway) == [ip(22)]).await;
+    no_leaks(entryway).await;
+}
+
+#[tokio::test]
+async fn bad_answers_never_empty_the_set() {
+    let upstreams = on(&[23]).await;
+    let dns = FakeDns::start().await;
+    dns.set_both(NAME, Reply::Ips(vec![ip(23)], 1));
+    let entryway = Entryway::start(&conf(&dns, upstreams[0].address.port())).await;
+    entryway.ready(1).await;
+    let bad = [
+        Reply::NoData, Reply::NxDomain, Reply::ServFail, Reply::Refused, Reply::Garbage, Reply::Silence,
+        Reply::Truncated(Box::new(Reply::NoData)), Reply::CnameLoop, Reply::PointerLoop,
+    ];
+    for reply in bad {
+        let asked = dns.asked(NAME, crate::harness::dns::A);
+        dns.set_both(NAME, reply.clone());
+        eventually("it was asked", || dns.asked(NAME, crate::harness::dns::A) > asked).await;
+        let stale = || entryway.metric("entryway_dns_stale", &[("name", NAME)]) == 1.0;
+        eventually(&format!("{reply:?}: stale"), stale).await;
+        assert_eq!(sockets(&entryway), [ip(23)], "{reply:?}");
+        ping(&mut entryway.connect().await, b"as before").await;
+        dns.set_both(NAME, Reply::Ips(vec![ip(23)], 1));
+        entryway.handles.refresh();
+        eventually(&format!("{reply:?}: fresh again"), || !stale()).await;
+    }
+    assert!(!entryway.events("dns.error").is_empty());
+    no_leaks(entryway).await;
+}
+
+#[tokio::test]
+async fn rotating_answers_do_not_flap() {
+    let upstreams = on(&[24, 25, 26]).await;
+    let dns = FakeDns::start().await;
+    dns.set_both(NAME, Reply::Rotate(vec![ip(24), ip(25), ip(26)], 1));
+    let entryway = Entryway::start(&conf(&dns, upstreams[0].address.port())).await;
+    entryway.ready(3).await;
+    stays("three addresses", Duration::from_secs(4), || sockets(&entryway).len() == 3).await;
+    no_leaks(entryway).await;
+}
+
+#[tokio::test]
+async fn a_name_that_comes_to_be_is_used_within_a_second() {
+    let upstreams = on(&[27]).await;
+    let dns = FakeDns::start().await;
+    dns.set_both(NAME, Reply::NxDomain);
+    let entryway = Entryway::start(&conf(&dns, upstreams[0].address.port())).await;
+    let address = entryway.address();
+    // A client is held meanwhile.
+    let client = tokio::spawn(async move {
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        ping(&mut client, b"patience").await;
+    });
+    eventually("asked three times", || dns.asked(NAME, crate::harness::dns::A) >= 3).await;
+    dns.set_both(NAME, Reply::Ips(vec![ip(27)], 60));
+    let began = Instant::now();
+    entryway.ready(1).await;
+    let took = began.elapsed();
+    println!("NXDOMAIN at the start: in use {took:?} after it was there");
+    assert!(took < Duration::from_millis(1600), "{took:?}");
+    client.await.unwrap();
+    no_leaks(entryway).await;
+}
+
+#[tokio::test]
+async fn local_answers_are_refused_unless_allowed() {
+    let upstreams = on(&[28]).await;
+    let dns = FakeDns::start().await;
+    dns.set_both(NAME, Reply::Ips(vec![ip(28)], 1));
+    let conf = conf(&dns, upstreams[0].address.port()).listener(r#"when_all_down = "try""#);
+    let text = conf.text().replace("dns.allow_local_answers = true", "dns.allow_local_answers = false");
+    assert!(text.contains("allow_local_answers = false"));
+    let entryway = Entryway::start_text(&text).await;
+    eventually("told", || !entryway.events("dns.error").is_empty()).await;
+    assert!(entryway.events("dns.error")[0].to_string().contains("127.0.0.28"), "{:?}", entryway.events("dns.error"));
+    assert!(sockets(&entryway).is_empty());
+    assert_eq!(upstreams[0].accepted(), 0);
+    no_leaks(entryway).await;
+}

@@ -70,7 +70,7 @@ pub fn build() {
     std::fs::create_dir_all("/run/netns").expect("a writable /run");
     sh("ip link set lo up");
     sh("ip netns add r");
-    sh("ip netns exec r sysctl -qw net.ipv4.ip_forward=1");
+    sh("ip netns exec r sysctl -qw net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0");
     sh("ip -n r link set lo up");
     link("", "10.77.0");
     sh("ip route add default via 10.77.0.1");
@@ -149,6 +149,21 @@ impl Fault {
             _ => drop_from(verb, zone),
         }
     }
+}
+
+/// How often the router has answered "unreachable".
+pub fn unreachables() -> u64 {
+    let output = Command::new("ip")
+        .args(["netns", "exec", "r", "cat", "/proc/net/snmp"])
+        .output()
+        .expect("ip");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines = text.lines().filter(|line| line.starts_with("Icmp:"));
+    let (names, values) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+    let mut both = names.split(' ').zip(values.split(' '));
+    both.find(|(name, _)| *name == "OutDestUnreachs")
+        .and_then(|(_, value)| value.parse().ok())
+        .expect("a counter")
 }
 
 /// Drops everything to and from a host.

@@ -18,6 +18,7 @@ pub fn stopped(_lab: &Lab, table: &mut Table) {
     ask(&mut idle, "").unwrap();
     let before = proxy.transitions();
     let probed_at = |zone: &str| proxy.zone(zone)["last_probe"]["at"].to_string();
+    let first = ZONES.map(probed_at);
     proxy.process.signal("STOP");
     // A request that nobody takes, and one on an open connection.
     let address = proxy.address;
@@ -27,7 +28,6 @@ pub fn stopped(_lab: &Lab, table: &mut Table) {
     last(10 * SECOND);
     proxy.process.signal("CONT");
     let back = Instant::now();
-    let first = ZONES.map(probed_at);
     let again = within(5 * SECOND, || {
         let now = ZONES.map(probed_at);
         (0..3)

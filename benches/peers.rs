@@ -1,10 +1,12 @@
 //! Question: how does entryway compare with every proxy found on this machine, and with no proxy at all?
 //!
-//! `cargo bench --bench peers [-- --rounds N --seconds S --only NAME,NAME --rows ROW,ROW --json FILE]`
+//! `cargo bench --bench peers [-- --rounds N --seconds S --only NAME,NAME --rows ROW,ROW --held N --noisy --json FILE]`
 //!
 //! One run, all proxies side by side with two workers each and no access log (but in the row that shows its cost);
-//! rounds alternate them, so a machine that drifts drifts for all. A run that another process disturbed (more than
-//! 10 % of a core) is set aside and repeated, at most three times; a run with a wrong byte is never compared.
+//! rounds alternate them, so a machine that drifts drifts for all, and each is compared with the best peer round by
+//! round. A run that another process disturbed (more than 10 % of a core) is set aside and repeated, at most three
+//! times; `--noisy` keeps it, for machines that are never quiet. A run with a wrong byte is never compared.
+//! `PEER_ENTRYWAY=/path` adds another build of entryway, `PEER_HAPROXY`, `PEER_NGINX`, … name peers by path.
 //! Last answer: README.md, "Measured".
 #![allow(clippy::expect_used, reason = "a bench may stop at the first surprise")]
 
@@ -82,28 +84,45 @@ const ROWS: &[Row] = &[
         work: Work::Connect,
         connections: 16,
     },
+    Row {
+        name: "burst x16",
+        work: Work::Burst,
+        connections: 16,
+    },
 ];
+
+#[path = "peers/table.rs"]
+mod table;
 
 /// Shown for itself and not among the peers that a row is won against.
 fn is_ours(name: &str) -> bool {
     name.starts_with("entryway")
 }
 
-#[derive(Default)]
-struct Samples {
-    per_second: Vec<f64>,
-    /// CPU seconds of the proxy per unit.
-    cpu: Vec<f64>,
-    p99_us: Vec<f64>,
+/// Whether this variant of ours says anything in this row.
+fn belongs(name: &str, row: &Row) -> bool {
+    let connects = matches!(row.work, Work::Connect | Work::Burst);
+    match name {
+        "entryway warm" | "entryway access log" => connects,
+        "entryway loopback rule" => !connects && row.name != "1 KiB x1",
+        _ => true,
+    }
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        count => (sorted[(count - 1) / 2] + sorted[count / 2]) / 2.0,
-    }
+/// What one run of one proxy came to.
+#[derive(Clone, Copy)]
+struct Sample {
+    per_second: f64,
+    /// CPU seconds of the proxy per unit.
+    cpu: f64,
+    p99_us: f64,
+}
+
+/// All runs of one proxy in one row, by round; `None` where none was good.
+#[derive(Default)]
+struct Samples {
+    rounds: Vec<Option<Sample>>,
+    disturbed: usize,
 }
 
 fn argument(name: &str) -> Option<String> {
@@ -111,14 +130,19 @@ fn argument(name: &str) -> Option<String> {
     arguments.next().and_then(|_| arguments.next())
 }
 
+fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
+    argument(name).map(|text| match text.parse() {
+        Ok(number) => number,
+        Err(_) => panic!("{name} takes a number"),
+    })
+}
+
 fn main() {
     if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
         return;
     }
-    let seconds: f64 =
-        argument("--seconds").map_or(0.8, |text| text.parse().expect("--seconds takes a number"));
-    let rounds: Option<usize> =
-        argument("--rounds").map(|text| text.parse().expect("--rounds takes a number"));
+    let seconds = number::<f64>("--seconds").unwrap_or(0.8);
+    let rounds = number::<usize>("--rounds");
     let listed = |option: &str, name: &str| {
         argument(option).is_none_or(|list| list.split(',').any(|one| one == name))
     };
@@ -130,19 +154,34 @@ fn main() {
     });
     let mut report = BTreeMap::new();
     for row in ROWS.iter().filter(|row| listed("--rows", row.name)) {
-        let small = matches!(row.work, Work::RoundTrips(_) | Work::Connect);
-        let rounds = rounds.unwrap_or(if small { 15 } else { 5 });
+        let rounds = rounds.unwrap_or(if is_bulk(row) { 7 } else { 15 });
         let samples = measure(&peers, row, rounds, Duration::from_secs_f64(seconds));
-        print_row(&peers, row, &samples);
-        report.insert(row.name, as_json(&peers, &samples));
+        table::print(&peers, row, &samples);
+        report.insert(row.name, table::as_json(&peers, &samples));
     }
     if listed("--rows", "idle memory") {
-        report.insert("idle memory", idle_memory(&peers));
+        let held = number("--held").unwrap_or(2000);
+        report.insert("idle memory", idle_memory(&peers, held));
     }
+    save(&report);
+    drop(peers);
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+fn is_bulk(row: &Row) -> bool {
+    matches!(row.work, Work::Up | Work::Down | Work::Both)
+}
+
+fn save(report: &BTreeMap<&str, serde_json::Value>) {
+    let read = |file: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.trim().to_owned()
+    };
     let machine = serde_json::json!({
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-        "congestion": std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default().trim(),
+        "kernel": read("/proc/sys/kernel/osrelease"),
+        "congestion": read("/proc/sys/net/ipv4/tcp_congestion_control"),
+        "noisy": std::env::args().any(|argument| argument == "--noisy"),
     });
     let file =
         argument("--json").unwrap_or_else(|| format!("{}/peers.json", env!("CARGO_TARGET_TMPDIR")));
@@ -151,8 +190,6 @@ fn main() {
     );
     std::fs::write(&file, text.expect("numbers and text")).expect("a writable file");
     println!("\nsaved {file}");
-    drop(peers);
-    let _ = std::fs::remove_dir_all(dir);
 }
 
 fn measure(peers: &[Peer], row: &Row, rounds: usize, time: Duration) -> Vec<Samples> {
@@ -161,118 +198,71 @@ fn measure(peers: &[Peer], row: &Row, rounds: usize, time: Duration) -> Vec<Samp
         for place in 0..peers.len() {
             // Who starts differs from round to round.
             let place = (place + round) % peers.len();
-            let peer = &peers[place];
-            for _ in 0..3 {
-                let before = (
-                    machine_cpu(),
-                    own_cpu(),
-                    peer.cpu_seconds().unwrap_or(0.0),
-                    Instant::now(),
-                );
-                let run = drive(peer.address, row.work, row.connections, time);
-                let cpu = peer.cpu_seconds().unwrap_or(0.0) - before.2;
-                let others = machine_cpu() - before.0 - (own_cpu() - before.1) - cpu;
-                if run.errors > 0 {
-                    eprintln!(
-                        "{}: {}: {} errors; not compared",
-                        row.name, peer.name, run.errors
-                    );
-                    break;
-                }
-                if others > 0.1 * before.3.elapsed().as_secs_f64() {
-                    continue;
-                }
-                samples[place].per_second.push(run.per_second);
-                samples[place].cpu.push(cpu / run.units.max(1) as f64);
-                samples[place].p99_us.push(run.p99_us as f64);
-                break;
-            }
+            let found = belongs(peers[place].name, row)
+                .then(|| measure_one(&peers[place], row, time, &mut samples[place].disturbed))
+                .flatten();
+            samples[place].rounds.push(found);
         }
     }
     samples
 }
 
-fn print_row(peers: &[Peer], row: &Row, samples: &[Samples]) {
-    let bulk = !matches!(row.work, Work::RoundTrips(_) | Work::Connect);
-    let direct = median(&samples[0].per_second);
-    let best = (1..peers.len())
-        .filter(|place| !is_ours(peers[*place].name))
-        .max_by(|a, b| median(&samples[*a].per_second).total_cmp(&median(&samples[*b].per_second)));
-    println!("\n{}", row.name);
-    println!(
-        "  {:<24} {:>14} {:>7} {:>7} {:>8} {:>6} {:>12} {:>9}",
-        "", "median", "spread", "direct", "of best", "won", "CPU/unit", "p99 us"
-    );
-    for (peer, sample) in peers.iter().zip(samples) {
-        let middle = median(&sample.per_second);
-        let spread = sample
-            .per_second
-            .iter()
-            .fold((f64::MAX, 0.0f64), |(low, high), one| {
-                (low.min(*one), high.max(*one))
-            });
-        let (of_best, won) = best.map_or((f64::NAN, String::new()), |best| {
-            let theirs = &samples[best].per_second;
-            let won = sample
-                .per_second
-                .iter()
-                .zip(theirs)
-                .filter(|(ours, theirs)| ours > theirs)
-                .count();
-            (
-                middle / median(theirs),
-                format!("{won}/{}", sample.per_second.len().min(theirs.len())),
-            )
+fn measure_one(peer: &Peer, row: &Row, time: Duration, disturbed: &mut usize) -> Option<Sample> {
+    let noisy = std::env::args().any(|argument| argument == "--noisy");
+    for _ in 0..3 {
+        let busy = || (machine_cpu(), own_cpu(), peer.cpu_seconds().unwrap_or(0.0));
+        let (before, began) = (busy(), Instant::now());
+        let run = drive(peer.address, row.work, row.connections, time);
+        let after = busy();
+        let cpu = after.2 - before.2;
+        let others = after.0 - before.0 - (after.1 - before.1) - cpu;
+        if run.errors > 0 {
+            let (row, name, errors) = (row.name, peer.name, run.errors);
+            eprintln!("{row}: {name}: {errors} errors; not compared");
+            return None;
+        }
+        if others > 0.1 * began.elapsed().as_secs_f64() {
+            *disturbed += 1;
+            if !noisy {
+                continue;
+            }
+        }
+        return Some(Sample {
+            per_second: run.per_second,
+            cpu: cpu / run.units.max(1) as f64,
+            p99_us: run.p99_us as f64,
         });
-        let (value, cpu) = if bulk {
-            (
-                format!("{:.2} Gbit/s", middle * 8.0 / 1e9),
-                format!("{:.1} ms/Gb", median(&sample.cpu) * 1e9 / 8.0 * 1e3),
-            )
-        } else {
-            (
-                format!("{middle:.0}/s"),
-                format!("{:.1} us", median(&sample.cpu) * 1e6),
-            )
-        };
-        println!(
-            "  {:<24} {value:>14} {:>6.0}% {:>7.2} {of_best:>8.2} {won:>6} {cpu:>12} {:>9.0}",
-            peer.name,
-            (spread.1 - spread.0) / middle * 100.0,
-            middle / direct,
-            median(&sample.p99_us),
-        );
     }
+    None
 }
 
-fn as_json(peers: &[Peer], samples: &[Samples]) -> serde_json::Value {
-    let rows = peers.iter().zip(samples).map(|(peer, sample)| {
-        let value = serde_json::json!({
-            "per_second": sample.per_second, "median": median(&sample.per_second),
-            "cpu_seconds_per_unit": median(&sample.cpu), "p99_us": median(&sample.p99_us),
-        });
-        (peer.name.to_owned(), value)
-    });
-    serde_json::Value::Object(rows.collect())
-}
-
-fn idle_memory(peers: &[Peer]) -> serde_json::Value {
-    const COUNT: usize = 1000;
-    println!("\nidle memory per connection, {COUNT} held");
+/// User memory and descriptors of each proxy for each connection that does nothing.
+fn idle_memory(peers: &[Peer], held: usize) -> serde_json::Value {
+    println!("\nidle memory per connection, {held} held");
     let mut rows = serde_json::Map::new();
     for peer in peers.iter().filter(|peer| peer.memory().is_some()) {
         // The first lot makes the allocator's own room; the second is what a connection costs.
-        let Ok(first) = hold(peer.address, COUNT) else {
+        let Ok(first) = hold(peer.address, 500) else {
             continue;
         };
-        let before = peer.memory().unwrap_or(0);
-        let Ok(second) = hold(peer.address, COUNT) else {
+        let figures = || {
+            let (memory, open) = (peer.memory(), peer.descriptors());
+            (memory.unwrap_or(0) as f64, open.unwrap_or(0) as f64)
+        };
+        let before = figures();
+        let Ok(second) = hold(peer.address, held) else {
+            eprintln!("{}: does not hold {held}", peer.name);
             continue;
         };
-        let each = peer.memory().unwrap_or(0).saturating_sub(before) / COUNT as u64;
+        let after = figures();
+        let each = [after.0 - before.0, after.1 - before.1].map(|grown| grown / held as f64);
         drop((first, second));
-        println!("  {:<24} {each:>8} B", peer.name);
-        rows.insert(peer.name.to_owned(), each.into());
+        println!(
+            "  {:<24} {:>8.0} B {:>6.2} fds",
+            peer.name, each[0], each[1]
+        );
+        let value = serde_json::json!({"bytes": each[0], "descriptors": each[1]});
+        rows.insert(peer.name.to_owned(), value);
     }
     serde_json::Value::Object(rows)
 }

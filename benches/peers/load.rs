@@ -1,12 +1,13 @@
 //! The two ends of the comparison: an upstream that speaks a tiny protocol, and the load that drives it.
 //!
-//! A connection starts with one header of 16 bytes: what to do, and a size. Every byte is checked on arrival:
-//! replies of round trips in full, bulk streams at the start of each block and by their length.
+//! A connection starts with one header of 16 bytes: what to do, and a size. What arrives is checked: replies of round
+//! trips byte by byte; bulk streams by a stamp in every 4 KiB (lost, repeated or swapped bytes shift or change one)
+//! and by their length, which the receiving end tells and the sending end compares.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -14,8 +15,17 @@ use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-/// Bulk streams move in blocks of this size; each starts with its number.
+/// Bulk streams move in blocks of this size.
 const BLOCK: usize = 256 * 1024;
+
+/// Every so many bytes of a bulk stream there is a stamp of 8: how many stamps came before.
+const STAMP: usize = 4096;
+
+/// The stamp of a block that ends a stream in band: a half-close would lose the reply on proxies that lose it (nginx).
+const LAST: u64 = u64::MAX;
+
+/// The pause after each burst of [`Work::Burst`]: a proxy with spares fills them up again.
+const LULL: Duration = Duration::from_millis(10);
 
 /// What a connection asks of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,8 +38,10 @@ pub(crate) enum Work {
     Down,
     /// Both at once.
     Both,
-    /// Connect, one byte each way, close.
+    /// Connect, one byte each way, close; the next at once.
     Connect,
+    /// The same, all connections at the same moment, then a pause. Only the time of the bursts counts.
+    Burst,
 }
 
 /// What one run measured.
@@ -48,7 +60,7 @@ pub(crate) struct Run {
 fn header(work: Work) -> [u8; 16] {
     let (kind, size) = match work {
         Work::RoundTrips(size) => (b'E', size),
-        Work::Connect => (b'E', 1),
+        Work::Connect | Work::Burst => (b'E', 1),
         Work::Up => (b'U', 0),
         Work::Down => (b'D', 0),
         Work::Both => (b'B', 0),
@@ -94,71 +106,103 @@ async fn answer(mut stream: tokio::net::TcpStream) -> io::Result<()> {
     // Bulk blocks a thread of its own: few streams, and no reactor in their way.
     let stream = stream.into_std()?;
     stream.set_nonblocking(false)?;
-    thread::spawn(move || {
-        let other = stream.try_clone()?;
-        let sink = thread::spawn(move || {
-            if header[0] == b'D' {
-                Ok(0)
-            } else {
-                swallow(&other)
-            }
-        });
-        if header[0] != b'U' {
-            let mut stream = &stream;
-            // The client decides the end by shutting its side down or leaving.
-            let _ = pour(&mut stream, || false);
-        }
-        let taken = sink.join().unwrap_or(Ok(0))?;
-        (&stream).write_all(&taken.to_le_bytes())?;
-        stream.shutdown(Shutdown::Write)
-    });
+    thread::spawn(move || answer_bulk(&stream, header[0]));
     Ok(())
 }
 
-/// Writes numbered blocks until told to stop; returns bytes written.
+/// Takes and gives blocks; after the client's last block, its own last block tells how many bytes came.
+fn answer_bulk(stream: &TcpStream, kind: u8) -> io::Result<()> {
+    let ended = AtomicBool::new(false);
+    let taken = thread::scope(|scope| {
+        let sink = scope.spawn(|| {
+            let taken = match kind {
+                b'D' => Ok(0),
+                _ => swallow(stream).map(|(taken, _)| taken),
+            };
+            ended.store(kind != b'D', Relaxed);
+            taken
+        });
+        if kind != b'U' {
+            // Towards a client that wants downloads only, until it leaves.
+            pour(&mut &*stream, || ended.load(Relaxed))?;
+        }
+        sink.join().unwrap_or(Ok(0))
+    })?;
+    end(&mut &*stream, taken)
+}
+
+/// Sends the last block, which says `word`.
+fn end(stream: &mut impl Write, word: u64) -> io::Result<()> {
+    let mut block = vec![0; BLOCK];
+    block[..8].copy_from_slice(&LAST.to_le_bytes());
+    block[8..16].copy_from_slice(&word.to_le_bytes());
+    stream.write_all(&block)
+}
+
+/// Writes stamped blocks until told to stop; returns bytes written.
 fn pour(stream: &mut impl Write, stop: impl Fn() -> bool) -> io::Result<u64> {
     let mut block = vec![0x5a; BLOCK];
     let mut number = 0u64;
     while !stop() {
-        block[..8].copy_from_slice(&number.to_le_bytes());
+        for (place, page) in block.chunks_mut(STAMP).enumerate() {
+            page[..8].copy_from_slice(&stamp(number, place));
+        }
         stream.write_all(&block)?;
         number += 1;
     }
     Ok(number * BLOCK as u64)
 }
 
-/// Reads numbered blocks to the end; returns bytes read, or an error when a block is out of place.
-fn swallow(mut stream: &TcpStream) -> io::Result<u64> {
+fn stamp(block: u64, place: usize) -> [u8; 8] {
+    (block * (BLOCK / STAMP) as u64 + place as u64).to_le_bytes()
+}
+
+/// Reads blocks to the last one; returns bytes read before it and what it says, or an error when one is not what was
+/// sent.
+fn swallow(stream: &TcpStream) -> io::Result<(u64, u64)> {
     let mut block = vec![0; BLOCK];
-    let mut total = 0u64;
-    let mut filled = 0;
+    let mut number = 0;
     loop {
-        let got = stream.read(&mut block[filled..])?;
-        if got == 0 {
-            return Ok(total);
+        if fill(stream, &mut block)? < BLOCK {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        filled += got;
-        total += got as u64;
-        if filled == BLOCK {
-            check(&block, total / BLOCK as u64 - 1)?;
-            filled = 0;
+        if block[..8] == LAST.to_le_bytes() {
+            let word = block[8..16].try_into().expect("8 bytes");
+            return Ok((number * BLOCK as u64, u64::from_le_bytes(word)));
         }
+        check(&block, number)?;
+        number += 1;
     }
 }
 
-fn check(block: &[u8], number: u64) -> io::Result<()> {
-    if block[..8] == number.to_le_bytes() && block[8] == 0x5a && block[BLOCK - 1] == 0x5a {
-        return Ok(());
+/// Reads until the block is full or the stream has ended.
+fn fill(mut stream: &TcpStream, block: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < block.len() {
+        match stream.read(&mut block[filled..])? {
+            0 => break,
+            more => filled += more,
+        }
     }
-    Err(io::Error::other(format!(
-        "block {number} is not the one that was sent"
-    )))
+    Ok(filled)
+}
+
+fn check(block: &[u8], number: u64) -> io::Result<()> {
+    for (place, page) in block.chunks_exact(STAMP).enumerate() {
+        if page[..8] != stamp(number, place) || page[8] != 0x5a || page[STAMP - 1] != 0x5a {
+            return Err(io::Error::other(format!(
+                "block {number} is not the one that was sent"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Drives `connections` against `target` for `time`.
 pub(crate) fn drive(target: SocketAddr, work: Work, connections: usize, time: Duration) -> Run {
     match work {
         Work::RoundTrips(_) | Work::Connect => small(target, work, connections, time),
+        Work::Burst => bursts(target, connections, time),
         _ => bulk(target, work, connections, time),
     }
 }
@@ -226,20 +270,56 @@ async fn round_trips(
 
 async fn connects(target: SocketAddr, until: Instant) -> io::Result<Histogram<u64>> {
     let mut times = Histogram::new(3).expect("three digits");
-    let mut message = header(Work::Connect).to_vec();
-    message.push(b'x');
     while Instant::now() < until {
-        let began = Instant::now();
-        let mut stream = tokio::net::TcpStream::connect(target).await?;
-        stream.write_all(&message).await?;
-        let mut reply = [0];
-        stream.read_exact(&mut reply).await?;
-        if reply != *b"x" {
-            return Err(io::Error::other("the reply differs from the request"));
-        }
-        times += began.elapsed().as_micros().max(1) as u64;
+        times += connect(target).await?;
     }
     Ok(times)
+}
+
+/// One connection for one byte; in microseconds.
+async fn connect(target: SocketAddr) -> io::Result<u64> {
+    let mut message = [0; 17];
+    message[..16].copy_from_slice(&header(Work::Connect));
+    message[16] = b'x';
+    let began = Instant::now();
+    let mut stream = tokio::net::TcpStream::connect(target).await?;
+    stream.write_all(&message).await?;
+    let mut reply = [0];
+    stream.read_exact(&mut reply).await?;
+    if reply != *b"x" {
+        return Err(io::Error::other("the reply differs from the request"));
+    }
+    Ok(began.elapsed().as_micros().max(1) as u64)
+}
+
+fn bursts(target: SocketAddr, connections: usize, time: Duration) -> Run {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async move {
+        let until = Instant::now() + time;
+        let mut times = Histogram::<u64>::new(3).expect("three digits");
+        let mut run = Run::default();
+        let mut spent = Duration::ZERO;
+        while Instant::now() < until {
+            let began = Instant::now();
+            let mut tasks: tokio::task::JoinSet<_> =
+                (0..connections).map(|_| connect(target)).collect();
+            while let Some(done) = tasks.join_next().await {
+                match done.expect("a task that does not panic") {
+                    Ok(took) => times += took,
+                    Err(_) => run.errors += 1,
+                }
+            }
+            spent += began.elapsed();
+            tokio::time::sleep(LULL).await;
+        }
+        run.units = times.len();
+        run.per_second = times.len() as f64 / spent.as_secs_f64();
+        run.p99_us = times.value_at_quantile(0.99);
+        run
+    })
 }
 
 fn bulk(target: SocketAddr, work: Work, connections: usize, time: Duration) -> Run {
@@ -271,41 +351,45 @@ fn stream_bulk(
 ) -> io::Result<()> {
     let stream = TcpStream::connect(target)?;
     (&stream).write_all(&header(work))?;
-    let reader = stream.try_clone()?;
-    let late = move || Instant::now() >= until;
-    thread::scope(|scope| {
-        let download = scope.spawn(move || -> io::Result<u64> {
-            let mut block = vec![0; BLOCK];
-            let mut number = 0;
-            if work == Work::Up {
-                return Ok(0);
-            }
-            while !late() {
-                (&reader).read_exact(&mut block)?;
-                check(&block, number)?;
-                number += 1;
-            }
-            Ok(number * BLOCK as u64)
+    let late = || Instant::now() >= until;
+    let (sent, (got, taken)) = thread::scope(|scope| {
+        let download = scope.spawn(|| match work {
+            Work::Down => swallow_until(&stream, &late).map(|got| (got, 0)),
+            // Of an upload this is the last block alone.
+            _ => swallow(&stream),
         });
-        let sent = if work == Work::Down {
-            0
-        } else {
-            pour(&mut &stream, late)?
+        let sent = match work {
+            Work::Down => 0,
+            _ => {
+                let sent = pour(&mut &stream, &late)?;
+                end(&mut &stream, 0)?;
+                sent
+            }
         };
         let got = download
             .join()
             .map_err(|_| io::Error::other("the reader panicked"))??;
-        if work == Work::Up {
-            stream.shutdown(Shutdown::Write)?;
-            let mut taken = [0; 8];
-            (&stream).read_exact(&mut taken)?;
-            if u64::from_le_bytes(taken) != sent {
-                return Err(io::Error::other("the upstream saw another number of bytes"));
-            }
+        Ok::<_, io::Error>((sent, got))
+    })?;
+    if work != Work::Down && taken != sent {
+        return Err(io::Error::other("the upstream saw another number of bytes"));
+    }
+    moved.fetch_add(sent + got, Relaxed);
+    Ok(())
+}
+
+/// Reads whole blocks until it is late; returns bytes read.
+fn swallow_until(stream: &TcpStream, late: impl Fn() -> bool) -> io::Result<u64> {
+    let mut block = vec![0; BLOCK];
+    let mut number = 0;
+    while !late() {
+        if fill(stream, &mut block)? < BLOCK {
+            return Err(io::Error::other("the download was cut"));
         }
-        moved.fetch_add(sent + got, Relaxed);
-        Ok(())
-    })
+        check(&block, number)?;
+        number += 1;
+    }
+    Ok(number * BLOCK as u64)
 }
 
 /// Opens `count` connections, each with one byte each way done, and returns them.

@@ -1,5 +1,6 @@
 //! The proxies that are compared: how each is started in front of the upstream, and what it costs in CPU and memory.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,31 +20,43 @@ pub(crate) struct Peer {
     child: Option<Child>,
 }
 
+/// The one whose access log is on, and kept.
+const LOGGED: &str = "entryway access log";
+
 /// How to start one kind of proxy; `None` where the machine does not have it.
 type Start = fn(&Path, u16, SocketAddr) -> Option<Command>;
 
 const KINDS: &[(&str, Start)] = &[
-    ("entryway", |_, port, up| entryway(port, up, "system", &[])),
-    ("entryway, loopback rule", |_, port, up| {
-        entryway(port, up, "auto", &[])
+    ("entryway", |dir, port, up| {
+        entryway(dir, port, up, None, "system", "")
     }),
-    ("entryway, warm", |dir, port, up| {
-        let file = dir.join("warm.toml");
-        fs::write(
-            &file,
-            "[upstream.warm]\nspares = 32\n[runtime]\nloopback_congestion = \"system\"\n",
-        )
-        .ok()?;
-        entryway(port, up, "file", &["--config", file.to_str()?])
+    // Another build, given by path, to compare two in one run.
+    ("entryway other", |dir, port, up| {
+        let other = std::env::var_os("PEER_ENTRYWAY")?;
+        entryway(dir, port, up, Some(other), "system", "")
     }),
-    ("entryway, access log", |_, port, up| {
-        entryway(port, up, "system", &["--log-format", "json"])
+    ("entryway loopback rule", |dir, port, up| {
+        entryway(dir, port, up, None, "auto", "")
+    }),
+    ("entryway warm", |dir, port, up| {
+        let spares = "[upstream.warm]\nspares = 32\n[log]\nconnections = \"off\"\n";
+        entryway(dir, port, up, None, "system", spares)
+    }),
+    (LOGGED, |dir, port, up| {
+        entryway(dir, port, up, None, "system", "[log]\nformat = \"json\"\n")
     }),
     ("haproxy", |dir, port, up| {
-        haproxy(dir, port, up, "default", "", "")
+        haproxy(dir, port, up, "default", "maxconn 9000", "")
     }),
     ("haproxy 256k", |dir, port, up| {
-        haproxy(dir, port, up, "256k", "tune.bufsize 262144", "")
+        haproxy(
+            dir,
+            port,
+            up,
+            "256k",
+            "maxconn 9000\n tune.bufsize 262144",
+            "",
+        )
     }),
     ("haproxy splice", |dir, port, up| {
         haproxy(
@@ -51,7 +64,7 @@ const KINDS: &[(&str, Start)] = &[
             port,
             up,
             "splice",
-            "tune.pipesize 1048576",
+            "maxconn 4000\n tune.pipesize 1048576",
             "option splice-request\n option splice-response",
         )
     }),
@@ -83,8 +96,24 @@ fn found(program: &str) -> Option<Command> {
         .map(Command::new)
 }
 
-fn entryway(port: u16, up: SocketAddr, congestion: &str, more: &[&str]) -> Option<Command> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_entryway"));
+fn entryway(
+    dir: &Path,
+    port: u16,
+    up: SocketAddr,
+    binary: Option<OsString>,
+    congestion: &str,
+    more: &str,
+) -> Option<Command> {
+    let file = dir.join(format!("entryway-{port}.toml"));
+    let quiet = if more.contains("[log]") {
+        ""
+    } else {
+        "[log]\nconnections = \"off\"\n"
+    };
+    let text =
+        format!("[runtime]\nworkers = 2\nloopback_congestion = \"{congestion}\"\n{quiet}{more}");
+    fs::write(&file, text).ok()?;
+    let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_entryway").into()));
     command.args([
         "run",
         "--probe",
@@ -93,22 +122,10 @@ fn entryway(port: u16, up: SocketAddr, congestion: &str, more: &[&str]) -> Optio
         "off",
         "--control",
         "off",
-        "--workers",
-        "2",
     ]);
-    command.args([
-        "--listen",
-        &format!("127.0.0.1:{port}"),
-        "--endpoint",
-        &up.to_string(),
-    ]);
-    command.args(more);
-    if !more.contains(&"--log-format") {
-        command.env("ENTRYWAY_QUIET", "conns");
-    }
-    if congestion != "file" {
-        command.env("ENTRYWAY_LOOPBACK_CONGESTION", congestion);
-    }
+    command.arg("--listen").arg(format!("127.0.0.1:{port}"));
+    command.arg("--endpoint").arg(up.to_string());
+    command.arg("--config").arg(file);
     Some(command)
 }
 
@@ -123,7 +140,7 @@ fn haproxy(
     let mut command = found("haproxy")?;
     let file = dir.join(format!("haproxy-{name}.cfg"));
     let text = format!(
-        "global\n nbthread 2\n maxconn 4000\n {tune}\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n {option}\n\
+        "global\n nbthread 2\n {tune}\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n {option}\n\
          listen l\n bind 127.0.0.1:{port}\n server u {up}\n"
     );
     fs::write(&file, text).ok()?;
@@ -143,7 +160,7 @@ fn nginx(dir: &Path, port: u16, up: SocketAddr, buffer: &str) -> Option<Command>
     .find(|file| Path::new(file).exists())
     .map_or(String::new(), |file| format!("load_module {file};\n"));
     let text = format!(
-        "{module}worker_processes 2;\ndaemon off;\npid {0}/pid;\nerror_log {0}/error;\nevents {{ worker_connections 8000; }}\n\
+        "{module}worker_processes 2;\nworker_rlimit_nofile 20000;\ndaemon off;\npid {0}/pid;\nerror_log {0}/error;\nevents {{ worker_connections 19000; }}\n\
          stream {{ server {{ listen 127.0.0.1:{port}; proxy_pass {up}; proxy_buffer_size {buffer}; proxy_timeout 1h; tcp_nodelay on; }} }}\n",
         dir.display()
     );
@@ -206,7 +223,7 @@ pub(crate) fn start_all(dir: &Path, up: SocketAddr, wanted: impl Fn(&str) -> boo
             continue;
         };
         let log = fs::File::create(dir.join("log")).expect("a writable folder");
-        let output = if *name == "entryway, access log" {
+        let output = if *name == LOGGED {
             Stdio::from(log)
         } else {
             Stdio::null()
@@ -245,7 +262,7 @@ fn free_port() -> u16 {
 
 impl Peer {
     fn wait_until_it_answers(&self) -> io::Result<()> {
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + Duration::from_secs(20);
         loop {
             match TcpStream::connect(self.address) {
                 Ok(_) => return Ok(()),
@@ -272,6 +289,12 @@ impl Peer {
                 .map(|kib| kib * 1024)
         };
         Some(self.processes()?.into_iter().filter_map(anonymous).sum())
+    }
+
+    /// Open descriptors.
+    pub(crate) fn descriptors(&self) -> Option<usize> {
+        let count = |pid: u32| Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count());
+        Some(self.processes()?.into_iter().filter_map(count).sum())
     }
 
     /// The proxy and its children.

@@ -167,7 +167,7 @@ impl Shared {
         match self.manner.load(Relaxed) {
             manner if manner == Probes::Well as u8 => true,
             manner if manner == Probes::Never as u8 => false,
-            _ => nth % 2 == 0,
+            _ => nth.is_multiple_of(2),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use crate::event::{Event, Level};
+use crate::event::{Event, Level, Reason};
 
 pub use log::{Connections, Format, Lines, Log, LogSettings, Probes, parse_level};
 
@@ -48,6 +48,11 @@ impl Bus {
     /// Whether an event of this level would be written or heard: lets a caller skip building it.
     pub fn wants(&self, level: Level) -> bool {
         self.log.wants(level) || self.subscribers.receiver_count() > 0
+    }
+
+    /// Whether the record of a connection that ends so would be written or heard.
+    pub fn wants_close(&self, reason: Reason) -> bool {
+        self.log.wants_close(reason) || self.subscribers.receiver_count() > 0
     }
 
     /// All events from now on.

@@ -34,13 +34,14 @@ mod route;
 mod waiting_room;
 
 /// Takes an accepted connection into the books, on the thread that accepted it: the limits hold and a drain waits for
-/// it from here on, wherever it is served.
-pub fn admit(client: SocketAddr, route: Arc<Route>) -> Open {
-    Open::new(route, client, true)
+/// it from here on, wherever it is served. In a box: it is handed on several times, and each future on the way would
+/// keep room for it.
+pub fn admit(client: SocketAddr, route: Arc<Route>) -> Box<Open> {
+    Box::new(Open::new(route, client, true))
 }
 
 /// Serves one accepted connection to its end.
-pub async fn serve(stream: std::net::TcpStream, mut open: Open) {
+pub async fn serve(stream: std::net::TcpStream, mut open: Box<Open>) {
     let route = Arc::clone(open.route());
     let Ok(stream) = TcpStream::from_std(stream) else {
         return open.end(Reason::Resource);
@@ -61,11 +62,17 @@ pub async fn serve(stream: std::net::TcpStream, mut open: Open) {
         };
         open.reached(&dialed);
         let began = clock::now();
-        let mut up = Stream::from(dialed.stream);
-        let terms = open.terms(&dialed.candidate, may_move || dialed.warm);
+        let Dialed {
+            stream,
+            candidate,
+            warm,
+            ..
+        } = dialed;
+        let mut up = Stream::from(stream);
+        let terms = open.terms(&candidate, may_move || warm);
         let outcome = relay::relay(&mut down, &mut up, terms).await;
-        if open.was_untouched(&outcome, began) && !dialed.warm {
-            route.suspect(&dialed.candidate, Suspicion::Untouched, began);
+        if open.was_untouched(&outcome, began) && !warm {
+            route.suspect(&candidate, Suspicion::Untouched, began);
         }
         let Outcome::Untouched(how) = outcome else {
             return open.end(reason_of(&outcome));

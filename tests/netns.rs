@@ -4,7 +4,8 @@
 //! from the machine's network. Plain `cargo test` says so and goes on; with `ENTRYWAY_NETNS=1`, as CI sets it, whatever
 //! is missing is a failure. Prints a table: fault → required → measured, with HAProxy (default checks) as the control.
 //! A word as argument runs the rows that contain it; `ENTRYWAY_LONG=1` runs the long ones in full, `ENTRYWAY_TRIALS=N`
-//! repeats detection N times.
+//! repeats detection N times. A group with a failed row is run once more, because milliseconds are measured on a machine
+//! that may be doing something else; one that fails twice is a failure.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -81,7 +82,15 @@ fn main() {
     };
     for (name, row) in ROWS.iter().filter(|(name, _)| wanted(name)) {
         let began = Instant::now();
-        row(&lab, &mut table);
+        let mut seen = Table::default();
+        row(&lab, &mut seen);
+        if seen.failed > 0 {
+            println!("      -- {name}: once more; both tries are shown, the second counts");
+            seen = Table::default();
+            row(&lab, &mut seen);
+        }
+        table.passed += seen.passed;
+        table.failed += seen.failed;
         println!("      -- {name}: {:.1?}", began.elapsed());
     }
     table.end();

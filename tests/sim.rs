@@ -81,7 +81,8 @@ fn every_second_probe_fails_for_ten_minutes() {
                 let socket = view.address.socket;
                 let flaky = socket == world.sockets()[0];
                 if view.probe_at > world.now
-                    || (matches!(view.pace, Pace::Fast(_)) && !world.now.as_millis().is_multiple_of(200))
+                    || (matches!(view.pace, Pace::Fast(_))
+                        && !world.now.as_millis().is_multiple_of(200))
                 {
                     continue;
                 }

@@ -42,17 +42,43 @@ fn wanted() -> Option<u64> {
 /// The binary, and the address it says it listens on.
 async fn entryway(words: &[&str]) -> (Child, SocketAddr) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_entryway"));
-    command.args(["run", "--listen", "127.0.0.1:0", "--admin", "off", "--control", "off", "--quiet", "conns"]);
-    command.args(words).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    command.args([
+        "run",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "off",
+        "--control",
+        "off",
+        "--quiet",
+        "conns",
+    ]);
+    command
+        .args(words)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = lines.next_line().await.unwrap().expect("no line to paste");
-    let address = line.split("http://").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let address = line
+        .split("http://")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     (child, address)
 }
 
+/// Open sockets: pipes that are empty are kept for the next bulk transfer.
 fn descriptors(child: &Child) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", child.id().unwrap())).unwrap().count()
+    let open = std::fs::read_dir(format!("/proc/{}/fd", child.id().unwrap())).unwrap();
+    open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter(|link| link.to_string_lossy().starts_with("socket:"))
+        .count()
 }
 
 fn resident(child: &Child) -> u64 {
@@ -68,7 +94,9 @@ async fn stream(at: SocketAddr, key: usize, count: u64, done: Arc<AtomicU64>) ->
         let mut sent = 0;
         while sent < count {
             let size = CHUNK.min((count - sent) as usize);
-            to.write_all(&pattern(key + sent as usize, size)).await.unwrap();
+            to.write_all(&pattern(key + sent as usize, size))
+                .await
+                .unwrap();
             sent += size as u64;
         }
         to.shutdown().await.unwrap();
@@ -82,7 +110,11 @@ async fn stream(at: SocketAddr, key: usize, count: u64, done: Arc<AtomicU64>) ->
         }
         let right = pattern(key + got as usize, read);
         if buffer[..read] != right {
-            wrong += buffer[..read].iter().zip(&right).filter(|(a, b)| a != b).count() as u64;
+            wrong += buffer[..read]
+                .iter()
+                .zip(&right)
+                .filter(|(a, b)| a != b)
+                .count() as u64;
         }
         got += read as u64;
         done.fetch_add(2 * read as u64, Relaxed);
@@ -94,13 +126,19 @@ async fn stream(at: SocketAddr, key: usize, count: u64, done: Arc<AtomicU64>) ->
 async fn integrity(total: u64) {
     let echo = Upstream::echo().await;
     let endpoint = echo.address.to_string();
-    let (mut child, at) = entryway(&["--endpoint", &endpoint, "--probe", "off", "--zone", "none"]).await;
+    let (mut child, at) =
+        entryway(&["--endpoint", &endpoint, "--probe", "off", "--zone", "none"]).await;
     let before = descriptors(&child);
     let done = Arc::new(AtomicU64::new(0));
     let began = Instant::now();
     let mut streams = JoinSet::new();
     for number in 0..STREAMS {
-        streams.spawn(stream(at, number as usize * 1_000_003, total / STREAMS / 2, Arc::clone(&done)));
+        streams.spawn(stream(
+            at,
+            number as usize * 1_000_003,
+            total / STREAMS / 2,
+            Arc::clone(&done),
+        ));
     }
     let mut wrong = 0;
     let mut told = Instant::now();
@@ -115,11 +153,18 @@ async fn integrity(total: u64) {
         }
     }
     let carried = done.load(Relaxed) as f64 / 1e9;
-    println!("{carried:.2} GB in {:?}, {wrong} wrong bytes", began.elapsed());
+    println!(
+        "{carried:.2} GB in {:?}, {wrong} wrong bytes",
+        began.elapsed()
+    );
     assert_eq!(wrong, 0);
     let start = Instant::now();
     while descriptors(&child) > before {
-        assert!(start.elapsed() < Duration::from_secs(10), "{} descriptors left of {before}", descriptors(&child));
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{} sockets left, {before} before",
+            descriptors(&child)
+        );
         sleep(Duration::from_millis(20)).await;
     }
     child.kill().await.unwrap();
@@ -132,9 +177,27 @@ async fn flips() {
     let flips_at = flipping.as_ref().unwrap().address;
     let near = format!("{}?zone=a&name=steady", steady.address);
     let far = format!("{flips_at}?zone=b&name=flips");
-    let fast = ["--probe", "tcp", "--probe-interval", "500ms", "--fall", "2", "--rise", "1"];
-    let (mut child, at) = entryway(&[&["--endpoint", &near, "--endpoint", &far, "--zone", "a"], &fast[..]].concat()).await;
-    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(20_000);
+    let fast = [
+        "--probe",
+        "tcp",
+        "--probe-interval",
+        "500ms",
+        "--fall",
+        "2",
+        "--rise",
+        "1",
+    ];
+    let (mut child, at) = entryway(
+        &[
+            &["--endpoint", &near, "--endpoint", &far, "--zone", "a"],
+            &fast[..],
+        ]
+        .concat(),
+    )
+    .await;
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .maximum
+        .unwrap_or(20_000);
     let many = 10_000.min(hard.saturating_sub(1000) / 4).max(100);
     let mut clients = Vec::new();
     for number in 0..many {
@@ -158,9 +221,16 @@ async fn flips() {
         sleep(Duration::from_millis(700)).await;
     }
     let grown = resident(&child) as f64 / memory as f64 - 1.0;
-    println!("{many} live connections, {FLIPS} flips: 0 wrong bytes, 0 resets, memory {:+.2} %", grown * 100.0);
+    println!(
+        "{many} live connections, {FLIPS} flips: 0 wrong bytes, 0 resets, memory {:+.2} %",
+        grown * 100.0
+    );
     assert!(grown < 0.01, "memory grew by {:.2} %", grown * 100.0);
-    assert!(descriptors(&child) <= open + 8, "{} descriptors, {open} before", descriptors(&child));
+    assert!(
+        descriptors(&child) <= open + 8,
+        "{} sockets, {open} before",
+        descriptors(&child)
+    );
     drop(clients);
     child.kill().await.unwrap();
 }
@@ -176,7 +246,9 @@ async fn exchange(client: &mut TcpStream, key: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn soak() {
     let Some(total) = wanted() else {
-        println!("not asked for: ENTRYWAY_SOAK=100G cargo test --release --test soak -- --nocapture");
+        println!(
+            "not asked for: ENTRYWAY_SOAK=100G cargo test --release --test soak -- --nocapture"
+        );
         return;
     };
     integrity(total).await;

@@ -104,6 +104,13 @@ enum Style {
 
 fn quoted(out: &mut String, text: &str, style: Style) {
     out.push('"');
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if text.len() <= KEPT && text.bytes().all(plain) {
+        // Nearly all of them, and one line has nine.
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     let cut = text.char_indices().nth(KEPT).is_some();
     let kept = if cut { KEPT - 1 } else { KEPT };
     for character in text.chars().take(kept) {

@@ -14,10 +14,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::line;
-use crate::event::{Event, Level, Value};
+use crate::event::{Event, Level, Reason, Value};
 
 /// Lines that wait for the writer. At about 600 bytes a line this is some 2.5 MB.
 const QUEUE: usize = 4096;
+
+/// How long the writer waits for company after a first line. While it waits, lines wake nobody: with one wake-up for
+/// each, the access log cost a sixth of the connects.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// The writer joins waiting lines up to about this many bytes into one write.
 const BATCH: usize = 64 * 1024;
@@ -258,6 +262,17 @@ impl Log {
             .is_some_and(|inner| level as u8 <= inner.level.load(Relaxed))
     }
 
+    /// Whether the record of a connection that ends so is written.
+    pub fn wants_close(&self, reason: Reason) -> bool {
+        self.inner.as_ref().is_some_and(|inner| {
+            let connections = inner.connections.load(Relaxed);
+            self.wants(Level::Info)
+                && (connections == Connections::All as u8
+                    || connections == Connections::Errors as u8
+                        && !ORDINARY.contains(&reason.code()))
+        })
+    }
+
     /// Writes the event, if it is wanted. Never blocks.
     pub fn write(&self, event: &Event) {
         let Some(inner) = &self.inner else { return };
@@ -330,6 +345,7 @@ fn writer(
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while let Ok(first) = lines.recv() {
+        std::thread::park_timeout(GATHER);
         batch.clear();
         batch.extend_from_slice(first.as_bytes());
         let mut count = 1;

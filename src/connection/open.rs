@@ -225,7 +225,7 @@ impl Drop for Open {
             self.route.admitted.fetch_sub(1, Relaxed);
             self.route.registry.dismiss();
         }
-        if self.route.bus.wants(Level::Info) {
+        if self.route.bus.wants_close(reason) {
             self.route.bus.emit(self.record(reason, ended));
         }
     }

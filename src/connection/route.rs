@@ -198,10 +198,7 @@ fn connect_fail(attempt: &Attempt) -> Event {
     Event::debug("connect.fail", attempt.outcome.to_string())
         .with("upstream", endpoint.upstream.as_str().to_owned())
         .with("endpoint", endpoint.name().as_str().to_owned())
-        .maybe(
-            "zone",
-            endpoint.zone().map(|zone| zone.as_str().to_owned()),
-        )
+        .maybe("zone", endpoint.zone().map(|zone| zone.as_str().to_owned()))
         .with("server.address", to.ip().to_string())
         .with("server.port", to.port())
         .with("connect.result", attempt.outcome.as_str())

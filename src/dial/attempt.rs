@@ -132,8 +132,32 @@ impl Opener {
         Ok(stream)
     }
 
+    /// The same for a socket that no event loop is to know yet.
+    pub(super) async fn connect_std(
+        &self,
+        to: SocketAddr,
+        limit: Duration,
+    ) -> Result<std::net::TcpStream, Outcome> {
+        let (stream, standing) = self.start_std(to)?;
+        if standing == Standing::Connected {
+            return Ok(stream);
+        }
+        let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
+        let connected = std::future::poll_fn(|cx| poll_connected(&stream, to, cx));
+        tokio::time::timeout(limit, connected)
+            .await
+            .map_err(|_late| Outcome::Timeout)??;
+        stream.into_std().map_err(Outcome::of)
+    }
+
     /// Starts a connect; with a local peer it is often finished on return.
     pub(super) fn start(&self, to: SocketAddr) -> Result<(TcpStream, Standing), Outcome> {
+        let (stream, standing) = self.start_std(to)?;
+        let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
+        Ok((stream, standing))
+    }
+
+    fn start_std(&self, to: SocketAddr) -> Result<(std::net::TcpStream, Standing), Outcome> {
         if self.is_own(to) {
             return Err(Outcome::Local("this is our own listener".to_owned()));
         }
@@ -148,7 +172,6 @@ impl Opener {
         if standing == Standing::Connected && connect::is_to_itself(&stream, to) {
             return Err(Outcome::Refused);
         }
-        let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
         Ok((stream, standing))
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::attempt::Opener;
 use crate::clock::{self, Moment};
-use crate::meters::{Meters, family};
+use crate::meters::{Counter, Meters, family};
 use crate::pool::endpoint::{Candidate, Endpoint};
 
 /// `[upstream.warm]`: connected spares.
@@ -51,6 +51,8 @@ struct Spare {
     candidate: Candidate,
     stream: StdStream,
     since: Moment,
+    /// Its use is counted without a look at the registry.
+    used: Counter,
 }
 
 // === impl WarmSettings ===
@@ -95,7 +97,7 @@ impl Warm {
         self.inner.count.load(Relaxed)
     }
 
-    /// Resolves when one was taken since the last call.
+    /// Resolves when so many were taken since the last call that half are gone.
     pub async fn taken(&self) {
         self.inner.taken.notified().await;
     }
@@ -114,17 +116,21 @@ impl Warm {
                 };
                 let spare = spares.remove(place);
                 if is_alive(&spare.stream) {
-                    break Some(spare.stream);
+                    break Some(spare);
                 }
                 failed += 1;
             };
             self.inner.count.store(spares.len(), Relaxed);
+            if spares.len() * 2 <= self.inner.settings.spares {
+                // Half at a time: a burst of clients does not wake the control thread for each of them.
+                self.inner.taken.notify_one();
+            }
             taken
         };
         self.count_results(&best.endpoint, "failed", failed);
-        self.inner.taken.notify_one();
-        let stream = TcpStream::from_std(taken?).ok()?;
-        self.count_results(&best.endpoint, "used", 1);
+        let spare = taken?;
+        let stream = TcpStream::from_std(spare.stream).ok()?;
+        spare.used.inc();
         Some(stream)
     }
 
@@ -136,10 +142,13 @@ impl Warm {
         let Some(best) = preferred.first() else {
             return;
         };
+        let [upstream, name, zone] = best.endpoint.labels();
+        let labels = [upstream, name, zone, "used"];
+        let used = self.inner.meters.counter(&family::WARM, &labels);
         while self.count() < self.inner.settings.spares {
             let limit = opener.settings.connect_timeout;
-            let connected = opener.connect(best.address.socket, limit).await;
-            let Some(stream) = connected.ok().and_then(|stream| stream.into_std().ok()) else {
+            let connected = opener.connect_std(best.address.socket, limit).await;
+            let Ok(stream) = connected else {
                 return;
             };
             let mut spares = self.lock();
@@ -147,6 +156,7 @@ impl Warm {
                 candidate: best.clone(),
                 stream,
                 since: clock::now(),
+                used: used.clone(),
             });
             self.inner.count.store(spares.len(), Relaxed);
             self.gauge(&best.endpoint, &spares);

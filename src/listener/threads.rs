@@ -39,7 +39,7 @@ struct Worker {
 
 enum Work {
     Run(Job),
-    Serve(TcpStream, Open, Load),
+    Serve(TcpStream, Box<Open>, Load),
     Stop,
 }
 
@@ -116,7 +116,7 @@ async fn run(mut work: mpsc::UnboundedReceiver<Work>) {
 }
 
 /// A task of its own: a panic ends this connection and no other.
-fn serve(stream: TcpStream, open: Open, load: Load) {
+fn serve(stream: TcpStream, open: Box<Open>, load: Load) {
     tokio::task::spawn_local(async move {
         let _load = load;
         connection::serve(stream, open).await;
@@ -152,7 +152,7 @@ impl Spread {
 
     /// Serves a connection on the least loaded thread. Called on the first one, which keeps it unless it carries more
     /// than a quarter above the least: no thread is woken for nothing.
-    pub(super) fn serve(&self, stream: TcpStream, open: Open) {
+    pub(super) fn serve(&self, stream: TcpStream, open: Box<Open>) {
         let load_of = |worker: &Worker| worker.load.load(Relaxed);
         let own = &self.workers[0];
         let least = self

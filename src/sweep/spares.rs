@@ -8,10 +8,13 @@ use tokio::time::sleep;
 use crate::clock;
 use crate::connection::Route;
 use crate::pool::endpoint::Candidate;
-use crate::pool::snapshot::State;
+use crate::pool::snapshot::{Pace, State};
 
 /// How often spares are looked after when nothing happens.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Clients often come several at once; they are served before spares are made good.
+const BURST: Duration = Duration::from_millis(4);
 
 /// Runs until dropped. One per upstream: routes of one upstream share the dialer, so any of them will do. Where no
 /// spares are wanted it only watches for a reload that wants some.
@@ -25,7 +28,7 @@ pub async fn keep_spares(route: Arc<Route>) {
         }
         dialer.tend_spares(&preferred(&route)).await;
         tokio::select! {
-            () = dialer.warm().taken() => {}
+            () = dialer.warm().taken() => sleep(BURST).await,
             () = view.changed() => {}
             () = sleep(LOOK) => {}
         }
@@ -44,7 +47,8 @@ fn preferred(route: &Route) -> Vec<Candidate> {
         Arc::ptr_eq(&candidate.endpoint, &best)
             && snapshot
                 .address(candidate.address.socket)
-                .is_some_and(|view| view.state == State::Up)
+                // Without probes nothing is ever known to be up, and clients go there all the same.
+                .is_some_and(|view| view.state == State::Up || view.pace == Pace::Off)
     });
     order
 }

@@ -13,35 +13,71 @@ async fn the_rules_of_the_doors() {
     let echo = Upstream::echo().await;
     let mut process = Process::with(&Conf::to(&[echo.address])).await;
     let admin = process.admin().await;
-    for path in ["/livez", "/live", "/liveness", "/startupz", "/readyz", "/healthz", "/metrics", "/v1/version"] {
+    for path in [
+        "/livez",
+        "/live",
+        "/liveness",
+        "/startupz",
+        "/readyz",
+        "/healthz",
+        "/metrics",
+        "/v1/version",
+    ] {
         get(admin, path).await;
     }
-    let request = |head: &str| format!("{head}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").into_bytes();
+    let request = |head: &str| {
+        format!("{head}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").into_bytes()
+    };
     let local = format!("Host: {admin}");
     let table = [
-        ("GET /v1/status HTTP/1.1\r\nHost: evil.example".to_owned(), 421),
-        ("GET /v1/status HTTP/1.1\r\nHost: evil.example:8183".to_owned(), 421),
-        ("GET /v1/status HTTP/1.1\r\nHost: localhost:1".to_owned(), 200),
+        (
+            "GET /v1/status HTTP/1.1\r\nHost: evil.example".to_owned(),
+            421,
+        ),
+        (
+            "GET /v1/status HTTP/1.1\r\nHost: evil.example:8183".to_owned(),
+            421,
+        ),
+        (
+            "GET /v1/status HTTP/1.1\r\nHost: localhost:1".to_owned(),
+            200,
+        ),
         (format!("GET /v1/reload HTTP/1.1\r\n{local}"), 405),
         (format!("GET /v1/shutdown HTTP/1.1\r\n{local}"), 405),
         (format!("POST /v1/shutdown HTTP/1.1\r\n{local}"), 403),
-        (format!("POST /v1/reload HTTP/1.1\r\n{local}\r\nOrigin: http://evil.example"), 403),
-        (format!("POST /v1/probe HTTP/1.1\r\n{local}\r\nSec-Fetch-Site: cross-site"), 403),
+        (
+            format!("POST /v1/reload HTTP/1.1\r\n{local}\r\nOrigin: http://evil.example"),
+            403,
+        ),
+        (
+            format!("POST /v1/probe HTTP/1.1\r\n{local}\r\nSec-Fetch-Site: cross-site"),
+            403,
+        ),
         (format!("GET /no/such/path HTTP/1.1\r\n{local}"), 404),
     ];
     for (head, status) in table {
         let (got, answer) = http_raw(admin, &request(&head)).await;
         assert_eq!(got, status, "{head}: {answer}");
-        assert!(answer.to_lowercase().contains("cache-control: no-store"), "{answer}");
+        assert!(
+            answer.to_lowercase().contains("cache-control: no-store"),
+            "{answer}"
+        );
         if status >= 400 {
             assert!(answer.contains("application/problem+json"), "{answer}");
         }
     }
-    let large = format!("GET /livez HTTP/1.1\r\n{local}\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    let large = format!(
+        "GET /livez HTTP/1.1\r\n{local}\r\nX: {}\r\n\r\n",
+        "x".repeat(1 << 20)
+    );
     let (status, _) = http_raw(admin, large.as_bytes()).await;
     assert!(status == 0 || status >= 400, "{status}");
     // Nothing of this disturbed anything.
-    ping(&mut TcpStream::connect(process.address()).await.unwrap(), b"undisturbed").await;
+    ping(
+        &mut TcpStream::connect(process.address()).await.unwrap(),
+        b"undisturbed",
+    )
+    .await;
     assert_eq!(process.term().await, 0);
 }
 
@@ -50,28 +86,68 @@ async fn answers_and_commands() {
     let (one, two) = (Upstream::echo().await, Upstream::echo().await);
     let folder = tempfile::tempdir().unwrap();
     let control = folder.path().join("control.sock");
-    let endpoints = [format!("{}?zone=a&name=one", one.address), format!("{}?zone=b&name=two", two.address)];
-    let conf = Conf::to(&endpoints).rest(&format!("admin.control = {:?}", control.to_str().unwrap()));
-    let mut process = Process::with(&conf.upstream(r#"zone = "a""#).upstream(r#"health.kind = "tcp""#)).await;
+    let endpoints = [
+        format!("{}?zone=a&name=one", one.address),
+        format!("{}?zone=b&name=two", two.address),
+    ];
+    let conf =
+        Conf::to(&endpoints).rest(&format!("admin.control = {:?}", control.to_str().unwrap()));
+    let mut process = Process::with(
+        &conf
+            .upstream(r#"zone = "a""#)
+            .upstream(r#"health.kind = "tcp""#),
+    )
+    .await;
     let admin = process.admin().await;
     let mut client = TcpStream::connect(process.address()).await.unwrap();
     ping(&mut client, b"hello").await;
-    let json = async |path: &str| -> Value { serde_json::from_str(&get(admin, path).await).unwrap() };
+    let json =
+        async |path: &str| -> Value { serde_json::from_str(&get(admin, path).await).unwrap() };
 
     let status = json("/v1/status").await;
-    assert_eq!((&status["ready"], &status["draining"]), (&true.into(), &false.into()), "{status}");
+    assert_eq!(
+        (&status["ready"], &status["draining"]),
+        (&true.into(), &false.into()),
+        "{status}"
+    );
     assert_eq!(status["pid"], process.pid());
-    assert_eq!(status["listeners"][0]["addresses"][0], process.address().to_string());
-    assert_eq!((&status["listeners"][0]["connections"], &status["upstreams"][0]["addresses"]), (&1.into(), &2.into()));
+    assert_eq!(
+        status["listeners"][0]["addresses"][0],
+        process.address().to_string()
+    );
+    assert_eq!(
+        (
+            &status["listeners"][0]["connections"],
+            &status["upstreams"][0]["addresses"]
+        ),
+        (&1.into(), &2.into())
+    );
     let connections = json("/v1/connections").await;
     let connection = &connections["connections"][0];
-    assert_eq!(connection["client"], client.local_addr().unwrap().to_string(), "{connections}");
-    assert_eq!((&connection["endpoint"], &connection["bytes"]["upload"]), (&"one".into(), &5.into()));
+    assert_eq!(
+        connection["client"],
+        client.local_addr().unwrap().to_string(),
+        "{connections}"
+    );
+    assert_eq!(
+        (&connection["endpoint"], &connection["bytes"]["upload"]),
+        (&"one".into(), &5.into())
+    );
     let endpoints = json("/v1/endpoints").await;
     assert_eq!(endpoints["endpoints"].as_array().unwrap().len(), 2);
-    assert_eq!(endpoints["endpoints"][0]["addresses"][0]["address"], one.address.to_string());
+    assert_eq!(
+        endpoints["endpoints"][0]["addresses"][0]["address"],
+        one.address.to_string()
+    );
     let explain = json("/v1/explain").await;
-    assert_eq!((&explain["order"][0]["endpoint"], &explain["order"][0]["rank"]), (&"one".into(), &1.into()), "{explain}");
+    assert_eq!(
+        (
+            &explain["order"][0]["endpoint"],
+            &explain["order"][0]["rank"]
+        ),
+        (&"one".into(), &1.into()),
+        "{explain}"
+    );
     let what_if = json("/v1/explain?what_if=zone-down=a").await;
     assert_eq!(what_if["order"][0]["endpoint"], "two", "{what_if}");
     let config = json("/v1/config").await.to_string();
@@ -80,12 +156,27 @@ async fn answers_and_commands() {
     let at = admin.to_string();
     let (code, _, err) = run(&["endpoint", "drain", "one", "--admin", &at]).await;
     assert_eq!(code, 0, "{err}");
-    ping(&mut TcpStream::connect(process.address()).await.unwrap(), b"two").await;
+    ping(
+        &mut TcpStream::connect(process.address()).await.unwrap(),
+        b"two",
+    )
+    .await;
     eventually("two is used", || two.accepted() >= 1).await;
     let (code, out, _) = run(&["endpoint", "list", "--admin", &at]).await;
-    assert!(code == 0 && out.contains("one") && out.contains("drain"), "{out}");
-    assert_eq!(run(&["endpoint", "ready", "one", "--admin", &at]).await.0, 0);
-    assert_eq!(run(&["endpoint", "drain", "nobody", "--admin", &at]).await.0, 69);
+    assert!(
+        code == 0 && out.contains("one") && out.contains("drain"),
+        "{out}"
+    );
+    assert_eq!(
+        run(&["endpoint", "ready", "one", "--admin", &at]).await.0,
+        0
+    );
+    assert_eq!(
+        run(&["endpoint", "drain", "nobody", "--admin", &at])
+            .await
+            .0,
+        69
+    );
     for (args, expected) in [
         (&["wait", "--for", "healthy=2", "--timeout", "5s"][..], 0),
         (&["wait", "--for", "healthy=3", "--timeout", "300ms"], 75),

@@ -26,17 +26,33 @@ async fn answered(client: &mut TcpStream) {
 #[tokio::test]
 async fn a_slow_answer_survives_the_endpoints_drain_and_the_shutdown() {
     let (slow, other) = (Upstream::slow(ANSWER).await, Upstream::echo().await);
-    let endpoints = [format!("{}?zone=a&name=near", slow.address), format!("{}?zone=b&name=far", other.address)];
+    let endpoints = [
+        format!("{}?zone=a&name=near", slow.address),
+        format!("{}?zone=b&name=far", other.address),
+    ];
     let entryway = Entryway::start(&Conf::to(&endpoints).upstream(r#"zone = "a""#)).await;
     let mut client = ask(&entryway, &slow).await;
     let intent = Intent::Drain;
-    entryway.handles.tell_all(&Fact::Intent { endpoint: entryway::names::EndpointName::new("near"), intent });
-    let drained = || entryway.handles.upstreams[0].view.load().endpoints.iter().any(|view| view.intent == Intent::Drain);
+    entryway.handles.tell_all(&Fact::Intent {
+        endpoint: entryway::names::EndpointName::new("near"),
+        intent,
+    });
+    let drained = || {
+        entryway.handles.upstreams[0]
+            .view
+            .load()
+            .endpoints
+            .iter()
+            .any(|view| view.intent == Intent::Drain)
+    };
     eventually("drained", drained).await;
     // New connections go elsewhere at once.
     ping(&mut entryway.connect().await, b"elsewhere").await;
     assert_eq!(other.accepted(), 1);
-    stays("the query is left alone", Duration::from_secs(2), || slow.accepted() == 1).await;
+    stays("the query is left alone", Duration::from_secs(2), || {
+        slow.accepted() == 1
+    })
+    .await;
     let asked = tokio::spawn(async move {
         answered(&mut client).await;
         read_out(&mut client).await
@@ -81,14 +97,29 @@ async fn after_a_failback_pairs_at_rest_are_moved_and_a_slow_answer_is_not() {
         }
     })
     .await;
-    let endpoints = [format!("{}?zone=a&name=near", near.address), format!("{}?zone=b&name=far", far.address)];
-    let conf = Conf::to(&endpoints).upstream(r#"zone = "a""#).upstream(r#"failback.after = "1s""#);
+    let endpoints = [
+        format!("{}?zone=a&name=near", near.address),
+        format!("{}?zone=b&name=far", far.address),
+    ];
+    let conf = Conf::to(&endpoints)
+        .upstream(r#"zone = "a""#)
+        .upstream(r#"failback.after = "1s""#);
     let entryway = Entryway::start(&conf.upstream(r#"failback.ramp = "1s""#)).await;
     let intent = |intent| {
-        entryway.handles.tell_all(&Fact::Intent { endpoint: entryway::names::EndpointName::new("near"), intent });
+        entryway.handles.tell_all(&Fact::Intent {
+            endpoint: entryway::names::EndpointName::new("near"),
+            intent,
+        });
     };
     intent(Intent::Drain);
-    let is = |intent| entryway.handles.upstreams[0].view.load().endpoints.iter().any(|view| view.intent == intent && view.endpoint.name().as_str() == "near");
+    let is = |intent| {
+        entryway.handles.upstreams[0]
+            .view
+            .load()
+            .endpoints
+            .iter()
+            .any(|view| view.intent == intent && view.endpoint.name().as_str() == "near")
+    };
     eventually("drained", || is(Intent::Drain)).await;
     let mut rest = entryway.connect().await;
     let from = rest.local_addr().unwrap();

@@ -74,12 +74,23 @@ const IN_FLIGHT: usize = 32 * 1024;
 
 fn cells(lane: Lane) -> Vec<Cell> {
     let mut cells = Vec::new();
-    for when in [When::BeforeFirstByte, When::Idle, When::InFlight, When::LaneFull, When::FullOtherWay] {
+    for when in [
+        When::BeforeFirstByte,
+        When::Idle,
+        When::InFlight,
+        When::LaneFull,
+        When::FullOtherWay,
+    ] {
         for who in [Who::Client, Who::Upstream] {
             for how in [How::Fin, How::Rst, How::HalfClose, How::Silent] {
                 // There is no pipe before there was a byte.
                 if (lane, when) != (Lane::Pipe, When::BeforeFirstByte) {
-                    cells.push(Cell { how, who, when, lane });
+                    cells.push(Cell {
+                        how,
+                        who,
+                        when,
+                        lane,
+                    });
                 }
             }
         }
@@ -163,7 +174,11 @@ async fn answer(other: &mut TcpStream, mut actor: TcpStream, against: usize) -> 
     );
     let (bytes, end) = got;
     let expected: Vec<u8> = [pattern(0, against), b"answer".to_vec()].concat();
-    if sent.is_ok() && end == End::Fin && bytes == expected { Back::Arrived } else { Back::Broken }
+    if sent.is_ok() && end == End::Fin && bytes == expected {
+        Back::Arrived
+    } else {
+        Back::Broken
+    }
 }
 
 /// The other side sends to one that has closed: sooner or later its stream is broken.
@@ -180,7 +195,11 @@ async fn breaks(other: &mut TcpStream) -> Back {
 
 /// All cells at once, in pairs made one after the other; with the local addresses of the clients. What a cell that
 /// breaks off was is told.
-async fn play_all(stage: &Stage, at: SocketAddr, lane: Lane) -> Vec<(Cell, SocketAddr, Option<Seen>)> {
+async fn play_all(
+    stage: &Stage,
+    at: SocketAddr,
+    lane: Lane,
+) -> Vec<(Cell, SocketAddr, Option<Seen>)> {
     let mut games = Vec::new();
     for cell in cells(lane) {
         let pair = stage.pair(at).await;
@@ -189,7 +208,9 @@ async fn play_all(stage: &Stage, at: SocketAddr, lane: Lane) -> Vec<(Cell, Socke
     }
     let mut seen = Vec::new();
     for (cell, from, game) in games {
-        let result = game.await.inspect_err(|error| println!("{cell:?} of {from}: {error}"));
+        let result = game
+            .await
+            .inspect_err(|error| println!("{cell:?} of {from}: {error}"));
         seen.push((cell, from, result.ok()));
     }
     seen
@@ -204,7 +225,8 @@ impl fmt::Display for Seen {
 }
 
 fn show(seen: &Option<Seen>) -> String {
-    seen.as_ref().map_or("broke off".to_owned(), ToString::to_string)
+    seen.as_ref()
+        .map_or("broke off".to_owned(), ToString::to_string)
 }
 
 /// Why our record says it ended, cell by cell.
@@ -222,12 +244,19 @@ fn reason(cell: Cell) -> &'static str {
 
 async fn compare(lane: Lane) {
     let (direct_stage, stage) = (Stage::new().await, Stage::new().await);
-    let (splice, name) = if lane == Lane::Pipe { ("auto", "pipe") } else { ("off", "buffer") };
+    let (splice, name) = if lane == Lane::Pipe {
+        ("auto", "pipe")
+    } else {
+        ("off", "buffer")
+    };
     let conf = Conf::to(&[stage.address()]).upstream(&format!("splice = \"{splice}\""));
     let entryway = Entryway::start(&conf).await;
     let direct = play_all(&direct_stage, direct_stage.address(), lane).await;
     let through = play_all(&stage, entryway.address(), lane).await;
-    println!("{:6} {:15} {:8} {:9} | {:19} | {:19} | told as", "lane", "when", "who", "how", "direct", "through");
+    println!(
+        "{:6} {:15} {:8} {:9} | {:19} | {:19} | told as",
+        "lane", "when", "who", "how", "direct", "through"
+    );
     let mut wrong = 0;
     for ((cell, _, oracle), (_, from, seen)) in direct.iter().zip(&through) {
         let line = entryway.close_of(*from).await;
@@ -235,15 +264,25 @@ async fn compare(lane: Lane) {
         // A FIN that is answered by bytes to a closed socket ends as the reset that comes back.
         let broken = cell.how == How::Fin && told.ends_with("_rst");
         // A reset that is faster than our look at the fresh connection ends the dial: no lane was ever taken.
-        let early = cell.when == When::BeforeFirstByte && cell.how == How::Rst && line["conn.lane"].is_null();
+        let early = cell.when == When::BeforeFirstByte
+            && cell.how == How::Rst
+            && line["conn.lane"].is_null();
         let right = oracle.is_some()
             && oracle == seen
             && (told == reason(*cell) || broken)
             && (line["conn.lane"] == name || early);
         wrong += usize::from(!right);
-        let (when, who, how) = (format!("{:?}", cell.when), format!("{:?}", cell.who), format!("{:?}", cell.how));
+        let (when, who, how) = (
+            format!("{:?}", cell.when),
+            format!("{:?}", cell.who),
+            format!("{:?}", cell.how),
+        );
         let mark = if right { "" } else { "  <-- WRONG" };
-        println!("{name:6} {when:15} {who:8} {how:9} | {} | {} | {told}{mark}", show(oracle), show(seen));
+        println!(
+            "{name:6} {when:15} {who:8} {how:9} | {} | {} | {told}{mark}",
+            show(oracle),
+            show(seen)
+        );
     }
     println!("{} cells, {wrong} wrong", direct.len());
     assert_eq!(wrong, 0);

@@ -26,7 +26,9 @@ async fn pooled_connections_at_rest_end_within_two_seconds() {
         clients.push(entryway.connect().await);
     }
     eventually("all there", || entryway.sum("entryway_connections") == 80.0).await;
-    let clients = clients.into_iter().map(|mut client| tokio::spawn(async move { read_out(&mut client).await }));
+    let clients = clients
+        .into_iter()
+        .map(|mut client| tokio::spawn(async move { read_out(&mut client).await }));
     let clients: Vec<_> = clients.collect();
     let began = Instant::now();
     let (ended, _, past) = entryway.drain().await;
@@ -59,9 +61,15 @@ async fn a_slow_query_holds_up_the_end_and_then_ends_it() {
     let (ended, _, past) = entryway.drain().await;
     let took = began.elapsed();
     println!("drain with a 3 s query: {took:?}");
-    assert_eq!(asked.await.unwrap(), (b"long query".to_vec(), (Vec::new(), End::Fin)));
+    assert_eq!(
+        asked.await.unwrap(),
+        (b"long query".to_vec(), (Vec::new(), End::Fin))
+    );
     assert_eq!(ended.cut, 0);
-    assert!(took > Duration::from_millis(2800) && took < Duration::from_secs(6), "{took:?}");
+    assert!(
+        took > Duration::from_millis(2800) && took < Duration::from_secs(6),
+        "{took:?}"
+    );
     past.check();
 }
 
@@ -81,12 +89,20 @@ async fn what_is_left_at_the_deadline_is_reset_and_counted() {
     let (ended, _, past) = entryway.drain().await;
     let took = began.elapsed();
     assert_eq!(ended.cut, 5);
-    assert!(took >= Duration::from_millis(1500) && took < Duration::from_millis(2200), "{took:?}");
+    assert!(
+        took >= Duration::from_millis(1500) && took < Duration::from_millis(2200),
+        "{took:?}"
+    );
     for client in &mut clients {
         assert_eq!(read_out(client).await.1, End::Reset);
     }
     let lines = past.events("conn.close");
-    assert!(lines.iter().all(|line| line["conn.reason"] == "drain_deadline"), "{lines:?}");
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["conn.reason"] == "drain_deadline"),
+        "{lines:?}"
+    );
     assert_eq!(past.handles.meters.sum("entryway_drain_cut_total"), 5.0);
     assert_eq!(past.events("drain.end")[0]["cut"], 5);
     past.check();
@@ -100,11 +116,21 @@ async fn a_second_signal_ends_it_now() {
     client.write_all(b"?").await.unwrap();
     eventually("arrived", || frozen.bytes() == 1).await;
     entryway.handles.stop(Stop::Drain);
-    eventually("draining", || entryway.metric("entryway_draining", &[]) == 1.0).await;
-    stays("it waits", Duration::from_millis(300), || entryway.handles.registry.len() == 1).await;
+    eventually("draining", || {
+        entryway.metric("entryway_draining", &[]) == 1.0
+    })
+    .await;
+    stays("it waits", Duration::from_millis(300), || {
+        entryway.handles.registry.len() == 1
+    })
+    .await;
     let began = Instant::now();
     let (ended, _, past) = entryway.drain().await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
     assert_eq!(ended.cut, 1);
     assert_eq!(read_out(&mut client).await.1, End::Reset);
     assert_eq!(past.events("conn.close")[0]["conn.reason"], "killed");
@@ -123,16 +149,31 @@ async fn busy_and_half_closed_pairs_are_finished() {
     busy.write_all(b"q").await.unwrap();
     read_exactly(&mut busy_server, 1).await;
     entryway.handles.stop(Stop::Drain);
-    eventually("draining", || entryway.metric("entryway_draining", &[]) == 1.0).await;
+    eventually("draining", || {
+        entryway.metric("entryway_draining", &[]) == 1.0
+    })
+    .await;
     // A download in many parts with pauses below the time that counts as rest.
     for part in 0..6 {
-        busy_server.write_all(&pattern(part * 1000, 1000)).await.unwrap();
-        assert_eq!(read_exactly(&mut busy, 1000).await, pattern(part * 1000, 1000));
-        stays("open", Duration::from_millis(300), || entryway.handles.registry.len() == 2).await;
+        busy_server
+            .write_all(&pattern(part * 1000, 1000))
+            .await
+            .unwrap();
+        assert_eq!(
+            read_exactly(&mut busy, 1000).await,
+            pattern(part * 1000, 1000)
+        );
+        stays("open", Duration::from_millis(300), || {
+            entryway.handles.registry.len() == 2
+        })
+        .await;
     }
     half_server.write_all(b"late answer").await.unwrap();
     half_server.shutdown().await.unwrap();
-    assert_eq!(read_out(&mut half).await, (b"late answer".to_vec(), End::Fin));
+    assert_eq!(
+        read_out(&mut half).await,
+        (b"late answer".to_vec(), End::Fin)
+    );
     assert_eq!(read_out(&mut busy).await, (Vec::new(), End::Fin));
     let (ended, _, past) = entryway.end().await;
     assert_eq!(ended.cut, 0);
@@ -149,14 +190,20 @@ async fn readiness_goes_first_and_accepting_goes_on_for_min_delay() {
     get(admin, "/startupz").await;
     let began = Instant::now();
     entryway.handles.stop(Stop::Drain);
-    eventually("draining", || entryway.metric("entryway_draining", &[]) == 1.0).await;
+    eventually("draining", || {
+        entryway.metric("entryway_draining", &[]) == 1.0
+    })
+    .await;
     assert_eq!(http(admin, "GET", "/readyz").await.0, 503);
     get(admin, "/startupz").await;
     get(admin, "/livez").await;
     ping(&mut entryway.connect().await, b"an app that stops with us").await;
     let (_, _, past) = entryway.end().await;
     assert!(began.elapsed() >= Duration::from_millis(800));
-    assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
+    assert!(
+        TcpStream::connect(address).await.is_err(),
+        "the port is closed"
+    );
     past.check();
 }
 
@@ -180,10 +227,18 @@ async fn what_was_queued_when_the_listener_closes_is_served() {
         }
         served
     });
-    eventually("under way", || entryway.sum("entryway_connections_accepted_total") > 50.0).await;
+    eventually("under way", || {
+        entryway.sum("entryway_connections_accepted_total") > 50.0
+    })
+    .await;
     let (ended, _, past) = entryway.drain().await;
     let served = flood.await.unwrap();
     assert_eq!(ended.cut, 0);
-    assert_eq!(past.handles.meters.sum("entryway_connections_accepted_total"), f64::from(served));
+    assert_eq!(
+        past.handles
+            .meters
+            .sum("entryway_connections_accepted_total"),
+        f64::from(served)
+    );
     past.check();
 }

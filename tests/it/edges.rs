@@ -78,9 +78,12 @@ async fn state(number: usize, (mut client, mut server): (TcpStream, TcpStream)) 
 fn switches(pid: u32) -> u64 {
     let mut total = 0;
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
-        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
         let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
-        total += counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>();
+        total += counts
+            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+            .sum::<u64>();
     }
     total
 }
@@ -88,13 +91,17 @@ fn switches(pid: u32) -> u64 {
 #[tokio::test]
 async fn thirty_states_cost_nothing() {
     let stage = Stage::new().await;
-    let conf = Conf::to(&[stage.address()]).upstream(r#"tcp.user_timeout = "60s""#).rest(r#"log.level = "info""#);
+    let conf = Conf::to(&[stage.address()])
+        .upstream(r#"tcp.user_timeout = "60s""#)
+        .rest(r#"log.level = "info""#);
     let mut process = Process::with(&conf.rest(r#"shutdown.max_delay = "300ms""#)).await;
     // 28, 29 and two more: parked before refusing endpoints, and dialling into a black hole.
     let dead = Conf::to(&[refused().await, refused().await]).listener(r#"hold_timeout = "60s""#);
     let mut parking = Process::with(&dead.rest(r#"shutdown.max_delay = "300ms""#)).await;
     let black = hung();
-    let hole = Conf::to(&[black.address]).upstream(r#"connect_timeout = "30s""#).rest(r#"shutdown.max_delay = "300ms""#);
+    let hole = Conf::to(&[black.address])
+        .upstream(r#"connect_timeout = "30s""#)
+        .rest(r#"shutdown.max_delay = "300ms""#);
     let mut dialling = Process::with(&hole).await;
 
     let mut making = Vec::new();
@@ -109,19 +116,38 @@ async fn thirty_states_cost_nothing() {
     for _ in 0..20 {
         let mut parked = TcpStream::connect(parking.address()).await.unwrap();
         parked.write_all(b"waits").await.unwrap();
-        held.push((Some(parked), Some(TcpStream::connect(dialling.address()).await.unwrap())));
+        held.push((
+            Some(parked),
+            Some(TcpStream::connect(dialling.address()).await.unwrap()),
+        ));
     }
-    let all = [("pairs", &process), ("parked", &parking), ("dialling", &dialling)];
+    let all = [
+        ("pairs", &process),
+        ("parked", &parking),
+        ("dialling", &dialling),
+    ];
     let settle = Instant::now();
-    stays("settling", Duration::from_millis(1500), || settle.elapsed() < Duration::from_secs(3)).await;
-    let before: Vec<_> = all.iter().map(|(_, process)| (process.cpu(), switches(process.pid()))).collect();
+    stays("settling", Duration::from_millis(1500), || {
+        settle.elapsed() < Duration::from_secs(3)
+    })
+    .await;
+    let before: Vec<_> = all
+        .iter()
+        .map(|(_, process)| (process.cpu(), switches(process.pid())))
+        .collect();
     let began = Instant::now();
-    stays("held", Duration::from_secs(5), || began.elapsed() < Duration::from_secs(7)).await;
+    stays("held", Duration::from_secs(5), || {
+        began.elapsed() < Duration::from_secs(7)
+    })
+    .await;
     let wall = began.elapsed();
     for ((name, process), (cpu, switched)) in all.iter().zip(before) {
         let (cpu, switched) = (process.cpu() - cpu, switches(process.pid()) - switched);
         let share = 100.0 * cpu.as_secs_f64() / wall.as_secs_f64();
-        println!("{name}: {share:.2} % of a core, {:.0} switches a second", switched as f64 / wall.as_secs_f64());
+        println!(
+            "{name}: {share:.2} % of a core, {:.0} switches a second",
+            switched as f64 / wall.as_secs_f64()
+        );
         // A debug build ticks ten times a second over everything; the goal of 1 % is for a release build.
         let most = if cfg!(debug_assertions) { 4.0 } else { 1.0 };
         assert!(share < most, "{name}: {share:.2} %");

@@ -29,7 +29,11 @@ fn blocks(text: &str) -> Vec<String> {
 async fn the_guides_commands_run() {
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(BINARY, folder.path().join("entryway")).unwrap();
-    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let path = format!(
+        "{}:{}",
+        folder.path().display(),
+        std::env::var("PATH").unwrap()
+    );
     let (mut count, mut demos) = (0, 0);
     for page in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/guide")).unwrap() {
         let page = page.unwrap().path();
@@ -40,11 +44,22 @@ async fn the_guides_commands_run() {
                 continue;
             }
             let mut shell = Command::new("sh");
-            shell.arg("-ec").arg(&block).env("PATH", &path).current_dir(env!("CARGO_MANIFEST_DIR")).kill_on_drop(true);
+            shell
+                .arg("-ec")
+                .arg(&block)
+                .env("PATH", &path)
+                .current_dir(env!("CARGO_MANIFEST_DIR"))
+                .kill_on_drop(true);
             let output = timeout(Duration::from_secs(60), shell.output()).await;
-            let output = output.unwrap_or_else(|_| panic!("{}: hangs\n{block}", page.display())).unwrap();
+            let output = output
+                .unwrap_or_else(|_| panic!("{}: hangs\n{block}", page.display()))
+                .unwrap();
             let err = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{}\n{block}\n{err}", page.display());
+            assert!(
+                output.status.success(),
+                "{}\n{block}\n{err}",
+                page.display()
+            );
             count += 1;
         }
     }

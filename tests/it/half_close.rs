@@ -17,7 +17,10 @@ async fn the_answer_after_the_clients_fin() {
     let from = client.local_addr().unwrap();
     client.write_all(&pattern(0, MANY)).await.unwrap();
     client.shutdown().await.unwrap();
-    assert_eq!(read_out(&mut client).await, (MANY.to_string().into_bytes(), End::Fin));
+    assert_eq!(
+        read_out(&mut client).await,
+        (MANY.to_string().into_bytes(), End::Fin)
+    );
     entryway.closes(from, "client_fin").await;
     no_leaks(entryway).await;
 }
@@ -34,7 +37,11 @@ async fn a_large_answer_after_the_clients_fin_to_a_slow_reader() {
         let sent = fill(&mut server, 0).await;
         server.shutdown().await.unwrap();
         let (got, end) = read_out(&mut client).await;
-        assert!(got == pattern(0, sent) && end == End::Fin, "{splice}: {} of {sent}", got.len());
+        assert!(
+            got == pattern(0, sent) && end == End::Fin,
+            "{splice}: {} of {sent}",
+            got.len()
+        );
         no_leaks(entryway).await;
     }
 }
@@ -53,7 +60,11 @@ async fn the_request_goes_on_after_the_upstreams_fin() {
         let sent = fill(&mut client, 0).await;
         client.shutdown().await.unwrap();
         let (got, end) = read_out(&mut server).await;
-        assert!(got == pattern(0, sent) && end == End::Fin, "{splice}: {} of {sent}", got.len());
+        assert!(
+            got == pattern(0, sent) && end == End::Fin,
+            "{splice}: {} of {sent}",
+            got.len()
+        );
         entryway.closes(from, "upstream_fin").await;
         no_leaks(entryway).await;
     }
@@ -70,7 +81,10 @@ async fn a_half_closed_pair_stays_as_long_as_it_is_used() {
     client.shutdown().await.unwrap();
     assert_eq!(read_out(&mut server).await, (b"q".to_vec(), End::Fin));
     for _ in 0..8 {
-        stays("half-closed pair", Duration::from_millis(200), || entryway.handles.registry.len() == 1).await;
+        stays("half-closed pair", Duration::from_millis(200), || {
+            entryway.handles.registry.len() == 1
+        })
+        .await;
         server.write_all(b"part").await.unwrap();
         assert_eq!(read_exactly(&mut client, 4).await, b"part");
     }

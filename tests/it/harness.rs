@@ -44,11 +44,17 @@ pub struct Entryway {
 pub fn load(text: &str, folder: &tempfile::TempDir) -> Loaded {
     let file = folder.path().join("entryway.toml");
     std::fs::write(&file, text).unwrap();
-    let words = ["entryway".into(), "run".into(), "--config".into(), file.into_os_string()];
+    let words = [
+        "entryway".into(),
+        "run".into(),
+        "--config".into(),
+        file.into_os_string(),
+    ];
     let matches = cli::args::command().try_get_matches_from(words).unwrap();
     let none = std::iter::empty::<(OsString, OsString)>();
     let (_, matches) = matches.subcommand().unwrap();
-    settings::load(matches, none, true).unwrap_or_else(|report| panic!("{}\n{text}", report.plain()))
+    settings::load(matches, none, true)
+        .unwrap_or_else(|report| panic!("{}\n{text}", report.plain()))
 }
 
 impl Entryway {
@@ -64,18 +70,32 @@ impl Entryway {
         let (log, lines) = Log::memory(&loaded.settings.log).unwrap();
         let (started, starts) = oneshot::channel();
         let (ends, ended) = oneshot::channel();
-        let thread = std::thread::Builder::new().name("control".into()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let assembly = assemble::assemble(loaded, log).unwrap();
-                started.send((assembly.handles().clone(), assembly.admin())).unwrap();
-                let ended = assembly.run().await;
-                // The test may have failed and gone meanwhile.
-                let _ = ends.send(ended);
+        let thread = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    let assembly = assemble::assemble(loaded, log).unwrap();
+                    started
+                        .send((assembly.handles().clone(), assembly.admin()))
+                        .unwrap();
+                    let ended = assembly.run().await;
+                    // The test may have failed and gone meanwhile.
+                    let _ = ends.send(ended);
+                });
             });
-        });
         let (handles, admin) = starts.await.unwrap();
-        Self { handles, admin, lines, ended, thread: thread.unwrap(), _folder: folder }
+        Self {
+            handles,
+            admin,
+            lines,
+            ended,
+            thread: thread.unwrap(),
+            _folder: folder,
+        }
     }
 
     /// Where clients connect.
@@ -89,9 +109,12 @@ impl Entryway {
     }
 
     /// Waits until this many addresses of the first upstream are healthy.
-    pub async fn ready(&self, healthy: usize) {
+    pub async fn ready(&self, healthy: usize) -> Duration {
         let view = &self.handles.upstreams[0].view;
-        eventually(&format!("{healthy} healthy"), || view.load().healthy == healthy).await;
+        eventually(&format!("{healthy} healthy"), || {
+            view.load().healthy == healthy
+        })
+        .await
     }
 
     /// The value of a series, 0 where there is none; brought up to date first.
@@ -122,10 +145,18 @@ impl Entryway {
         let start = Instant::now();
         loop {
             let port = Value::from(client.port());
-            if let Some(line) = self.events("conn.close").into_iter().find(|line| line["client.port"] == port) {
+            if let Some(line) = self
+                .events("conn.close")
+                .into_iter()
+                .find(|line| line["client.port"] == port)
+            {
                 return line;
             }
-            assert!(start.elapsed() < LONG, "no conn.close line of {client}:\n{}", self.log());
+            assert!(
+                start.elapsed() < LONG,
+                "no conn.close line of {client}:\n{}",
+                self.log()
+            );
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -149,7 +180,14 @@ impl Entryway {
         let ended = self.ended.await.unwrap();
         let took = began.elapsed();
         self.thread.join().unwrap();
-        (ended, took, Past { handles: self.handles, lines: self.lines })
+        (
+            ended,
+            took,
+            Past {
+                handles: self.handles,
+                lines: self.lines,
+            },
+        )
     }
 }
 
@@ -170,19 +208,35 @@ impl Past {
 
     /// Nothing is left: each accepted connection was closed, counted and logged once; no gauge, pipe or leftover stays.
     pub fn check(&self) {
-        let Handles { registry, meters, .. } = &self.handles;
+        let Handles {
+            registry, meters, ..
+        } = &self.handles;
         assert!(registry.is_empty(), "{} connections left", registry.len());
-        for gauge in ["entryway_connections", "entryway_connections_parked", "entryway_pipes_in_use"] {
+        for gauge in [
+            "entryway_connections",
+            "entryway_connections_parked",
+            "entryway_pipes_in_use",
+        ] {
             assert_eq!(meters.sum(gauge), 0.0, "{gauge}");
         }
-        for counter in ["entryway_panics_total", "entryway_stalls_total", "entryway_reset_gave_up_total"] {
+        for counter in [
+            "entryway_panics_total",
+            "entryway_stalls_total",
+            "entryway_reset_gave_up_total",
+        ] {
             assert_eq!(meters.sum(counter), 0.0, "{counter}");
         }
         let accepted = meters.sum("entryway_connections_accepted_total");
         assert_eq!(meters.sum("entryway_connections_closed_total"), accepted);
         let lines = self.events("conn.close");
-        assert_eq!(lines.len() as f64, accepted, "one close line per connection");
-        let internal = lines.iter().filter(|line| line["conn.reason"] == "internal");
+        assert_eq!(
+            lines.len() as f64,
+            accepted,
+            "one close line per connection"
+        );
+        let internal = lines
+            .iter()
+            .filter(|line| line["conn.reason"] == "internal");
         assert_eq!(internal.count(), 0);
     }
 }
@@ -195,7 +249,9 @@ pub async fn no_leaks(entryway: Entryway) {
 
 /// The events of one name in lines of JSON.
 pub fn events_in(text: &str, name: &str) -> Vec<Value> {
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect(line));
     lines.filter(|line| line["event"] == name).collect()
 }
 
@@ -227,7 +283,9 @@ pub struct Stage {
 impl Stage {
     /// On a free port.
     pub async fn new() -> Self {
-        Self { listener: tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap() }
+        Self {
+            listener: tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        }
     }
 
     /// Where it listens.
@@ -237,7 +295,11 @@ impl Stage {
 
     /// The next connection.
     pub async fn accept(&self) -> TcpStream {
-        tokio::time::timeout(LONG, self.listener.accept()).await.expect("nobody connects").unwrap().0
+        tokio::time::timeout(LONG, self.listener.accept())
+            .await
+            .expect("nobody connects")
+            .unwrap()
+            .0
     }
 
     /// A client of `at` (this stage itself, or a proxy before it) and the connection that came of it. Not to be called

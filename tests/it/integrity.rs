@@ -24,7 +24,11 @@ enum Close {
 }
 
 /// Sends random pieces of a stream that belongs to `key`; how many bytes.
-async fn send(stream: &mut tokio::net::tcp::OwnedWriteHalf, key: usize, rng: &mut Rng) -> Option<usize> {
+async fn send(
+    stream: &mut tokio::net::tcp::OwnedWriteHalf,
+    key: usize,
+    rng: &mut Rng,
+) -> Option<usize> {
     let mut sent = 0;
     for _ in 0..rng.usize(0..6) {
         let most = [1, 100, 5_000, 70_000, 400_000][rng.usize(0..5)];
@@ -42,7 +46,13 @@ async fn send(stream: &mut tokio::net::tcp::OwnedWriteHalf, key: usize, rng: &mu
 }
 
 /// One side of one connection: sends its stream, reads the other's, ends as it is told.
-async fn side(stream: TcpStream, mine: usize, theirs: usize, close: Close, mut rng: Rng) -> (Option<usize>, usize, End) {
+async fn side(
+    stream: TcpStream,
+    mine: usize,
+    theirs: usize,
+    close: Close,
+    mut rng: Rng,
+) -> (Option<usize>, usize, End) {
     let (mut from, mut to) = stream.into_split();
     if close == Close::Reset {
         let sent = send(&mut to, mine, &mut rng).await;
@@ -66,13 +76,23 @@ async fn side(stream: TcpStream, mine: usize, theirs: usize, close: Close, mut r
         sent
     };
     let (sent, (got, end)) = tokio::join!(sends, reads);
-    assert!(got == pattern(theirs, got.len()), "wrong bytes among {} of stream {theirs}", got.len());
+    assert!(
+        got == pattern(theirs, got.len()),
+        "wrong bytes among {} of stream {theirs}",
+        got.len()
+    );
     (sent, got.len(), end)
 }
 
 async fn sequence(client: TcpStream, server: TcpStream, mut rng: Rng) {
     let (up, down) = (rng.usize(0..1 << 24), rng.usize(0..1 << 24));
-    let close = |rng: &mut Rng| if rng.u8(0..6) == 0 { Close::Reset } else { Close::Fin };
+    let close = |rng: &mut Rng| {
+        if rng.u8(0..6) == 0 {
+            Close::Reset
+        } else {
+            Close::Fin
+        }
+    };
     let (client_close, server_close) = (close(&mut rng), close(&mut rng));
     let (at_client, at_server) = tokio::join!(
         side(client, up, down, client_close, rng.fork()),
@@ -81,12 +101,19 @@ async fn sequence(client: TcpStream, server: TcpStream, mut rng: Rng) {
     if (client_close, server_close) == (Close::Fin, Close::Fin) {
         // Nobody reset: both streams are whole and end in order.
         assert_eq!((at_client.2, at_server.2), (End::Fin, End::Fin));
-        assert_eq!((Some(at_server.1), Some(at_client.1)), (at_client.0, at_server.0));
+        assert_eq!(
+            (Some(at_server.1), Some(at_client.1)),
+            (at_client.0, at_server.0)
+        );
     } else {
         // A reset never looks like an end in order. (But to one whose write met it first: that takes the error away
         // from its next read, with a direct connection too.)
         for (seen, other) in [(&at_client, server_close), (&at_server, client_close)] {
-            assert!(seen.0.is_none() || seen.2 != End::Fin || other == Close::Fin, "{close:?} {seen:?}", close = (client_close, server_close));
+            assert!(
+                seen.0.is_none() || seen.2 != End::Fin || other == Close::Fin,
+                "{close:?} {seen:?}",
+                close = (client_close, server_close)
+            );
         }
     }
 }
@@ -126,9 +153,15 @@ async fn streams_do_not_mix() {
         running.spawn(async move {
             let bytes = pattern(number * 100_003, 300_000);
             let (mut from, mut to) = client.split();
-            let sends = async { to.write_all(&bytes).await.unwrap(); to.shutdown().await.unwrap() };
+            let sends = async {
+                to.write_all(&bytes).await.unwrap();
+                to.shutdown().await.unwrap()
+            };
             let mut got = Vec::new();
-            let (_, read) = tokio::join!(sends, tokio::io::AsyncReadExt::read_to_end(&mut from, &mut got));
+            let (_, read) = tokio::join!(
+                sends,
+                tokio::io::AsyncReadExt::read_to_end(&mut from, &mut got)
+            );
             read.unwrap();
             assert!(got == bytes, "connection {number}");
             assert_eq!(read_out(&mut client).await, (Vec::new(), End::Fin));

@@ -13,7 +13,8 @@ use crate::harness::{Conf, Entryway, eventually, no_leaks};
 #[tokio::test]
 async fn above_max_connections_a_client_gets_a_fin() {
     let echo = Upstream::echo().await;
-    let entryway = Entryway::start(&Conf::to(&[echo.address]).listener("max_connections = 3")).await;
+    let entryway =
+        Entryway::start(&Conf::to(&[echo.address]).listener("max_connections = 3")).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = entryway.connect().await;
@@ -29,7 +30,10 @@ async fn above_max_connections_a_client_gets_a_fin() {
         entryway.closes(from, "max_connections").await;
     }
     let rejected = [("listener", "datomic"), ("reason", "max_connections")];
-    assert_eq!(entryway.metric("entryway_connections_rejected_total", &rejected), 5.0);
+    assert_eq!(
+        entryway.metric("entryway_connections_rejected_total", &rejected),
+        5.0
+    );
     assert_eq!(echo.accepted(), 3);
     let gone = clients.pop().unwrap().local_addr().unwrap();
     entryway.closes(gone, "client_fin").await;
@@ -55,13 +59,21 @@ async fn a_flood_on_64_descriptors() {
     loop {
         let mut client = TcpStream::connect(address).await.unwrap();
         let _ = client.write_all(b"x").await;
-        let (got, _) = crate::harness::client::read_for(&mut client, Duration::from_millis(200)).await;
+        let (got, _) =
+            crate::harness::client::read_for(&mut client, Duration::from_millis(200)).await;
         if got == b"x" {
             break;
         }
-        assert!(start.elapsed() < Duration::from_secs(10), "no recovery\n{}", process.err());
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "no recovery\n{}",
+            process.err()
+        );
     }
-    println!("64 descriptors, 300 clients: served again {:?} after they left", start.elapsed());
+    println!(
+        "64 descriptors, 300 clients: served again {:?} after they left",
+        start.elapsed()
+    );
     let settled = || process.descriptors() < 40;
     eventually("descriptors given back", settled).await;
     assert_eq!(process.term().await, 0);

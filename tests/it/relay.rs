@@ -17,16 +17,25 @@ async fn both_ways(client: TcpStream, server: TcpStream, count: usize) {
     let (mut from_server, mut to_server) = server.into_split();
     let send = async |to: &mut tokio::net::tcp::OwnedWriteHalf| {
         for offset in (0..count).step_by(MIB) {
-            to.write_all(&pattern(offset, MIB.min(count - offset))).await.unwrap();
+            to.write_all(&pattern(offset, MIB.min(count - offset)))
+                .await
+                .unwrap();
         }
         to.shutdown().await.unwrap();
     };
     let check = async |from: &mut tokio::net::tcp::OwnedReadHalf| {
         let mut got = Vec::new();
-        tokio::io::AsyncReadExt::read_to_end(from, &mut got).await.unwrap();
+        tokio::io::AsyncReadExt::read_to_end(from, &mut got)
+            .await
+            .unwrap();
         assert!(got == pattern(0, count), "wrong bytes among {}", got.len());
     };
-    tokio::join!(send(&mut to_client), send(&mut to_server), check(&mut from_client), check(&mut from_server));
+    tokio::join!(
+        send(&mut to_client),
+        send(&mut to_server),
+        check(&mut from_client),
+        check(&mut from_server)
+    );
 }
 
 async fn bulk_in(splice: &str, lane: &str) {
@@ -41,8 +50,15 @@ async fn bulk_in(splice: &str, lane: &str) {
     assert_eq!(line["bytes.download"], 16 * MIB, "{line}");
     assert_eq!(line["conn.lane"], lane, "{line}");
     for direction in Direction::BOTH {
-        let labels = [("upstream", "default"), ("endpoint", "e0"), ("direction", direction.as_str())];
-        assert_eq!(entryway.metric("entryway_bytes_total", &labels), 16.0 * MIB as f64);
+        let labels = [
+            ("upstream", "default"),
+            ("endpoint", "e0"),
+            ("direction", direction.as_str()),
+        ];
+        assert_eq!(
+            entryway.metric("entryway_bytes_total", &labels),
+            16.0 * MIB as f64
+        );
     }
     no_leaks(entryway).await;
 }
@@ -62,13 +78,21 @@ async fn bulk_is_spliced() {
     let source = Upstream::source(256 * MIB).await;
     let entryway = Entryway::start(&Conf::to(&[source.address])).await;
     let mut client = entryway.connect().await;
-    let count = tokio::io::copy(&mut client, &mut tokio::io::sink()).await.unwrap();
+    let count = tokio::io::copy(&mut client, &mut tokio::io::sink())
+        .await
+        .unwrap();
     assert_eq!(count, 256 * MIB as u64);
     drop(client);
-    eventually("closed", || entryway.sum("entryway_connections_closed_total") == 1.0).await;
+    eventually("closed", || {
+        entryway.sum("entryway_connections_closed_total") == 1.0
+    })
+    .await;
     let metrics = get(entryway.admin.unwrap(), "/metrics").await;
     let value = |start: &str| -> f64 {
-        let line = metrics.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {metrics}"));
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(start))
+            .unwrap_or_else(|| panic!("{start}: {metrics}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     };
     let spliced = value("entryway_bytes_spliced_total{direction=\"download\"}");
@@ -86,7 +110,12 @@ async fn a_small_request_and_its_line() {
     let mut client = entryway.connect().await;
     let from = client.local_addr().unwrap();
     ping(&mut client, b"hello").await;
-    let labels = [("listener", "datomic"), ("upstream", "default"), ("endpoint", "one"), ("zone", "us-east-1a")];
+    let labels = [
+        ("listener", "datomic"),
+        ("upstream", "default"),
+        ("endpoint", "one"),
+        ("zone", "us-east-1a"),
+    ];
     assert_eq!(entryway.metric("entryway_connections", &labels), 1.0);
     // Counted while it lives, not at its end.
     eventually("10 bytes", || entryway.sum("entryway_bytes_total") == 10.0).await;
@@ -110,14 +139,26 @@ async fn a_small_request_and_its_line() {
         assert_eq!(line[key], value, "{key} in {line}");
     }
     assert_eq!(line["server.port"], echo.address.port());
-    for (key, value) in [("conn.attempts", 1), ("bytes.upload", 5), ("bytes.download", 5), ("conn.parked_ms", 0)] {
+    for (key, value) in [
+        ("conn.attempts", 1),
+        ("bytes.upload", 5),
+        ("bytes.download", 5),
+        ("conn.parked_ms", 0),
+    ] {
         assert_eq!(line[key], value, "{key} in {line}");
     }
     assert_eq!(line["conn.hedged"], false);
-    assert!(line["connect.duration_ms"].is_number() && line["conn.id"].is_number() && line["timestamp"].is_string());
+    assert!(
+        line["connect.duration_ms"].is_number()
+            && line["conn.id"].is_number()
+            && line["timestamp"].is_string()
+    );
     let mut labels = labels.to_vec();
     labels.push(("reason", "client_fin"));
-    assert_eq!(entryway.metric("entryway_connections_closed_total", &labels), 1.0);
+    assert_eq!(
+        entryway.metric("entryway_connections_closed_total", &labels),
+        1.0
+    );
     no_leaks(entryway).await;
 }
 
@@ -138,7 +179,10 @@ async fn a_client_that_connects_and_leaves() {
     for _ in 0..20 {
         drop(entryway.connect().await);
     }
-    eventually("all closed", || entryway.sum("entryway_connections_closed_total") == 20.0).await;
+    eventually("all closed", || {
+        entryway.sum("entryway_connections_closed_total") == 20.0
+    })
+    .await;
     for line in entryway.events("conn.close") {
         assert_eq!(line["conn.reason"], "client_fin", "{line}");
     }
@@ -162,7 +206,10 @@ async fn a_thousand_connects_at_once() {
     let clients = clients.join_all().await;
     assert_eq!(entryway.sum("entryway_connections"), 1000.0);
     drop(clients);
-    eventually("all closed", || entryway.sum("entryway_connections_closed_total") == 1000.0).await;
+    eventually("all closed", || {
+        entryway.sum("entryway_connections_closed_total") == 1000.0
+    })
+    .await;
     no_leaks(entryway).await;
 }
 
@@ -175,10 +222,17 @@ async fn a_slow_reader_holds_the_sender_back() {
     let carried = entryway.sum("entryway_bytes_total") as usize;
     assert!(carried <= sent, "{carried} of {sent}");
     // Socket buffers are a few MiB each; what is ours is a pipe at most.
-    assert!(sent < 48 * MIB, "{sent} bytes taken for a client that reads nothing");
+    assert!(
+        sent < 48 * MIB,
+        "{sent} bytes taken for a client that reads nothing"
+    );
     server.shutdown().await.unwrap();
     let (got, end) = read_out(&mut client).await;
-    assert!(got == pattern(0, sent) && end == End::Fin, "{} of {sent}, {end:?}", got.len());
+    assert!(
+        got == pattern(0, sent) && end == End::Fin,
+        "{} of {sent}, {end:?}",
+        got.len()
+    );
     drop((client, server));
     no_leaks(entryway).await;
 }

@@ -30,18 +30,37 @@ async fn sighup_applies_to_new_connections_only() {
     // Broken: nothing changes, and it is told.
     std::fs::write(process.config(), "upstream = 7\nno_such_key = [").unwrap();
     process.signal(Signal::HUP);
-    eventually("refused", || process.events("config.reload").iter().any(|line| line["level"] == "error")).await;
+    eventually("refused", || {
+        process
+            .events("config.reload")
+            .iter()
+            .any(|line| line["level"] == "error")
+    })
+    .await;
     ping(&mut new, b"still").await;
-    ping(&mut TcpStream::connect(process.address()).await.unwrap(), b"as before").await;
+    ping(
+        &mut TcpStream::connect(process.address()).await.unwrap(),
+        b"as before",
+    )
+    .await;
     assert_eq!(two.accepted(), 2);
     let metrics = get(admin, "/metrics").await;
-    assert!(metrics.contains("\nentryway_config_last_reload_successful 0\n"), "{metrics}");
+    assert!(
+        metrics.contains("\nentryway_config_last_reload_successful 0\n"),
+        "{metrics}"
+    );
 
     std::fs::write(process.config(), Conf::to(&[two.address]).text()).unwrap();
     process.signal(Signal::HUP);
-    eventually("applied again", || process.events("config.reload").len() >= 3).await;
+    eventually("applied again", || {
+        process.events("config.reload").len() >= 3
+    })
+    .await;
     let metrics = get(admin, "/metrics").await;
-    assert!(metrics.contains("\nentryway_config_last_reload_successful 1\n"), "{metrics}");
+    assert!(
+        metrics.contains("\nentryway_config_last_reload_successful 1\n"),
+        "{metrics}"
+    );
     drop((old, new));
     assert_eq!(process.term().await, 0);
 }
@@ -51,12 +70,17 @@ async fn the_command_tells_what_is_wrong_and_ends_with_78() {
     let echo = Upstream::echo().await;
     let folder = tempfile::tempdir().unwrap();
     let control = folder.path().join("control.sock");
-    let conf = Conf::to(&[echo.address]).rest(&format!("admin.control = {:?}", control.to_str().unwrap()));
+    let conf =
+        Conf::to(&[echo.address]).rest(&format!("admin.control = {:?}", control.to_str().unwrap()));
     let mut process = Process::with(&conf).await;
     let admin = process.admin().await.to_string();
     let (code, out, err) = run(&["reload", "--admin", &admin]).await;
     assert_eq!(code, 0, "{out}{err}");
-    std::fs::write(process.config(), conf.text().replace("zone = \"none\"", "zoen = \"none\"")).unwrap();
+    std::fs::write(
+        process.config(),
+        conf.text().replace("zone = \"none\"", "zoen = \"none\""),
+    )
+    .unwrap();
     let (code, out, err) = run(&["reload", "--admin", &admin]).await;
     assert_eq!(code, 78, "{out}{err}");
     assert!(err.contains("zoen") && err.contains("zone"), "{err}");

@@ -24,7 +24,12 @@ async fn a_slow_reader_gets_all_that_was_acknowledged_and_then_the_reset() {
         reset(server);
         let (got, end) = read_out(&mut client).await;
         assert_eq!(end, End::Reset, "{splice}");
-        assert!(got.len() >= sent - left, "{splice}: {} of {} acknowledged", got.len(), sent - left);
+        assert!(
+            got.len() >= sent - left,
+            "{splice}: {} of {} acknowledged",
+            got.len(),
+            sent - left
+        );
         assert!(got == pattern(0, got.len()), "{splice}: wrong bytes");
         entryway.closes(from, "upstream_rst").await;
         no_leaks(entryway).await;
@@ -49,7 +54,11 @@ async fn the_clients_reset_reaches_the_upstream() {
         reset(client);
         let (got, end) = read_out(&mut server).await;
         assert_eq!(end, End::Reset, "{splice}");
-        assert!(got.len() >= sent - left && got == pattern(0, got.len()), "{splice}: {} of {sent}", got.len());
+        assert!(
+            got.len() >= sent - left && got == pattern(0, got.len()),
+            "{splice}: {} of {sent}",
+            got.len()
+        );
         entryway.closes(from, "client_rst").await;
         no_leaks(entryway).await;
     }
@@ -81,16 +90,26 @@ async fn resets_travel_within_milliseconds() {
         read_exactly(&mut server, 1).await;
         server.write_all(&pattern(0, 1000)).await.unwrap();
         acknowledged(&server).await;
-        let (gone, mut other) = if number % 2 == 0 { (server, client) } else { (client, server) };
+        let (gone, mut other) = if number % 2 == 0 {
+            (server, client)
+        } else {
+            (client, server)
+        };
         let began = Instant::now();
         reset(gone);
         assert_eq!(read_out(&mut other).await.1, End::Reset);
         times.push(began.elapsed());
     }
     times.sort_unstable();
-    println!("a reset travels: median {:?}, p99 {:?}", times[50], times[98]);
+    println!(
+        "a reset travels: median {:?}, p99 {:?}",
+        times[50], times[98]
+    );
     // The goal is 10 ms at p99; a shared machine is given more there, not at the median.
-    assert!(times[50] < Duration::from_millis(10) && times[98] < Duration::from_millis(100), "{times:?}");
+    assert!(
+        times[50] < Duration::from_millis(10) && times[98] < Duration::from_millis(100),
+        "{times:?}"
+    );
     no_leaks(entryway).await;
 }
 

@@ -19,13 +19,19 @@ async fn an_idle_pair_is_ended_when_asked_for() {
     // Used, it lives longer than the limit.
     for _ in 0..5 {
         ping(&mut client, b"busy").await;
-        stays("used", Duration::from_millis(300), || entryway.handles.registry.len() == 1).await;
+        stays("used", Duration::from_millis(300), || {
+            entryway.handles.registry.len() == 1
+        })
+        .await;
     }
     let began = Instant::now();
     let (rest, _) = read_out(&mut client).await;
     assert!(rest.is_empty());
     let took = began.elapsed();
-    assert!(took > Duration::from_millis(300) && took < Duration::from_millis(1500), "{took:?}");
+    assert!(
+        took > Duration::from_millis(300) && took < Duration::from_millis(1500),
+        "{took:?}"
+    );
     let line = entryway.closes(from, "idle_timeout").await;
     assert!(line["conn.idle_ms"].as_u64().unwrap() >= 690, "{line}");
     no_leaks(entryway).await;
@@ -37,7 +43,10 @@ async fn a_quiet_pair_stays_by_default() {
     let entryway = Entryway::start(&Conf::to(&[echo.address])).await;
     let mut client = entryway.connect().await;
     ping(&mut client, b"then nothing").await;
-    stays("quiet", Duration::from_secs(4), || entryway.handles.registry.len() == 1).await;
+    stays("quiet", Duration::from_secs(4), || {
+        entryway.handles.registry.len() == 1
+    })
+    .await;
     ping(&mut client, b"still here").await;
     no_leaks(entryway).await;
 }
@@ -51,7 +60,11 @@ async fn a_silent_half_open_pair_is_reaped_from_either_side() {
         let (mut client, mut server) = stage.pair(entryway.address()).await;
         let from = client.local_addr().unwrap();
         ping_through(&mut client, &mut server).await;
-        let (first, second) = if by_client { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        let (first, second) = if by_client {
+            (&mut client, &mut server)
+        } else {
+            (&mut server, &mut client)
+        };
         first.shutdown().await.unwrap();
         assert_eq!(read_out(second).await.1, End::Fin);
         assert_eq!(read_out(first).await.1, End::Reset);
@@ -77,7 +90,10 @@ async fn an_upstream_that_reads_nothing_is_given_up() {
     let began = Instant::now();
     crate::harness::client::fill(&mut client, 0).await;
     assert_eq!(read_out(&mut client).await.1, End::Reset);
-    println!("an upstream that reads nothing, user_timeout 1s: given up after {:?}", began.elapsed());
+    println!(
+        "an upstream that reads nothing, user_timeout 1s: given up after {:?}",
+        began.elapsed()
+    );
     entryway.closes(from, "user_timeout").await;
     drop(server);
     no_leaks(entryway).await;

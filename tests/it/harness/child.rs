@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::{Conf, LONG, eventually, events_in};
+use super::{Conf, LONG, events_in, eventually};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_entryway");
@@ -25,21 +25,30 @@ pub fn command(args: &[&str]) -> Command {
 }
 
 fn clean(command: &mut Command) {
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ENTRYWAY_")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ENTRYWAY_"))
+    {
         command.env_remove(name);
     }
 }
 
 /// Runs a command to its end.
 pub async fn output(args: &[&str]) -> Output {
-    timeout(LONG, command(args).output()).await.unwrap_or_else(|_| panic!("{args:?} hangs")).unwrap()
+    timeout(LONG, command(args).output())
+        .await
+        .unwrap_or_else(|_| panic!("{args:?} hangs"))
+        .unwrap()
 }
 
 /// Exit code, standard output, standard error.
 pub async fn run(args: &[&str]) -> (i32, String, String) {
     let output = output(args).await;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    (
+        output.status.code().unwrap_or(-1),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
 }
 
 /// `entryway run`, or anything else that goes on running; killed when dropped.
@@ -54,10 +63,19 @@ pub struct Process {
 impl Process {
     /// Starts a command and collects what it says.
     pub fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let out = collect(child.stdout.take().unwrap());
         let err = collect(child.stderr.take().unwrap());
-        Self { child, out, err, _folder: None }
+        Self {
+            child,
+            out,
+            err,
+            _folder: None,
+        }
     }
 
     /// `entryway run` with these arguments, once it says where it listens.
@@ -78,7 +96,11 @@ impl Process {
         std::fs::write(&file, conf.text()).unwrap();
         let mut shell = Command::new("sh");
         let limit = descriptors.map_or(String::new(), |count| format!("ulimit -n {count};"));
-        shell.arg("-c").arg(format!("{limit} exec \"$0\" run --config \"$1\"")).arg(BINARY).arg(&file);
+        shell
+            .arg("-c")
+            .arg(format!("{limit} exec \"$0\" run --config \"$1\""))
+            .arg(BINARY)
+            .arg(&file);
         shell.stdin(Stdio::null()).kill_on_drop(true);
         clean(&mut shell);
         let mut process = Self::spawn(shell);
@@ -124,9 +146,17 @@ impl Process {
 
     /// Where admin HTTP listens.
     pub async fn admin(&self) -> SocketAddr {
-        let find = || self.events("listener.up").into_iter().find(|line| line["name"] == "admin");
+        let find = || {
+            self.events("listener.up")
+                .into_iter()
+                .find(|line| line["name"] == "admin")
+        };
         eventually("admin is up", || find().is_some()).await;
-        find().unwrap()["address"].as_str().unwrap().parse().unwrap()
+        find().unwrap()["address"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     /// Its process id.
@@ -141,7 +171,10 @@ impl Process {
 
     /// Waits for its end.
     pub async fn wait(&mut self) -> ExitStatus {
-        timeout(LONG * 2, self.child.wait()).await.unwrap_or_else(|_| panic!("does not end: {}", self.err())).unwrap()
+        timeout(LONG * 2, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("does not end: {}", self.err()))
+            .unwrap()
     }
 
     /// TERM, and its exit code.
@@ -152,22 +185,22 @@ impl Process {
 
     /// Open descriptors.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
     }
 
     /// Processor time used so far.
     pub fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
-    }
-
-    /// Resident memory in bytes.
-    pub fn resident(&self) -> u64 {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap();
-        let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
-        pages * rustix::param::page_size() as u64
     }
 }
 

@@ -35,7 +35,9 @@ pub async fn read_for(stream: &mut TcpStream, quiet: Duration) -> (Vec<u8>, End)
             Err(_) => return (got, End::Open),
             Ok(Ok(0)) => return (got, End::Fin),
             Ok(Ok(_)) => {}
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return (got, End::Reset),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return (got, End::Reset);
+            }
             Ok(Err(error)) => panic!("{error}"),
         }
     }
@@ -44,7 +46,10 @@ pub async fn read_for(stream: &mut TcpStream, quiet: Duration) -> (Vec<u8>, End)
 /// Reads exactly this many bytes.
 pub async fn read_exactly(stream: &mut TcpStream, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
-    timeout(LONG, stream.read_exact(&mut bytes)).await.expect("hangs").expect("ends too early");
+    timeout(LONG, stream.read_exact(&mut bytes))
+        .await
+        .expect("hangs")
+        .expect("ends too early");
     bytes
 }
 
@@ -79,19 +84,34 @@ pub async fn http_raw(address: SocketAddr, request: &[u8]) -> (u16, String) {
     // The answer may come before everything is taken.
     let _ = stream.write_all(request).await;
     let mut answer = Vec::new();
-    let _ = timeout(LONG, stream.read_to_end(&mut answer)).await.expect("no end of the answer");
+    let _ = timeout(LONG, stream.read_to_end(&mut answer))
+        .await
+        .expect("no end of the answer");
     let text = String::from_utf8_lossy(&answer).into_owned();
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let status = text
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
     (status, text)
 }
 
 /// One HTTP request with the right `Host`; status and body.
 pub async fn http(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    );
     let (status, text) = http_raw(address, request.as_bytes()).await;
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
     let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
-    (status, if is_chunked { unchunked(body) } else { body.to_owned() })
+    (
+        status,
+        if is_chunked {
+            unchunked(body)
+        } else {
+            body.to_owned()
+        },
+    )
 }
 
 fn unchunked(mut body: &str) -> String {

@@ -14,7 +14,10 @@ pub struct Conf {
 impl Conf {
     /// One listener in front of these endpoints: `HOST:PORT` with `?zone=Z&name=N` where wanted.
     pub fn to<T: ToString>(endpoints: &[T]) -> Self {
-        Self { endpoints: endpoints.iter().map(ToString::to_string).collect(), ..Self::default() }
+        Self {
+            endpoints: endpoints.iter().map(ToString::to_string).collect(),
+            ..Self::default()
+        }
     }
 
     /// A line in the upstream's table.
@@ -46,8 +49,18 @@ impl Conf {
             "runtime.workers = 2",
         ];
         table(&mut text, "", &self.rest, &top);
-        table(&mut text, "[[listener]]", &self.listener, &[r#"bind = ["127.0.0.1:0"]"#]);
-        table(&mut text, "[[upstream]]", &self.upstream, &[r#"zone = "none""#, r#"health.kind = "off""#]);
+        table(
+            &mut text,
+            "[[listener]]",
+            &self.listener,
+            &[r#"bind = ["127.0.0.1:0"]"#],
+        );
+        table(
+            &mut text,
+            "[[upstream]]",
+            &self.upstream,
+            &[r#"zone = "none""#, r#"health.kind = "off""#],
+        );
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let (address, more) = endpoint.split_once('?').unwrap_or((endpoint, ""));
             writeln!(text, "[[upstream.endpoint]]\naddress = \"{address}\"").unwrap();

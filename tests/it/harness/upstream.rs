@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -48,7 +48,12 @@ impl Upstream {
                 scripts.spawn(script(stream, Arc::clone(&read)));
             }
         });
-        Self { address, accepted, bytes, task }
+        Self {
+            address,
+            accepted,
+            bytes,
+            task,
+        }
     }
 
     /// Connections accepted so far.
@@ -165,7 +170,9 @@ async fn drain(stream: &mut TcpStream, read: &Counter) -> usize {
 
 /// Ends a connection with a reset.
 pub fn reset(stream: TcpStream) {
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
 }
 
 /// Bytes computed from their offset: loss, repetition and disorder show.
@@ -173,7 +180,11 @@ pub fn pattern(from: usize, count: usize) -> Vec<u8> {
     /// After this many bytes they come again.
     const PERIOD: usize = 1 << 24;
     static TABLE: OnceLock<Vec<u8>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| (0..PERIOD).map(|offset| (offset ^ (offset >> 8) ^ (offset >> 16)) as u8).collect());
+    let table = TABLE.get_or_init(|| {
+        (0..PERIOD)
+            .map(|offset| (offset ^ (offset >> 8) ^ (offset >> 16)) as u8)
+            .collect()
+    });
     let mut bytes = Vec::with_capacity(count);
     while bytes.len() < count {
         let start = (from + bytes.len()) % PERIOD;
@@ -185,7 +196,11 @@ pub fn pattern(from: usize, count: usize) -> Vec<u8> {
 
 /// An address on which nothing listens: connects are refused.
 pub async fn refused() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// An address whose SYNs stay unanswered: its backlog is full. Holds the sockets that fill it.
@@ -199,15 +214,24 @@ pub struct Hung {
 
 /// A black hole on this machine.
 pub fn hung() -> Hung {
-    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap().as_socket().unwrap();
     let mut fill = Vec::new();
-    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+    while let Ok(stream) =
+        std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200))
+    {
         fill.push(stream);
     }
-    Hung { address, _listener: listener, _fill: fill }
+    Hung {
+        address,
+        _listener: listener,
+        _fill: fill,
+    }
 }
 
 /// Answers every request of one connection with these bytes; FIN after FIN.
@@ -234,7 +258,11 @@ pub fn entry_point(identity: &str) -> Vec<u8> {
 
 /// An HTTP answer with this body.
 pub fn http_answer(body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
 }
 
 /// Answers as an entry point of this system.

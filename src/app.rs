@@ -58,6 +58,8 @@ pub struct UpstreamPart {
     pub system: Option<String>,
     /// The region, where told.
     pub region: Option<String>,
+    /// What is worth knowing about this way in.
+    pub notes: Vec<String>,
 }
 
 /// Which parts there are.

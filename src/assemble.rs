@@ -106,6 +106,7 @@ pub fn parts(loaded: &Loaded, meters: &Meters, bus: &Bus) -> Result<Parts, Error
         endpoints: recipe.endpoints,
         system: recipe.system,
         region: recipe.region,
+        notes: recipe.notes,
     };
     Ok(Parts {
         upstreams: loaded
@@ -135,6 +136,13 @@ pub fn assemble(loaded: Loaded, log: Log) -> Result<Assembly, Error> {
         bus.emit(Event::warn("start", "settings").with("warning", warning.clone()));
     }
     let parts = parts(&loaded, &meters, &bus)?;
+    for part in &parts.upstreams {
+        for note in &part.notes {
+            let event = Event::info("start", "about this way in");
+            let event = event.with("upstream", part.settings.name.as_str().to_owned());
+            bus.emit(event.with("note", note.clone()));
+        }
+    }
     let bindings = app::bind(&parts)?;
     let listener_port = bindings
         .addresses()

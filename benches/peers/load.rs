@@ -354,14 +354,14 @@ fn stream_bulk(
     let late = || Instant::now() >= until;
     let (sent, (got, taken)) = thread::scope(|scope| {
         let download = scope.spawn(|| match work {
-            Work::Down => swallow_until(&stream, &late).map(|got| (got, 0)),
+            Work::Down => swallow_until(&stream, late).map(|got| (got, 0)),
             // Of an upload this is the last block alone.
             _ => swallow(&stream),
         });
         let sent = match work {
             Work::Down => 0,
             _ => {
-                let sent = pour(&mut &stream, &late)?;
+                let sent = pour(&mut &stream, late)?;
                 end(&mut &stream, 0)?;
                 sent
             }

@@ -10,6 +10,8 @@
 //! Last answer: README.md, "Measured".
 #![allow(clippy::expect_used, reason = "a bench may stop at the first surprise")]
 
+#[path = "peers/blocks.rs"]
+mod blocks;
 #[path = "peers/load.rs"]
 mod load;
 #[path = "peers/proxies.rs"]

@@ -15,11 +15,7 @@ use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-/// Bulk streams move in blocks of this size.
-const BLOCK: usize = 256 * 1024;
-
-/// Every so many bytes of a bulk stream there is a stamp of 8: how many stamps came before.
-const STAMP: usize = 4096;
+use crate::blocks::{BLOCK, check, fill, pour};
 
 /// The stamp of a block that ends a stream in band: a half-close would lose the reply on proxies that lose it (nginx).
 const LAST: u64 = u64::MAX;
@@ -139,24 +135,6 @@ fn end(stream: &mut impl Write, word: u64) -> io::Result<()> {
     stream.write_all(&block)
 }
 
-/// Writes stamped blocks until told to stop; returns bytes written.
-fn pour(stream: &mut impl Write, stop: impl Fn() -> bool) -> io::Result<u64> {
-    let mut block = vec![0x5a; BLOCK];
-    let mut number = 0u64;
-    while !stop() {
-        for (place, page) in block.chunks_mut(STAMP).enumerate() {
-            page[..8].copy_from_slice(&stamp(number, place));
-        }
-        stream.write_all(&block)?;
-        number += 1;
-    }
-    Ok(number * BLOCK as u64)
-}
-
-fn stamp(block: u64, place: usize) -> [u8; 8] {
-    (block * (BLOCK / STAMP) as u64 + place as u64).to_le_bytes()
-}
-
 /// Reads blocks to the last one; returns bytes read before it and what it says, or an error when one is not what was
 /// sent.
 fn swallow(stream: &TcpStream) -> io::Result<(u64, u64)> {
@@ -173,29 +151,6 @@ fn swallow(stream: &TcpStream) -> io::Result<(u64, u64)> {
         check(&block, number)?;
         number += 1;
     }
-}
-
-/// Reads until the block is full or the stream has ended.
-fn fill(mut stream: &TcpStream, block: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < block.len() {
-        match stream.read(&mut block[filled..])? {
-            0 => break,
-            more => filled += more,
-        }
-    }
-    Ok(filled)
-}
-
-fn check(block: &[u8], number: u64) -> io::Result<()> {
-    for (place, page) in block.chunks_exact(STAMP).enumerate() {
-        if page[..8] != stamp(number, place) || page[8] != 0x5a || page[STAMP - 1] != 0x5a {
-            return Err(io::Error::other(format!(
-                "block {number} is not the one that was sent"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Drives `connections` against `target` for `time`.

@@ -133,6 +133,11 @@ impl Judge<'_> {
                 &format!("after {}", millis(report.took)),
             ),
             ProbeOutcome::Timeout => self.silence(),
+            // It accepted: a reset to the SYN itself would be a refusal. Faster than we could look.
+            ProbeOutcome::Reset => {
+                let evidence = "connected, and reset at once";
+                return (Some(Check::pass(Stage::Tcp, self.label(), evidence)), true);
+            }
             other => {
                 let why = other.detail().unwrap_or(other.code());
                 Check::skip(

@@ -20,7 +20,7 @@ mod proxies;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use load::{Work, drive, hold, upstream};
+use load::{Work, drive, hold};
 use proxies::{Peer, machine_cpu, own_cpu, start_all};
 use tokio::time::Instant;
 
@@ -150,10 +150,7 @@ fn main() {
     };
     let dir = std::env::temp_dir().join(format!("entryway-peers-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a temporary folder");
-    let upstream = upstream().expect("an upstream");
-    let peers = start_all(&dir, upstream, |name| {
-        listed("--only", name) || name == "entryway"
-    });
+    let peers = start_all(&dir, |name| listed("--only", name) || name == "entryway");
     let mut report = BTreeMap::new();
     for row in ROWS.iter().filter(|row| listed("--rows", row.name)) {
         let rounds = rounds.unwrap_or(if is_bulk(row) { 7 } else { 15 });

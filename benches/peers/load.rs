@@ -23,6 +23,11 @@ const LAST: u64 = u64::MAX;
 /// The pause after each burst of [`Work::Burst`]: a proxy with spares fills them up again.
 const LULL: Duration = Duration::from_millis(10);
 
+/// Connections of one run of [`Work::Connect`], over all. Each leaves a port behind for a second at least (TIME_WAIT,
+/// which loopback may use again after that), and `connect` goes through half of the 28,000 first, in order: a run that
+/// comes round to its own would measure the search for a free one.
+const MOST_CONNECTS: usize = 12_000;
+
 /// What a connection asks of the upstream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Work {
@@ -67,24 +72,35 @@ fn header(work: Work) -> [u8; 16] {
     header
 }
 
-/// Serves on a free port for ever; returns the address.
-pub(crate) fn upstream() -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    listener.set_nonblocking(true)?;
+/// Serves on so many free ports for ever, on one thread; returns the addresses.
+pub(crate) fn upstreams(count: usize) -> io::Result<Vec<SocketAddr>> {
+    let listeners = (0..count)
+        .map(|_| {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    let addresses = listeners.iter().map(TcpListener::local_addr).collect();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .expect("a runtime");
         runtime.block_on(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(async move { drop(answer(stream).await) });
+            let mut ports = tokio::task::JoinSet::new();
+            for listener in listeners {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                ports.spawn(async move {
+                    while let Ok((stream, _)) = listener.accept().await {
+                        tokio::spawn(async move { drop(answer(stream).await) });
+                    }
+                });
             }
+            ports.join_all().await;
         });
     });
-    Ok(address)
+    addresses
 }
 
 async fn answer(mut stream: tokio::net::TcpStream) -> io::Result<()> {
@@ -175,7 +191,7 @@ fn small(target: SocketAddr, work: Work, connections: usize, time: Duration) -> 
             tasks.spawn(async move {
                 match work {
                     Work::RoundTrips(size) => round_trips(target, size, number, until).await,
-                    _ => connects(target, until).await,
+                    _ => connects(target, MOST_CONNECTS / connections, until).await,
                 }
             });
         }
@@ -223,9 +239,9 @@ async fn round_trips(
     Ok(times)
 }
 
-async fn connects(target: SocketAddr, until: Instant) -> io::Result<Histogram<u64>> {
+async fn connects(target: SocketAddr, most: usize, until: Instant) -> io::Result<Histogram<u64>> {
     let mut times = Histogram::new(3).expect("three digits");
-    while Instant::now() < until {
+    while Instant::now() < until && (times.len() as usize) < most {
         times += connect(target).await?;
     }
     Ok(times)

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::load::upstreams;
+
 /// A running proxy (or the direct way).
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -209,14 +211,18 @@ fn go_splice(dir: &Path, port: u16, up: SocketAddr) -> Option<Command> {
     Some(command)
 }
 
-/// Starts everything that can be started and whose name passes the filter; `direct` comes first.
-pub(crate) fn start_all(dir: &Path, up: SocketAddr, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
+/// Starts everything that can be started and whose name passes the filter; `direct` comes first. Each has a port of
+/// the upstream to itself: connections that are over keep theirs for a while, and what one leaves behind must not
+/// stand in the way of the next.
+pub(crate) fn start_all(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
+    let mut upstreams = upstreams(KINDS.len() + 1).expect("upstreams").into_iter();
     let mut peers = vec![Peer {
         name: "direct",
-        address: up,
+        address: upstreams.next().expect("one more than kinds"),
         child: None,
     }];
-    for (name, start) in KINDS.iter().filter(|(name, _)| wanted(name)) {
+    let wanted = KINDS.iter().filter(|(name, _)| wanted(name));
+    for ((name, start), up) in wanted.zip(upstreams) {
         let port = free_port();
         let Some(mut command) = start(dir, port, up) else {
             eprintln!("{name}: not on this machine");

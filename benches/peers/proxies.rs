@@ -6,6 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -354,7 +355,8 @@ fn cpu_of(pid: u32) -> Option<f64> {
     Some(ticks as f64 / 100.0)
 }
 
-/// CPU seconds that the whole machine has spent working so far.
+/// CPU seconds that the whole machine has spent working so far, but for the kernel's network threads: what they do is
+/// the load's own (the timers of a paced stream run there), and they belong to no process.
 pub(crate) fn machine_cpu() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let fields: Vec<u64> = stat
@@ -369,7 +371,22 @@ pub(crate) fn machine_cpu() -> f64 {
         .iter()
         .filter_map(|place| fields.get(*place))
         .sum();
-    busy as f64 / 100.0
+    let network: f64 = network_threads().iter().copied().filter_map(cpu_of).sum();
+    busy as f64 / 100.0 - network
+}
+
+/// The kernel's threads for what interrupts leave over.
+fn network_threads() -> &'static [u32] {
+    static THREADS: OnceLock<Vec<u32>> = OnceLock::new();
+    THREADS.get_or_init(|| {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| name.starts_with("ksoftirqd"))
+        })
+        .collect()
+    })
 }
 
 /// CPU seconds of this process (both ends of the load).

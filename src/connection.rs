@@ -10,13 +10,14 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use crate::clock;
-use crate::dial::{self, Dialed};
+use crate::dial::{self, Dialed, Opening};
 use crate::event::Reason;
 use crate::names::Side;
 use crate::pool::endpoint::Candidate;
 use crate::pool::fact::Suspicion;
 use crate::relay::{self, Outcome};
 use crate::stream::Stream;
+use crate::sys::info;
 use crate::sys::socket::Fault;
 use farewell::Manner;
 pub use meters::EndpointMeters;
@@ -111,7 +112,7 @@ async fn reach(
         candidates.retain(|candidate| !tried.contains(candidate));
         let dialer = route.dialer.load_full();
         let dialed = dialer
-            .dial(&candidates, &mut |attempt| {
+            .dial(&candidates, opening(down), &mut |attempt| {
                 route.note(&attempt);
                 open.attempts += 1;
                 open.hedged |= attempt.hedge;
@@ -157,6 +158,15 @@ async fn reach(
             Wake::ClientGone => return Err((Reason::ClientGone, Manner::Gone)),
             Wake::Cut(reason) => return Err((reason, Manner::Reset)),
         }
+    }
+}
+
+fn opening(down: &Stream) -> Opening {
+    let has_spoken = |tcp| info::unread(tcp).is_ok_and(|bytes| bytes > 0);
+    if down.as_tcp().is_some_and(has_spoken) {
+        Opening::Spoken
+    } else {
+        Opening::Silent
     }
 }
 

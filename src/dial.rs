@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::pool::endpoint::Candidate;
 use attempt::Opener;
-pub use attempt::{Attempt, DialSettings, Dialed, Error, Outcome};
+pub use attempt::{Attempt, DialSettings, Dialed, Error, Opening, Outcome};
 use race::Race;
 pub use warm::{Warm, WarmSettings};
 
@@ -62,6 +62,7 @@ impl Dialer {
     pub async fn dial(
         &self,
         candidates: &[Candidate],
+        opening: Opening,
         report: &mut dyn FnMut(Attempt),
     ) -> Result<Dialed, Error> {
         let best = candidates.first().ok_or(Error::NoCandidate)?;
@@ -75,7 +76,7 @@ impl Dialer {
                 warm: true,
             });
         }
-        Race::new(&self.shared.opener, candidates, report)
+        Race::new(&self.shared.opener, candidates, opening, report)
             .run()
             .await
     }

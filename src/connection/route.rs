@@ -10,7 +10,7 @@ use super::registry::Registry;
 use super::waiting_room::{Policy, WaitingRoom};
 use crate::bus::Bus;
 use crate::clock::{self, Moment};
-use crate::dial::{self, Attempt, Dialer};
+use crate::dial::{self, Attempt, Dialer, Opening};
 use crate::event::{Event, Level};
 use crate::meters::Meters;
 use crate::names::{ListenerName, UpstreamName};
@@ -131,7 +131,9 @@ impl Route {
         let candidates = self.order();
         let dialer = self.dialer.load_full();
         let dialed = dialer
-            .dial(&candidates, &mut |attempt| self.note(&attempt))
+            .dial(&candidates, Opening::Silent, &mut |attempt| {
+                self.note(&attempt);
+            })
             .await;
         self.judge(dialed.is_ok());
     }

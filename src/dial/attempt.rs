@@ -33,6 +33,16 @@ pub struct DialSettings {
     pub loopback_congestion: LoopbackCongestion,
 }
 
+/// Whether bytes will follow the connect at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// The client has said something already: the end of the handshake goes with it, one packet less, and an upstream
+    /// that waits for a request is woken once.
+    Spoken,
+    /// Nothing to say yet, or nobody to say it.
+    Silent,
+}
+
 /// Starts attempts.
 #[derive(Debug)]
 pub(super) struct Opener {
@@ -122,7 +132,7 @@ impl Opener {
         to: SocketAddr,
         limit: Duration,
     ) -> Result<TcpStream, Outcome> {
-        let (stream, standing) = self.start(to)?;
+        let (stream, standing) = self.start(to, Opening::Silent)?;
         if standing == Standing::Waiting {
             let connected = std::future::poll_fn(|cx| poll_connected(&stream, to, cx));
             tokio::time::timeout(limit, connected)
@@ -138,7 +148,7 @@ impl Opener {
         to: SocketAddr,
         limit: Duration,
     ) -> Result<std::net::TcpStream, Outcome> {
-        let (stream, standing) = self.start_std(to)?;
+        let (stream, standing) = self.start_std(to, Opening::Silent)?;
         if standing == Standing::Connected {
             return Ok(stream);
         }
@@ -151,13 +161,21 @@ impl Opener {
     }
 
     /// Starts a connect; with a local peer it is often finished on return.
-    pub(super) fn start(&self, to: SocketAddr) -> Result<(TcpStream, Standing), Outcome> {
-        let (stream, standing) = self.start_std(to)?;
+    pub(super) fn start(
+        &self,
+        to: SocketAddr,
+        opening: Opening,
+    ) -> Result<(TcpStream, Standing), Outcome> {
+        let (stream, standing) = self.start_std(to, opening)?;
         let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
         Ok((stream, standing))
     }
 
-    fn start_std(&self, to: SocketAddr) -> Result<(std::net::TcpStream, Standing), Outcome> {
+    fn start_std(
+        &self,
+        to: SocketAddr,
+        opening: Opening,
+    ) -> Result<(std::net::TcpStream, Standing), Outcome> {
         if self.is_own(to) {
             return Err(Outcome::Local("this is our own listener".to_owned()));
         }
@@ -166,7 +184,10 @@ impl Opener {
             socket::nodelay(socket)?;
             socket::keepalive(socket, &settings.tcp)?;
             settings.loopback_congestion.apply(socket, to.ip());
-            Ok(())
+            match opening {
+                Opening::Spoken => socket::hold_first_ack(socket),
+                Opening::Silent => Ok(()),
+            }
         })
         .map_err(Outcome::of)?;
         if standing == Standing::Connected && connect::is_to_itself(&stream, to) {

@@ -6,7 +6,7 @@ use std::task::Poll;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Dialed, Error, Opener, Outcome, poll_connected};
+use super::attempt::{Attempt, Dialed, Error, Opener, Opening, Outcome, poll_connected};
 use crate::clock::{self, Moment};
 use crate::pool::endpoint::Candidate;
 use crate::sys::connect::Standing;
@@ -15,6 +15,7 @@ use crate::sys::connect::Standing;
 pub(super) struct Race<'a> {
     opener: &'a Opener,
     candidates: &'a [Candidate],
+    opening: Opening,
     report: &'a mut dyn FnMut(Attempt),
     began: Moment,
     /// Index of the next candidate to start.
@@ -49,11 +50,13 @@ impl<'a> Race<'a> {
     pub(super) fn new(
         opener: &'a Opener,
         candidates: &'a [Candidate],
+        opening: Opening,
         report: &'a mut dyn FnMut(Attempt),
     ) -> Self {
         Self {
             opener,
             candidates,
+            opening,
             report,
             began: clock::now(),
             next: 0,
@@ -98,7 +101,7 @@ impl<'a> Race<'a> {
         self.next += 1;
         self.hedged |= hedge;
         let started = clock::now();
-        match self.opener.start(candidate.address.socket) {
+        match self.opener.start(candidate.address.socket, self.opening) {
             Ok((stream, Standing::Connected)) => Some(self.won(place, hedge, started, stream)),
             Ok((stream, Standing::Waiting)) => {
                 self.flying.push(Flying {

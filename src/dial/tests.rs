@@ -109,7 +109,7 @@ async fn dial(
 ) -> (Result<Dialed, Error>, Vec<(usize, Outcome)>) {
     let mut seen = Vec::new();
     let dialed = dialer
-        .dial(candidates, &mut |attempt: Attempt| {
+        .dial(candidates, Opening::Silent, &mut |attempt: Attempt| {
             let place = candidates
                 .iter()
                 .position(|c| *c == attempt.candidate)
@@ -269,4 +269,31 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
     dialer.tend_spares(&[]).await;
     assert_eq!((dialer.warm().count(), meters.sum("warm_spares")), (0, 0.0));
     assert_eq!(count("expired"), Some(1.0));
+}
+
+/// The end of the handshake goes with the first bytes when there are some, and at once when there are none.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_upstream_sees_a_connection_that_brings_bytes_with_its_bytes() {
+    let dialer = dialer(1500, 250);
+    for opening in [Opening::Silent, Opening::Spoken] {
+        let (listener, good) = listen();
+        let listener = listener.into_std().unwrap();
+        let dialed = dialer.dial(&[good], opening, &mut |_| {}).await.unwrap();
+        let mut first = [0; 2];
+        let accepted = listener.accept();
+        assert_eq!(accepted.is_ok(), opening == Opening::Silent);
+        crate::sys::socket::send(&dialed.stream, b"hi").unwrap();
+        let (mut upstream, _) = accepted.or_else(|_| listener.accept()).unwrap();
+        std::io::Read::read_exact(&mut upstream, &mut first).unwrap();
+        assert_eq!(first, *b"hi");
+    }
+
+    // Nothing comes after all: the kernel ends the handshake by itself.
+    let (listener, good) = listen();
+    let _silent = dialer.dial(&[good], Opening::Spoken, &mut |_| {}).await;
+    tokio::time::timeout(Duration::from_secs(3), listener.accept())
+        .await
+        .unwrap()
+        .unwrap();
 }

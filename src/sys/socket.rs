@@ -181,6 +181,20 @@ pub fn nodelay(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_nodelay(true)
 }
 
+/// Before `connect`: the ACK that ends the handshake waits for the first bytes and goes with them (tcp(7),
+/// TCP_QUICKACK; HAProxy's `tcp-smart-connect`). Only for a client that has spoken: where nothing follows, the kernel
+/// sends the ACK after 200 ms. Afterwards the socket acknowledges like any other.
+#[cfg(target_os = "linux")]
+pub fn hold_first_ack(socket: &impl AsFd) -> io::Result<()> {
+    rustix::net::sockopt::set_tcp_quickack(socket, false).map_err(Into::into)
+}
+
+/// Nothing to hold here.
+#[cfg(not(target_os = "linux"))]
+pub fn hold_first_ack(_socket: &impl AsFd) -> io::Result<()> {
+    Ok(())
+}
+
 /// Sets keepalive and user timeout.
 pub fn keepalive(socket: &impl AsFd, options: &TcpOptions) -> io::Result<()> {
     let socket_ref = SockRef::from(socket);

@@ -35,10 +35,11 @@ mod route;
 mod waiting_room;
 
 /// Takes an accepted connection into the books, on the thread that accepted it: the limits hold and a drain waits for
-/// it from here on, wherever it is served. In a box: it is handed on several times, and each future on the way would
-/// keep room for it.
-pub fn admit(client: SocketAddr, route: Arc<Route>) -> Box<Open> {
-    Box::new(Open::new(route, client, true))
+/// it from here on, wherever it is served. `None`: the listener's limit or that of all (`most_in_all`) is reached. In a
+/// box: it is handed on several times, and each future on the way would keep room for it.
+pub fn admit(client: SocketAddr, route: &Arc<Route>, most_in_all: usize) -> Option<Box<Open>> {
+    let admitted = route.admit(most_in_all);
+    admitted.then(|| Box::new(Open::new(Arc::clone(route), client, true)))
 }
 
 /// Serves one accepted connection to its end.

@@ -45,15 +45,12 @@ pub struct Open {
 // === impl Open ===
 
 impl Open {
+    /// `admitted`: it has been counted against the limits ([`Route::admit`]), which the guard's end takes back.
     pub(super) fn new(route: Arc<Route>, client: SocketAddr, admitted: bool) -> Self {
         let entry = route
             .registry
             .enter(route.listener.clone(), route.upstream.clone(), client);
         route.meters.accepted.inc();
-        if admitted {
-            route.admitted.fetch_add(1, Relaxed);
-            route.registry.admit();
-        }
         let counted = Arc::clone(&route.meters.nowhere);
         counted.connections.add(1.0);
         if route.bus.wants(Level::Debug) {

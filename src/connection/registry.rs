@@ -117,8 +117,11 @@ impl Registry {
         self.inner.admitted.load(Relaxed)
     }
 
-    pub(super) fn admit(&self) {
-        self.inner.admitted.fetch_add(1, Relaxed);
+    /// Counts one more against the limit; false, and nothing counted, when there are `most` already.
+    pub(super) fn admit(&self, most: usize) -> bool {
+        let more = |admitted| (admitted < most).then_some(admitted + 1);
+        let admitted = &self.inner.admitted;
+        admitted.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
     pub(super) fn dismiss(&self) {

@@ -111,6 +111,24 @@ impl Route {
         self.admitted() < most && self.registry.admitted() < most_in_all
     }
 
+    /// Counts one more connection against both limits; false, and nothing counted, when one of them is reached. In one
+    /// step, because several threads accept.
+    pub(super) fn admit(&self, most_in_all: usize) -> bool {
+        let most = self.policy.load().max_connections.unwrap_or(usize::MAX);
+        let more = |admitted: isize| {
+            let room = usize::try_from(admitted).unwrap_or(0) < most;
+            room.then_some(admitted + 1)
+        };
+        if self.admitted.fetch_update(Relaxed, Relaxed, more).is_err() {
+            return false;
+        }
+        let admitted = self.registry.admit(most_in_all);
+        if !admitted {
+            self.admitted.fetch_sub(1, Relaxed);
+        }
+        admitted
+    }
+
     /// Connections that wait for an upstream.
     pub fn parked(&self) -> usize {
         self.room.parked()

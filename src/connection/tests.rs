@@ -293,7 +293,7 @@ async fn a_panic_is_counted_too() {
             let mut rig = Rig::new(&[], policy(WhenAllDown::Hold, 1000)).await;
             let route = Arc::clone(&rig.route);
             let task = spawn_local(async move {
-                let _open = Open::new(route, SocketAddr::from(([127, 0, 0, 1], 9)), true);
+                let _open = admit(([127, 0, 0, 1], 9).into(), &route, usize::MAX);
                 panic!("a bug, on purpose");
             });
             assert!(task.await.unwrap_err().is_panic());

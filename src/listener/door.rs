@@ -1,31 +1,27 @@
-//! One listener at work: accept, limits, error classes, the closing and opening of `refuse`, the end at drain.
+//! One listener at work: opening and closing of its sockets (drain, `refuse`), limits. The accept loops are in
+//! [`acceptors`].
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
-use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep};
+
+use acceptors::Acceptors;
 
 use super::bind::{Bound, SocketSettings, listen};
 use super::threads::Spread;
-use crate::connection::{self, Route, WhenAllDown};
-use crate::event::{Event, Reason};
+use crate::connection::{Route, WhenAllDown};
+use crate::event::Event;
 use crate::life::Watch;
 use crate::meters::{Gauge, Meters, family};
 use crate::pool::snapshot::Pace;
-use crate::sys::accept::{AcceptError, accept, classify};
 use crate::sys::limits::Budget;
 
-/// Connections accepted in one go before others get a turn.
-const BATCH: usize = 64;
-
-/// Pause after an error about resources: at first, and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// The data thread of the door itself.
+const FIRST: usize = 0;
 
 /// How often the pool is looked at in mode `refuse`.
 const LOOK: Duration = Duration::from_millis(100);
@@ -36,7 +32,7 @@ const HOPELESS_LOOKS: u32 = 3;
 /// Between two attempts to bind again.
 const REBIND: Duration = Duration::from_secs(1);
 
-/// One listener. Runs on the first data thread.
+/// One listener. Runs on the first data thread, its accept loops on the first two.
 #[derive(Debug)]
 pub struct Door {
     route: Arc<Route>,
@@ -48,6 +44,8 @@ pub struct Door {
     settings: SocketSettings,
     /// Connections being told that there are too many.
     turned_away: Arc<AtomicUsize>,
+    /// When a shortage was told last.
+    told_short: Mutex<Option<Instant>>,
 }
 
 /// Why the sockets are closed.
@@ -60,8 +58,6 @@ enum Close {
     /// A socket broke.
     Broken,
 }
-
-type Socket = Rc<AsyncFd<TcpListener>>;
 
 // === impl Door ===
 
@@ -85,18 +81,19 @@ impl Door {
             addresses: bound.addresses,
             settings: bound.settings,
             turned_away: Arc::default(),
+            told_short: Mutex::default(),
         };
         let blocker = stop.blocker();
-        spread.run_on_first(move || async move {
+        spread.run_on(FIRST, move || async move {
             let _blocker = blocker;
             door.run(bound.sockets, stop).await;
         });
     }
 
     async fn run(self, mut sockets: Vec<TcpListener>, mut stop: Watch) {
-        let door = Rc::new(self);
+        let door = Arc::new(self);
         loop {
-            let close = Rc::clone(&door).accept_all(sockets, &mut stop).await;
+            let close = door.accept_all(sockets, &mut stop).await;
             door.up.set(0.0);
             door.log_down(close);
             if close == Close::Drain {
@@ -110,116 +107,28 @@ impl Door {
     }
 
     /// Accepts from all sockets until there is a reason to close them; then empties their queues and closes them.
-    async fn accept_all(self: Rc<Self>, sockets: Vec<TcpListener>, stop: &mut Watch) -> Close {
-        let mut loops = JoinSet::new();
-        let mut open: Vec<Socket> = Vec::new();
-        for socket in sockets {
-            match register(socket) {
-                Ok(socket) => open.push(Rc::new(socket)),
-                Err(error) => {
-                    self.log_short(&error);
-                    return Close::Broken;
-                }
+    async fn accept_all(self: &Arc<Self>, sockets: Vec<TcpListener>, stop: &mut Watch) -> Close {
+        let acceptors = match Acceptors::start(self, &sockets) {
+            Ok(acceptors) => acceptors,
+            Err(error) => {
+                self.log_short(&error);
+                return Close::Broken;
             }
-        }
-        for socket in &open {
-            loops.spawn_local(Rc::clone(&self).accept_from(Rc::clone(socket)));
-        }
+        };
         self.up.set(1.0);
         self.log_up();
         let close = tokio::select! {
             biased;
             () = stop.fired() => Close::Drain,
             () = self.hopeless() => Close::Hopeless,
-            _ended = loops.join_next() => Close::Broken,
+            () = acceptors.broken() => Close::Broken,
         };
-        loops.shutdown().await;
+        acceptors.stop().await;
         // Whoever connected already is served (contract 7.5): closing a socket resets what is in its queue.
-        for socket in &open {
-            self.empty(socket.get_ref());
+        for socket in &sockets {
+            self.empty(socket);
         }
         close
-    }
-
-    /// The accept loop. Ends only when the socket is broken.
-    async fn accept_from(self: Rc<Self>, socket: Socket) {
-        let mut pause = PAUSE.0;
-        let mut logged: Option<Instant> = None;
-        loop {
-            let Ok(mut ready) = socket.readable().await else {
-                return;
-            };
-            for turn in 1.. {
-                if turn % BATCH == 0 {
-                    yield_now().await;
-                }
-                if !self.has_patience() {
-                    sleep(PAUSE.0).await;
-                    continue;
-                }
-                let error = match accept(socket.get_ref()) {
-                    Ok((stream, client)) => {
-                        self.admit(stream, client);
-                        pause = PAUSE.0;
-                        continue;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        ready.clear_ready();
-                        break;
-                    }
-                    Err(error) => error,
-                };
-                let class = classify(&error);
-                self.meters
-                    .counter(&family::ACCEPT_ERRORS, &[class.as_str()])
-                    .inc();
-                match class {
-                    AcceptError::Skip => {}
-                    AcceptError::Wait => {
-                        // One line a second, however often it happens.
-                        if logged.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-                            logged = Some(Instant::now());
-                            self.log_short(&error);
-                        }
-                        sleep(pause).await;
-                        pause = (pause * 2).min(PAUSE.1);
-                    }
-                    AcceptError::Fatal => return self.log_short(&error),
-                }
-            }
-        }
-    }
-
-    /// Whether one more may be accepted now, if only to be turned away: the descriptors for that are counted too.
-    fn has_patience(&self) -> bool {
-        self.turned_away.load(Relaxed) < self.budget.turned_away
-            || self.route.has_room(self.budget.max_connections)
-    }
-
-    fn admit(&self, stream: TcpStream, client: SocketAddr) {
-        let route = Arc::clone(&self.route);
-        if route.has_room(self.budget.max_connections) {
-            self.spread.serve(stream, connection::admit(client, route));
-            return;
-        }
-        let away = Arc::clone(&self.turned_away);
-        away.fetch_add(1, Relaxed);
-        tokio::task::spawn_local(async move {
-            connection::turn_away(stream, client, route, Reason::MaxConnections).await;
-            away.fetch_sub(1, Relaxed);
-        });
-    }
-
-    fn empty(&self, socket: &TcpListener) {
-        loop {
-            match accept(socket) {
-                Ok((stream, client)) => self.admit(stream, client),
-                Err(error)
-                    if classify(&error) == AcceptError::Skip
-                        && error.kind() != io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
-        }
     }
 
     /// Resolves when mode `refuse` wants the sockets closed.
@@ -322,14 +231,6 @@ impl Door {
     }
 }
 
-/// Registers a listening socket with this thread's event loop.
-#[expect(
-    deprecated,
-    reason = "its successor asks for a promise that the descriptor never changes; a TcpListener keeps it"
-)]
-fn register(socket: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
-    AsyncFd::new(socket)
-}
-
+mod acceptors;
 #[cfg(test)]
 mod tests;

@@ -89,7 +89,7 @@ fn settings_read_and_unknown_keys_do_not() {
 fn threads_run_work_and_end() {
     let threads = Threads::start(2).unwrap();
     let (tell, told) = std::sync::mpsc::channel();
-    threads.spread().run_on_first(move || async move {
+    threads.spread().run_on(0, move || async move {
         tokio::task::spawn_local(async move { tell.send(7).unwrap() });
     });
     assert_eq!(told.recv().unwrap(), 7);

@@ -1,7 +1,7 @@
 //! The data threads: one current-thread runtime each, and the spreading of connections over them.
 //!
-//! One accept loop on the first thread hands every socket to the least loaded thread. Measured 8–15 % better on round
-//! trips than a runtime that moves tasks, and few connections are split exactly (reference: data path, item 4).
+//! Whichever thread accepts hands the socket to the least loaded one. Measured 8–15 % better on round trips than a
+//! runtime that moves tasks, and few connections are split exactly (reference: data path, item 4).
 
 use std::io;
 use std::net::TcpStream;
@@ -139,22 +139,22 @@ impl Spread {
             .collect()
     }
 
-    /// Runs a future on the first data thread: the accept loops live there.
-    pub fn run_on_first<F>(&self, make: impl FnOnce() -> F + Send + 'static)
+    /// Runs a future on this data thread, counted from 0.
+    pub fn run_on<F>(&self, thread: usize, make: impl FnOnce() -> F + Send + 'static)
     where
         F: Future<Output = ()> + 'static,
     {
         // The threads are gone only when everything is over.
-        let _ = self.workers[0]
+        let _ = self.workers[thread]
             .orders
             .send(Work::Run(Box::new(|| Box::pin(make()))));
     }
 
-    /// Serves a connection on the least loaded thread. Called on the first one, which keeps it unless it carries more
-    /// than a quarter above the least: no thread is woken for nothing.
-    pub(super) fn serve(&self, stream: TcpStream, open: Box<Open>) {
+    /// Serves a connection on the least loaded thread. Called on the `accepted_on` one, which keeps it unless it carries
+    /// more than a quarter above the least: no thread is woken for nothing.
+    pub(super) fn serve(&self, accepted_on: usize, stream: TcpStream, open: Box<Open>) {
         let load_of = |worker: &Worker| worker.load.load(Relaxed);
-        let own = &self.workers[0];
+        let own = &self.workers[accepted_on];
         let least = self
             .workers
             .iter()

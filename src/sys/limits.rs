@@ -15,8 +15,8 @@ const LARGE_PIPE_PAGES: u64 = 256;
 /// Large pipes a process uses at most, however much it may.
 const LARGE_PIPES: u64 = 32;
 
-/// Descriptors of one data thread: its event loop, what wakes it, its signals.
-const PER_WORKER: u64 = 4;
+/// Descriptors of one data thread: its event loop, what wakes it, its signals, its copies of two listening sockets.
+const PER_WORKER: u64 = 6;
 
 /// Descriptors in use where they cannot be counted.
 const STANDARD: u64 = 16;

@@ -134,7 +134,8 @@ pub(crate) async fn accept(listener: TcpListener, route: Arc<Route>) {
     let mut serving = tokio::task::JoinSet::new();
     while let Ok((stream, client)) = listener.accept().await {
         let stream = stream.into_std().unwrap();
-        serving.spawn_local(serve(stream, admit(client, Arc::clone(&route))));
+        let open = admit(client, &route, usize::MAX).unwrap();
+        serving.spawn_local(serve(stream, open));
     }
 }
 

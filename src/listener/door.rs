@@ -19,9 +19,14 @@ use crate::life::Watch;
 use crate::meters::{Gauge, Meters, family};
 use crate::pool::snapshot::Pace;
 use crate::sys::limits::Budget;
+use crate::sys::socket::hold_newcomers;
 
 /// The data thread of the door itself.
 const FIRST: usize = 0;
+
+/// Before the queues are emptied for the last time: handshakes under way can finish. Nothing tells when they have;
+/// between processes of one machine they take microseconds.
+const HANDSHAKE: Duration = Duration::from_millis(5);
 
 /// How often the pool is looked at in mode `refuse`.
 const LOOK: Duration = Duration::from_millis(100);
@@ -125,6 +130,11 @@ impl Door {
         };
         acceptors.stop().await;
         // Whoever connected already is served (contract 7.5): closing a socket resets what is in its queue.
+        for socket in &sockets {
+            // Where it cannot be done, only who comes in the very last moment is reset.
+            let _ = hold_newcomers(socket);
+        }
+        sleep(HANDSHAKE).await;
         for socket in &sockets {
             self.empty(socket);
         }

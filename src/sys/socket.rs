@@ -271,6 +271,41 @@ pub fn listen(
     Ok(socket.into())
 }
 
+/// Nobody new is answered by this listening socket from here on: a filter drops every SYN, and their kernels try again
+/// until the socket is closed and refuses them. Handshakes under way still finish, and the queue can be accepted empty.
+/// Without this, whoever connects between the last `accept` and the close is connected and then reset.
+#[cfg(target_os = "linux")]
+pub fn hold_newcomers(listener: &TcpListener) -> io::Result<()> {
+    use socket2::SockFilter;
+
+    /// Where the flags are in a TCP header, which is where a TCP socket's filter begins to look.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    let program = [
+        SockFilter::new(
+            (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16,
+            0,
+            0,
+            FLAGS,
+        ),
+        SockFilter::new(
+            (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16,
+            0,
+            1,
+            SYN,
+        ),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
+    ];
+    SockRef::from(listener).attach_filter(&program)
+}
+
+/// There is no such thing here.
+#[cfg(not(target_os = "linux"))]
+pub fn hold_newcomers(_listener: &TcpListener) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
@@ -314,6 +349,34 @@ mod tests {
         );
         let congestion = accepted.tcp_congestion().unwrap();
         assert!(congestion.starts_with(b"reno"), "{congestion:?}");
+    }
+
+    #[test]
+    fn newcomers_are_held_and_refused_and_the_queue_is_served() {
+        let listener = listen(
+            "127.0.0.1:0".parse().unwrap(),
+            16,
+            &ListenOptions::default(),
+        );
+        let listener = listener.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = TcpStream::connect(address).unwrap();
+        hold_newcomers(&listener).unwrap();
+        let short = Duration::from_millis(50);
+        let error = TcpStream::connect_timeout(&address, short).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+
+        let late = std::thread::spawn(move || TcpStream::connect(address));
+        let (mut accepted, _) = listener.accept().unwrap();
+        assert_eq!(
+            listener.accept().unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+        drop(listener);
+        std::io::Write::write_all(&mut accepted, b"x").unwrap();
+        std::io::Read::read_exact(&mut queued, &mut [0]).unwrap();
+        let error = late.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub(crate) struct Run {
     pub(crate) errors: u64,
 }
 
-fn header(work: Work) -> [u8; 16] {
+/// The first bytes of a connection.
+pub(crate) fn header(work: Work) -> [u8; 16] {
     let (kind, size) = match work {
         Work::RoundTrips(size) => (b'E', size),
         Work::Connect | Work::Burst => (b'E', 1),
@@ -314,7 +315,8 @@ fn bulk(target: SocketAddr, work: Work, connections: usize, time: Duration) -> R
     run
 }
 
-fn stream_bulk(
+/// One bulk connection until then; adds its bytes once all of them are known to be right.
+pub(crate) fn stream_bulk(
     target: SocketAddr,
     work: Work,
     until: Instant,

@@ -12,8 +12,8 @@
 //! - **L5** Each half ends alone. The relay ends when both are done, a side is reset, or a timer fires. The half-open
 //!   timer is armed when the first half ends; any byte re-arms it. A fully open pair has no idle timer by default.
 //! - **L6** One splice asks for at most 1 MiB, flags NONBLOCK only, never MORE.
-//! - **L7** Every turn charges the coop budget, and a half yields after 16 turns or 4 MiB: one elephant cannot hold a
-//!   thread.
+//! - **L7** Every turn charges the coop budget, and a half yields after 16 turns or 4 MiB, to the sockets of others
+//!   too: one elephant cannot hold a thread.
 //! - **L8** Bytes are counted when they leave the lane, at once, in the tally, with the direction that moved last.
 
 use std::cell::Cell;
@@ -188,8 +188,8 @@ impl Half {
         if self.end().is_some() {
             return Poll::Ready(Ok(()));
         }
-        // Not a plain wake: while a task is ready the runtime looks at its sockets only every 61st time, and the mice
-        // would wait for 61 turns of the elephant. This one comes after the next look.
+        // Not a plain wake: while a task is ready the runtime looks at its sockets only every 61st time, and everybody
+        // else would wait for that. This one comes after the next look.
         let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
         Poll::Pending
     }

@@ -2,7 +2,8 @@
 
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker};
 
 use proptest::prelude::*;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -154,13 +155,18 @@ fn stingy(script: &Script, seed: u64) -> (Stream, Vec<u8>, Arc<Mutex<Heard>>) {
     (Stream::Wrapped(Box::new(stream)), says, heard)
 }
 
-#[test]
-fn l7_an_elephant_yields() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let _here = runtime.enter();
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn l7_an_elephant_yields_to_the_sockets_of_others() {
     let endless = |length| Script {
         length,
         ends_in_reset: false,
@@ -179,8 +185,14 @@ fn l7_an_elephant_yields() {
     let mut relay = relay(&mut down, &mut up, terms);
     let mut polls = 0;
     let mut before = 0;
-    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut cx = Context::from_waker(&waker);
     while Pin::new(&mut relay).poll(&mut cx).is_pending() {
+        // Woken at once, it would be polled 61 times before the runtime looks at anybody's socket.
+        assert_eq!(woken.0.swap(0, Relaxed), 0);
+        tokio::task::yield_now().await;
+        assert_ne!(woken.0.swap(0, Relaxed), 0);
         let bytes = tally.bytes(Direction::Upload);
         // The first poll also brings the other half's end, after which both are polled once more.
         let most = if polls == 0 { 8 << 20 } else { 4 << 20 };

@@ -24,8 +24,9 @@ use crate::sys::socket::hold_newcomers;
 /// The data thread of the door itself.
 const FIRST: usize = 0;
 
-/// Before the queues are emptied for the last time: handshakes under way can finish. Nothing tells when they have;
-/// between processes of one machine they take microseconds.
+/// Before the queues are emptied for the last time at drain: handshakes under way can finish. Nothing tells when they
+/// have; between processes of one machine they take microseconds. Not in mode `refuse`: who comes in this time would be
+/// refused a second later, and could not be served anyway.
 const HANDSHAKE: Duration = Duration::from_millis(5);
 
 /// How often the pool is looked at in mode `refuse`.
@@ -129,12 +130,14 @@ impl Door {
             () = acceptors.broken() => Close::Broken,
         };
         acceptors.stop().await;
-        // Whoever connected already is served (contract 7.5): closing a socket resets what is in its queue.
-        for socket in &sockets {
-            // Where it cannot be done, only who comes in the very last moment is reset.
-            let _ = hold_newcomers(socket);
+        if close == Close::Drain {
+            for socket in &sockets {
+                // Where it cannot be done, only who comes in the very last moment is reset.
+                let _ = hold_newcomers(socket);
+            }
+            sleep(HANDSHAKE).await;
         }
-        sleep(HANDSHAKE).await;
+        // Whoever connected already is served (contract 7.5): closing a socket resets what is in its queue.
         for socket in &sockets {
             self.empty(socket);
         }

@@ -184,10 +184,11 @@ impl Opener {
             socket::nodelay(socket)?;
             socket::keepalive(socket, &settings.tcp)?;
             settings.loopback_congestion.apply(socket, to.ip());
-            match opening {
-                Opening::Spoken => socket::hold_first_ack(socket),
-                Opening::Silent => Ok(()),
+            if opening == Opening::Spoken {
+                // A refusal costs a packet, not the connection.
+                let _ = socket::hold_first_ack(socket);
             }
+            Ok(())
         })
         .map_err(Outcome::of)?;
         if standing == Standing::Connected && connect::is_to_itself(&stream, to) {

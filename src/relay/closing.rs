@@ -8,7 +8,7 @@ use crate::clock::Moment;
 use crate::event::Reason;
 
 use super::port::Port;
-use super::scratch::Scratch;
+use super::scratch::{self, Scratch};
 
 /// How long to wait for the client's own end.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
@@ -56,7 +56,7 @@ impl Closing {
                 return Poll::Ready(());
             }
         }
-        cx.waker().wake_by_ref();
+        scratch::yield_to_others(cx);
         Poll::Pending
     }
 }

@@ -28,7 +28,7 @@ use crate::sys::pipe::Moved;
 use super::counters::Counters;
 use super::lane::{Lane, Mode};
 use super::port::Port;
-use super::scratch::Scratch;
+use super::scratch::{self, Scratch};
 use super::tally::Tally;
 
 /// L7: turns of one half in one poll. 16 gave 20 % over 4 on a single stream, and nothing on eight.
@@ -188,9 +188,7 @@ impl Half {
         if self.end().is_some() {
             return Poll::Ready(Ok(()));
         }
-        // Not a plain wake: while a task is ready the runtime looks at its sockets only every 61st time, and everybody
-        // else would wait for that. This one comes after the next look.
-        let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
+        scratch::yield_to_others(cx);
         Poll::Pending
     }
 

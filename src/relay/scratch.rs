@@ -1,10 +1,12 @@
-//! This thread's buffer: one of 256 KiB for all connections of a data thread.
+//! A turn at this thread: its buffer, one of 256 KiB for all connections of a data thread, and how a turn ends.
 //!
 //! Taken for a single turn and put back when dropped; no await lies between. Taken out rather than borrowed, so a
 //! stream that relays inside a relay gets a buffer of its own instead of a panic.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::task::Context;
 
 /// Its size: at least as large as what one receive finds on a busy socket.
 pub(super) const SIZE: usize = 256 * 1024;
@@ -16,6 +18,12 @@ thread_local! {
 /// The buffer, while a turn uses it.
 #[derive(Debug)]
 pub(super) struct Scratch(Box<[u8]>);
+
+/// Ends a turn at the thread, to go on after the runtime's next look at its sockets. Not a plain wake: while a task is
+/// ready that look comes every 61st time only, and everybody else would wait for it.
+pub(super) fn yield_to_others(cx: &mut Context<'_>) {
+    let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
+}
 
 // === impl Scratch ===
 

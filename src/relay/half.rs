@@ -13,7 +13,7 @@
 //!   timer is armed when the first half ends; any byte re-arms it. A fully open pair has no idle timer by default.
 //! - **L6** One splice asks for at most 1 MiB, flags NONBLOCK only, never MORE.
 //! - **L7** Every turn charges the coop budget, and a half yields after 16 turns or 4 MiB, to the sockets of others
-//!   too: one elephant cannot hold a thread.
+//!   too: one elephant cannot hold a thread. After 4 or 1 MiB where others had a poll since its last.
 //! - **L8** Bytes are counted when they leave the lane, at once, in the tally, with the direction that moved last.
 
 use std::cell::Cell;
@@ -31,10 +31,10 @@ use super::port::Port;
 use super::scratch::{self, Scratch};
 use super::tally::Tally;
 
-/// L7: turns of one half in one poll. 16 gave 20 % over 4 on a single stream, and nothing on eight.
-const TURNS: u32 = 16;
-/// L7: bytes of one half in one poll.
-const TURN_BYTES: usize = 4 << 20;
+/// L7: turns and bytes of one half in one poll, alone on its thread. 16 gave 20 % over 4 on a single stream.
+const ALONE: (u32, usize) = (16, 4 << 20);
+/// L7: the same beside others. Took a fifth off what mice wait beside an elephant, and nothing off eight streams.
+const BESIDE_OTHERS: (u32, usize) = (4, 1 << 20);
 
 /// What a half needs to know of the world around it.
 pub(super) struct Around<'a> {
@@ -43,6 +43,10 @@ pub(super) struct Around<'a> {
     pub(super) answers: &'a Recent,
     /// The time of this poll, read at most once.
     now: Cell<Option<Moment>>,
+    /// The number of this poll among all of its thread.
+    number: Cell<u64>,
+    /// L7: what each half may do in this poll.
+    most: Cell<(u32, usize)>,
 }
 
 /// One direction of a pair.
@@ -96,12 +100,17 @@ impl<'a> Around<'a> {
             tally,
             answers,
             now: Cell::new(None),
+            number: Cell::new(0),
+            most: Cell::new(BESIDE_OTHERS),
         }
     }
 
     /// A new poll begins.
     pub(super) fn new_poll(&self) {
         self.now.set(None);
+        let number = scratch::begin();
+        let is_alone = self.number.replace(number) + 1 == number;
+        self.most.set(if is_alone { ALONE } else { BESIDE_OTHERS });
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -165,7 +174,8 @@ impl Half {
         around: &Around<'_>,
     ) -> Poll<io::Result<()>> {
         let mut bytes = 0;
-        for _ in 0..TURNS {
+        let (most_turns, most_bytes) = around.most.get();
+        for _ in 0..most_turns {
             if self.end().is_none() && destination.reset.is_some() {
                 self.phase = Phase::Over(End::Dropped);
                 around.tally.set_pending(self.direction, 0);
@@ -181,7 +191,7 @@ impl Half {
                 Turn::Next(more) => bytes += more,
                 Turn::Broken(error) => return Poll::Ready(Err(error)),
             }
-            if bytes >= TURN_BYTES {
+            if bytes >= most_bytes {
                 break;
             }
         }

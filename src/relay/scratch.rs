@@ -1,4 +1,4 @@
-//! A turn at this thread: its buffer, one of 256 KiB for all connections of a data thread, and how a turn ends.
+//! A turn at this thread: its number, its buffer (one of 256 KiB for all connections of a data thread), how it ends.
 //!
 //! Taken for a single turn and put back when dropped; no await lies between. Taken out rather than borrowed, so a
 //! stream that relays inside a relay gets a buffer of its own instead of a panic.
@@ -13,11 +13,18 @@ pub(super) const SIZE: usize = 256 * 1024;
 
 thread_local! {
     static BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+    static NUMBER: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The buffer, while a turn uses it.
 #[derive(Debug)]
 pub(super) struct Scratch(Box<[u8]>);
+
+/// Begins a turn at the thread; its number. Where nobody else had one in between, it is one above the last.
+pub(super) fn begin() -> u64 {
+    NUMBER.set(NUMBER.get() + 1);
+    NUMBER.get()
+}
 
 /// Ends a turn at the thread, to go on after the runtime's next look at its sockets. Not a plain wake: while a task is
 /// ready that look comes every 61st time only, and everybody else would wait for it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::clock::Moment;
 use crate::event::Reason;
@@ -142,19 +143,31 @@ impl Opener {
         Ok(stream)
     }
 
-    /// The same for a socket that no event loop is to know yet.
-    pub(super) async fn connect_std(
+    /// Starts so many connects to one address at once, for whoever waits for each with [`Opener::finish_std`]. Fewer
+    /// where one cannot even start.
+    pub(super) fn start_many(
         &self,
         to: SocketAddr,
-        limit: Duration,
+        count: usize,
+    ) -> Vec<(std::net::TcpStream, Standing)> {
+        (0..count)
+            .map_while(|_| self.start_std(to, Opening::Silent).ok())
+            .collect()
+    }
+
+    /// Waits until then for the end of a connect; no event loop knows the socket after it.
+    pub(super) async fn finish_std(
+        &self,
+        (stream, standing): (std::net::TcpStream, Standing),
+        to: SocketAddr,
+        until: Instant,
     ) -> Result<std::net::TcpStream, Outcome> {
-        let (stream, standing) = self.start_std(to, Opening::Silent)?;
         if standing == Standing::Connected {
             return Ok(stream);
         }
         let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
         let connected = std::future::poll_fn(|cx| poll_connected(&stream, to, cx));
-        tokio::time::timeout(limit, connected)
+        tokio::time::timeout_at(until, connected)
             .await
             .map_err(|_late| Outcome::Timeout)??;
         stream.into_std().map_err(Outcome::of)

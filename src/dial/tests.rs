@@ -271,6 +271,38 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
     assert_eq!(count("expired"), Some(1.0));
 }
 
+/// Seen in the kernel's table of sockets, while none of them is answered.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn spares_are_connected_all_at_once() {
+    let hole = Hole::new();
+    let settings = WarmSettings {
+        spares: 3,
+        ..WarmSettings::default()
+    };
+    let (dialer, _meters) = warm_dialer(1500, 250, settings);
+    let preferred = [hole.candidate()];
+    let port = format!(":{:04X}", preferred[0].address.socket.port());
+    let is_asking = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // SYN_SENT.
+        fields[2].ends_with(&port) && fields[3] == "02"
+    };
+    let all_ask = async {
+        loop {
+            let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            if table.lines().filter(is_asking).count() == 3 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = dialer.tend_spares(&preferred) => panic!("they were tried one after the other"),
+        () = all_ask => {}
+    }
+}
+
 /// The end of the handshake goes with the first bytes when there are some, and at once when there are none.
 #[cfg(target_os = "linux")]
 #[tokio::test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::attempt::Opener;
 use crate::clock::{self, Moment};
@@ -134,7 +135,7 @@ impl Warm {
         Some(stream)
     }
 
-    /// Drops what is dead, too old or no longer preferred, then connects what is missing to the first of
+    /// Drops what is dead, too old or no longer preferred, then connects what is missing, all at once, to the first of
     /// `preferred`: the addresses that are up, best first, of the endpoint that new connections go to. A failure ends
     /// the round and blames nobody: probes and traffic will see it.
     pub(super) async fn tend(&self, opener: &Opener, preferred: &[Candidate]) {
@@ -145,10 +146,14 @@ impl Warm {
         let [upstream, name, zone] = best.endpoint.labels();
         let labels = [upstream, name, zone, "used"];
         let used = self.inner.meters.counter(&family::WARM, &labels);
-        while self.count() < self.inner.settings.spares {
-            let limit = opener.settings.connect_timeout;
-            let connected = opener.connect_std(best.address.socket, limit).await;
-            let Ok(stream) = connected else {
+        let (to, until) = (
+            best.address.socket,
+            Instant::now() + opener.settings.connect_timeout,
+        );
+        let missing = self.inner.settings.spares.saturating_sub(self.count());
+        // All at once: one after the other they would take a round trip each, and be gone before the last is there.
+        for started in opener.start_many(to, missing) {
+            let Ok(stream) = opener.finish_std(started, to, until).await else {
                 return;
             };
             let mut spares = self.lock();

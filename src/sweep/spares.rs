@@ -13,9 +13,6 @@ use crate::pool::snapshot::{Pace, State};
 /// How often spares are looked after when nothing happens.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Clients often come several at once; they are served before spares are made good.
-const BURST: Duration = Duration::from_millis(4);
-
 /// Runs until dropped. One per upstream: routes of one upstream share the dialer, so any of them will do. Where no
 /// spares are wanted it only watches for a reload that wants some.
 pub async fn keep_spares(route: Arc<Route>) {
@@ -28,7 +25,7 @@ pub async fn keep_spares(route: Arc<Route>) {
         }
         dialer.tend_spares(&preferred(&route)).await;
         tokio::select! {
-            () = dialer.warm().taken() => sleep(BURST).await,
+            () = dialer.warm().taken() => {}
             () = view.changed() => {}
             () = sleep(LOOK) => {}
         }

@@ -6,12 +6,15 @@
 //! rounds alternate them, so a machine that drifts drifts for all, and each is compared with the best peer round by
 //! round. A run that another process disturbed (more than 10 % of a core) is set aside and repeated, at most three
 //! times; `--noisy` keeps it, for machines that are never quiet. A run with a wrong byte is never compared.
+//! One row has its upstream 4 ms away, where the machine can do that (`distance`).
 //! `PEER_ENTRYWAY=/path` adds another build of entryway, `PEER_HAPROXY`, `PEER_NGINX`, … name peers by path.
 //! Last answer: README.md, "Measured".
 #![allow(clippy::expect_used, reason = "a bench may stop at the first surprise")]
 
 #[path = "peers/blocks.rs"]
 mod blocks;
+#[path = "peers/distance.rs"]
+mod distance;
 #[path = "peers/fairness.rs"]
 mod fairness;
 #[path = "peers/load.rs"]
@@ -20,6 +23,7 @@ mod load;
 mod proxies;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use load::{Work, drive, hold};
@@ -95,6 +99,13 @@ const ROWS: &[Row] = &[
     },
 ];
 
+/// The row of [`distance`].
+const FAR: Row = Row {
+    name: "far connect x16",
+    work: Work::Connect,
+    connections: 16,
+};
+
 #[path = "peers/table.rs"]
 mod table;
 
@@ -159,17 +170,35 @@ fn main() {
     };
     let dir = std::env::temp_dir().join(format!("entryway-peers-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a temporary folder");
-    let peers = start_all(&dir, |name| listed("--only", name) || name == "entryway");
+    let wanted = |name: &str| listed("--only", name) || name == "entryway";
+    let time = Duration::from_secs_f64(seconds);
+    if let Some(file) = argument(distance::INSIDE) {
+        distance::open().expect("a way to an upstream far away");
+        let peers = start_all(&dir, distance::FAR, wanted);
+        let samples = measure(&peers, &FAR, rounds.unwrap_or(7), time);
+        table::print(&peers, &FAR, &samples);
+        let json = table::as_json(&peers, &samples);
+        std::fs::write(file, json.to_string()).expect("a writable file");
+        drop(peers);
+        let _ = std::fs::remove_dir_all(dir);
+        return;
+    }
+    let peers = start_all(&dir, Ipv4Addr::LOCALHOST, wanted);
     let mut report = BTreeMap::new();
     for row in ROWS.iter().filter(|row| listed("--rows", row.name)) {
         let rounds = rounds.unwrap_or(if is_bulk(row) { 7 } else { 15 });
-        let samples = measure(&peers, row, rounds, Duration::from_secs_f64(seconds));
+        let samples = measure(&peers, row, rounds, time);
         table::print(&peers, row, &samples);
         report.insert(row.name, table::as_json(&peers, &samples));
     }
     if listed("--rows", "mice") {
         let time = Duration::from_secs_f64(number("--seconds").unwrap_or(1.0));
         report.insert("mice", fairness::mice(&peers, rounds.unwrap_or(5), time));
+    }
+    if listed("--rows", FAR.name)
+        && let Some(row) = distance::run_apart(&dir)
+    {
+        report.insert(FAR.name, row);
     }
     if listed("--rows", "idle memory") {
         let held = number("--held").unwrap_or(2000);

@@ -5,7 +5,7 @@
 //! and by their length, which the receiving end tells and the sending end compares.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -73,16 +73,24 @@ pub(crate) fn header(work: Work) -> [u8; 16] {
     header
 }
 
-/// Serves on so many free ports for ever, on one thread; returns the addresses.
-pub(crate) fn upstreams(count: usize) -> io::Result<Vec<SocketAddr>> {
+/// Serves on so many free ports for ever, on one thread; returns where to dial them: `at`, which leads here.
+pub(crate) fn upstreams(count: usize, at: Ipv4Addr) -> io::Result<Vec<SocketAddr>> {
+    let bind = if at.is_loopback() {
+        at
+    } else {
+        Ipv4Addr::UNSPECIFIED
+    };
     let listeners = (0..count)
         .map(|_| {
-            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let listener = TcpListener::bind((bind, 0))?;
             listener.set_nonblocking(true)?;
             Ok(listener)
         })
         .collect::<io::Result<Vec<_>>>()?;
-    let addresses = listeners.iter().map(TcpListener::local_addr).collect();
+    let addresses = listeners
+        .iter()
+        .map(|listener| Ok(SocketAddr::from((at, listener.local_addr()?.port()))))
+        .collect();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -214,9 +214,11 @@ fn go_splice(dir: &Path, port: u16, up: SocketAddr) -> Option<Command> {
 
 /// Starts everything that can be started and whose name passes the filter; `direct` comes first. Each has a port of
 /// the upstream to itself: connections that are over keep theirs for a while, and what one leaves behind must not
-/// stand in the way of the next.
-pub(crate) fn start_all(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
-    let mut upstreams = upstreams(KINDS.len() + 1).expect("upstreams").into_iter();
+/// stand in the way of the next. `at`: where the upstream is dialled.
+pub(crate) fn start_all(dir: &Path, at: Ipv4Addr, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
+    let mut upstreams = upstreams(KINDS.len() + 1, at)
+        .expect("upstreams")
+        .into_iter();
     let mut peers = vec![Peer {
         name: "direct",
         address: upstreams.next().expect("one more than kinds"),

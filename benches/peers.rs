@@ -173,7 +173,7 @@ fn main() {
     let wanted = |name: &str| listed("--only", name) || name == "entryway";
     let time = Duration::from_secs_f64(seconds);
     if let Some(file) = argument(distance::INSIDE) {
-        distance::open().expect("a way to an upstream far away");
+        let _way = distance::open().expect("a way to an upstream far away");
         let peers = start_all(&dir, distance::FAR, wanted);
         let samples = measure(&peers, &FAR, rounds.unwrap_or(7), time);
         table::print(&peers, &FAR, &samples);

@@ -391,7 +391,19 @@ fn network_threads() -> &'static [u32] {
     })
 }
 
-/// CPU seconds of this process (both ends of the load).
+/// CPU seconds of this process (both ends of the load), and of a helper that it has.
 pub(crate) fn own_cpu() -> f64 {
-    cpu_of(std::process::id()).unwrap_or_default()
+    let own = HELPER
+        .get()
+        .copied()
+        .into_iter()
+        .chain([std::process::id()]);
+    own.filter_map(cpu_of).sum()
+}
+
+static HELPER: OnceLock<u32> = OnceLock::new();
+
+/// A child that is part of the load.
+pub(crate) fn count_as_own(pid: u32) {
+    HELPER.get_or_init(|| pid);
 }

@@ -13,6 +13,8 @@
 
 #[path = "peers/blocks.rs"]
 mod blocks;
+#[path = "peers/cpu.rs"]
+mod cpu;
 #[path = "peers/distance.rs"]
 mod distance;
 #[path = "peers/fairness.rs"]
@@ -26,8 +28,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use cpu::{machine_cpu, own_cpu};
 use load::{Work, drive, hold};
-use proxies::{Peer, machine_cpu, own_cpu, start_all};
+use proxies::{Peer, start_all};
 use tokio::time::Instant;
 
 struct Row {

@@ -22,13 +22,15 @@ pub use settings::{Limits, TcpSettings};
 pub use tally::{Order, Tally};
 pub use terms::{Outcome, Terms};
 
+use around::Around;
 use clockwork::{Clockwork, Reached, Silence};
 use closing::Closing;
-use half::{Around, End, Half};
+use half::{End, Half};
 use lane::Lane;
 use port::Port;
 use reset::{Step, Travel};
 
+mod around;
 mod clockwork;
 mod closing;
 mod counters;

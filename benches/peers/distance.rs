@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::proxies::count_as_own;
+use crate::cpu::count_as_own;
 
 /// Where the upstream seems to be (RFC 2544: addresses for benchmarks).
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);

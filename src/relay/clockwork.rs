@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::names::Direction;
 
-use super::half::{Around, Half};
+use super::around::Around;
+use super::half::Half;
 use super::port::Port;
 use super::settings::Limits;
 use super::timer::Timer;

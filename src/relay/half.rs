@@ -16,38 +16,16 @@
 //!   too: one elephant cannot hold a thread. After 4 or 1 MiB where others had a poll since its last.
 //! - **L8** Bytes are counted when they leave the lane, at once, in the tally, with the direction that moved last.
 
-use std::cell::Cell;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use crate::clock::{self, Moment};
 use crate::names::Direction;
-use crate::recent::Recent;
 use crate::sys::pipe::Moved;
 
-use super::counters::Counters;
+use super::around::Around;
 use super::lane::{Lane, Mode};
 use super::port::Port;
 use super::scratch::{self, Scratch};
-use super::tally::Tally;
-
-/// L7: turns and bytes of one half in one poll, alone on its thread. 16 gave 20 % over 4 on a single stream.
-const ALONE: (u32, usize) = (16, 4 << 20);
-/// L7: the same beside others. Took a fifth off what mice wait beside an elephant, and nothing off eight streams.
-const BESIDE_OTHERS: (u32, usize) = (4, 1 << 20);
-
-/// What a half needs to know of the world around it.
-pub(super) struct Around<'a> {
-    pub(super) counters: &'a Counters,
-    pub(super) tally: &'a Tally,
-    pub(super) answers: &'a Recent,
-    /// The time of this poll, read at most once.
-    now: Cell<Option<Moment>>,
-    /// The number of this poll among all of its thread.
-    number: Cell<u64>,
-    /// L7: what each half may do in this poll.
-    most: Cell<(u32, usize)>,
-}
 
 /// One direction of a pair.
 #[derive(Debug)]
@@ -89,37 +67,6 @@ enum Turn {
     Next(usize),
     /// A call failed in a way that says nothing about the peer: a bug of ours.
     Broken(io::Error),
-}
-
-// === impl Around ===
-
-impl<'a> Around<'a> {
-    pub(super) fn new(counters: &'a Counters, tally: &'a Tally, answers: &'a Recent) -> Self {
-        Self {
-            counters,
-            tally,
-            answers,
-            now: Cell::new(None),
-            number: Cell::new(0),
-            most: Cell::new(BESIDE_OTHERS),
-        }
-    }
-
-    /// A new poll begins.
-    pub(super) fn new_poll(&self) {
-        self.now.set(None);
-        let number = scratch::begin();
-        let is_alone = self.number.replace(number) + 1 == number;
-        self.most.set(if is_alone { ALONE } else { BESIDE_OTHERS });
-    }
-
-    pub(super) fn now(&self) -> Moment {
-        self.now.get().unwrap_or_else(|| {
-            let now = clock::now();
-            self.now.set(Some(now));
-            now
-        })
-    }
 }
 
 // === impl Half ===
@@ -174,7 +121,7 @@ impl Half {
         around: &Around<'_>,
     ) -> Poll<io::Result<()>> {
         let mut bytes = 0;
-        let (most_turns, most_bytes) = around.most.get();
+        let (most_turns, most_bytes) = around.most();
         for _ in 0..most_turns {
             if self.end().is_none() && destination.reset.is_some() {
                 self.phase = Phase::Over(End::Dropped);

@@ -32,6 +32,9 @@ const HANDSHAKE: Duration = Duration::from_millis(5);
 /// How often the pool is looked at in mode `refuse`.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How often, in other modes, whether a reload has made it that.
+const LOOK_AT_MODE: Duration = Duration::from_secs(1);
+
 /// Looks without hope in a row before the sockets are closed.
 const HOPELESS_LOOKS: u32 = 3;
 
@@ -148,14 +151,22 @@ impl Door {
     async fn hopeless(&self) {
         let mut looks = 0;
         while looks < HOPELESS_LOOKS {
+            if !self.refuses() {
+                looks = 0;
+                sleep(LOOK_AT_MODE).await;
+                continue;
+            }
             sleep(LOOK).await;
-            let refuses = self.route.policy.load().when_all_down == WhenAllDown::Refuse;
-            looks = if refuses && !self.has_hope() {
+            looks = if self.refuses() && !self.has_hope() {
                 looks + 1
             } else {
                 0
             };
         }
+    }
+
+    fn refuses(&self) -> bool {
+        self.route.policy.load().when_all_down == WhenAllDown::Refuse
     }
 
     /// Whether a new connection has a chance. With probes off nothing is ever known to be down: then a round of dials
@@ -178,8 +189,7 @@ impl Door {
     async fn bind_again(&self) -> Vec<TcpListener> {
         let mut failed = false;
         loop {
-            let refuses = self.route.policy.load().when_all_down == WhenAllDown::Refuse;
-            if refuses && !self.has_hope() {
+            if self.refuses() && !self.has_hope() {
                 sleep(LOOK.mul_f64(1.0 + fastrand::f64())).await;
                 if self.is_unprobed() {
                     // Nobody is accepted who could find out: contract 7.5.

@@ -9,10 +9,14 @@ use super::counters::Counters;
 use super::scratch;
 use super::tally::Tally;
 
-/// L7: turns and bytes of one half in one poll, alone on its thread. 16 gave 20 % over 4 on a single stream.
-const ALONE: (u32, usize) = (16, 4 << 20);
-/// L7: the same beside others. Took a fifth off what mice wait beside an elephant, and nothing off eight streams.
-const BESIDE_OTHERS: (u32, usize) = (4, 1 << 20);
+/// L7: turns of one half in one poll. 16 gave 20 % over 4 on a single stream, and nothing on eight.
+pub(super) const TURNS: u32 = 16;
+/// L7: bytes of one half in one poll. A quarter of it costs 64 streams a fifth more CPU: their readers wake more often.
+const TURN_BYTES: usize = 4 << 20;
+/// L7: the same where pairs that move little share the thread. What these wait is a fifth less.
+const TURN_BYTES_BESIDE_SMALL: usize = 1 << 20;
+/// Bytes in one poll that make a pair a large one, to be held short in the next.
+const BULK: usize = 256 << 10;
 
 /// The counters and the tally of a pair, and what is fixed for one poll of it.
 pub(super) struct Around<'a> {
@@ -21,10 +25,12 @@ pub(super) struct Around<'a> {
     pub(super) answers: &'a Recent,
     /// Its time, read at most once.
     now: Cell<Option<Moment>>,
-    /// Its number among all polls of the thread.
-    number: Cell<u64>,
-    /// L7: what each half may do in it.
-    most: Cell<(u32, usize)>,
+    /// Bytes that both halves moved in it.
+    moved: Cell<usize>,
+    /// L7: bytes of one half in it.
+    turn_bytes: Cell<usize>,
+    /// Turns of small pairs on this thread, at the last poll.
+    small_turns: Cell<u64>,
 }
 
 // === impl Around ===
@@ -36,22 +42,36 @@ impl<'a> Around<'a> {
             tally,
             answers,
             now: Cell::new(None),
-            number: Cell::new(0),
-            most: Cell::new(BESIDE_OTHERS),
+            moved: Cell::new(0),
+            turn_bytes: Cell::new(TURN_BYTES),
+            small_turns: Cell::new(0),
         }
-    }
-
-    /// L7: turns and bytes of one half in this poll.
-    pub(super) fn most(&self) -> (u32, usize) {
-        self.most.get()
     }
 
     /// A new poll begins.
     pub(super) fn new_poll(&self) {
         self.now.set(None);
-        let number = scratch::begin();
-        let is_alone = self.number.replace(number) + 1 == number;
-        self.most.set(if is_alone { ALONE } else { BESIDE_OTHERS });
+        let is_small = self.moved.replace(0) < BULK;
+        if is_small {
+            scratch::note_small();
+        }
+        let small_turns = scratch::small_turns();
+        let beside_small = self.small_turns.replace(small_turns) != small_turns;
+        self.turn_bytes.set(if beside_small && !is_small {
+            TURN_BYTES_BESIDE_SMALL
+        } else {
+            TURN_BYTES
+        });
+    }
+
+    /// So many bytes have left a lane in this poll.
+    pub(super) fn note_moved(&self, bytes: usize) {
+        self.moved.set(self.moved.get() + bytes);
+    }
+
+    /// L7: bytes of one half in this poll.
+    pub(super) fn turn_bytes(&self) -> usize {
+        self.turn_bytes.get()
     }
 
     pub(super) fn now(&self) -> Moment {

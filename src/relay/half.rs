@@ -13,7 +13,7 @@
 //!   timer is armed when the first half ends; any byte re-arms it. A fully open pair has no idle timer by default.
 //! - **L6** One splice asks for at most 1 MiB, flags NONBLOCK only, never MORE.
 //! - **L7** Every turn charges the coop budget, and a half yields after 16 turns or 4 MiB, to the sockets of others
-//!   too: one elephant cannot hold a thread. After 4 or 1 MiB where others had a poll since its last.
+//!   too: one elephant cannot hold a thread. After 1 MiB where pairs that move little had a poll since its last.
 //! - **L8** Bytes are counted when they leave the lane, at once, in the tally, with the direction that moved last.
 
 use std::io;
@@ -22,7 +22,7 @@ use std::task::{Context, Poll, ready};
 use crate::names::Direction;
 use crate::sys::pipe::Moved;
 
-use super::around::Around;
+use super::around::{Around, TURNS};
 use super::lane::{Lane, Mode};
 use super::port::Port;
 use super::scratch::{self, Scratch};
@@ -121,8 +121,7 @@ impl Half {
         around: &Around<'_>,
     ) -> Poll<io::Result<()>> {
         let mut bytes = 0;
-        let (most_turns, most_bytes) = around.most();
-        for _ in 0..most_turns {
+        for _ in 0..TURNS {
             if self.end().is_none() && destination.reset.is_some() {
                 self.phase = Phase::Over(End::Dropped);
                 around.tally.set_pending(self.direction, 0);
@@ -138,7 +137,7 @@ impl Half {
                 Turn::Next(more) => bytes += more,
                 Turn::Broken(error) => return Poll::Ready(Err(error)),
             }
-            if bytes >= most_bytes {
+            if bytes >= around.turn_bytes() {
                 break;
             }
         }
@@ -329,6 +328,7 @@ impl Half {
 
     /// L8.
     fn moved(&self, bytes: usize, spliced: bool, around: &Around<'_>) {
+        around.note_moved(bytes);
         around
             .tally
             .moved(self.direction, bytes, spliced, around.now(), around.answers);

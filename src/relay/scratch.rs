@@ -1,4 +1,4 @@
-//! A turn at this thread: its number, its buffer (one of 256 KiB for all connections of a data thread), how it ends.
+//! A turn at this thread: its buffer, one of 256 KiB for all connections of a data thread, who else had one, how it ends.
 //!
 //! Taken for a single turn and put back when dropped; no await lies between. Taken out rather than borrowed, so a
 //! stream that relays inside a relay gets a buffer of its own instead of a panic.
@@ -13,17 +13,21 @@ pub(super) const SIZE: usize = 256 * 1024;
 
 thread_local! {
     static BUFFER: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
-    static NUMBER: Cell<u64> = const { Cell::new(0) };
+    static SMALL: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The buffer, while a turn uses it.
 #[derive(Debug)]
 pub(super) struct Scratch(Box<[u8]>);
 
-/// Begins a turn at the thread; its number. Where nobody else had one in between, it is one above the last.
-pub(super) fn begin() -> u64 {
-    NUMBER.set(NUMBER.get() + 1);
-    NUMBER.get()
+/// Counts a turn of somebody who moves little.
+pub(super) fn note_small() {
+    SMALL.set(small_turns() + 1);
+}
+
+/// Turns of those who move little, so far: where it has grown, somebody waits who need not wait long.
+pub(super) fn small_turns() -> u64 {
+    SMALL.get()
 }
 
 /// Ends a turn at the thread, to go on after the runtime's next look at its sockets. Not a plain wake: while a task is

@@ -11,7 +11,7 @@ mod known;
 mod target;
 
 use crate::edn::ClientMap;
-use crate::place::aws::{is_region, region_of_zone};
+use crate::place::aws::{wrong_region, wrong_system};
 use crate::place::{NameError, PORT};
 use crate::settings::UpstreamSettings;
 
@@ -104,7 +104,7 @@ fn check_facts(target: &Target<'_>, problems: &mut Vec<Problem>) {
             "--peering needs --system, the Datomic system's name".to_owned(),
         ),
         Some(system) => {
-            if let Some(what) = target::wrong_system(system) {
+            if let Some(what) = wrong_system(system) {
                 wrong(Part::System, what);
             }
         }
@@ -115,14 +115,12 @@ fn check_facts(target: &Target<'_>, problems: &mut Vec<Problem>) {
             Part::Region,
             "--peering needs --region, such as us-east-1".to_owned(),
         ),
-        Some(region) if !is_region(region) => wrong(
-            Part::Region,
-            match region_of_zone(region) {
-                Some(whole) => format!("`{region}` is a zone; its region is {whole}"),
-                None => format!("`{region}` is no region; one looks like us-east-1"),
-            },
-        ),
-        _ => {}
+        Some(region) => {
+            if let Some(what) = wrong_region(region) {
+                wrong(Part::Region, what);
+            }
+        }
+        None => {}
     }
 }
 

@@ -13,9 +13,7 @@ pub(crate) mod rig;
 async fn a_connection_is_carried_counted_and_recorded() {
     LocalSet::new()
         .run_until(async {
-            let (listener, to) = listen().await;
-            spawn_local(echo(listener));
-            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 1000)).await;
+            let (mut rig, to) = Rig::echoing().await;
             let mut client = rig.client().await;
             says(&mut client, b"hello").await;
             let live = rig.route.registry.oldest(10);
@@ -272,9 +270,7 @@ async fn a_full_room_is_like_try() {
 async fn a_dropped_task_is_counted_and_recorded_too() {
     LocalSet::new()
         .run_until(async {
-            let (listener, to) = listen().await;
-            spawn_local(echo(listener));
-            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 1000)).await;
+            let (mut rig, _) = Rig::echoing().await;
             let mut client = rig.client().await;
             says(&mut client, b"x").await;
             rig.door.abort();
@@ -308,9 +304,7 @@ async fn a_panic_is_counted_too() {
 async fn above_the_limit_is_a_fin_and_not_counted_against_it() {
     LocalSet::new()
         .run_until(async {
-            let (listener, to) = listen().await;
-            spawn_local(echo(listener));
-            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 1000)).await;
+            let (mut rig, _) = Rig::echoing().await;
             let (door, front) = listen().await;
             let mut client = TcpStream::connect(front).await.unwrap();
             client.write_all(b"hello").await.unwrap();

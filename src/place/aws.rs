@@ -49,6 +49,34 @@ pub fn region_of_zone(zone: &str) -> Option<&str> {
     is_region(region).then_some(region)
 }
 
+/// Why this cannot be the name of a Datomic system, if so: a sentence without a final dot.
+pub fn wrong_system(text: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let shown = text.escape_debug();
+    match peered_name(text) {
+        Some(name) => Some(format!(
+            "`{shown}` is an entry name; the system's name in it is {}",
+            name.system
+        )),
+        None if text.is_empty() || text.len() > 63 || !text.bytes().all(plain) => Some(format!(
+            "`{shown}` cannot be the name of a Datomic system: letters, digits and hyphens only"
+        )),
+        None => None,
+    }
+}
+
+/// Why this is no region, if so: a sentence without a final dot.
+pub fn wrong_region(text: &str) -> Option<String> {
+    let shown = text.escape_debug();
+    match region_of_zone(text) {
+        _ if is_region(text) => None,
+        Some(region) => Some(format!("`{shown}` is a zone; its region is {region}")),
+        None => Some(format!(
+            "`{shown}` is no AWS region, which looks like us-east-1"
+        )),
+    }
+}
+
 /// Takes a VPC endpoint's name apart; `None` where it does not have exactly that shape (a lower-case host).
 pub fn vpce_name(host: &str) -> Option<VpceName> {
     let (rest, domain) = match host.strip_suffix(".vpce.amazonaws.com") {

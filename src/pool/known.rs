@@ -3,6 +3,7 @@
 //! Promises that no probe is due sooner than the cap allows, and that traffic stands in for probes at most 30 s
 //! (contract 7.3, 7.11). Pure; the jitter is drawn from a counter.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,6 +152,11 @@ impl Known {
         self.last_sent
             .map_or(now, |last| now.max(last + Timing::PROBE_GAP))
     }
+}
+
+/// This address, unless it is gone from its name.
+pub fn living(known: &mut BTreeMap<SocketAddr, Known>, socket: SocketAddr) -> Option<&mut Known> {
+    known.get_mut(&socket).filter(|known| known.gone.is_none())
 }
 
 /// What an outcome says about its address; `None`: nothing.

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use super::explicit;
 use super::known;
-use super::target::{Explicit, Part, Problem, Recipe, Target, wrong_system};
+use super::target::{Explicit, Part, Problem, Recipe, Target};
 use crate::edn::ClientMap;
-use crate::place::aws::{is_region, peered_name, vpce_name};
+use crate::place::aws::{peered_name, vpce_name, wrong_region, wrong_system};
 use crate::place::{HostPort, Kind, NameError, PORT, check_name};
 
 /// What a client map leads to. Flags (`target`) win over its `:system` and `:region`.
@@ -17,11 +17,8 @@ pub(super) fn cook(map: &ClientMap, target: &Target<'_>) -> Result<Recipe, Probl
     if let Some(what) = system.and_then(wrong_system) {
         return wrong(format!(":system: {what}"));
     }
-    if let Some(region) = region.filter(|region| !is_region(region)) {
-        return wrong(format!(
-            ":region: `{}` is no region; one looks like us-east-1",
-            region.escape_debug()
-        ));
+    if let Some(what) = region.and_then(wrong_region) {
+        return wrong(format!(":region: {what}"));
     }
     let mut recipe = match place(map)? {
         Some(place) => from_endpoint(&place)?,

@@ -2,7 +2,6 @@
 
 use crate::edn::ClientMap;
 use crate::place::NameError;
-use crate::place::aws::peered_name;
 use crate::pool::endpoint::EndpointSpec;
 
 /// One explicit endpoint, as flag or file gave it.
@@ -74,26 +73,6 @@ pub struct Problem {
     pub part: Part,
     /// What: a sentence without a final dot.
     pub what: String,
-}
-
-/// Why this is no system's name, if so.
-pub(super) fn wrong_system(system: &str) -> Option<String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if system.is_empty() {
-        Some("the system's name is empty".to_owned())
-    } else if let Some(name) = peered_name(system) {
-        Some(format!(
-            "`{system}` is an entry name; the system's name in it is {}",
-            name.system
-        ))
-    } else if !system.chars().all(plain) {
-        Some(format!(
-            "`{}` is no system's name, which has letters, digits and hyphens only",
-            system.escape_debug()
-        ))
-    } else {
-        None
-    }
 }
 
 // === impl Explicit ===

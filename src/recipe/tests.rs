@@ -185,8 +185,8 @@ fn a_client_map_leads_where_its_application_goes() {
         ),
         (Some("http://h:8182/api"), None, None, "no path"),
         (Some(""), None, None, "empty"),
-        (None, Some("prod"), Some("useast"), "no region"),
-        (None, Some("a/b"), Some("us-east-1"), "no system"),
+        (None, Some("prod"), Some("useast"), "no AWS region"),
+        (None, Some("a/b"), Some("us-east-1"), "cannot be the name"),
     ] {
         let problems = cook_map(endpoint, system, region).unwrap_err();
         assert_eq!(problems[0].part, Part::FromClient);

@@ -29,9 +29,7 @@ async fn the_answer_after_the_clients_fin() {
 async fn a_large_answer_after_the_clients_fin_to_a_slow_reader() {
     for splice in ["auto", "off"] {
         let stage = Stage::new().await;
-        let conf = Conf::to(&[stage.address()]).upstream(&format!("splice = \"{splice}\""));
-        let entryway = Entryway::start(&conf).await;
-        let (mut client, mut server) = stage.pair(entryway.address()).await;
+        let (entryway, mut client, mut server) = stage.spliced_pair(splice).await;
         client.shutdown().await.unwrap();
         assert_eq!(read_out(&mut server).await, (Vec::new(), End::Fin));
         let sent = fill(&mut server, 0).await;
@@ -50,9 +48,7 @@ async fn a_large_answer_after_the_clients_fin_to_a_slow_reader() {
 async fn the_request_goes_on_after_the_upstreams_fin() {
     for splice in ["auto", "off"] {
         let stage = Stage::new().await;
-        let conf = Conf::to(&[stage.address()]).upstream(&format!("splice = \"{splice}\""));
-        let entryway = Entryway::start(&conf).await;
-        let (mut client, mut server) = stage.pair(entryway.address()).await;
+        let (entryway, mut client, mut server) = stage.spliced_pair(splice).await;
         let from = client.local_addr().unwrap();
         server.write_all(b"enough").await.unwrap();
         server.shutdown().await.unwrap();

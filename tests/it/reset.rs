@@ -14,9 +14,7 @@ use entryway::sys::info::unsent;
 async fn a_slow_reader_gets_all_that_was_acknowledged_and_then_the_reset() {
     for splice in ["auto", "off"] {
         let stage = Stage::new().await;
-        let conf = Conf::to(&[stage.address()]).upstream(&format!("splice = \"{splice}\""));
-        let entryway = Entryway::start(&conf).await;
-        let (mut client, mut server) = stage.pair(entryway.address()).await;
+        let (entryway, mut client, mut server) = stage.spliced_pair(splice).await;
         let from = client.local_addr().unwrap();
         ping_from(&mut server, &mut client).await;
         let sent = fill(&mut server, 0).await;
@@ -45,9 +43,7 @@ async fn ping_from(server: &mut tokio::net::TcpStream, client: &mut tokio::net::
 async fn the_clients_reset_reaches_the_upstream() {
     for splice in ["auto", "off"] {
         let stage = Stage::new().await;
-        let conf = Conf::to(&[stage.address()]).upstream(&format!("splice = \"{splice}\""));
-        let entryway = Entryway::start(&conf).await;
-        let (mut client, mut server) = stage.pair(entryway.address()).await;
+        let (entryway, mut client, mut server) = stage.spliced_pair(splice).await;
         let from = client.local_addr().unwrap();
         let sent = fill(&mut client, 0).await;
         let left = unsent(&client).unwrap() as usize;

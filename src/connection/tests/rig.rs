@@ -105,6 +105,14 @@ impl Rig {
         }
     }
 
+    /// A rig before one upstream that says everything back; its address.
+    pub(crate) async fn echoing() -> (Self, SocketAddr) {
+        let (listener, to) = listen().await;
+        spawn_local(echo(listener));
+        let policy = policy(WhenAllDown::Hold, 1000);
+        (Self::new(&[to], policy).await, to)
+    }
+
     pub(crate) async fn client(&self) -> TcpStream {
         TcpStream::connect(self.front).await.unwrap()
     }

@@ -40,11 +40,7 @@ impl Pool {
         }
         let may_mark = self.may_mark(now, socket);
         let draw = self.draw();
-        let Some(known) = self
-            .known
-            .get_mut(&socket)
-            .filter(|known| known.gone.is_none())
-        else {
+        let Some(known) = known::living(&mut self.known, socket) else {
             return;
         };
         let Some(evidence) = known::evidence(&outcome) else {
@@ -105,11 +101,7 @@ impl Pool {
         slow: bool,
     ) {
         let draw = self.draw();
-        let Some(known) = self
-            .known
-            .get_mut(&socket)
-            .filter(|known| known.gone.is_none())
-        else {
+        let Some(known) = known::living(&mut self.known, socket) else {
             return;
         };
         let flip = known.health.suspect(now, reason, slow);

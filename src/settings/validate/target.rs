@@ -68,8 +68,14 @@ impl Check<'_> {
         };
         let from_client = (upstream.from_client.as_deref() == Some(""))
             .then(|| "the name of a client map cannot be empty".to_owned());
-        let system = upstream.system.as_deref().and_then(wrong_system);
-        let region = upstream.region.as_deref().and_then(wrong_region);
+        let system = upstream
+            .system
+            .as_deref()
+            .and_then(place::aws::wrong_system);
+        let region = upstream
+            .region
+            .as_deref()
+            .and_then(place::aws::wrong_region);
         let vpce = upstream
             .vpce
             .as_deref()
@@ -206,30 +212,4 @@ fn has_gone(list: &Node) -> bool {
 
 fn flag(key: &str) -> String {
     format!("--{}", key.replace('_', "-"))
-}
-
-fn wrong_system(text: &str) -> Option<String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let shown = text.escape_debug();
-    match place::aws::peered_name(text) {
-        Some(name) => Some(format!(
-            "`{shown}` is an entry name; the system's name in it is {}",
-            name.system
-        )),
-        None if text.is_empty() || text.len() > 63 || !text.bytes().all(plain) => Some(format!(
-            "`{shown}` cannot be the name of a Datomic system: letters, digits and hyphens only"
-        )),
-        None => None,
-    }
-}
-
-fn wrong_region(text: &str) -> Option<String> {
-    let shown = text.escape_debug();
-    match place::aws::region_of_zone(text) {
-        _ if place::aws::is_region(text) => None,
-        Some(region) => Some(format!("`{shown}` is a zone; its region is {region}")),
-        None => Some(format!(
-            "`{shown}` is no AWS region, which looks like us-east-1"
-        )),
-    }
 }

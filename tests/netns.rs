@@ -1,6 +1,6 @@
 //! Faults of a real network, one namespace per zone, a router between: what new and established connections see.
 //!
-//! Needs root (or unprivileged user namespaces), `ip`, `tc` and `curl`; builds its own namespaces and takes nothing
+//! Needs root (or unprivileged user namespaces), `ip`, `tc`, `setpriv` and `curl`; builds its own namespaces and takes nothing
 //! from the machine's network. Plain `cargo test` says so and goes on; with `ENTRYWAY_NETNS=1`, as CI sets it, whatever
 //! is missing is a failure. Prints a table: fault → required → measured, with HAProxy (default checks) as the control.
 //! A word as argument runs the rows that contain it; `ENTRYWAY_LONG=1` runs the long ones in full, `ENTRYWAY_TRIALS=N`
@@ -23,6 +23,8 @@ use tokio::time::Instant;
 
 #[path = "netns/client.rs"]
 mod client;
+#[path = "netns/doctor.rs"]
+mod doctor;
 #[path = "netns/established.rs"]
 mod established;
 #[path = "netns/flips.rs"]
@@ -134,6 +136,7 @@ const ROWS: &[(&str, Row)] = &[
     ("stopped", ourselves::stopped),
     ("quota", ourselves::quota),
     ("names", names::servers_die_and_change),
+    ("doctor", doctor::doctor),
 ];
 
 /// What was asked, and what was seen.

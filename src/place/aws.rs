@@ -58,7 +58,8 @@ pub fn wrong_system(text: &str) -> Option<String> {
             "`{shown}` is an entry name; the system's name in it is {}",
             name.system
         )),
-        None if text.is_empty() || text.len() > 63 || !text.bytes().all(plain) => Some(format!(
+        None if text.is_empty() => Some("the system's name is empty".to_owned()),
+        None if text.len() > 63 || !text.bytes().all(plain) => Some(format!(
             "`{shown}` cannot be the name of a Datomic system: letters, digits and hyphens only"
         )),
         None => None,

@@ -251,6 +251,42 @@ async fn local_ports_towards_an_address() {
 }
 
 #[tokio::test]
+async fn an_instance_that_has_used_its_open_files() {
+    // Ten allowed, nine open once it says so, and what the test itself has inherited.
+    let mut instance = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 10; exec 3<&0 4<&0 5<&0 6<&0 7<&0 8<&0; echo open; read end",
+        ])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 5];
+    std::io::Read::read_exact(instance.stdout.as_mut().unwrap(), &mut said).unwrap();
+    let subject = Subject {
+        instance: Some(Instance {
+            pid: instance.id(),
+            addresses: Vec::new(),
+            down: Vec::new(),
+            examined: true,
+        }),
+        ..subject_at(closed_port().await)
+    };
+    let report = report(&subject).await;
+    let check = assert_rule(
+        &report,
+        &rules::LIMIT_FILES_USED,
+        Verdict::Warn,
+        "leak",
+        "entryway status",
+    );
+    assert!(check.evidence.contains(" of 10 open"), "{}", check.evidence);
+    drop(instance.stdin.take());
+    instance.wait().unwrap();
+}
+
+#[tokio::test]
 async fn redacted_reports_name_nobody() {
     let mock = mock_zones([127, 0, 95, 1]);
     mock.set_mode("b", Mode::OtherIdentity).await.unwrap();

@@ -214,3 +214,19 @@ async fn a_head_without_its_body() {
         check.evidence
     );
 }
+
+#[tokio::test]
+async fn a_connect_that_is_slower_than_its_limit() {
+    let mock = mock_zones([127, 0, 78, 1]);
+    let mut subject = subject(way_of(&mock));
+    subject.ways[0].connect_timeout = Duration::from_nanos(1);
+    let report = report(&subject).await;
+    let check = assert_rule(
+        &report,
+        &rules::TCP_SLOW,
+        Verdict::Warn,
+        "lost SYN",
+        "longer --connect-timeout",
+    );
+    assert!(check.evidence.contains("limit"), "{}", check.evidence);
+}

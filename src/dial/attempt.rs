@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::task::JoinSet;
 
 use crate::clock::Moment;
 use crate::event::Reason;
@@ -143,34 +143,28 @@ impl Opener {
         Ok(stream)
     }
 
-    /// Starts so many connects to one address at once, for whoever waits for each with [`Opener::finish_std`]. Fewer
-    /// where one cannot even start.
-    pub(super) fn start_many(
+    /// The same for sockets that no event loop is to know when they are connected: so many to one address at once, each
+    /// given out as soon as it is. Fewer where one cannot even start.
+    pub(super) fn connect_many(
         &self,
         to: SocketAddr,
         count: usize,
-    ) -> Vec<(std::net::TcpStream, Standing)> {
-        (0..count)
-            .map_while(|_| self.start_std(to, Opening::Silent).ok())
+        limit: Duration,
+    ) -> JoinSet<Result<std::net::TcpStream, Outcome>> {
+        let started = (0..count).map_while(|_| self.start_std(to, Opening::Silent).ok());
+        started
+            .map(|(stream, standing)| async move {
+                if standing == Standing::Connected {
+                    return Ok(stream);
+                }
+                let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
+                let connected = std::future::poll_fn(|cx| poll_connected(&stream, to, cx));
+                tokio::time::timeout(limit, connected)
+                    .await
+                    .map_err(|_late| Outcome::Timeout)??;
+                stream.into_std().map_err(Outcome::of)
+            })
             .collect()
-    }
-
-    /// Waits until then for the end of a connect; no event loop knows the socket after it.
-    pub(super) async fn finish_std(
-        &self,
-        (stream, standing): (std::net::TcpStream, Standing),
-        to: SocketAddr,
-        until: Instant,
-    ) -> Result<std::net::TcpStream, Outcome> {
-        if standing == Standing::Connected {
-            return Ok(stream);
-        }
-        let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
-        let connected = std::future::poll_fn(|cx| poll_connected(&stream, to, cx));
-        tokio::time::timeout_at(until, connected)
-            .await
-            .map_err(|_late| Outcome::Timeout)??;
-        stream.into_std().map_err(Outcome::of)
     }
 
     /// Starts a connect; with a local peer it is often finished on return.

@@ -12,7 +12,6 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::attempt::Opener;
 use crate::clock::{self, Moment};
@@ -136,8 +135,8 @@ impl Warm {
     }
 
     /// Drops what is dead, too old or no longer preferred, then connects what is missing, all at once, to the first of
-    /// `preferred`: the addresses that are up, best first, of the endpoint that new connections go to. A failure ends
-    /// the round and blames nobody: probes and traffic will see it.
+    /// `preferred`: the addresses that are up, best first, of the endpoint that new connections go to. A failure blames
+    /// nobody: probes and traffic will see it.
     pub(super) async fn tend(&self, opener: &Opener, preferred: &[Candidate]) {
         self.prune(preferred);
         let Some(best) = preferred.first() else {
@@ -146,15 +145,13 @@ impl Warm {
         let [upstream, name, zone] = best.endpoint.labels();
         let labels = [upstream, name, zone, "used"];
         let used = self.inner.meters.counter(&family::WARM, &labels);
-        let (to, until) = (
-            best.address.socket,
-            Instant::now() + opener.settings.connect_timeout,
-        );
         let missing = self.inner.settings.spares.saturating_sub(self.count());
+        let limit = opener.settings.connect_timeout;
         // All at once: one after the other they would take a round trip each, and be gone before the last is there.
-        for started in opener.start_many(to, missing) {
-            let Ok(stream) = opener.finish_std(started, to, until).await else {
-                return;
+        let mut connects = opener.connect_many(best.address.socket, missing, limit);
+        while let Some(connected) = connects.join_next().await {
+            let Ok(Ok(stream)) = connected else {
+                continue;
             };
             let mut spares = self.lock();
             spares.push(Spare {

@@ -13,7 +13,7 @@ use super::tally::Tally;
 pub(super) const TURNS: u32 = 16;
 /// L7: bytes of one half in one poll. A quarter of it costs 64 streams a fifth more CPU: their readers wake more often.
 const TURN_BYTES: usize = 4 << 20;
-/// L7: the same where pairs that move little share the thread. What these wait is a fifth less.
+/// L7: the same where pairs that move little share the thread. What these wait is a quarter less.
 const TURN_BYTES_BESIDE_SMALL: usize = 1 << 20;
 /// Bytes in one poll that make a pair a large one, to be held short in the next.
 const BULK: usize = 256 << 10;

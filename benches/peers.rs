@@ -176,13 +176,8 @@ fn main() {
     let wanted = |name: &str| listed("--only", name) || name == "entryway";
     let time = Duration::from_secs_f64(seconds);
     if let Some(file) = argument(distance::INSIDE) {
-        let _way = distance::open().expect("a way to an upstream far away");
-        let peers = start_all(&dir, distance::FAR, wanted);
-        let samples = measure(&peers, &FAR, rounds.unwrap_or(7), time);
-        table::print(&peers, &FAR, &samples);
-        let json = table::as_json(&peers, &samples);
-        std::fs::write(file, json.to_string()).expect("a writable file");
-        drop(peers);
+        let peers_far = || start_all(&dir, distance::FAR, wanted);
+        far(peers_far, rounds.unwrap_or(7), time, &file);
         let _ = std::fs::remove_dir_all(dir);
         return;
     }
@@ -210,6 +205,16 @@ fn main() {
     save(&report);
     drop(peers);
     let _ = std::fs::remove_dir_all(dir);
+}
+
+/// The run inside the namespace of [`distance`].
+fn far(start: impl FnOnce() -> Vec<Peer>, rounds: usize, time: Duration, file: &str) {
+    let _way = distance::open().expect("a way to an upstream far away");
+    let peers = start();
+    let samples = measure(&peers, &FAR, rounds, time);
+    table::print(&peers, &FAR, &samples);
+    let json = table::as_json(&peers, &samples);
+    std::fs::write(file, json.to_string()).expect("a writable file");
 }
 
 fn is_bulk(row: &Row) -> bool {

@@ -1,7 +1,7 @@
 //! Faults of a real network, one namespace per zone, a router between: what new and established connections see.
 //!
-//! Needs root (or unprivileged user namespaces), `ip`, `tc`, `setpriv` and `curl`; builds its own namespaces and takes nothing
-//! from the machine's network. Plain `cargo test` says so and goes on; with `ENTRYWAY_NETNS=1`, as CI sets it, whatever
+//! Needs root (or unprivileged user namespaces), `ip`, `tc`, `setpriv` and `curl`; builds its own namespaces and takes
+//! nothing from the machine's network. Plain `cargo test` says so and goes on; with `ENTRYWAY_NETNS=1`, as CI sets it, whatever
 //! is missing is a failure. Prints a table: fault → required → measured, with HAProxy (default checks) as the control.
 //! A word as argument runs the rows that contain it; `ENTRYWAY_LONG=1` runs the long ones in full, `ENTRYWAY_TRIALS=N`
 //! repeats detection N times. A group with a failed row is run once more, because milliseconds are measured on a machine

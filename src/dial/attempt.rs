@@ -135,10 +135,7 @@ impl Opener {
     ) -> Result<TcpStream, Outcome> {
         let (stream, standing) = self.start(to, Opening::Silent)?;
         if standing == Standing::Waiting {
-            let connected = std::future::poll_fn(|cx| poll_connected(&stream, to, cx));
-            tokio::time::timeout(limit, connected)
-                .await
-                .map_err(|_late| Outcome::Timeout)??;
+            connected(&stream, to, limit).await?;
         }
         Ok(stream)
     }
@@ -158,10 +155,7 @@ impl Opener {
                     return Ok(stream);
                 }
                 let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
-                let connected = std::future::poll_fn(|cx| poll_connected(&stream, to, cx));
-                tokio::time::timeout(limit, connected)
-                    .await
-                    .map_err(|_late| Outcome::Timeout)??;
+                connected(&stream, to, limit).await?;
                 stream.into_std().map_err(Outcome::of)
             })
             .collect()
@@ -285,6 +279,14 @@ impl Error {
             },
         }
     }
+}
+
+/// Waits for the end of a connect.
+async fn connected(stream: &TcpStream, to: SocketAddr, limit: Duration) -> Result<(), Outcome> {
+    let connected = std::future::poll_fn(|cx| poll_connected(stream, to, cx));
+    tokio::time::timeout(limit, connected)
+        .await
+        .map_err(|_late| Outcome::Timeout)?
 }
 
 /// Whether a waiting connect has come to its end.

@@ -328,7 +328,6 @@ impl Half {
 
     /// L8.
     fn moved(&self, bytes: usize, spliced: bool, around: &Around<'_>) {
-        around.note_moved(bytes);
         around
             .tally
             .moved(self.direction, bytes, spliced, around.now(), around.answers);

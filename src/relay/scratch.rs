@@ -1,4 +1,5 @@
-//! A turn at this thread: its buffer, one of 256 KiB for all connections of a data thread, who else had one, how it ends.
+//! A turn at this thread: its buffer, one of 256 KiB for all connections of a data thread; who else had a turn; and how
+//! one ends.
 //!
 //! Taken for a single turn and put back when dropped; no await lies between. Taken out rather than borrowed, so a
 //! stream that relays inside a relay gets a buffer of its own instead of a panic.

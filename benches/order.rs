@@ -7,13 +7,13 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use entryway::bus::{Bus, Log};
 use entryway::clock;
-use entryway::meters::Meters;
-use entryway::names::{EndpointName, UpstreamName, Zone};
-use entryway::pool::endpoint::{EndpointSpec, Role};
-use entryway::pool::fact::{Addresses, Answer, Fact, ProbeOutcome, Source};
-use entryway::pool::{PoolConfig, start};
+use entryway::events::{Bus, Log};
+use entryway::metrics::Meters;
+use entryway::types::{EndpointName, UpstreamName, Zone};
+use entryway::upstream::endpoint::{EndpointSpec, Role};
+use entryway::upstream::fact::{Addresses, Answer, Fact, ProbeOutcome, Source};
+use entryway::upstream::{PoolConfig, start};
 use tokio::time::Instant;
 
 const CALLS: u32 = 200_000;
@@ -33,7 +33,7 @@ fn main() {
     let (feed, view, actor) = start(PoolConfig {
         upstream: UpstreamName::new("u"),
         endpoints: specs.collect(),
-        settings: entryway::pool::timing::PoolSettings::default(),
+        settings: entryway::upstream::timing::PoolSettings::default(),
         meters: Meters::default(),
         bus: Bus::new(Log::default()),
         own_listeners: Vec::new(),

@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 
-use entryway::meters::{Meters, family};
+use entryway::metrics::{Meters, family};
 use tokio::time::Instant;
 
 const CALLS: u32 = 2_000_000;

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use crate::bus::Bus;
+use crate::events::Bus;
+use crate::http::{self, Door, Request};
 use crate::life::Watch;
-use crate::web::{self, Door, Request};
 
 pub use doors::{Asked, Doors, OpenError, open};
 pub use health::{Counts, Health};
@@ -54,7 +54,7 @@ pub async fn serve(
                 let hall = Arc::clone(&hall);
                 async move { hall.answer(kind, request).await }
             };
-            web::serve(door, stop, handler).await;
+            http::serve(door, stop, handler).await;
         }
     };
     tokio::join!(

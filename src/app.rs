@@ -13,21 +13,21 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::bus::Bus;
 use crate::clock::{self, Moment};
 use crate::connection::Registry;
-use crate::event::Event;
+use crate::dns::ResolverHandle;
+use crate::events::Bus;
+use crate::events::Event;
 use crate::life::{Startup, Trigger, Watch, trigger};
 use crate::listener::{self, BindError, Bound, Door, SocketSettings, Threads};
-use crate::meters::{Meters, family};
-use crate::names::UpstreamName;
-use crate::pool::endpoint::EndpointSpec;
+use crate::metrics::{Meters, family};
 use crate::relay::{Counters, TcpSettings};
-use crate::resolve::ResolverHandle;
 use crate::settings::{Settings, UpstreamSettings};
-use crate::sweep::{self, Ending};
+use crate::supervisor::{self, Ending};
 use crate::sys::limits::Budget;
 use crate::sys::pipe::PipeLimits;
+use crate::types::UpstreamName;
+use crate::upstream::endpoint::EndpointSpec;
 
 pub use upstream::Upstream;
 
@@ -210,7 +210,8 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
     let mut tasks = JoinSet::new();
     let (upstreams, resolver) = observe(&parts, &own, &mut tasks);
     let swept = upstreams.iter().map(Upstream::swept).collect();
-    let (sweep, ending) = sweep::sweep(registry.clone(), swept, Arc::clone(&counters), meters, bus);
+    let (sweep, ending) =
+        supervisor::sweep(registry.clone(), swept, Arc::clone(&counters), meters, bus);
     tasks.spawn(sweep.run());
 
     let (door_trigger, door_watch) = trigger();
@@ -222,7 +223,7 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
             .iter()
             .any(|known: &Listener| known.route.upstream == route.upstream);
         if !spares_kept {
-            tasks.spawn(sweep::keep_spares(Arc::clone(&route)));
+            tasks.spawn(supervisor::keep_spares(Arc::clone(&route)));
         }
         listeners.push(Listener {
             addresses: bound.addresses().to_vec(),

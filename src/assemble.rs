@@ -10,16 +10,16 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, Asked, Doors, OpenError};
 use crate::app::{self, App, Ended, Handles, Parts, UpstreamPart};
-use crate::bus::{Bus, Log};
 use crate::edn;
-use crate::event::Event;
+use crate::events::Event;
+use crate::events::{Bus, Log};
 use crate::life;
-use crate::meters::Meters;
-use crate::names::Zone;
-use crate::pool::fact::Fact;
-use crate::recipe::{self, Part, Recipe};
+use crate::metrics::Meters;
 use crate::settings::{Loaded, Report, UpstreamSettings};
-use crate::wake;
+use crate::suspend;
+use crate::target::{self, Part, Recipe};
+use crate::types::Zone;
+use crate::upstream::fact::Fact;
 use crate::zone::{self, Sources};
 use desk::Desk;
 
@@ -69,10 +69,10 @@ pub fn recipes(loaded: &Loaded) -> Result<Vec<Recipe>, Error> {
     }
 }
 
-fn recipe_of(upstream: &UpstreamSettings) -> Result<Recipe, Vec<recipe::Problem>> {
+fn recipe_of(upstream: &UpstreamSettings) -> Result<Recipe, Vec<target::Problem>> {
     let wrong = |what| {
         let part = Part::FromClient;
-        vec![recipe::Problem { part, what }]
+        vec![target::Problem { part, what }]
     };
     let map = match &upstream.from_client {
         None => None,
@@ -83,7 +83,7 @@ fn recipe_of(upstream: &UpstreamSettings) -> Result<Recipe, Vec<recipe::Problem>
             Some(map)
         }
     };
-    recipe::of(upstream, map.as_ref())
+    target::of(upstream, map.as_ref())
 }
 
 /// The key below an upstream that a part of its target is set with.
@@ -158,7 +158,7 @@ pub fn assemble(loaded: Loaded, log: Log) -> Result<Assembly, Error> {
     let mut services = JoinSet::new();
     let handles = app.handles().clone();
     services
-        .spawn(async move { match wake::watch(|woke| handles.woke(woke.to_string())).await {} });
+        .spawn(async move { match suspend::watch(|woke| handles.woke(woke.to_string())).await {} });
     for place in 0..loaded.settings.upstreams.len() {
         services.spawn(find_zone(
             app.handles().clone(),

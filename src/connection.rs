@@ -11,14 +11,14 @@ use tokio::net::TcpStream;
 
 use crate::clock;
 use crate::dial::{self, Dialed, Opening};
-use crate::event::Reason;
-use crate::names::Side;
-use crate::pool::endpoint::Candidate;
-use crate::pool::fact::Suspicion;
+use crate::events::Reason;
 use crate::relay::{self, Outcome};
 use crate::stream::Stream;
 use crate::sys::info;
 use crate::sys::socket::Fault;
+use crate::types::Side;
+use crate::upstream::endpoint::Candidate;
+use crate::upstream::fact::Suspicion;
 use farewell::Manner;
 pub use meters::EndpointMeters;
 pub use open::Open;

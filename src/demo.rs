@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::app::{Handles, Stop};
 use crate::assemble::Assembly;
-use crate::event::Event;
+use crate::events::Event;
 use crate::mock::{Mock, Mode};
 use crate::settings::Settings;
 use clients::{Clients, Seen};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::pool::endpoint::Candidate;
+use crate::upstream::endpoint::Candidate;
 use attempt::Opener;
 pub use attempt::{Attempt, DialSettings, Dialed, Error, Opening, Outcome};
 use race::Race;

@@ -30,9 +30,9 @@ pub use report::{Check, Report};
 pub use subject::{Instance, Subject, Timers, Way};
 pub use words::{Facts, Rule, Stage, Verdict};
 
-use crate::pool::fact::ProbeOutcome;
-use crate::pool::timing::ExpectIdentity;
 use crate::probe::{ProbeReport, host_header};
+use crate::upstream::fact::ProbeOutcome;
+use crate::upstream::timing::ExpectIdentity;
 use reach::Found;
 use words::shown;
 

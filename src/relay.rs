@@ -13,9 +13,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::names::{Direction, Side};
 use crate::stream::Stream;
 use crate::sys::socket::Fault;
+use crate::types::{Direction, Side};
 
 pub use counters::Counters;
 pub use settings::{Limits, TcpSettings};

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::edn::{self, EdnError};
-use crate::pool::endpoint::{EndpointSpec, Role};
+use crate::upstream::endpoint::{EndpointSpec, Role};
 
 mod grafana;
 

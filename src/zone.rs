@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::names::Zone;
 use crate::settings::ZoneSetting;
+use crate::types::Zone;
 
 mod ecs;
 mod imds;

@@ -121,7 +121,7 @@ fn without_tests(text: &str) -> &str {
 /// Every path after `keyword` (`crate::` or `super::`), with `{…}` groups spread out, as segments.
 fn paths_after(keyword: &str, text: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
-    // `pub(in crate::pool)` says who may see, not who is seen.
+    // `pub(in crate::upstream)` says who may see, not who is seen.
     let text = &text.replace("(in crate::", "(in ");
     for line in text.split(keyword).skip(1) {
         let end = line

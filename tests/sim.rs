@@ -12,10 +12,10 @@ mod sim {
 use std::time::Duration;
 
 use entryway::clock::Moment;
-use entryway::pool::fact::{Fact, ProbeOutcome};
-use entryway::pool::health::{Evidence, Health};
-use entryway::pool::snapshot::Pace;
-use entryway::pool::timing::HealthSettings;
+use entryway::upstream::fact::{Fact, ProbeOutcome};
+use entryway::upstream::health::{Evidence, Health};
+use entryway::upstream::snapshot::Pace;
+use entryway::upstream::timing::HealthSettings;
 use sim::check::Checker;
 use sim::world::World;
 
@@ -137,7 +137,7 @@ fn random_evidence_flips_only_after_its_threshold() {
                 Evidence::Hard(_) => (wins, fails, hard) = (0, fails + 1, hard + 1),
                 _ => (wins, fails, hard) = (0, fails + 1, 0),
             }
-            use entryway::pool::snapshot::State::{Down, Returning, Unknown};
+            use entryway::upstream::snapshot::State::{Down, Returning, Unknown};
             match flip.map(|flip| flip.to) {
                 Some(Down) => {
                     assert!(

@@ -2,7 +2,7 @@
 
 use super::health::{Check, all_ok};
 use super::status;
-use crate::web::{self, Body, Reply, Request, StatusCode};
+use crate::http::{self, Body, Reply, Request, StatusCode};
 
 /// Connections in one slice of an answer.
 const SLICE: usize = 100;
@@ -10,7 +10,7 @@ const SLICE: usize = 100;
 /// The method does not fit the path.
 pub(super) fn not_allowed(changes: bool) -> Reply {
     let allow = if changes { "POST" } else { "GET, HEAD" };
-    let mut reply = web::problem(
+    let mut reply = http::problem(
         StatusCode::METHOD_NOT_ALLOWED,
         "method",
         "wrong method",
@@ -19,13 +19,13 @@ pub(super) fn not_allowed(changes: bool) -> Reply {
     );
     reply
         .headers_mut()
-        .insert("allow", web::HeaderValue::from_static(allow));
+        .insert("allow", http::HeaderValue::from_static(allow));
     reply
 }
 
 /// The request makes no sense.
 pub(super) fn bad(what: impl Into<String>) -> Reply {
-    web::problem(
+    http::problem(
         StatusCode::BAD_REQUEST,
         "bad-request",
         "request not understood",
@@ -54,17 +54,17 @@ pub(super) fn health(not: &'static str, checks: &[Check], request: &Request) -> 
                 format!("[{mark}]{} {word}: {}\n", check.name, check.detail)
             })
             .collect();
-        return web::text(code, lines.concat());
+        return http::text(code, lines.concat());
     }
     if ok {
-        return web::text(code, "ok\n");
+        return http::text(code, "ok\n");
     }
     let failed: Vec<String> = checks
         .iter()
         .filter(|check| !check.ok)
         .map(|check| format!("{}: {}", check.name, check.detail))
         .collect();
-    web::problem(
+    http::problem(
         code,
         "health",
         not,
@@ -96,5 +96,5 @@ pub(super) fn connections(all: Vec<status::Connection>) -> Reply {
     let whole = std::iter::once(head)
         .chain(slices)
         .chain(std::iter::once("]}\n".to_owned()));
-    web::reply(StatusCode::OK, "application/json", Body::slices(whole))
+    http::reply(StatusCode::OK, "application/json", Body::slices(whole))
 }

@@ -8,10 +8,10 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::control::{self, Control, Place};
 use super::settings::{AdminSettings, Bind, ControlPath};
-use crate::bus::Bus;
-use crate::event::Event;
+use crate::events::Bus;
+use crate::events::Event;
+use crate::http::Door;
 use crate::sys::holder::{Holder, holder_of_port};
-use crate::web::Door;
 
 /// What was asked for by the user, as far as it changes how a door is opened.
 #[derive(Clone, Copy, Debug, Default)]

@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use super::health::Health;
 use super::status;
-use crate::web::{self, Reply, StatusCode};
+use crate::http::{self, Reply, StatusCode};
 
 /// What an operator wants of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,28 +87,28 @@ impl Refusal {
     /// As a reply.
     pub(super) fn reply(self) -> Reply {
         match self {
-            Refusal::Unknown(what) => web::problem(
+            Refusal::Unknown(what) => http::problem(
                 StatusCode::NOT_FOUND,
                 "unknown",
                 "no such thing",
                 what,
                 "`entryway endpoint list` names all endpoints",
             ),
-            Refusal::Bad(what) => web::problem(
+            Refusal::Bad(what) => http::problem(
                 StatusCode::BAD_REQUEST,
                 "bad-request",
                 "request not understood",
                 what,
                 "",
             ),
-            Refusal::Invalid(report) => web::problem(
+            Refusal::Invalid(report) => http::problem(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "invalid-settings",
                 "settings are wrong; nothing was changed",
                 report,
                 "correct them and reload again; `entryway check` prints the same report",
             ),
-            Refusal::Failed(what) => web::problem(
+            Refusal::Failed(what) => http::problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "failed",
                 "it failed",

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 
 use super::status::{Address, Endpoint, Explain, Name, Place, Probe, Upstream};
 use crate::clock::Moment;
-use crate::pool::fact::Intent;
-use crate::pool::order::Explanation;
-use crate::pool::snapshot::{AddressView, EndpointView, NameView, Snapshot};
+use crate::upstream::fact::Intent;
+use crate::upstream::order::Explanation;
+use crate::upstream::snapshot::{AddressView, EndpointView, NameView, Snapshot};
 
 /// A wall clock that differs by less than this from what it should show was not set.
 const STEP_MS: u64 = 50;

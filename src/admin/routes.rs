@@ -9,11 +9,11 @@ use super::health::all_ok;
 use super::house::{House, Order};
 use super::rules;
 use super::status::{self, versioned};
-use crate::bus::{Bus, parse_level};
 use crate::clock;
-use crate::event::Event;
-use crate::web::query::decode;
-use crate::web::{self, Body, Caller, Method, Reply, Request, StatusCode};
+use crate::events::Event;
+use crate::events::{Bus, parse_level};
+use crate::http::query::decode;
+use crate::http::{self, Body, Caller, Method, Reply, Request, StatusCode};
 
 /// `/v1/connections` without `?limit=`.
 const CONNECTIONS: usize = 1000;
@@ -135,7 +135,7 @@ impl Hall {
     /// Answers one request.
     pub(super) async fn answer(&self, kind: Kind, request: Request) -> Reply {
         if kind == Kind::Admin && !rules::host_allowed(&request, &self.hosts) {
-            return web::problem(
+            return http::problem(
                 StatusCode::MISDIRECTED_REQUEST,
                 "host",
                 "not a host of ours",
@@ -145,7 +145,7 @@ impl Hall {
         }
         if kind == Kind::Control && !rules::peer_allowed(request.caller, self.own_uid) {
             self.tell_refusal(&request, "peer is neither our user nor root");
-            return web::problem(
+            return http::problem(
                 StatusCode::FORBIDDEN,
                 "peer",
                 "not your control socket",
@@ -156,7 +156,7 @@ impl Hall {
         let route =
             Route::of(&request.path).filter(|route| kind != Kind::Metrics || route.is_public());
         let Some(route) = route else {
-            return web::problem(
+            return http::problem(
                 StatusCode::NOT_FOUND,
                 "path",
                 "no such path",
@@ -182,7 +182,7 @@ impl Hall {
             && let Some(why) = rules::change_refused(&request, self.token_file.as_deref())
         {
             self.tell_refusal(&request, why);
-            return web::problem(
+            return http::problem(
                 StatusCode::FORBIDDEN,
                 "change",
                 "changes are not allowed here",
@@ -208,7 +208,7 @@ impl Hall {
                 Ok(wanted) => health("not ready", &self.house.health().ready(wanted), request),
                 Err(what) => bad(what),
             },
-            Route::Metrics => web::reply(
+            Route::Metrics => http::reply(
                 StatusCode::OK,
                 "text/plain; version=0.0.4; charset=utf-8",
                 Body::slices(self.house.metrics()),
@@ -221,17 +221,17 @@ impl Hall {
                 value.ready = all_ok(&health.ready(None));
                 value.draining = health.draining;
                 value.control_socket.clone_from(&self.control_socket);
-                web::json(StatusCode::OK, &versioned(value))
+                http::json(StatusCode::OK, &versioned(value))
             }
-            Route::Endpoints => web::json(StatusCode::OK, &versioned(self.house.endpoints())),
+            Route::Endpoints => http::json(StatusCode::OK, &versioned(self.house.endpoints())),
             Route::Connections => match request.param("limit").map(str::parse).transpose() {
                 Ok(limit) => connections(self.house.connections(limit.unwrap_or(CONNECTIONS))),
                 Err(_) => bad("`limit` is not a number"),
             },
-            Route::Dns => web::json(StatusCode::OK, &versioned(self.house.dns())),
+            Route::Dns => http::json(StatusCode::OK, &versioned(self.house.dns())),
             Route::Config => {
                 let settings = serde_json::json!({ "settings": self.house.config() });
-                web::json(StatusCode::OK, &versioned(settings))
+                http::json(StatusCode::OK, &versioned(settings))
             }
             Route::Explain => {
                 let what_if: Vec<String> = request
@@ -241,11 +241,11 @@ impl Hall {
                     .map(|(_, value)| value.clone())
                     .collect();
                 match self.house.explain(request.param("upstream"), &what_if) {
-                    Ok(explained) => web::json(StatusCode::OK, &versioned(explained)),
+                    Ok(explained) => http::json(StatusCode::OK, &versioned(explained)),
                     Err(refusal) => refusal.reply(),
                 }
             }
-            Route::Version => web::json(StatusCode::OK, &versioned(status::version())),
+            Route::Version => http::json(StatusCode::OK, &versioned(status::version())),
             Route::Order(..) | Route::Reload | Route::LogLevel | Route::Shutdown => {
                 not_allowed(route.changes())
             }
@@ -259,19 +259,19 @@ impl Hall {
                     .house
                     .order(*order, request.param("upstream"), name.as_deref())
                 {
-                    Ok(changed) => web::json(StatusCode::OK, &versioned(changed)),
+                    Ok(changed) => http::json(StatusCode::OK, &versioned(changed)),
                     Err(refusal) => refusal.reply(),
                 }
             }
             Route::Reload => match self.house.reload(request.flag("dry_run")).await {
-                Ok(reloaded) => web::json(StatusCode::OK, &versioned(reloaded)),
+                Ok(reloaded) => http::json(StatusCode::OK, &versioned(reloaded)),
                 Err(refusal) => refusal.reply(),
             },
             Route::LogLevel => match request.param("level").map(parse_level) {
                 Some(Ok(level)) => {
                     self.bus.log().set_level(level);
                     let now = serde_json::json!({ "level": level.as_str() });
-                    web::json(StatusCode::OK, &versioned(now))
+                    http::json(StatusCode::OK, &versioned(now))
                 }
                 Some(Err(what)) => bad(what),
                 None => bad("say ?level=error|warn|info|debug"),
@@ -279,7 +279,7 @@ impl Hall {
             Route::Shutdown => {
                 self.house.shutdown();
                 let now = serde_json::json!({ "draining": true });
-                web::json(StatusCode::ACCEPTED, &versioned(now))
+                http::json(StatusCode::ACCEPTED, &versioned(now))
             }
             _ => not_allowed(route.changes()),
         }

@@ -4,7 +4,7 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use crate::web::{Caller, Request};
+use crate::http::{Caller, Request};
 
 /// A token longer than this is none.
 const TOKEN_MAX: u64 = 4096;

@@ -9,10 +9,10 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::bus::{Lines, Log, LogSettings};
+use crate::events::{Lines, Log, LogSettings};
+use crate::http::client::{self, Bounds, Target};
 use crate::life::{Trigger, trigger};
-use crate::meters::{Meters, family};
-use crate::web::client::{self, Bounds, Target};
+use crate::metrics::{Meters, family};
 
 const BOUNDS: Bounds = Bounds {
     time: Duration::from_secs(10),

@@ -1,6 +1,6 @@
 //! The numbers about the instance itself.
 
-use crate::meters::{Gauge, Meters, family};
+use crate::metrics::{Gauge, Meters, family};
 
 pub(super) fn say_what_runs(meters: &Meters, workers: usize) {
     let commit = option_env!("ENTRYWAY_COMMIT").unwrap_or("");

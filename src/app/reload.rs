@@ -8,9 +8,9 @@ use super::numbers::reload_gauges;
 use super::upstream::{all_names, limits_of, names_of, pool_settings, rules_of};
 use super::{Handles, Parts, Stop};
 use crate::clock::{self, Moment};
-use crate::event::Event;
-use crate::meters::family;
-use crate::pool::fact::Fact;
+use crate::events::Event;
+use crate::metrics::family;
+use crate::upstream::fact::Fact;
 
 // === impl Handles ===
 

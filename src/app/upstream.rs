@@ -8,22 +8,22 @@ use arc_swap::ArcSwap;
 use tokio::task::JoinSet;
 
 use super::{Parts, UpstreamPart};
-use crate::bus::Bus;
 use crate::connection::{Registry, Route, RouteParts};
 use crate::dial::{DialSettings, Dialer, Warm};
+use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
+use crate::events::Bus;
 use crate::listener::ListenerSettings;
-use crate::meters::Meters;
-use crate::names::{ListenerName, UpstreamName};
-use crate::pool::endpoint::{EndpointSpec, Role};
-use crate::pool::fact::Fact;
-use crate::pool::timing::PoolSettings;
-use crate::pool::{self, Feed, PoolConfig, View};
+use crate::metrics::Meters;
 use crate::probe::{Prober, ProberHandle};
 use crate::relay::{Counters, Limits};
-use crate::resolve::{DnsSettings, NameSpec, Resolver, ResolverHandle};
 use crate::settings::{Splice, UpstreamSettings, ZoneSetting};
-use crate::sweep::{Rules, Swept};
+use crate::supervisor::{Rules, Swept};
 use crate::sys::congestion::LoopbackCongestion;
+use crate::types::{ListenerName, UpstreamName};
+use crate::upstream::endpoint::{EndpointSpec, Role};
+use crate::upstream::fact::Fact;
+use crate::upstream::timing::PoolSettings;
+use crate::upstream::{self, Feed, PoolConfig, View};
 
 /// One upstream, running.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ impl Upstream {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let settings = &part.settings;
-        let (feed, view, actor) = pool::start(PoolConfig {
+        let (feed, view, actor) = upstream::start(PoolConfig {
             upstream: settings.name.clone(),
             endpoints: part.endpoints.clone(),
             settings: pool_settings(settings),

@@ -11,12 +11,12 @@ use crate::admin::status::{
 use crate::admin::{Counts, Health, House, Later, Order, Refusal, seconds};
 use crate::app::{self, Handles, Stop};
 use crate::clock;
-use crate::meters::family;
-use crate::names::{Direction, EndpointName};
-use crate::pool::fact::{Fact, Intent};
-use crate::pool::order::WhatIf;
+use crate::metrics::family;
 use crate::settings::Loaded;
 use crate::sys::limits;
+use crate::types::{Direction, EndpointName};
+use crate::upstream::fact::{Fact, Intent};
+use crate::upstream::order::WhatIf;
 
 /// How quiet a connection must be to be shown as at rest (contract section 1).
 const QUIET: std::time::Duration = std::time::Duration::from_secs(1);

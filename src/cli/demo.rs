@@ -10,8 +10,8 @@ use super::failure::{CliError, code};
 use super::run::explain;
 use crate::app::Stop;
 use crate::assemble;
-use crate::bus::Log;
 use crate::demo;
+use crate::events::Log;
 use crate::mock::{self, Mock, MockConfig};
 use crate::settings::{self, Loaded};
 

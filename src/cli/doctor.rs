@@ -15,14 +15,14 @@ use serde_json::{Value as Json, json};
 use super::args::{self, Output};
 use super::failure::{CliError, code};
 use super::online;
+use crate::addr::aws;
 use crate::admin::status::{Endpoints, Status};
 use crate::doctor::{self, Instance, Subject, Verdict, Way, message};
 use crate::edn;
-use crate::names::{EndpointName, Zone};
-use crate::place::aws;
-use crate::pool::endpoint::{EndpointSpec, Role};
-use crate::recipe::{self, Recipe};
 use crate::settings::{self, Loaded, Settings, UpstreamSettings};
+use crate::target::{self, Recipe};
+use crate::types::{EndpointName, Zone};
+use crate::upstream::endpoint::{EndpointSpec, Role};
 
 /// A running instance answers at once, or there is none worth waiting for.
 const ASK: Duration = Duration::from_secs(1);
@@ -134,7 +134,7 @@ fn cook(upstream: &UpstreamSettings) -> Result<Recipe, Vec<String>> {
             Some(edn::read_client_map(&text).map_err(|error| vec![format!("{path}:{error}")])?)
         }
     };
-    recipe::of(upstream, client.as_ref())
+    target::of(upstream, client.as_ref())
         .map_err(|problems| problems.into_iter().map(|problem| problem.what).collect())
 }
 

@@ -10,7 +10,7 @@ use super::online::{Instance, clean};
 use super::status::{endpoint_lines, print_json};
 use crate::admin::Order;
 use crate::admin::status::{Changed, ChangedEndpoint, Endpoints, Versioned, versioned};
-use crate::web::query::encode;
+use crate::http::query::encode;
 
 /// All endpoints and their state.
 pub async fn list(instance: &Instance, output: Output, to: &mut dyn Write) -> Result<u8, CliError> {

@@ -12,12 +12,12 @@ use super::status::print_json;
 use crate::admin::status::{Explain, versioned};
 use crate::app;
 use crate::assemble;
-use crate::bus::{Bus, Log};
 use crate::clock;
-use crate::meters::Meters;
-use crate::pool::order::WhatIf;
+use crate::events::{Bus, Log};
+use crate::http::query::encode;
+use crate::metrics::Meters;
 use crate::settings::Loaded;
-use crate::web::query::encode;
+use crate::upstream::order::WhatIf;
 
 /// Asks; `what_if` as on the command line (`zone-down=Z`).
 pub async fn run(

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use super::args::OFF;
 use super::failure::{CliError, code};
 use crate::admin::status::Status;
-use crate::web::client::{self, Answer, Bounds, Error, Target};
-use crate::web::{Problem, StatusCode};
+use crate::http::client::{self, Answer, Bounds, Error, Target};
+use crate::http::{Problem, StatusCode};
 
 /// One question and its answer. A reload may resolve and validate, so it is not too short.
 const BOUNDS: Bounds = Bounds {

@@ -8,9 +8,9 @@ use super::args::Output;
 use super::failure::CliError;
 use super::status::print_json;
 use crate::assemble;
-use crate::pool::endpoint::Role;
-use crate::pool::timing::{Inputs, Predictions, predict};
 use crate::settings::{Loaded, UpstreamSettings};
+use crate::upstream::endpoint::Role;
+use crate::upstream::timing::{Inputs, Predictions, predict};
 
 /// Prints the predictions for every upstream; JSON is the contract's for one, and a list under `upstreams` for several.
 pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> Result<u8, CliError> {

@@ -13,7 +13,7 @@ use super::wrapper::{self, Child};
 use crate::admin::OpenError;
 use crate::app::{self, Handles, Listener, Stop};
 use crate::assemble::{self, Assembly};
-use crate::bus::Log;
+use crate::events::Log;
 use crate::listener::BindError;
 use crate::settings::Loaded;
 

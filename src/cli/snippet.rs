@@ -8,9 +8,9 @@ use clap::ArgMatches;
 
 use crate::admin::Bind;
 use crate::edn::{self, EdnError, LoadError};
-use crate::recipe::{self, Problem};
 use crate::settings::{Loaded, UpstreamSettings};
 use crate::snippet::{self, Kind, SnippetInput};
+use crate::target::{self, Problem};
 
 /// Why there is no document.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +104,7 @@ fn take_upstream(upstream: &UpstreamSettings, input: &mut SnippetInput) -> Resul
         input.region.clone_from(&upstream.region);
         return Ok(());
     }
-    let recipe = recipe::of(upstream, client.as_ref()).map_err(Error::Target)?;
+    let recipe = target::of(upstream, client.as_ref()).map_err(Error::Target)?;
     input.endpoints = recipe.endpoints;
     input.system = recipe.system;
     input.region = recipe.region;

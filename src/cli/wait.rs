@@ -88,7 +88,7 @@ async fn look(
         return Ok(None);
     }
     let detail =
-        serde_json::from_slice::<crate::web::Problem>(&answer.body).map(|problem| problem.detail);
+        serde_json::from_slice::<crate::http::Problem>(&answer.body).map(|problem| problem.detail);
     Ok(Some(detail.unwrap_or_else(|_| {
         format!("{path} answers {}", answer.status)
     })))

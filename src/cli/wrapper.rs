@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::args;
 use super::failure::{CliError, code};
 use crate::app::Handles;
-use crate::event::Event;
+use crate::events::Event;
 
 /// How long one healthy address is waited for before the child is started anyway.
 const HEALTHY: Duration = Duration::from_secs(10);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use crate::event::Reason;
+use crate::events::Reason;
 use crate::stream::Stream;
 use crate::sys::socket::Fault;
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::dial::Outcome;
-use crate::event::Reason;
-use crate::meters::{Counter, Family, Gauge, Histogram, Meters, family};
-use crate::names::{Direction, ListenerName, UpstreamName};
-use crate::pool::endpoint::Endpoint;
+use crate::events::Reason;
+use crate::metrics::{Counter, Family, Gauge, Histogram, Meters, family};
 use crate::relay::Tally;
+use crate::types::{Direction, ListenerName, UpstreamName};
+use crate::upstream::endpoint::Endpoint;
 
 /// Results of attempts: contract section 6.
 const RESULTS: [&str; 7] = [

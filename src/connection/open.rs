@@ -12,11 +12,11 @@ use super::registry::{Entry, Place};
 use super::route::Route;
 use crate::clock::{self, Moment};
 use crate::dial::Dialed;
-use crate::event::{Event, Level, Reason};
-use crate::names::{Direction, Side};
-use crate::pool::endpoint::Candidate;
+use crate::events::{Event, Level, Reason};
 use crate::relay::{Limits, Outcome, Terms};
 use crate::sys::socket::Fault;
+use crate::types::{Direction, Side};
+use crate::upstream::endpoint::Candidate;
 
 /// An upstream that ends within this time without a byte either way was none.
 const UNTOUCHED: Duration = Duration::from_secs(1);

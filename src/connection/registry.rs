@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use super::meters::EndpointMeters;
 use crate::clock::Moment;
-use crate::event::Reason;
-use crate::names::{ListenerName, UpstreamName};
-use crate::pool::endpoint::Candidate;
+use crate::events::Reason;
 use crate::relay::Tally;
+use crate::types::{ListenerName, UpstreamName};
+use crate::upstream::endpoint::Candidate;
 
 /// Shards of the table.
 const SHARDS: usize = 16;

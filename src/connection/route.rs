@@ -8,16 +8,16 @@ use arc_swap::ArcSwap;
 use super::meters::ListenerMeters;
 use super::registry::Registry;
 use super::waiting_room::{Policy, WaitingRoom};
-use crate::bus::Bus;
 use crate::clock::{self, Moment};
 use crate::dial::{self, Attempt, Dialer, Opening};
-use crate::event::{Event, Level};
-use crate::meters::Meters;
-use crate::names::{ListenerName, UpstreamName};
-use crate::pool::endpoint::Candidate;
-use crate::pool::fact::{DialFailure, Fact, Suspicion};
-use crate::pool::{Feed, View};
+use crate::events::Bus;
+use crate::events::{Event, Level};
+use crate::metrics::Meters;
 use crate::relay::{Counters, Limits};
+use crate::types::{ListenerName, UpstreamName};
+use crate::upstream::endpoint::Candidate;
+use crate::upstream::fact::{DialFailure, Fact, Suspicion};
+use crate::upstream::{Feed, View};
 
 /// The way from one listener to its upstream: what all its connections share.
 #[derive(Debug)]

@@ -15,11 +15,11 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::event::Reason;
-use crate::meters::{Gauge, Histogram};
-use crate::pool::View;
-use crate::pool::snapshot::Snapshot;
+use crate::events::Reason;
+use crate::metrics::{Gauge, Histogram};
 use crate::relay::{Order, Tally};
+use crate::upstream::View;
+use crate::upstream::snapshot::Snapshot;
 
 /// Between two dials of the canary: at first, and at most.
 const CANARY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(1000));

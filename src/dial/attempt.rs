@@ -11,12 +11,12 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::clock::Moment;
-use crate::event::Reason;
-use crate::names::EndpointName;
-use crate::pool::endpoint::Candidate;
+use crate::events::Reason;
 use crate::sys::congestion::LoopbackCongestion;
 use crate::sys::connect::{self, Standing};
 use crate::sys::socket::{self, TcpOptions};
+use crate::types::EndpointName;
+use crate::upstream::endpoint::Candidate;
 
 /// The least delay before the next candidate starts, however fast the address usually is.
 const LEAST_STAGGER: Duration = Duration::from_millis(10);

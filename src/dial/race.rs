@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::attempt::{Attempt, Dialed, Error, Opener, Opening, Outcome, poll_connected};
 use crate::clock::{self, Moment};
-use crate::pool::endpoint::Candidate;
 use crate::sys::connect::Standing;
+use crate::upstream::endpoint::Candidate;
 
 /// One call of `Dialer::dial`.
 pub(super) struct Race<'a> {

@@ -1,10 +1,10 @@
 use super::*;
-use crate::event::Reason;
-use crate::meters::Meters;
-use crate::names::{EndpointName, UpstreamName};
-use crate::pool::endpoint::{Address, Endpoint, EndpointSpec, Role};
+use crate::events::Reason;
+use crate::metrics::Meters;
 use crate::sys::congestion::LoopbackCongestion;
 use crate::sys::socket::TcpOptions;
+use crate::types::{EndpointName, UpstreamName};
+use crate::upstream::endpoint::{Address, Endpoint, EndpointSpec, Role};
 use std::net::{TcpListener, TcpStream as StdStream};
 use tokio::io::AsyncReadExt;
 

@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 
 use super::attempt::Opener;
 use crate::clock::{self, Moment};
-use crate::meters::{Counter, Meters, family};
-use crate::pool::endpoint::{Candidate, Endpoint};
+use crate::metrics::{Counter, Meters, family};
+use crate::upstream::endpoint::{Candidate, Endpoint};
 
 /// `[upstream.warm]`: connected spares.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -8,9 +8,9 @@ use super::report::Check;
 use super::rules;
 use super::subject::{Subject, Way};
 use super::words::{Facts, Rule, Stage, is_private, shown};
-use crate::place::aws;
-use crate::pool::fact::{BadAnswer, ProbeOutcome};
-use crate::pool::timing::{ExpectIdentity, ProbeKind};
+use crate::addr::aws;
+use crate::upstream::fact::{BadAnswer, ProbeOutcome};
+use crate::upstream::timing::{ExpectIdentity, ProbeKind};
 
 /// Of a body, so much is shown.
 const BODY_SHOWN: usize = 80;

@@ -13,10 +13,10 @@ use tokio::time::timeout;
 
 use super::subject::{Subject, Way};
 use super::words::is_private;
-use crate::place::aws;
-use crate::pool::endpoint::{EndpointSpec, Role};
-use crate::pool::fact::{NoAnswer, Source};
-use crate::resolve::{self, DnsSettings, ServerReport};
+use crate::addr::aws;
+use crate::dns::{self, DnsSettings, ServerReport};
+use crate::upstream::endpoint::{EndpointSpec, Role};
+use crate::upstream::fact::{NoAnswer, Source};
 
 /// For one name with all servers, search domains included.
 pub(super) const WITHIN: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ pub(super) async fn look_up(subject: &Subject) -> Names {
     for host in hosts {
         let (settings, files) = (settings.clone(), subject.files.clone());
         asked.spawn(async move {
-            let looked = timeout(WITHIN, resolve::lookup_with(&settings, &host, &files)).await;
+            let looked = timeout(WITHIN, dns::lookup_with(&settings, &host, &files)).await;
             let name = match looked {
                 Ok(report) => Name::read(report, settings.allow_local_answers),
                 Err(_) => Name::silent(&host),
@@ -120,7 +120,7 @@ impl Name {
         }
     }
 
-    fn read(report: resolve::Report, allow_local: bool) -> Self {
+    fn read(report: dns::Report, allow_local: bool) -> Self {
         let mut name = Self {
             no_resolver: report.no_resolver.filter(|_| report.known.is_none()),
             search: report.search.map(|(longer, _)| longer),
@@ -139,7 +139,7 @@ impl Name {
         name.result = name.believed().and_then(|all| {
             let (refused, mut ips): (Vec<IpAddr>, Vec<IpAddr>) = all
                 .into_iter()
-                .partition(|ip| resolve::is_local(*ip) && !allow_local);
+                .partition(|ip| dns::is_local(*ip) && !allow_local);
             ips.truncate(MAX_ADDRESSES);
             if ips.is_empty() {
                 Err(NoAnswer::OnlyRefused(refused))

@@ -10,10 +10,10 @@ use super::route;
 use super::rules;
 use super::subject::{Subject, Way};
 use super::words::{Facts, Stage, is_private, shown};
-use crate::names::Zone;
-use crate::place::aws;
-use crate::pool::endpoint::{EndpointSpec, Role};
-use crate::pool::fact::{NoAnswer, Source};
+use crate::addr::aws;
+use crate::types::Zone;
+use crate::upstream::endpoint::{EndpointSpec, Role};
+use crate::upstream::fact::{NoAnswer, Source};
 
 /// Stage `resolver`: one line a server.
 pub(super) fn judge_servers(names: &Names) -> Vec<Check> {

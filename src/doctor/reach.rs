@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use super::names::{self, Names};
 use super::route::{self, Route};
 use super::subject::{Subject, Way};
-use crate::names::Zone;
-use crate::pool::fact::ProbeOutcome;
-use crate::pool::timing::{HealthSettings, ProbeKind};
 use crate::probe::{self, ProbeReport, host_header};
+use crate::types::Zone;
+use crate::upstream::fact::ProbeOutcome;
+use crate::upstream::timing::{HealthSettings, ProbeKind};
 
 /// For one probe: a lost SYN, a slow node and a slow way fit in.
 pub(super) const PROBE: Duration = Duration::from_secs(4);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::report::Report;
-use crate::place::aws;
+use crate::addr::aws;
 
 /// What is replaced, and by what.
 #[derive(Debug, Default)]

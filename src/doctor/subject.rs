@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::dns::{DnsSettings, Files};
 use crate::listener::ListenerSettings;
-use crate::pool::endpoint::EndpointSpec;
-use crate::pool::timing::HealthSettings;
-use crate::recipe::Recipe;
-use crate::resolve::{DnsSettings, Files};
 use crate::settings::Settings;
+use crate::target::Recipe;
+use crate::upstream::endpoint::EndpointSpec;
+use crate::upstream::timing::HealthSettings;
 
 /// Everything that is examined.
 #[derive(Clone, Debug, Default)]

@@ -9,12 +9,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::*;
+use crate::dns::DnsSettings;
 use crate::mock::{self, Mock, MockConfig, Mode};
-use crate::names::{EndpointName, Zone};
-use crate::pool::endpoint::{EndpointSpec, Role};
-use crate::pool::timing::HealthSettings;
-use crate::recipe::{self, Target};
-use crate::resolve::DnsSettings;
+use crate::target::{self, Target};
+use crate::types::{EndpointName, Zone};
+use crate::upstream::endpoint::{EndpointSpec, Role};
+use crate::upstream::timing::HealthSettings;
 
 mod answers;
 mod dns;
@@ -43,7 +43,7 @@ fn way(endpoints: &[(&str, u16, Option<&str>)]) -> Way {
 
 /// A way as a recipe makes it.
 fn cooked(target: Target<'_>) -> Way {
-    let recipe = recipe::cook(&target).unwrap();
+    let recipe = target::cook(&target).unwrap();
     Way {
         endpoints: recipe.endpoints,
         system: recipe.system,

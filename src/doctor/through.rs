@@ -10,9 +10,9 @@ use super::report::Check;
 use super::rules;
 use super::subject::Subject;
 use super::words::{Facts, Stage, shown};
-use crate::pool::fact::ProbeOutcome;
-use crate::pool::timing::ProbeKind;
 use crate::probe::{self, ProbeReport, host_header};
+use crate::upstream::fact::ProbeOutcome;
+use crate::upstream::timing::ProbeKind;
 
 /// Asks through each of our own listen addresses at once.
 pub(super) async fn go(subject: &Subject, ours: &[SocketAddr]) -> Vec<(SocketAddr, ProbeReport)> {

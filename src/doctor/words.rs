@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::place::aws;
+use crate::addr::aws;
 
 /// Of text from outside, so much is shown.
 const SHOWN: usize = 200;

@@ -14,12 +14,12 @@ use acceptors::Acceptors;
 use super::bind::{Bound, SocketSettings, listen};
 use super::threads::Spread;
 use crate::connection::{Route, WhenAllDown};
-use crate::event::Event;
+use crate::events::Event;
 use crate::life::Watch;
-use crate::meters::{Gauge, Meters, family};
-use crate::pool::snapshot::Pace;
+use crate::metrics::{Gauge, Meters, family};
 use crate::sys::limits::Budget;
 use crate::sys::socket::hold_newcomers;
+use crate::upstream::snapshot::Pace;
 
 /// The data thread of the door itself.
 const FIRST: usize = 0;

@@ -7,9 +7,9 @@ use clojure_reader::edn::{self, Edn};
 
 use super::finding::show;
 use super::http::{Response, bad};
-use crate::pool::fact::ProbeOutcome;
-use crate::pool::identity::SystemId;
-use crate::pool::timing::ProbeKind;
+use crate::upstream::fact::ProbeOutcome;
+use crate::upstream::identity::SystemId;
+use crate::upstream::timing::ProbeKind;
 
 /// What an answer to `GET /` says.
 pub(super) fn judge(response: &Response) -> ProbeOutcome {

@@ -8,8 +8,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::finding::Finding;
 use super::{datomic, http, tcp};
-use crate::pool::fact::ProbeOutcome;
-use crate::pool::timing::{HealthSettings, ProbeKind};
+use crate::upstream::fact::ProbeOutcome;
+use crate::upstream::timing::{HealthSettings, ProbeKind};
 
 /// The wait for the body of an answer that is bad already.
 const WRONG_BODY: Duration = Duration::from_millis(50);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::pool::fact::ProbeOutcome;
+use crate::upstream::fact::ProbeOutcome;
 
 /// So much is shown of what an address said.
 const SHOWN: usize = 80;

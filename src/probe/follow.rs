@@ -14,11 +14,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::exchange::{host_header, once};
 use crate::clock::{self, Moment};
-use crate::pool::View;
-use crate::pool::endpoint::Address;
-use crate::pool::fact::Fact;
-use crate::pool::snapshot::{Pace, Snapshot};
-use crate::pool::timing::{HealthSettings, Timing};
+use crate::upstream::View;
+use crate::upstream::endpoint::Address;
+use crate::upstream::fact::Fact;
+use crate::upstream::snapshot::{Pace, Snapshot};
+use crate::upstream::timing::{HealthSettings, Timing};
 
 /// Fast probes of one address that may be under way together; with usual deadlines it is never reached.
 const MAX_FLYING: usize = 16;

@@ -10,8 +10,8 @@ use httparse::{EMPTY_HEADER, Header, ParserConfig, Status};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::finding::{Finding, show};
-use crate::pool::fact::{BadAnswer, ProbeOutcome};
-use crate::pool::timing::{HealthSettings, ProbeKind};
+use crate::upstream::fact::{BadAnswer, ProbeOutcome};
+use crate::upstream::timing::{HealthSettings, ProbeKind};
 
 /// All heads of an answer together.
 const MAX_HEAD: usize = 8 * 1024;

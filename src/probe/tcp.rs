@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-use crate::pool::fact::ProbeOutcome;
 use crate::sys::socket::{Fault, fault_of, is_local_fault};
+use crate::upstream::fact::ProbeOutcome;
 
 /// A new connection, as traffic makes them.
 pub(super) async fn connect(socket: SocketAddr) -> io::Result<TcpStream> {

@@ -11,9 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::pool::fact::ProbeOutcome;
-use crate::pool::identity::SystemId;
-use crate::pool::timing::{HealthSettings, ProbeKind};
+use crate::upstream::fact::ProbeOutcome;
+use crate::upstream::identity::SystemId;
+use crate::upstream::timing::{HealthSettings, ProbeKind};
 
 mod bombs;
 mod follow;

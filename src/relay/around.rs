@@ -3,8 +3,8 @@
 use std::cell::Cell;
 
 use crate::clock::{self, Moment};
-use crate::names::Direction;
-use crate::recent::Recent;
+use crate::duration_window::Recent;
+use crate::types::Direction;
 
 use super::counters::Counters;
 use super::scratch;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::names::Direction;
+use crate::types::Direction;
 
 use super::around::Around;
 use super::half::Half;

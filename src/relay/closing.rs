@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::event::Reason;
+use crate::events::Reason;
 
 use super::port::Port;
 use super::scratch::{self, Scratch};

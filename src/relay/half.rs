@@ -19,8 +19,8 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use crate::names::Direction;
 use crate::sys::pipe::Moved;
+use crate::types::Direction;
 
 use super::around::{Around, TURNS};
 use super::lane::{Lane, Mode};

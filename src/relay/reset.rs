@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::names::Side;
 use crate::sys::socket::Fault;
+use crate::types::Side;
 
 use super::port::Port;
 

@@ -10,9 +10,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::clock::{self, Moment};
-use crate::event::Reason;
-use crate::names::Direction;
-use crate::recent::Recent;
+use crate::duration_window::Recent;
+use crate::events::Reason;
+use crate::types::Direction;
 
 /// What somebody else wants of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use std::io;
 
-use crate::event::Reason;
-use crate::names::Side;
-use crate::recent::Recent;
+use crate::duration_window::Recent;
+use crate::events::Reason;
 use crate::sys::socket::Fault;
+use crate::types::Side;
 
 use super::counters::Counters;
 use super::settings::Limits;

@@ -7,8 +7,8 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::event::Reason;
-use crate::recent::Recent;
+use crate::duration_window::Recent;
+use crate::events::Reason;
 use crate::sys::pipe::PipeLimits;
 
 mod close;

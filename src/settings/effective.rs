@@ -173,7 +173,7 @@ fn lower_dwell(tree: &mut Node) {
         };
         let dwell = match upstream.get("failback.dwell") {
             Some(node) => length(node),
-            None => Some(crate::pool::timing::FailbackSettings::default().dwell),
+            None => Some(crate::upstream::timing::FailbackSettings::default().dwell),
         };
         if length(&after) < dwell {
             upstream.set("failback.dwell", after);

@@ -1,5 +1,5 @@
 //! The short form of an endpoint, `HOST:PORT?zone=Z&name=N`, and what a name may look like. What a place may look like
-//! is `crate::place`'s knowledge.
+//! is `crate::addr`'s knowledge.
 
 use super::report::{Problem, closest};
 use super::tree::{Node, Place, Value};

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::addr::{self, HostPort, NameError};
 use crate::admin::settings::AdminSettings;
-use crate::bus::LogSettings;
 use crate::dial::WarmSettings;
+use crate::dns::DnsSettings;
+use crate::events::LogSettings;
 use crate::listener::ListenerSettings;
-use crate::names::{EndpointName, UpstreamName, Zone};
-use crate::place::{self, HostPort, NameError};
-use crate::pool::timing::{FailbackSettings, HealthSettings};
 use crate::relay::TcpSettings;
-use crate::resolve::DnsSettings;
 use crate::sys::congestion::LoopbackCongestion;
+use crate::types::{EndpointName, UpstreamName, Zone};
+use crate::upstream::timing::{FailbackSettings, HealthSettings};
 
 use super::size::Size;
 
@@ -233,7 +233,7 @@ impl Default for UpstreamSettings {
 impl EndpointSettings {
     /// Host and port; the error says what the address is instead.
     pub fn place(&self) -> Result<HostPort, NameError> {
-        place::check_name(place::Kind::Endpoint, &self.address)
+        addr::check_name(addr::Kind::Endpoint, &self.address)
     }
 }
 

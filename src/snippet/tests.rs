@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::meters::family;
-use crate::names::{EndpointName, Zone};
+use crate::metrics::family;
+use crate::types::{EndpointName, Zone};
 
 fn spec(host: &str, name: &str, zone: Option<&str>, role: Role) -> EndpointSpec {
     EndpointSpec {

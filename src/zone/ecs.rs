@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::meta::{Base, LARGEST, read_zone};
-use crate::names::Zone;
-use crate::web::client::{self, Bounds};
+use crate::http::client::{self, Bounds};
+use crate::types::Zone;
 
 /// The one field we want.
 #[derive(Debug, Deserialize)]

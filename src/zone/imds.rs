@@ -6,9 +6,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::meta::{Base, LARGEST, is_id, read_zone};
-use crate::names::Zone;
-use crate::web::client::{self, Answer, Bounds, Error, Target};
-use crate::web::{Method, StatusCode};
+use crate::http::client::{self, Answer, Bounds, Error, Target};
+use crate::http::{Method, StatusCode};
+use crate::types::Zone;
 
 const HOP_LIMIT: &str = "connected, but the request for a token was not answered: inside a container that is the \
     instance's hop limit of 1; `aws ec2 modify-instance-metadata-options --instance-id ID \

@@ -1,7 +1,7 @@
 //! What both metadata services have in common: where they are, what an answer may look like.
 
-use crate::names::Zone;
-use crate::web::client::Target;
+use crate::http::client::Target;
+use crate::types::Zone;
 
 /// The base URL of a metadata service, `http://HOST[:PORT][/PATH]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::harness::client::{End, ping, read_exactly, read_out};
 use crate::harness::upstream::Upstream;
 use crate::harness::{Conf, Entryway, eventually, stays};
-use entryway::pool::fact::{Fact, Intent};
+use entryway::upstream::fact::{Fact, Intent};
 
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -34,7 +34,7 @@ async fn a_slow_answer_survives_the_endpoints_drain_and_the_shutdown() {
     let mut client = ask(&entryway, &slow).await;
     let intent = Intent::Drain;
     entryway.handles.tell_all(&Fact::Intent {
-        endpoint: entryway::names::EndpointName::new("near"),
+        endpoint: entryway::types::EndpointName::new("near"),
         intent,
     });
     let drained = || {
@@ -107,7 +107,7 @@ async fn after_a_failback_pairs_at_rest_are_moved_and_a_slow_answer_is_not() {
     let entryway = Entryway::start(&conf.upstream(r#"failback.ramp = "1s""#)).await;
     let intent = |intent| {
         entryway.handles.tell_all(&Fact::Intent {
-            endpoint: entryway::names::EndpointName::new("near"),
+            endpoint: entryway::types::EndpointName::new("near"),
             intent,
         });
     };

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use entryway::app::{Ended, Handles, Stop};
-use entryway::bus::{Lines, Log};
+use entryway::events::{Lines, Log};
 use entryway::settings::{self, Loaded};
 use entryway::{assemble, cli};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! Bytes arrive as they were sent, in both lanes, and are counted and told as what they are.
 
-use entryway::names::Direction;
+use entryway::types::Direction;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;

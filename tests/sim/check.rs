@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use entryway::clock::Moment;
-use entryway::pool::change::Change;
-use entryway::pool::fact::{Fact, Intent};
-use entryway::pool::snapshot::{EndpointView, Snapshot, State};
-use entryway::pool::timing::Timing;
+use entryway::upstream::change::Change;
+use entryway::upstream::fact::{Fact, Intent};
+use entryway::upstream::snapshot::{EndpointView, Snapshot, State};
+use entryway::upstream::timing::Timing;
 
 use super::world::World;
 
@@ -252,7 +252,7 @@ impl Checker {
             };
             if let (Some(pinned), Some(got)) = (&seen.identity, &view.identity) {
                 let off = world.pool.settings().health.expect_s3_auth_path
-                    == entryway::pool::timing::ExpectIdentity::Off;
+                    == entryway::upstream::timing::ExpectIdentity::Off;
                 assert!(off || pinned == got, "a mismatch is offered");
             }
             let ramping = view.ramp_from.is_some_and(|from| {

@@ -6,17 +6,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use entryway::clock::Moment;
-use entryway::names::{EndpointName, UpstreamName, Zone};
-use entryway::pool::endpoint::{EndpointSpec, Role};
-use entryway::pool::fact::{
+use entryway::types::{EndpointName, UpstreamName, Zone};
+use entryway::upstream::endpoint::{EndpointSpec, Role};
+use entryway::upstream::fact::{
     Addresses, Answer, BadAnswer, DialFailure, Fact, Intent, NoAnswer, ProbeOutcome, Source,
     Suspicion,
 };
-use entryway::pool::identity::SystemId;
-use entryway::pool::publish::snapshot;
-use entryway::pool::snapshot::{Pace, Snapshot};
-use entryway::pool::state::Pool;
-use entryway::pool::timing::{PoolSettings, ProbeKind};
+use entryway::upstream::identity::SystemId;
+use entryway::upstream::publish::snapshot;
+use entryway::upstream::snapshot::{Pace, Snapshot};
+use entryway::upstream::state::Pool;
+use entryway::upstream::timing::{PoolSettings, ProbeKind};
 
 const PORT: u16 = 8182;
 

@@ -160,10 +160,10 @@ async fn nobody_there_is_69_and_a_stranger_too() {
         control: None,
     };
     let (_trigger, watch) = crate::life::trigger();
-    let task = tokio::spawn(crate::web::serve(
-        crate::web::Door::Tcp(listener),
+    let task = tokio::spawn(crate::http::serve(
+        crate::http::Door::Tcp(listener),
         watch,
-        async |_request| crate::web::text(StatusCode::OK, "hello"),
+        async |_request| crate::http::text(StatusCode::OK, "hello"),
     ));
     let failed = status::run(&stranger, Output::Text, &mut Vec::new())
         .await

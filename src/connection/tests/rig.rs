@@ -10,19 +10,19 @@ use tokio::sync::broadcast;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use crate::bus::{Bus, Log};
 use crate::clock;
 use crate::connection::*;
 use crate::dial::{DialSettings, Dialer, Warm, WarmSettings};
-use crate::event::Event;
-use crate::meters::Meters;
-use crate::names::{EndpointName, ListenerName, UpstreamName};
-use crate::pool::endpoint::{EndpointSpec, Role};
-use crate::pool::fact::{Addresses, Answer, Fact, Source};
-use crate::pool::timing::{PoolSettings, ProbeKind};
-use crate::pool::{self, PoolConfig};
+use crate::events::Event;
+use crate::events::{Bus, Log};
+use crate::metrics::Meters;
 use crate::relay::{Limits, TcpSettings};
 use crate::sys::congestion::LoopbackCongestion;
+use crate::types::{EndpointName, ListenerName, UpstreamName};
+use crate::upstream::endpoint::{EndpointSpec, Role};
+use crate::upstream::fact::{Addresses, Answer, Fact, Source};
+use crate::upstream::timing::{PoolSettings, ProbeKind};
+use crate::upstream::{self, PoolConfig};
 
 /// Longer than anything here takes.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ impl Rig {
             zone: None,
             role: Role::Configured,
         };
-        let (feed, view, actor) = pool::start(PoolConfig {
+        let (feed, view, actor) = upstream::start(PoolConfig {
             upstream: upstream.clone(),
             endpoints: endpoints.iter().map(spec).collect(),
             settings,

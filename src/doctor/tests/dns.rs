@@ -1,10 +1,10 @@
 //! Stage resolver, and names that are not there, with servers that follow a script.
 
 use super::*;
-use crate::resolve::Files;
+use crate::dns::Files;
 use fake::{A, FakeDns, Reply};
 
-pub(super) use crate::resolve::tests::fake;
+pub(super) use crate::dns::tests::fake;
 
 pub(super) const VPCE: &str =
     "vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";

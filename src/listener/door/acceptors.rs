@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{Door, FIRST};
 use crate::connection;
-use crate::event::Reason;
+use crate::events::Reason;
 use crate::life::{Blocker, Trigger, Watch, trigger};
-use crate::meters::family;
+use crate::metrics::family;
 use crate::sys::accept::{AcceptError, accept, classify};
 
 /// Threads that accept.

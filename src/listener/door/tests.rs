@@ -5,7 +5,7 @@ use tokio::task::{LocalSet, spawn_local};
 use super::*;
 use crate::connection::Policy;
 use crate::connection::tests::rig::{Later, Rig, echo, end_of, eventually, listen, policy, says};
-use crate::event::Reason;
+use crate::events::Reason;
 use crate::life::{Trigger, trigger};
 use crate::listener::{ListenerSettings, Threads, bind};
 use crate::relay::TcpSettings;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{GOOD, Server, datomic, ok};
-use crate::pool::fact::ProbeOutcome;
 use crate::probe::http;
+use crate::upstream::fact::ProbeOutcome;
 
 /// The bombs of B27 (goal R77) and their like: each ends in time and has its name.
 /// One table, so it is long.

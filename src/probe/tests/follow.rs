@@ -10,11 +10,11 @@ use tokio::time::timeout;
 
 use super::{GOOD, Server, datomic, good_system, ok};
 use crate::clock::{self, Moment};
-use crate::pool::endpoint::Address;
-use crate::pool::fact::{Fact, ProbeOutcome};
-use crate::pool::snapshot::Pace;
-use crate::pool::timing::{HealthSettings, ProbeKind};
 use crate::probe::follow::{Wish, Wishes, run};
+use crate::upstream::endpoint::Address;
+use crate::upstream::fact::{Fact, ProbeOutcome};
+use crate::upstream::snapshot::Pace;
+use crate::upstream::timing::{HealthSettings, ProbeKind};
 
 impl Wishes for watch::Receiver<Vec<Wish>> {
     fn load(&self) -> Vec<Wish> {

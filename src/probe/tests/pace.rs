@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::pool::endpoint::Address;
-use crate::pool::snapshot::Pace;
-use crate::pool::timing::HealthSettings;
 use crate::probe::follow::{Book, Wish};
+use crate::upstream::endpoint::Address;
+use crate::upstream::snapshot::Pace;
+use crate::upstream::timing::HealthSettings;
 
 const fn ms(millis: u64) -> Moment {
     Moment::at(Duration::from_millis(millis))

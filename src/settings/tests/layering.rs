@@ -1,5 +1,5 @@
 use super::*;
-use crate::names::{EndpointName, UpstreamName, Zone};
+use crate::types::{EndpointName, UpstreamName, Zone};
 
 const VPCE: &str =
     "vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";
@@ -72,7 +72,7 @@ fn the_profile_itself_has_layers() {
     assert_eq!(loaded.settings.profile, Profile::Load);
     assert_eq!(
         loaded.settings.log.connections,
-        crate::bus::Connections::Errors
+        crate::events::Connections::Errors
     );
     assert_eq!(loaded.settings.upstreams[0].warm.spares, 0);
 }
@@ -101,8 +101,8 @@ fn lists_in_a_variable_are_separated_by_white_space() {
         Ok(("::2".to_owned(), 8182))
     );
     assert_eq!(settings.listeners[0].bind.len(), 2);
-    assert_eq!(settings.log.connections, crate::bus::Connections::Errors);
-    assert_eq!(settings.log.probes, crate::bus::Probes::Off);
+    assert_eq!(settings.log.connections, crate::events::Connections::Errors);
+    assert_eq!(settings.log.probes, crate::events::Probes::Off);
     assert!(settings.dns.allow_local_answers && settings.shutdown.strict_exit);
     assert_eq!(settings.upstreams[0].splice, Splice::Off);
     assert_eq!(settings.runtime.workers, None);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::check::{Check, DEFAULT_BINDS};
-use crate::place::{self, HostPort};
+use crate::addr::{self, HostPort};
 use crate::settings::endpoint;
 use crate::settings::layers::TARGETS;
 use crate::settings::model::{UpstreamSettings, ZoneSetting};
@@ -68,18 +68,12 @@ impl Check<'_> {
         };
         let from_client = (upstream.from_client.as_deref() == Some(""))
             .then(|| "the name of a client map cannot be empty".to_owned());
-        let system = upstream
-            .system
-            .as_deref()
-            .and_then(place::aws::wrong_system);
-        let region = upstream
-            .region
-            .as_deref()
-            .and_then(place::aws::wrong_region);
+        let system = upstream.system.as_deref().and_then(addr::aws::wrong_system);
+        let region = upstream.region.as_deref().and_then(addr::aws::wrong_region);
         let vpce = upstream
             .vpce
             .as_deref()
-            .map(|text| place::check_name(place::Kind::Vpce, text));
+            .map(|text| addr::check_name(addr::Kind::Vpce, text));
         let vpce = vpce.and_then(Result::err).map(|error| error.to_string());
         for (key, wrong) in [
             ("system", system),

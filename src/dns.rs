@@ -1,0 +1,112 @@
+//! Names become addresses.
+//!
+//! Owns the pace of DNS lookups and what counts as an answer; promises that a lookup is never waited for by a
+//! connection, that only an answer with addresses says anything about the set, and that no name is looked up more than
+//! once a second. Keeps nothing for its users: every answer, good or bad, is told as a `Fact`, and the pool keeps the
+//! last good set. Does not know which endpoints a name belongs to.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::upstream::fact::Fact;
+use refresh::Wanted;
+pub use report::{Report, ServerReport, lookup, lookup_with};
+pub use server::{Family, Records, Reply};
+pub use settings::{DnsSettings, NameSpec};
+pub use stub::Files;
+
+mod known;
+mod pace;
+mod refresh;
+mod report;
+mod server;
+mod settings;
+mod stub;
+#[cfg(test)]
+pub(crate) mod tests;
+
+/// Follows a set of names.
+#[derive(Debug)]
+pub struct Resolver;
+
+/// Steers a resolver; it ends when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct ResolverHandle {
+    names: Arc<watch::Sender<Vec<NameSpec>>>,
+    wanted: Arc<dyn Wanted>,
+}
+
+/// Whether an address from DNS is refused unless `allow_local_answers` is set.
+pub fn is_local(ip: IpAddr) -> bool {
+    known::is_local(ip.to_canonical())
+}
+
+// === impl Resolver ===
+
+impl Resolver {
+    /// Starts to follow `names` once the future is spawned (on the control runtime; it spawns one task per name).
+    /// Every answer goes to `tell`, which must not block.
+    pub fn start(
+        settings: DnsSettings,
+        names: Vec<NameSpec>,
+        tell: impl Fn(Fact) + Send + Sync + 'static,
+    ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
+        Self::start_with(settings, names, Files::default(), tell)
+    }
+
+    /// As [`Resolver::start`], with other files than the system's.
+    pub fn start_with(
+        settings: DnsSettings,
+        names: Vec<NameSpec>,
+        files: Files,
+        tell: impl Fn(Fact) + Send + Sync + 'static,
+    ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
+        let ask = stub::Stub::new(settings.clone(), files);
+        Self::start_asking(ask, settings, names, tell)
+    }
+
+    fn start_asking<A: stub::Ask>(
+        ask: A,
+        settings: DnsSettings,
+        names: Vec<NameSpec>,
+        tell: impl Fn(Fact) + Send + Sync + 'static,
+    ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
+        let (names, wanted_names) = watch::channel(names);
+        let shared = Arc::new(refresh::Shared {
+            ask,
+            tell: Box::new(tell),
+            wanted: watch::Sender::new(settings),
+            recovered: watch::Sender::new(()),
+        });
+        let handle = ResolverHandle {
+            names: Arc::new(names),
+            wanted: Arc::clone(&shared) as Arc<dyn Wanted>,
+        };
+        (handle, refresh::run(shared, wanted_names))
+    }
+}
+
+// === impl ResolverHandle ===
+
+impl ResolverHandle {
+    /// Follows these names from now on: new ones at once, missing ones no more.
+    pub fn set_names(&self, names: Vec<NameSpec>) {
+        self.names.send_if_modified(|old| {
+            let changed = *old != names;
+            *old = names;
+            changed
+        });
+    }
+
+    /// Takes other settings and asks for every name anew.
+    pub fn set_settings(&self, settings: DnsSettings) {
+        self.wanted.set(settings);
+    }
+
+    /// Asks for every name now (a name that was asked less than a second ago: when that second is over).
+    pub fn refresh_now(&self) {
+        self.wanted.refresh();
+    }
+}

@@ -1,0 +1,146 @@
+//! One look at a name for `doctor`: what each server says, by itself.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::known::plain;
+use super::server::{Family, Reply, Server};
+use super::settings::DnsSettings;
+use super::stub::{Files, Setup, absolute};
+use crate::upstream::fact::{NoAnswer, Source};
+
+/// Of the search domains, as many are tried.
+const MAX_SEARCH: usize = 6;
+
+/// What is to be known about how a name resolves.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The name: lower case, without a final dot.
+    pub host: String,
+    /// What it is without DNS; then no server is asked.
+    pub known: Option<(Source, Vec<IpAddr>)>,
+    /// Why there is no server to ask.
+    pub no_resolver: Option<String>,
+    /// What each server says, in the order of the configuration.
+    pub servers: Vec<ServerReport>,
+    /// The name with a search domain of the system, where only that has addresses. entryway never uses search domains,
+    /// but other programs on the machine do, so there the name seems to work.
+    pub search: Option<(String, Vec<IpAddr>)>,
+}
+
+/// What one server says.
+#[derive(Clone, Debug)]
+pub struct ServerReport {
+    /// Its address.
+    pub server: SocketAddr,
+    /// To A and to AAAA.
+    pub replies: [(Family, Reply); 2],
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Every address that any server gave, once.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        let known = self.known.iter().flat_map(|(_, ips)| ips);
+        let replies = self.servers.iter().flat_map(|server| &server.replies);
+        let mut ips: Vec<IpAddr> = replies
+            .filter_map(|(_, reply)| reply.result.as_ref().ok())
+            .flat_map(|records| &records.ips)
+            .chain(known)
+            .copied()
+            .collect();
+        ips.sort_unstable();
+        ips.dedup();
+        ips
+    }
+}
+
+/// Looks a name up once; within twice `settings.timeout`.
+pub async fn lookup(settings: &DnsSettings, host: &str) -> Report {
+    lookup_with(settings, host, &Files::default()).await
+}
+
+/// As [`lookup`], with other files than the system's.
+pub async fn lookup_with(settings: &DnsSettings, host: &str, files: &Files) -> Report {
+    let setup = Setup::read(settings, files);
+    let host = plain(host);
+    let mut report = Report {
+        known: setup.hosts.find(&host),
+        no_resolver: setup.servers.as_ref().err().cloned(),
+        servers: Vec::new(),
+        search: None,
+        host,
+    };
+    let Ok(servers) = &setup.servers else {
+        return report;
+    };
+    if report.known.is_some() {
+        return report;
+    }
+    report.servers = ask_each(servers, &report.host, settings).await;
+    if let Some(first) = servers.first()
+        && report.ips().is_empty()
+    {
+        for domain in setup
+            .search
+            .iter()
+            .filter(|domain| !domain.is_empty())
+            .take(MAX_SEARCH)
+        {
+            let longer = format!("{}.{domain}", report.host);
+            let replies = ask_each(std::slice::from_ref(first), &longer, settings).await;
+            let tried = Report {
+                host: longer,
+                servers: replies,
+                ..report.clone()
+            };
+            let silent = tried.servers.iter().flat_map(|server| &server.replies);
+            if silent
+                .clone()
+                .all(|(_, reply)| reply.result == Err(NoAnswer::Timeout))
+            {
+                break;
+            }
+            if !tried.ips().is_empty() {
+                report.search = Some((tried.host.clone(), tried.ips()));
+                break;
+            }
+        }
+    }
+    report
+}
+
+/// All servers at once, both families at once; the replies in the servers' order.
+async fn ask_each(
+    servers: &[Arc<Server>],
+    host: &str,
+    settings: &DnsSettings,
+) -> Vec<ServerReport> {
+    let Ok(name) = absolute(host) else {
+        return Vec::new();
+    };
+    let within = settings.timeout;
+    let mut asked = JoinSet::new();
+    for (place, server) in servers.iter().enumerate() {
+        let (server, name) = (Arc::clone(server), name.clone());
+        asked.spawn(async move {
+            let [v4, v6] = Family::BOTH;
+            let (a, aaaa) =
+                tokio::join!(server.ask(&name, v4, within), server.ask(&name, v6, within));
+            let report = ServerReport {
+                server: server.addr,
+                replies: [(v4, a), (v6, aaaa)],
+            };
+            (place, report)
+        });
+    }
+    let mut reports = Vec::new();
+    while let Some(Ok(report)) = asked.join_next().await {
+        reports.push(report);
+    }
+    reports.sort_by_key(|(place, _)| *place);
+    reports.into_iter().map(|(_, report)| report).collect()
+}

@@ -1,0 +1,246 @@
+//! The stub resolver: which servers there are, and how one question is put to them.
+//!
+//! Servers stand in order. The next is asked as well when the ones before have been silent for a moment or gave no
+//! sensible answer; that a name does not exist, or has no such address, is believed (as every libc does: behind a VPN
+//! the first server knows names that the second does not).
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hickory_resolver::proto::rr::Name;
+use hickory_resolver::system_conf::parse_resolv_conf;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::known::Hosts;
+use super::server::{Family, Records, Server};
+use super::settings::DnsSettings;
+use crate::upstream::fact::{NoAnswer, Source};
+
+/// How long a server may be silent before the next is asked as well.
+const STAGGER: Duration = Duration::from_millis(300);
+
+/// Whoever answers the refresh loops: the stub, or a script in a test without sockets.
+pub(crate) trait Ask: Send + Sync + 'static {
+    /// What a host is without DNS.
+    fn known(&self, host: &str) -> Option<(Source, Vec<IpAddr>)>;
+    /// Asks for one family of a name.
+    fn ask(
+        &self,
+        host: &str,
+        family: Family,
+    ) -> impl Future<Output = Result<Records, NoAnswer>> + Send;
+    /// Looks whether the system's files have changed, and reads them again where they have; whether they had.
+    fn refresh(&self) -> bool;
+    /// Takes other settings.
+    fn set(&self, settings: DnsSettings);
+}
+
+/// The files of the system that say how names are resolved.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// Usually `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// Usually `/etc/hosts`.
+    pub hosts: PathBuf,
+}
+
+/// Asks servers; its configuration can change under it.
+#[derive(Debug)]
+pub(crate) struct Stub {
+    files: Files,
+    now: Mutex<Now>,
+}
+
+#[derive(Debug)]
+struct Now {
+    settings: DnsSettings,
+    /// What the files looked like when they were read.
+    seen: [Look; 2],
+    setup: Arc<Setup>,
+}
+
+/// One reading of settings and files.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// Or why there are none.
+    pub(crate) servers: Result<Vec<Arc<Server>>, String>,
+    /// The system's search domains: not used, but `doctor` tells when a name would need them.
+    pub(crate) search: Vec<String>,
+    pub(crate) hosts: Hosts,
+    timeout: Duration,
+}
+
+/// What a change of a file is seen by.
+type Look = Option<(SystemTime, u64, u64)>;
+
+// === impl Files ===
+
+impl Default for Files {
+    fn default() -> Self {
+        Self {
+            resolv_conf: "/etc/resolv.conf".into(),
+            hosts: "/etc/hosts".into(),
+        }
+    }
+}
+
+impl Files {
+    fn look(&self) -> [Look; 2] {
+        use std::os::unix::fs::MetadataExt;
+        [&self.resolv_conf, &self.hosts].map(|path| {
+            let meta = std::fs::metadata(path).ok()?;
+            Some((meta.modified().ok()?, meta.len(), meta.ino()))
+        })
+    }
+}
+
+// === impl Setup ===
+
+impl Setup {
+    pub(crate) fn read(settings: &DnsSettings, files: &Files) -> Self {
+        let (system, search) = match std::fs::read(&files.resolv_conf) {
+            Ok(text) => read_resolv_conf(&text),
+            Err(error) => (
+                Err(format!("{}: {error}", files.resolv_conf.display())),
+                Vec::new(),
+            ),
+        };
+        let servers = if settings.servers.is_empty() {
+            system
+        } else {
+            Ok(settings.servers.clone())
+        };
+        let hosts = std::fs::read(&files.hosts).unwrap_or_default();
+        Self {
+            servers: servers.map(|addrs| {
+                addrs
+                    .into_iter()
+                    .map(|a| Arc::new(Server::new(a)))
+                    .collect()
+            }),
+            search,
+            hosts: Hosts::parse(&String::from_utf8_lossy(&hosts)),
+            timeout: settings.timeout,
+        }
+    }
+
+    /// Puts one question to the servers.
+    async fn ask(&self, host: &str, family: Family) -> Result<Records, NoAnswer> {
+        let servers = match &self.servers {
+            Ok(servers) => servers,
+            Err(why) => return Err(NoAnswer::NoResolver(why.clone())),
+        };
+        let name = absolute(host)?;
+        let deadline = Instant::now() + self.timeout;
+        let mut waiting = servers.iter();
+        let mut asked = JoinSet::new();
+        let mut worst = NoAnswer::Timeout;
+        let mut next_at = Instant::now();
+        loop {
+            if Instant::now() >= next_at
+                && let Some(server) = waiting.next()
+            {
+                let (server, name) = (Arc::clone(server), name.clone());
+                let within = deadline.saturating_duration_since(Instant::now());
+                asked.spawn(async move { server.ask(&name, family, within).await });
+                next_at = Instant::now() + STAGGER;
+            }
+            let more = waiting.len() > 0;
+            let reply = tokio::select! {
+                Some(reply) = asked.join_next() => reply,
+                () = sleep_until(next_at), if more => continue,
+                else => return Err(worst),
+            };
+            match reply.map(|reply| reply.result) {
+                Ok(Ok(records)) => return Ok(records),
+                Ok(Err(final_word @ (NoAnswer::NoData | NoAnswer::NxDomain))) => {
+                    return Err(final_word);
+                }
+                Ok(Err(why)) if matches!(worst, NoAnswer::Timeout) => worst = why,
+                // A second poor answer adds nothing; a task that panicked or was cancelled says nothing.
+                Ok(Err(_)) | Err(_) => {}
+            }
+            next_at = Instant::now();
+        }
+    }
+}
+
+// === impl Stub ===
+
+impl Stub {
+    pub(crate) fn new(settings: DnsSettings, files: Files) -> Self {
+        let seen = files.look();
+        let setup = Arc::new(Setup::read(&settings, &files));
+        Self {
+            files,
+            now: Mutex::new(Now {
+                settings,
+                seen,
+                setup,
+            }),
+        }
+    }
+
+    pub(crate) fn setup(&self) -> Arc<Setup> {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&now.setup)
+    }
+}
+
+impl Ask for Stub {
+    fn known(&self, host: &str) -> Option<(Source, Vec<IpAddr>)> {
+        self.setup().hosts.find(host)
+    }
+
+    async fn ask(&self, host: &str, family: Family) -> Result<Records, NoAnswer> {
+        self.setup().ask(host, family).await
+    }
+
+    fn refresh(&self) -> bool {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = self.files.look();
+        let changed = look != now.seen;
+        if changed {
+            now.seen = look;
+            now.setup = Arc::new(Setup::read(&now.settings, &self.files));
+        }
+        changed
+    }
+
+    fn set(&self, settings: DnsSettings) {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.seen = self.files.look();
+        now.setup = Arc::new(Setup::read(&settings, &self.files));
+        now.settings = settings;
+    }
+}
+
+/// A host as an absolute name, so that no search domain is ever tried.
+pub(crate) fn absolute(host: &str) -> Result<Name, NoAnswer> {
+    Name::from_ascii(format!("{host}."))
+        .map_err(|error| NoAnswer::Garbage(format!("not a DNS name: {error}")))
+}
+
+fn read_resolv_conf(text: &[u8]) -> (Result<Vec<SocketAddr>, String>, Vec<String>) {
+    match parse_resolv_conf(text) {
+        Ok((config, _)) => {
+            let mut servers: Vec<SocketAddr> = Vec::new();
+            for server in config.name_servers() {
+                let addr = SocketAddr::new(server.ip, 53);
+                if !servers.contains(&addr) {
+                    servers.push(addr);
+                }
+            }
+            let search = config.search().iter().map(plain_name);
+            (Ok(servers), search.collect())
+        }
+        Err(error) => (Err(error.to_string()), Vec::new()),
+    }
+}
+
+fn plain_name(name: &Name) -> String {
+    name.to_ascii().trim_end_matches('.').to_owned()
+}

@@ -1,0 +1,127 @@
+//! What the system says about names: its files, literal names, and what `doctor` sees of the servers.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::fake::{A, FakeDns, Reply as Fake};
+use super::{NAME, Rig, bad, good, ips, settings, spec};
+use crate::dns::stub::Ask as _;
+use crate::dns::{DnsSettings, Files, report, stub};
+use crate::upstream::fact::{NoAnswer, Source};
+
+#[tokio::test]
+async fn literals_hosts_and_localhost_ask_nobody() {
+    let server = FakeDns::start().await;
+    let names = ["10.9.8.7", "[fd00::7]", "localhost"];
+    let mut rig = Rig::start(settings(&server), &names.map(|name| spec(name, false)));
+    let mut got: Vec<(String, Vec<IpAddr>)> = Vec::new();
+    for _ in names {
+        let answer = rig.next().await;
+        got.push((answer.name, answer.result.unwrap().ips));
+    }
+    got.sort();
+    assert_eq!(
+        got,
+        [
+            ("10.9.8.7".to_owned(), ips(&["10.9.8.7"])),
+            ("fd00::7".to_owned(), ips(&["fd00::7"])),
+            ("localhost".to_owned(), ips(&["127.0.0.1", "::1"])),
+        ]
+    );
+    assert_eq!(server.asked("localhost", A), 0);
+}
+
+/// The system's files: none at first (nothing to ask), then a hosts file, each seen without a restart.
+#[tokio::test]
+async fn changes_of_the_systems_files_are_picked_up() {
+    let write = |path: &Path, text: &str| std::fs::write(path, text).unwrap();
+    let mut rig = Rig::start(DnsSettings::default(), &[spec(NAME, false)]);
+    let NoAnswer::NoResolver(why) = bad(rig.next().await.result) else {
+        panic!("there is no resolver");
+    };
+    assert!(why.contains("resolv.conf"), "{why}");
+    write(&rig._folder.path().join("hosts"), "10.3.2.1 entry.test\n");
+    let found = loop {
+        if let Ok(addresses) = rig.next().await.result {
+            break addresses;
+        }
+    };
+    assert_eq!(
+        (found.ips, found.source),
+        (ips(&["10.3.2.1"]), Source::Hosts)
+    );
+    write(&rig._folder.path().join("hosts"), "10.3.2.22 entry.test\n");
+    assert_eq!(rig.addresses().await, ips(&["10.3.2.22"]));
+}
+
+#[test]
+fn resolv_conf_is_read_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Files {
+        resolv_conf: folder.path().join("resolv.conf"),
+        hosts: folder.path().join("hosts"),
+    };
+    let stub = stub::Stub::new(DnsSettings::default(), files.clone());
+    assert!(stub.setup().servers.is_err());
+    assert!(!stub.refresh());
+    std::fs::write(
+        &files.resolv_conf,
+        "search a.test b.test\nnameserver 10.0.0.2\n",
+    )
+    .unwrap();
+    assert!(stub.refresh());
+    let setup = stub.setup();
+    let servers: Vec<_> = setup
+        .servers
+        .as_ref()
+        .unwrap()
+        .iter()
+        .map(|s| s.addr)
+        .collect();
+    assert_eq!(servers, ["10.0.0.2:53".parse().unwrap()]);
+    assert_eq!(setup.search, ["a.test", "b.test"]);
+}
+
+#[tokio::test]
+async fn doctor_sees_what_each_server_says() {
+    let (bad_one, good_one) = (FakeDns::start().await, FakeDns::start().await);
+    bad_one.set_both(NAME, Fake::Refused);
+    good_one.set_both(NAME, Fake::Truncated(Box::new(good())));
+    let folder = tempfile::tempdir().unwrap();
+    let files = Files {
+        resolv_conf: folder.path().join("resolv.conf"),
+        hosts: folder.path().join("hosts"),
+    };
+    let settings = DnsSettings {
+        servers: vec![bad_one.addr(), good_one.addr()],
+        timeout: Duration::from_millis(400),
+        ..DnsSettings::default()
+    };
+    let report = report::lookup_with(&settings, "Entry.test.", &files).await;
+    assert_eq!(report.host, NAME);
+    assert_eq!(report.ips(), ips(&["10.0.1.5", "fd00::5"]));
+    let [first, second] = &report.servers[..] else {
+        panic!("two servers");
+    };
+    assert_eq!(first.server, bad_one.addr());
+    assert_eq!(first.replies[0].1.rcode, Some("REFUSED"));
+    assert_eq!(
+        (second.replies[0].1.rcode, second.replies[0].1.tcp),
+        (Some("NOERROR"), true)
+    );
+
+    std::fs::write(
+        &files.resolv_conf,
+        "search none.test corp.test\nnameserver 10.0.0.2\n",
+    )
+    .unwrap();
+    good_one.set_both("short.corp.test", good());
+    let settings = DnsSettings {
+        servers: vec![good_one.addr()],
+        ..settings
+    };
+    let report = report::lookup_with(&settings, "short", &files).await;
+    assert!(report.ips().is_empty());
+    assert_eq!(report.search.unwrap().0, "short.corp.test");
+}

@@ -1,0 +1,88 @@
+//! Carries numbers that others only keep into the meters, once a second: bytes of live connections, and the relay's
+//! shared counts with their log lines.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::connection::Registry;
+use crate::events::Bus;
+use crate::events::Event;
+use crate::metrics::{Counter, Gauge, Meters, family};
+use crate::relay::Counters;
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What was exported so far.
+#[derive(Debug)]
+pub(super) struct Export {
+    counters: Arc<Counters>,
+    meters: Meters,
+    bus: Bus,
+    pipes: Gauge,
+    stalls: (Counter, u64),
+    gave_up: (Counter, u64),
+    fallbacks: HashMap<&'static str, u64>,
+    last: Option<Moment>,
+}
+
+// === impl Export ===
+
+impl Export {
+    pub(super) fn new(counters: Arc<Counters>, meters: &Meters, bus: &Bus) -> Self {
+        Self {
+            counters,
+            pipes: meters.gauge(&family::PIPES_IN_USE, &[]),
+            stalls: (meters.counter(&family::STALLS, &[]), 0),
+            gave_up: (meters.counter(&family::RESET_GAVE_UP, &[]), 0),
+            fallbacks: HashMap::new(),
+            meters: meters.clone(),
+            bus: bus.clone(),
+            last: None,
+        }
+    }
+
+    pub(super) fn tick(&mut self, registry: &Registry, now: Moment) {
+        if self.last.is_some_and(|last| now.since(last) < EVERY) {
+            return;
+        }
+        self.last = Some(now);
+        self.export(registry);
+    }
+
+    /// Carries everything over now.
+    pub(super) fn export(&mut self, registry: &Registry) {
+        registry.settle();
+        self.pipes.set(self.counters.pipes_in_use() as f64);
+        carry(&mut self.stalls, self.counters.stalls());
+        carry(&mut self.gave_up, self.counters.reset_gave_up());
+        if let Some(picture) = self.counters.take_stall() {
+            self.bus.emit(
+                Event::warn("stall", "a direction stood still; a bug of entryway")
+                    .with("picture", picture),
+            );
+        }
+        for (reason, count) in self.counters.fallbacks() {
+            let known = self.fallbacks.entry(reason).or_default();
+            if count > *known {
+                if *known == 0 {
+                    // Once per reason: the metric tells how often.
+                    self.bus.emit(
+                        Event::info("splice.fallback", "carrying bytes through the buffer")
+                            .with("reason", reason),
+                    );
+                }
+                let counter = self.meters.counter(&family::SPLICE_FALLBACKS, &[reason]);
+                counter.add(count - *known);
+                *known = count;
+            }
+        }
+    }
+}
+
+/// Adds to a counter what a count has grown by.
+fn carry((counter, known): &mut (Counter, u64), count: u64) {
+    counter.add(count.saturating_sub(*known));
+    *known = count;
+}

@@ -1,0 +1,163 @@
+//! Early closing (contract 7.7, 7.8, 7.9, 7.11): which pairs at rest are closed, and which waiting ones are cut.
+//!
+//! Pure but for the tally it reads; `now` is an argument.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::connection::Entry;
+use crate::events::Reason;
+use crate::relay::{Order, Tally};
+use crate::types::Direction;
+use crate::upstream::fact::Intent;
+use crate::upstream::snapshot::{AddressView, EndpointView, Snapshot, State};
+use crate::upstream::timing::{OnDown, Timing};
+
+/// Quiet that makes a pair at rest, for a shutdown and on a silent address.
+pub(super) const QUIET: Duration = Duration::from_secs(1);
+
+/// Quiet asked for where there is no hurry.
+const LONG_QUIET: Duration = Duration::from_secs(10);
+
+/// Share of the farther pairs that may be closed a second.
+const SHARE: f64 = 0.05;
+
+/// What the settings of an upstream say about established connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// What happens to pairs that wait on a silent address.
+    pub on_down: OnDown,
+    /// Age above which pairs at rest are closed.
+    pub max_age: Option<Duration>,
+}
+
+/// One connected pair.
+#[derive(Debug)]
+pub(super) struct Pair<'a> {
+    pub(super) id: u64,
+    pub(super) age: Duration,
+    /// Connected to its candidate since.
+    pub(super) since: Moment,
+    pub(super) tally: &'a Tally,
+}
+
+// === impl Pair ===
+
+impl<'a> Pair<'a> {
+    /// Of a connection that has an upstream since `since`.
+    pub(super) fn of(entry: &'a Entry, since: Moment, now: Moment) -> Self {
+        Self {
+            id: entry.id,
+            age: now.since(entry.accepted),
+            since,
+            tally: &entry.tally,
+        }
+    }
+
+    /// At rest, and connected for that long too: of a client that was parked nothing has moved for long, and its
+    /// request may still be on its way.
+    pub(super) fn at_rest(&self, now: Moment, quiet: Duration) -> bool {
+        now.since(self.since) >= quiet && self.tally.at_rest(now, quiet)
+    }
+}
+
+/// The pace of rebalancing in one upstream.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    /// Pairs that may be closed now.
+    credit: f64,
+    /// Farther pairs seen in this look, and in the last.
+    farther: usize,
+    farther_last: usize,
+    looked: Moment,
+}
+
+// === impl Rest ===
+
+impl Rest {
+    /// A new look begins.
+    pub(super) fn begin(&mut self, snapshot: &Snapshot, now: Moment) {
+        self.farther_last = std::mem::take(&mut self.farther);
+        if snapshot.rebalance.is_none() {
+            self.credit = 0.0;
+        } else {
+            let rate = (self.farther_last as f64 * SHARE).max(1.0);
+            let passed = now.since(self.looked).min(QUIET).as_secs_f64();
+            // Jittered by growing unevenly; never above the rate, and next to nothing is saved up for a burst.
+            let saved = (rate / 10.0).max(1.0);
+            self.credit = (self.credit + rate * passed * fastrand::f64()).min(saved);
+        }
+        self.looked = now;
+    }
+
+    /// What is to be done about this pair, if anything.
+    pub(super) fn judge(
+        &mut self,
+        pair: &Pair<'_>,
+        found: Option<(&EndpointView, &AddressView)>,
+        snapshot: &Snapshot,
+        rules: Rules,
+        now: Moment,
+    ) -> Option<Order> {
+        if let Some((_, view)) = found
+            && rules.on_down == OnDown::CutSilent
+            && let Some(order) = silent(pair, view, snapshot, now)
+        {
+            return Some(order);
+        }
+        let socket = found.map(|(_, view)| view.address.socket);
+        let is_farther = socket.is_some_and(|socket| {
+            let farther = snapshot.rebalance.as_ref();
+            farther.is_some_and(|farther| farther.sockets.contains(&socket))
+        });
+        self.farther += usize::from(is_farther);
+        let in_doubt =
+            found.is_some_and(|(_, view)| matches!(view.state, State::Suspect | State::Down));
+        if in_doubt || !pair.at_rest(now, LONG_QUIET) {
+            return None;
+        }
+        let reason = if found.is_some_and(|(_, view)| view.mismatch) {
+            Reason::IdentityMismatch
+        } else if found.is_some_and(|(endpoint, _)| endpoint.intent == Intent::Drain) {
+            Reason::DrainIdle
+        } else if rules
+            .max_age
+            .is_some_and(|max_age| pair.age >= jittered(max_age, pair.id))
+        {
+            Reason::MaxAge
+        } else if is_farther && self.credit >= 1.0 {
+            self.credit -= 1.0;
+            Reason::Rebalance
+        } else {
+            return None;
+        };
+        Some(Order::CloseAtRest(reason, LONG_QUIET))
+    }
+}
+
+/// Contract 7.8: the address is down by silence, and another is up.
+fn silent(pair: &Pair<'_>, view: &AddressView, snapshot: &Snapshot, now: Moment) -> Option<Order> {
+    let probed = view.down_by_silence?;
+    if now.since(probed) < Timing::CUT_SILENT || !snapshot.other_up(view.address.socket) {
+        return None;
+    }
+    let tally = pair.tally;
+    if pair.at_rest(now, QUIET) {
+        return Some(Order::CloseAtRest(Reason::EndpointSilent, QUIET));
+    }
+    // A byte that has not left its lane waits as well: the upstream does not even take it.
+    let waits = match tally.last_direction() {
+        Some(direction) => direction == Direction::Upload,
+        None => tally.pending() > 0,
+    };
+    let heard = tally.last_download().is_some_and(|heard| heard >= probed);
+    // One that connected after that probe has not been answered by the silence we know of.
+    let older = pair.since < probed || now.since(pair.since) >= Timing::CUT_SILENT;
+    (waits && !heard && older).then_some(Order::Cut(Reason::EndpointSilent))
+}
+
+/// Up to a tenth later, by connection: pairs that were opened together are not closed together.
+fn jittered(max_age: Duration, id: u64) -> Duration {
+    let spread = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    max_age + max_age.mul_f64(0.1 * spread as f64 / f64::from(1 << 24))
+}

@@ -1,0 +1,394 @@
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::task::{LocalSet, spawn_local};
+
+use super::*;
+use crate::connection::tests::rig::*;
+use crate::connection::{Place, WhenAllDown};
+use crate::upstream::fact::{Fact, Intent, Suspicion};
+use crate::upstream::snapshot::{AddressView, EndpointView, Farther, State};
+use crate::upstream::timing::OnDown;
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A rig with two echoing endpoints and one client whose request was answered; and the snapshot as it is.
+async fn answered() -> (Rig, tokio::net::TcpStream, Snapshot) {
+    let ((one, first), (two, second)) = (listen().await, listen().await);
+    spawn_local(echo(one));
+    spawn_local(echo(two));
+    let rig = Rig::new(&[first, second], policy(WhenAllDown::Hold, 1000)).await;
+    let mut client = rig.client().await;
+    says(&mut client, b"hello").await;
+    let snapshot = Snapshot::clone(&rig.route.view.load());
+    (rig, client, snapshot)
+}
+
+/// The same, with a request that nobody answers.
+async fn waiting() -> (Rig, tokio::net::TcpStream, Snapshot) {
+    let ((mute, first), (two, second)) = (listen().await, listen().await);
+    spawn_local(echo(two));
+    spawn_local(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = mute.accept().await {
+            held.push(stream);
+        }
+    });
+    let rig = Rig::new(&[first, second], policy(WhenAllDown::Hold, 1000)).await;
+    let mut client = rig.client().await;
+    client.write_all(b"anybody?").await.unwrap();
+    eventually(|| {
+        rig.route
+            .registry
+            .oldest(1)
+            .iter()
+            .any(|entry| entry.tally.waiting_since().is_some())
+    })
+    .await;
+    let snapshot = Snapshot::clone(&rig.route.view.load());
+    (rig, client, snapshot)
+}
+
+/// What is done about the only pair, `later` from now.
+fn judge(rig: &Rig, snapshot: &Snapshot, rules: Rules, later: Duration) -> Option<Order> {
+    let now = clock::now() + later;
+    let mut rest = Rest::default();
+    rest.begin(snapshot, now);
+    let entry = rig.route.registry.oldest(1).remove(0);
+    entry.relaying(|candidate, since| {
+        let pair = Pair::of(&entry, since, now);
+        let found = snapshot
+            .all()
+            .find(|(_, view)| view.address.socket == candidate.address.socket);
+        rest.judge(&pair, found, snapshot, rules, now)
+    })?
+}
+
+/// The views of the only pair's address, to be changed.
+fn of_pair<'a>(rig: &Rig, snapshot: &'a mut Snapshot) -> (usize, &'a mut EndpointView) {
+    let (candidate, _) = rig.route.registry.oldest(1)[0].candidate().unwrap();
+    let socket = candidate.address.socket;
+    let mut found = snapshot.endpoints.iter_mut().enumerate();
+    found
+        .find(|(_, endpoint)| endpoint.addresses[0].address.socket == socket)
+        .unwrap()
+}
+
+fn view_of_pair<'a>(rig: &Rig, snapshot: &'a mut Snapshot) -> &'a mut AddressView {
+    &mut of_pair(rig, snapshot).1.addresses[0]
+}
+
+#[tokio::test]
+async fn pairs_at_rest_are_closed_for_a_reason_only() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, snapshot) = answered().await;
+            let close = |reason| Some(Order::CloseAtRest(reason, secs(10)));
+            let keep = Rules::default();
+            assert_eq!(judge(&rig, &snapshot, keep, secs(3600)), None);
+
+            let aged = Rules {
+                max_age: Some(secs(60)),
+                ..keep
+            };
+            assert_eq!(judge(&rig, &snapshot, aged, secs(50)), None);
+            assert_eq!(
+                judge(&rig, &snapshot, aged, secs(67)),
+                close(Reason::MaxAge)
+            );
+
+            let mut drained = snapshot.clone();
+            of_pair(&rig, &mut drained).1.intent = Intent::Drain;
+            assert_eq!(judge(&rig, &drained, keep, secs(9)), None, "10 s of quiet");
+            assert_eq!(
+                judge(&rig, &drained, keep, secs(11)),
+                close(Reason::DrainIdle)
+            );
+            view_of_pair(&rig, &mut drained).state = State::Suspect;
+            assert_eq!(judge(&rig, &drained, keep, secs(11)), None, "in doubt");
+
+            let mut other = snapshot.clone();
+            view_of_pair(&rig, &mut other).mismatch = true;
+            assert_eq!(
+                judge(&rig, &other, keep, secs(11)),
+                close(Reason::IdentityMismatch)
+            );
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn one_that_waits_is_never_at_rest() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, mut snapshot) = waiting().await;
+            of_pair(&rig, &mut snapshot).1.intent = Intent::Drain;
+            view_of_pair(&rig, &mut snapshot).mismatch = true;
+            let aged = Rules {
+                max_age: Some(secs(1)),
+                ..Rules::default()
+            };
+            assert_eq!(judge(&rig, &snapshot, aged, secs(3600)), None);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn silence_cuts_who_waits_and_spares_who_is_answered() {
+    LocalSet::new()
+        .run_until(async {
+            let rules = Rules::default();
+            let (rig, _client, mut snapshot) = waiting().await;
+            // The probe was sent after the request.
+            let view = view_of_pair(&rig, &mut snapshot);
+            view.state = State::Down;
+            view.down_by_silence = Some(clock::now());
+            assert_eq!(judge(&rig, &snapshot, rules, secs(4)), None, "5 s first");
+            let cut = Some(Order::Cut(Reason::EndpointSilent));
+            assert_eq!(judge(&rig, &snapshot, rules, secs(6)), cut);
+            let kept = Rules {
+                on_down: OnDown::Keep,
+                ..rules
+            };
+            assert_eq!(judge(&rig, &snapshot, kept, secs(6)), None);
+            let (place, _) = of_pair(&rig, &mut snapshot);
+            snapshot.endpoints[1 - place].addresses[0].state = State::Suspect;
+            assert_eq!(
+                judge(&rig, &snapshot, rules, secs(6)),
+                None,
+                "no other is up"
+            );
+
+            let (rig, _client, mut snapshot) = answered().await;
+            let view = view_of_pair(&rig, &mut snapshot);
+            view.state = State::Down;
+            view.down_by_silence = Some(clock::now());
+            let at_rest = Some(Order::CloseAtRest(Reason::EndpointSilent, secs(1)));
+            assert_eq!(judge(&rig, &snapshot, rules, secs(6)), at_rest);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn rebalancing_is_slow() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, mut snapshot) = answered().await;
+            let socket = view_of_pair(&rig, &mut snapshot).address.socket;
+            snapshot.rebalance = Some(Farther {
+                since: clock::now(),
+                endpoints: Vec::new(),
+                sockets: vec![socket],
+            });
+            let entry = rig.route.registry.oldest(1).remove(0);
+            let mut rest = Rest::default();
+            let start = clock::now() + secs(20);
+            let mut closed = 0;
+            // 100 pairs, 20 seconds of looks: at most 5 a second.
+            for look in 0..200 {
+                let now = start + Duration::from_millis(100) * look;
+                rest.begin(&snapshot, now);
+                for id in 0..100 {
+                    let pair = Pair {
+                        id,
+                        age: secs(1),
+                        since: entry.accepted,
+                        tally: &entry.tally,
+                    };
+                    let found = snapshot
+                        .all()
+                        .find(|(_, view)| view.address.socket == socket);
+                    let order = rest.judge(&pair, found, &snapshot, Rules::default(), now);
+                    if order == Some(Order::CloseAtRest(Reason::Rebalance, secs(10))) {
+                        closed += 1;
+                    }
+                }
+            }
+            assert!((20..=101).contains(&closed), "{closed}");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_late_answer_is_told_once() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, mut snapshot) = waiting().await;
+            let entry = rig.route.registry.oldest(1).remove(0);
+            let (candidate, _) = entry.candidate().unwrap();
+            candidate.address.answers.record(Duration::from_millis(100));
+            let asked = entry.tally.waiting_since().unwrap();
+            let mut silence = Silence::default();
+            let told = |after: u64, view: &AddressView, silence: &mut Silence| {
+                let now = asked + Duration::from_millis(after);
+                let fact = silence.look(&entry, &candidate, Some(view), now);
+                silence.turn();
+                fact.is_some()
+            };
+            let view = view_of_pair(&rig, &mut snapshot).clone();
+            assert!(!told(399, &view, &mut silence), "4 times the median");
+            assert!(told(401, &view, &mut silence));
+            assert!(!told(60_000, &view, &mut silence), "one request once");
+            let mut late = Silence::default();
+            late.forgive(asked + secs(2));
+            assert!(!told(2200, &view, &mut late), "we were late ourselves");
+            assert!(told(2500, &view, &mut late));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_mute_on_all_connections_is_told_so() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, mut snapshot) = waiting().await;
+            let mut second = rig.client().await;
+            second.write_all(b"anybody else?").await.unwrap();
+            let waits = |entry: &Arc<Entry>| entry.tally.waiting_since().is_some();
+            eventually(|| {
+                rig.route
+                    .registry
+                    .oldest(2)
+                    .iter()
+                    .filter(|entry| waits(entry))
+                    .count()
+                    == 2
+            })
+            .await;
+            let view = view_of_pair(&rig, &mut snapshot).clone();
+            let mut silence = Silence::default();
+            let mut look = |after: u64| {
+                let mut told = Vec::new();
+                for entry in rig.route.registry.oldest(2) {
+                    let (candidate, _) = entry.candidate().unwrap();
+                    let now = entry.tally.waiting_since().unwrap() + Duration::from_millis(after);
+                    if let Some(Fact::Suspect { why, .. }) =
+                        silence.look(&entry, &candidate, Some(&view), now)
+                    {
+                        told.push(why);
+                    }
+                }
+                silence.turn();
+                told
+            };
+            assert_eq!(look(300), [Suspicion::SlowAnswer; 2]);
+            assert_eq!(
+                look(400),
+                [Suspicion::Mute; 2],
+                "both overdue in the look before, and nothing heard"
+            );
+            assert_eq!(look(500), [], "each request once");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_pool_hears_of_a_late_answer() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, _) = waiting().await;
+            let swept = Swept {
+                upstream: rig.route.upstream.clone(),
+                view: rig.route.view.clone(),
+                feed: rig.route.feed.clone(),
+                rules: Arc::default(),
+            };
+            let (sweep, _ending) = sweep(
+                rig.route.registry.clone(),
+                vec![swept],
+                Arc::default(),
+                &rig.meters,
+                &rig.route.bus,
+            );
+            spawn_local(sweep.run());
+            let (candidate, _) = rig.route.registry.oldest(1)[0].candidate().unwrap();
+            eventually(|| {
+                let snapshot = rig.route.view.load();
+                let view = snapshot.address(candidate.address.socket);
+                view.is_some_and(|view| view.state == State::Suspect)
+            })
+            .await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_shutdown_closes_at_rest_and_cuts_at_the_end() {
+    LocalSet::new()
+        .run_until(async {
+            let (mut rig, mut client, _) = answered().await;
+            let mut busy = rig.client().await;
+            says(&mut busy, b"x").await;
+            let (sweep, ending) = sweep(
+                rig.route.registry.clone(),
+                Vec::new(),
+                Arc::default(),
+                &rig.meters,
+                &rig.route.bus,
+            );
+            spawn_local(sweep.run());
+            ending.drain(Duration::from_millis(1500));
+            let began = tokio::time::Instant::now();
+            // One is never at rest: a byte every 20 ms.
+            spawn_local(async move {
+                while busy.write_all(b"y").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            assert!(began.elapsed() >= Duration::from_millis(900));
+            drop(client);
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("drain_idle"));
+            assert_eq!(
+                rig.closed().await.text("conn.reason"),
+                Some("drain_deadline")
+            );
+            assert!(began.elapsed() >= Duration::from_millis(1400));
+            assert!(
+                !rig.route
+                    .registry
+                    .oldest(9)
+                    .iter()
+                    .any(|entry| !matches!(entry.place(), Place::Leaving))
+            );
+            assert_eq!(rig.meters.sum("drain_cut_total"), 1.0);
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn one_that_was_parked_is_served_in_a_drain() {
+    LocalSet::new()
+        .run_until(async {
+            let (later, to) = Later::new();
+            let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 10_000)).await;
+            let mut client = rig.client().await;
+            client.write_all(b"patience").await.unwrap();
+            eventually(|| rig.route.parked() == 1).await;
+            let registry = rig.route.registry.clone();
+            let (sweep, ending) = sweep(
+                registry,
+                Vec::new(),
+                Arc::default(),
+                &rig.meters,
+                &rig.route.bus,
+            );
+            spawn_local(sweep.run());
+            ending.drain(secs(20));
+            // Long enough to pass for at rest, were it connected.
+            tokio::time::sleep(Duration::from_millis(1300)).await;
+            assert_eq!(rig.route.parked(), 1);
+            spawn_local(echo(later.listen()));
+            let mut back = [0; 8];
+            tokio::io::AsyncReadExt::read_exact(&mut client, &mut back)
+                .await
+                .unwrap();
+            assert_eq!(&back, b"patience");
+            assert!(end_of(&mut client).await.unwrap().is_empty());
+            drop(client);
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("drain_idle"));
+        })
+        .await;
+}

@@ -1,0 +1,98 @@
+//! What the pool tells its actor: changes worth a log line or a number.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::health::Flip;
+use crate::upstream::identity::{PinChange, SystemId};
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// An address changed its state. Told for each endpoint that has it.
+    Flip {
+        /// The endpoint.
+        endpoint: Arc<Endpoint>,
+        /// The address.
+        socket: SocketAddr,
+        /// From what to what, and why.
+        flip: Flip,
+    },
+    /// A probe ended. Told for each endpoint that has the address.
+    Probed {
+        /// The endpoint.
+        endpoint: Arc<Endpoint>,
+        /// The address.
+        socket: SocketAddr,
+        /// Its result code, and what was seen beyond it.
+        result: String,
+        /// What was seen beyond the code.
+        detail: Option<String>,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The pin was made, lost, or an address does not fit it.
+    Pin(PinChange),
+    /// An address answers as another system than its endpoint's upstream: told with its endpoint.
+    Mismatch {
+        /// The endpoint.
+        endpoint: Arc<Endpoint>,
+        /// The address.
+        socket: SocketAddr,
+        /// What it answers as.
+        got: SystemId,
+        /// What the upstream is pinned to.
+        pinned: SystemId,
+    },
+    /// The active zone moved to a farther one.
+    Failover {
+        /// From which zone (or endpoint).
+        from: String,
+        /// To which.
+        to: String,
+    },
+    /// The active zone moved to a nearer one.
+    Failback {
+        /// From which zone (or endpoint).
+        from: String,
+        /// To which.
+        to: String,
+    },
+    /// A lookup ended.
+    Lookup {
+        /// The name.
+        name: String,
+        /// `ok`, or the code of what went wrong.
+        result: &'static str,
+    },
+    /// The set of an endpoint's addresses changed.
+    Dns {
+        /// The name.
+        name: String,
+        /// The endpoint.
+        endpoint: Arc<Endpoint>,
+        /// New.
+        added: Vec<IpAddr>,
+        /// No longer answered; behind the others.
+        departed: Vec<IpAddr>,
+        /// No longer in the set.
+        removed: Vec<IpAddr>,
+    },
+    /// A lookup went wrong (told at most once a minute for the same error).
+    DnsError {
+        /// The name.
+        name: String,
+        /// What went wrong.
+        error: String,
+        /// Addresses that are kept meanwhile.
+        kept: usize,
+    },
+    /// An endpoint is no longer one.
+    EndpointGone(Arc<Endpoint>),
+    /// A name is no longer asked for.
+    NameGone(String),
+    /// We were late ourselves.
+    Stall(Duration),
+}

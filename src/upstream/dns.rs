@@ -1,0 +1,283 @@
+//! How answers become the set of addresses (contract 7.10).
+//!
+//! Promises that only an answer with addresses changes the set, that a rotating answer does not flap, and that our
+//! own listeners are never in it. Owns the record of one name ([`Name`]) and one endpoint's hold on its addresses
+//! ([`Member`]). Pure; asking is `resolve`'s business.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::upstream::fact::{Answer, Source};
+use crate::upstream::snapshot::NameView;
+use crate::upstream::timing::Timing;
+
+/// One endpoint's hold on one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The address.
+    pub socket: SocketAddr,
+    /// Answers running without it.
+    missed: u32,
+    /// When it departed.
+    departed: Option<Moment>,
+    /// It is answered again, but was not proven since it departed.
+    unproven: bool,
+    /// Answers of the regional name running without it: a zonal shift, which counts in rank only.
+    shifted: u32,
+}
+
+/// What a merge changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// New in the set.
+    pub added: Vec<SocketAddr>,
+    /// Departed with this answer.
+    pub departed: Vec<SocketAddr>,
+    /// Departed before, and answered again.
+    pub back: Vec<SocketAddr>,
+}
+
+/// The record of one name.
+#[derive(Clone, Debug)]
+pub struct Name {
+    view: NameView,
+    /// When its last error was told, and which it was.
+    told: Option<(Moment, String)>,
+}
+
+/// The same error of a name is told this often.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+// === impl Member ===
+
+impl Member {
+    /// Just answered.
+    pub fn new(socket: SocketAddr) -> Self {
+        Self {
+            socket,
+            missed: 0,
+            departed: None,
+            unproven: false,
+            shifted: 0,
+        }
+    }
+
+    /// Whether it is ranked as present.
+    pub fn in_dns(&self) -> bool {
+        self.departed.is_none() && self.shifted < Timing::MISSED_ANSWERS
+    }
+
+    /// When it departed; `None` while it is answered, also when that is not proven yet.
+    pub fn departed(&self) -> Option<Moment> {
+        self.departed.filter(|_| !self.unproven)
+    }
+
+    /// It answered a probe: if it was departed and is answered again, it is present now. Says whether that is new.
+    pub fn proven(&mut self) -> bool {
+        let news = self.unproven;
+        if news {
+            self.unproven = false;
+            self.departed = None;
+        }
+        news
+    }
+
+    /// The regional name answered, with it or without.
+    pub fn regional(&mut self, with_it: bool) {
+        self.shifted = if with_it {
+            0
+        } else {
+            self.shifted.saturating_add(1)
+        };
+    }
+}
+
+/// Lets a good answer change an endpoint's hold. `probes` off: nothing needs to be proven.
+pub fn merge(
+    members: &mut Vec<Member>,
+    answer: &[SocketAddr],
+    now: Moment,
+    probes: bool,
+) -> Merged {
+    let mut merged = Merged::default();
+    for member in members.iter_mut() {
+        if answer.contains(&member.socket) {
+            member.missed = 0;
+            if member.departed.is_some() && !member.unproven {
+                member.unproven = true;
+                merged.back.push(member.socket);
+                if !probes {
+                    member.proven();
+                }
+            }
+        } else {
+            member.missed = member.missed.saturating_add(1);
+            if member.missed >= Timing::MISSED_ANSWERS
+                && (member.departed.is_none() || member.unproven)
+            {
+                member.unproven = false;
+                member.departed = Some(now);
+                merged.departed.push(member.socket);
+            }
+        }
+    }
+    for socket in answer {
+        if members.iter().any(|member| member.socket == *socket) {
+            continue;
+        }
+        if members.len() >= Timing::ADDRESSES {
+            // Full: those that departed make room, the others stay.
+            match members
+                .iter()
+                .position(|member| member.departed().is_some())
+            {
+                Some(place) => drop(members.remove(place)),
+                None => continue,
+            }
+        }
+        members.push(Member::new(*socket));
+        merged.added.push(*socket);
+    }
+    merged
+}
+
+/// The addresses of an answer that may enter the set, the known ones first, at most as many as the cap; and those that
+/// are our own listeners.
+pub fn fit(
+    ips: &[IpAddr],
+    port: u16,
+    own: &[SocketAddr],
+    members: &[Member],
+) -> (Vec<SocketAddr>, Vec<IpAddr>) {
+    let mut fitting: Vec<SocketAddr> = Vec::new();
+    let mut refused = Vec::new();
+    for ip in ips {
+        let socket = SocketAddr::new(*ip, port);
+        if is_own(socket, own) {
+            refused.push(*ip);
+        } else if !fitting.contains(&socket) {
+            fitting.push(socket);
+        }
+    }
+    fitting.sort_by_key(|socket| !members.iter().any(|member| member.socket == *socket));
+    fitting.truncate(Timing::ADDRESSES);
+    (fitting, refused)
+}
+
+/// Whether a connect to this address would reach one of our own listeners.
+pub fn is_own(socket: SocketAddr, own: &[SocketAddr]) -> bool {
+    // A connect to the unspecified address reaches the machine itself.
+    let local = |ip: IpAddr| match ip.to_canonical() {
+        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
+    own.iter().any(|listener| {
+        listener.port() == socket.port()
+            && (local(listener.ip()) == local(socket.ip())
+                || (listener.ip().is_unspecified() && local(socket.ip()).is_loopback())
+                || (socket.ip().to_canonical().is_unspecified() && listener.ip().is_loopback()))
+    })
+}
+
+// === impl Name ===
+
+impl Name {
+    /// Not answered yet.
+    pub fn new(name: &str) -> Self {
+        Self {
+            view: NameView {
+                name: name.to_owned(),
+                addresses: Vec::new(),
+                ttl: Duration::ZERO,
+                answered: None,
+                source: None,
+                stale: false,
+                last_error: None,
+                last_change: None,
+                candidate: false,
+            },
+            told: None,
+        }
+    }
+
+    /// Its record.
+    pub fn view(&self) -> &NameView {
+        &self.view
+    }
+
+    /// Its record; the pool says whether it is a candidate.
+    pub fn view_as(&self, candidate: bool) -> NameView {
+        NameView {
+            candidate,
+            ..self.view.clone()
+        }
+    }
+
+    /// A lookup has ended; `refused` are our own listeners among its addresses. Gives the error to tell now, if any.
+    pub fn note(&mut self, answer: &Answer, refused: &[IpAddr]) -> Option<String> {
+        let list = |ips: &[IpAddr]| ips.iter().map(|ip| format!(" {ip}")).collect::<String>();
+        let error = match &answer.result {
+            Ok(got) => {
+                let usable: Vec<IpAddr> = got
+                    .ips
+                    .iter()
+                    .filter(|ip| !refused.contains(ip))
+                    .copied()
+                    .collect();
+                if !usable.is_empty() {
+                    self.view.addresses = usable;
+                    self.view.ttl = got.ttl;
+                    self.view.answered = Some(answer.at);
+                    self.view.source = Some(got.source);
+                }
+                self.view.stale = self.view.addresses.is_empty()
+                    || !refused.is_empty() && got.ips.len() == refused.len();
+                if !refused.is_empty() {
+                    Some(format!(
+                        "refused, this is our own listener:{}",
+                        list(refused)
+                    ))
+                } else if !got.refused.is_empty() {
+                    Some(format!(
+                        "refused, local addresses from DNS (--allow-local-answers takes them):{}",
+                        list(&got.refused)
+                    ))
+                } else {
+                    None
+                }
+            }
+            Err(none) => {
+                self.view.stale = true;
+                Some(none.to_string())
+            }
+        };
+        self.view.last_error = error.clone();
+        let Some(error) = error else {
+            self.told = None;
+            return None;
+        };
+        let known = self
+            .told
+            .as_ref()
+            .is_some_and(|(at, told)| *told == error && answer.at.since(*at) < TELL_EVERY);
+        if known {
+            return None;
+        }
+        self.told = Some((answer.at, error.clone()));
+        Some(error)
+    }
+
+    /// The set has changed.
+    pub fn changed(&mut self, now: Moment) {
+        self.view.last_change = Some(now);
+    }
+
+    /// Whether it was ever answered by DNS, rather than by the hosts file or being literal.
+    pub fn from_dns(&self) -> bool {
+        self.view.source == Some(Source::Dns)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! Endpoints and addresses: what can be dialled, and the numbers that belong to an address.
+//!
+//! An [`Endpoint`] is one configured or derived `HOST:PORT`; an [`Address`] is one IP:port that its name answers with.
+//! Health, probes and connect times belong to addresses (contract section 1). Both live behind an `Arc` whose
+//! identity lasts as long as the pool knows them, so a connection can hold on to the ones it uses.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::clock::{self, Moment};
+use crate::duration_window::Recent;
+use crate::types::{EndpointName, UpstreamName, Zone};
+
+/// Where an endpoint comes from; decides how its DNS answers are read (contract 7.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Given as `HOST:PORT`.
+    Configured,
+    /// The regional name of a VPC endpoint: holds only addresses that no zonal name answers with.
+    Regional,
+    /// A zonal name derived from the regional one: a candidate until it has answered once.
+    Zonal,
+    /// `entry-http.…`: the peered entry name of current releases.
+    Peered,
+    /// `entry.…`: the peered entry name of older systems; a candidate, used only while `entry-http.` has no address.
+    PeeredOld,
+}
+
+/// What a recipe asks the pool to keep: one endpoint, before DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// Its name, unique within the upstream.
+    pub name: EndpointName,
+    /// A DNS name or a literal IP, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Its zone, where known.
+    pub zone: Option<Zone>,
+    /// Where it comes from.
+    pub role: Role,
+}
+
+/// One endpoint of an upstream.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The upstream it belongs to.
+    pub upstream: UpstreamName,
+    /// What the recipe said.
+    pub spec: EndpointSpec,
+}
+
+/// One IP:port of an endpoint, with the numbers that data threads write and the control thread reads.
+#[derive(Debug)]
+pub struct Address {
+    /// Where to connect.
+    pub socket: SocketAddr,
+    /// Connect times of successful dials and probes (the stagger is 3 × their p99).
+    pub connects: Recent,
+    /// First-answer times of requests in traffic (suspicion by silence is 4 × their median). Shared with the tally
+    /// of every connection to this address.
+    pub answers: Arc<Recent>,
+    /// When upstream bytes last arrived in traffic, in ms of [`Moment`], plus one; 0 = never.
+    heard: AtomicU64,
+    /// Successful dials ever; the actor reads it on its tick, so that a success sends no message.
+    dialled: AtomicU64,
+}
+
+/// One place to go, best first in an order.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// The address.
+    pub address: Arc<Address>,
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// The endpoint's name.
+    pub fn name(&self) -> &EndpointName {
+        &self.spec.name
+    }
+
+    /// The endpoint's zone, where known.
+    pub fn zone(&self) -> Option<&Zone> {
+        self.spec.zone.as_ref()
+    }
+
+    /// Its labels in metrics: upstream, endpoint, zone.
+    pub fn labels(&self) -> [&str; 3] {
+        [
+            self.upstream.as_str(),
+            self.name().as_str(),
+            self.zone_label(),
+        ]
+    }
+
+    /// The zone as a metric label: empty where it is not known.
+    pub fn zone_label(&self) -> &str {
+        self.zone().map_or("", Zone::as_str)
+    }
+}
+
+// === impl Address ===
+
+impl Address {
+    /// An address nothing is known about.
+    pub fn new(socket: SocketAddr) -> Self {
+        Self {
+            socket,
+            connects: Recent::default(),
+            answers: Arc::default(),
+            heard: AtomicU64::new(0),
+            dialled: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes a successful dial of traffic.
+    pub fn dialled(&self, took: Duration) {
+        self.connects.record(took);
+        self.dialled.fetch_add(1, Relaxed);
+    }
+
+    /// Successful dials of traffic so far.
+    pub fn dials(&self) -> u64 {
+        self.dialled.load(Relaxed)
+    }
+
+    /// Notes that upstream bytes arrived in traffic just now.
+    pub fn hear(&self) {
+        self.heard.store(clock::now().as_millis() + 1, Relaxed);
+    }
+
+    /// When upstream bytes last arrived in traffic.
+    pub fn heard(&self) -> Option<Moment> {
+        let millis = self.heard.load(Relaxed).checked_sub(1)?;
+        Some(Moment::at(Duration::from_millis(millis)))
+    }
+}
+
+// === impl Candidate ===
+
+impl PartialEq for Candidate {
+    /// The same place: the same endpoint and the same IP:port.
+    fn eq(&self, other: &Self) -> bool {
+        self.endpoint.spec.name == other.endpoint.spec.name
+            && self.address.socket == other.address.socket
+    }
+}

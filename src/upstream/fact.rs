@@ -1,0 +1,326 @@
+//! What enters the pool: answers from DNS, probe outcomes, failed dials, suspicions, orders of the operator.
+//!
+//! Owns the words; knows no clock and does no I/O. What a fact changes is `state`'s business. A fact whose interval
+//! (from its `sent` or `started` to its arrival) overlaps a stall of ours says nothing when it is a timeout
+//! (contract 7.12).
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::types::{EndpointName, Zone};
+use crate::upstream::endpoint::EndpointSpec;
+use crate::upstream::identity::SystemId;
+use crate::upstream::timing::PoolSettings;
+
+/// One thing that was seen, or ordered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// A lookup of a name ended.
+    Answer(Answer),
+    /// A probe of an address ended.
+    Probed {
+        /// The address.
+        socket: SocketAddr,
+        /// When it was sent (its connect began).
+        sent: Moment,
+        /// What came of it.
+        outcome: ProbeOutcome,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A dial of traffic failed.
+    Dialled {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// The address.
+        socket: SocketAddr,
+        /// How it failed.
+        failure: DialFailure,
+        /// When the attempt began.
+        started: Moment,
+    },
+    /// Something in traffic makes the address suspect.
+    Suspect {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// The address.
+        socket: SocketAddr,
+        /// What it was.
+        why: Suspicion,
+        /// When the wait began that has been too long (the dial, the first byte of the request).
+        started: Moment,
+    },
+    /// The operator drains an endpoint or makes it ready again.
+    Intent {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// What is wanted.
+        intent: Intent,
+    },
+    /// Our own zone, by the name that endpoints use for theirs (or by id, where they use ids).
+    OwnZone(Option<Zone>),
+    /// Our own zone's id, where both are known; an endpoint is near when either matches.
+    OwnZoneId(Option<Zone>),
+    /// We slept or were stopped: everything is probed at once, and nobody is blamed.
+    Woke,
+    /// We were late ourselves from `from` to `to`: timeouts that fell into it are void.
+    Stalled {
+        /// The last moment at which we were on time.
+        from: Moment,
+        /// When we were back.
+        to: Moment,
+    },
+    /// Probe now: one endpoint, or all.
+    ReprobeNow {
+        /// Which; all when absent.
+        endpoint: Option<EndpointName>,
+    },
+    /// Our own listening sockets: addresses that are never used.
+    OwnListeners(Vec<SocketAddr>),
+    /// A reload: the wanted endpoints and settings. Pins the identity anew.
+    Reconfigure {
+        /// All endpoints of the upstream.
+        endpoints: Vec<EndpointSpec>,
+        /// All settings of the pool.
+        settings: PoolSettings,
+    },
+}
+
+/// What a lookup (A + AAAA) of one name gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The host as asked: lower case, no final dot.
+    pub name: String,
+    /// When it arrived.
+    pub at: Moment,
+    /// The addresses, or why there are none.
+    pub result: Result<Addresses, NoAnswer>,
+}
+
+/// A good answer: at least one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The addresses that may be used.
+    pub ips: Vec<IpAddr>,
+    /// How long they hold, clamped.
+    pub ttl: Duration,
+    /// Where they come from.
+    pub source: Source,
+    /// What the rule on local answers dropped.
+    pub refused: Vec<IpAddr>,
+}
+
+/// Where addresses come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A DNS server.
+    Dns,
+    /// The hosts file, or `localhost`.
+    Hosts,
+    /// The host is an IP itself.
+    Literal,
+}
+
+/// Why a lookup gave no address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// The name exists, without addresses.
+    NoData,
+    /// There is no such name.
+    NxDomain,
+    /// The server failed.
+    ServFail,
+    /// The server refused.
+    Refused,
+    /// Nobody answered in time.
+    Timeout,
+    /// The answer could not be read.
+    Garbage(String),
+    /// Only addresses that the rule on local answers drops.
+    OnlyRefused(Vec<IpAddr>),
+    /// There is no server to ask.
+    NoResolver(String),
+}
+
+/// What came of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    /// It answered as it should; a Datomic probe also says as which system.
+    Success {
+        /// The system, where the probe's kind reads it.
+        identity: Option<SystemId>,
+    },
+    /// The connection was refused.
+    Refused,
+    /// No route.
+    Unreachable,
+    /// Nothing within the deadline.
+    Timeout,
+    /// The connection was reset, or ended before an answer.
+    Reset,
+    /// It answered, but not as it should.
+    BadAnswer(BadAnswer),
+    /// We could not probe; blames nobody.
+    Local(String),
+    /// Our own stall; blames nobody.
+    Void,
+}
+
+/// An answer that is not the wanted one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadAnswer {
+    /// A short code for logs and metrics, for example `http_503`, `not_http`, `not_datomic`, `tls`.
+    pub code: String,
+    /// What was seen, for people.
+    pub detail: String,
+}
+
+/// How a dial of traffic failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DialFailure {
+    /// Refused.
+    Refused,
+    /// No route.
+    Unreachable,
+    /// No answer in time.
+    Timeout,
+    /// Reset while connecting.
+    Reset,
+    /// Our own fault (out of ports, buffers, file descriptors); blames nobody.
+    Local,
+}
+
+/// What in traffic makes an address suspect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Suspicion {
+    /// A later candidate won the race.
+    LostHedge,
+    /// It accepted and ended within 1 s, with no byte moved.
+    Untouched,
+    /// A request waits too long for its first answer byte.
+    SlowAnswer,
+    /// Several requests do, and not a byte has come from it on any connection meanwhile.
+    Mute,
+}
+
+/// What the operator wants of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Intent {
+    /// Use it.
+    #[default]
+    Ready,
+    /// Use it last, and close its pairs at rest.
+    Drain,
+}
+
+// === impl NoAnswer ===
+
+impl NoAnswer {
+    /// The code in metrics.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            NoAnswer::NoData => "nodata",
+            NoAnswer::NxDomain => "nxdomain",
+            NoAnswer::ServFail => "servfail",
+            NoAnswer::Refused => "refused",
+            NoAnswer::Timeout => "timeout",
+            NoAnswer::Garbage(_) => "garbage",
+            NoAnswer::OnlyRefused(_) => "only_refused",
+            NoAnswer::NoResolver(_) => "no_resolver",
+        }
+    }
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoAnswer::NoData => f.write_str("the name has no addresses (NODATA)"),
+            NoAnswer::NxDomain => f.write_str("no such name (NXDOMAIN)"),
+            NoAnswer::ServFail => f.write_str("the server failed (SERVFAIL)"),
+            NoAnswer::Refused => f.write_str("the server refused (REFUSED)"),
+            NoAnswer::Timeout => f.write_str("no answer in time"),
+            NoAnswer::Garbage(what) => write!(f, "unreadable answer: {what}"),
+            NoAnswer::OnlyRefused(ips) => {
+                f.write_str("only local addresses, refused (--allow-local-answers takes them):")?;
+                ips.iter().try_for_each(|ip| write!(f, " {ip}"))
+            }
+            NoAnswer::NoResolver(why) => write!(f, "no server to ask: {why}"),
+        }
+    }
+}
+
+// === impl ProbeOutcome ===
+
+impl ProbeOutcome {
+    /// The code in `probes_total{result}` and in the log: one of a closed list, but for the HTTP status.
+    pub fn code(&self) -> &str {
+        match self {
+            ProbeOutcome::Success { .. } => "ok",
+            ProbeOutcome::Refused => "refused",
+            ProbeOutcome::Unreachable => "unreachable",
+            ProbeOutcome::Timeout => "timeout",
+            ProbeOutcome::Reset => "reset",
+            ProbeOutcome::BadAnswer(bad) => &bad.code,
+            ProbeOutcome::Local(_) => "local",
+            ProbeOutcome::Void => "void",
+        }
+    }
+
+    /// What was seen beyond the code, where there is something.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            ProbeOutcome::BadAnswer(bad) if !bad.detail.is_empty() => Some(&bad.detail),
+            ProbeOutcome::Local(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Whether it speaks for the address.
+    pub fn is_success(&self) -> bool {
+        matches!(self, ProbeOutcome::Success { .. })
+    }
+
+    /// Whether it says nothing about the address.
+    pub fn is_void(&self) -> bool {
+        matches!(self, ProbeOutcome::Local(_) | ProbeOutcome::Void)
+    }
+}
+
+// === impl DialFailure, Suspicion, Intent ===
+
+impl DialFailure {
+    /// The code in `connect_attempts_total{result}`, and the reason of a suspicion.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DialFailure::Refused => "refused",
+            DialFailure::Unreachable => "unreachable",
+            DialFailure::Timeout => "timeout",
+            DialFailure::Reset => "reset",
+            DialFailure::Local => "local",
+        }
+    }
+}
+
+impl Suspicion {
+    /// The reason of a suspicion.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Suspicion::LostHedge => "lost_hedge",
+            Suspicion::Untouched => "untouched",
+            Suspicion::SlowAnswer => "slow_answer",
+            Suspicion::Mute => "mute",
+        }
+    }
+}
+
+impl Intent {
+    /// As it stands in `/v1/endpoints`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Intent::Ready => "ready",
+            Intent::Drain => "drain",
+        }
+    }
+}

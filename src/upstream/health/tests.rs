@@ -1,0 +1,397 @@
+//! One table per rule: what happens, at which millisecond, and the state after it.
+
+use super::*;
+
+enum Do {
+    Ok,
+    Refused,
+    Silent,
+    Bad,
+    /// A timeout while the limit on silence holds.
+    Held,
+    Suspect,
+    Slow,
+    Tick,
+    Forgive,
+    Back,
+}
+
+use Do::*;
+
+fn at(ms: u64) -> Moment {
+    Moment::at(Duration::from_millis(ms))
+}
+
+fn run(name: &str, script: &[(u64, Do, State)]) -> Health {
+    run_with(name, script, &HealthSettings::default())
+}
+
+fn run_with(name: &str, script: &[(u64, Do, State)], settings: &HealthSettings) -> Health {
+    let failback = FailbackSettings::default();
+    let mut health = Health::new(at(0), settings.probes());
+    for (step, (ms, what, expected)) in script.iter().enumerate() {
+        let now = at(*ms);
+        let mut probe = |evidence, may| health.probed(now, now, &evidence, may, settings);
+        match what {
+            Ok => probe(Evidence::Win, true),
+            Refused => probe(Evidence::Hard("refused"), true),
+            Silent => probe(Evidence::Silent, true),
+            Held => probe(Evidence::Silent, false),
+            Bad => probe(Evidence::Bad("http_503".to_owned()), true),
+            Suspect => health.suspect(now, "lost_hedge", false),
+            Slow => health.suspect(now, "slow_answer", true),
+            Tick => health.tick(now, true, None, settings, &failback),
+            Forgive => {
+                health.forgive();
+                None
+            }
+            Back => health.back(now, settings.probes()),
+        };
+        assert_eq!(health.state(), *expected, "{name}, step {step} at {ms} ms");
+    }
+    health
+}
+
+use State::{Down, Returning, Suspect as InDoubt, Unknown, Up};
+
+#[test]
+fn the_first_answer_decides() {
+    run("up", &[(1, Ok, Up)]);
+    run("refused", &[(1, Refused, Down)]);
+    run(
+        "timeout",
+        &[
+            (1, Silent, Unknown),
+            (2, Silent, Unknown),
+            (3, Silent, Down),
+        ],
+    );
+    run(
+        "bad",
+        &[(1, Bad, Unknown), (2, Bad, Unknown), (3, Bad, Down)],
+    );
+    run("late", &[(1, Silent, Unknown), (2, Ok, Up)]);
+}
+
+#[test]
+fn a_failed_regular_probe_changes_no_state_but_brings_fast_ones() {
+    let health = run("one", &[(1, Ok, Up), (5000, Silent, Up)]);
+    let settings = HealthSettings::default();
+    assert_eq!(health.pace(&settings), Pace::Fast(settings.fast_interval));
+    let health = run(
+        "cleared",
+        &[(1, Ok, Up), (5000, Silent, Up), (5200, Ok, Up)],
+    );
+    assert_eq!(health.pace(&settings), Pace::Regular);
+}
+
+#[test]
+fn thresholds() {
+    run(
+        "two refused",
+        &[(1, Ok, Up), (2, Refused, Up), (3, Refused, Down)],
+    );
+    run(
+        "refused, not running",
+        &[
+            (1, Ok, Up),
+            (2, Refused, Up),
+            (3, Silent, Up),
+            (4, Refused, Down),
+        ],
+    );
+    run(
+        "fall",
+        &[
+            (1, Ok, Up),
+            (2, Silent, Up),
+            (3, Silent, Up),
+            (4, Silent, Down),
+        ],
+    );
+    run(
+        "interrupted",
+        &[
+            (1, Ok, Up),
+            (2, Silent, Up),
+            (3, Silent, Up),
+            (4, Ok, Up),
+            (5, Silent, Up),
+        ],
+    );
+    run(
+        "rise",
+        &[(1, Refused, Down), (2, Ok, Down), (3, Ok, Returning)],
+    );
+    run(
+        "rise, interrupted",
+        &[
+            (1, Refused, Down),
+            (2, Ok, Down),
+            (3, Silent, Down),
+            (4, Ok, Down),
+        ],
+    );
+}
+
+#[test]
+fn suspicion() {
+    run(
+        "cleared by one success",
+        &[(1, Ok, Up), (2, Suspect, InDoubt), (3, Ok, Up)],
+    );
+    run(
+        "down by fall",
+        &[
+            (1, Ok, Up),
+            (2, Suspect, InDoubt),
+            (3, Silent, InDoubt),
+            (4, Silent, InDoubt),
+            (5, Silent, Down),
+        ],
+    );
+    run("down stays down", &[(1, Refused, Down), (2, Suspect, Down)]);
+    run(
+        "never by itself",
+        &[
+            (1, Ok, Up),
+            (2, Suspect, InDoubt),
+            (3, Suspect, InDoubt),
+            (99_000, Tick, InDoubt),
+        ],
+    );
+    run(
+        "slow once in 10 s",
+        &[
+            (1, Ok, Up),
+            (2, Slow, InDoubt),
+            (3, Ok, Up),
+            (9_000, Slow, Up),
+            (10_002, Slow, InDoubt),
+        ],
+    );
+    run(
+        "slow again after a failure",
+        &[
+            (1, Ok, Up),
+            (2, Slow, InDoubt),
+            (3, Silent, InDoubt),
+            (4, Ok, Up),
+            (5, Slow, InDoubt),
+        ],
+    );
+}
+
+#[test]
+fn a_success_sent_before_the_doubt_does_not_clear_it() {
+    let settings = HealthSettings::default();
+    let mut health = run("up", &[(1, Ok, Up), (1000, Suspect, InDoubt)]);
+    assert_eq!(
+        health.probed(at(1001), at(999), &Evidence::Win, true, &settings),
+        None
+    );
+    assert_eq!(health.state(), InDoubt);
+    assert!(
+        health
+            .probed(at(1300), at(1200), &Evidence::Win, true, &settings)
+            .is_some()
+    );
+}
+
+#[test]
+fn a_failure_older_than_a_success_is_old_news() {
+    let settings = HealthSettings::default();
+    let mut health = run(
+        "up",
+        &[(1, Ok, Up), (1000, Suspect, InDoubt), (1500, Ok, Up)],
+    );
+    health.probed(at(2000), at(1000), &Evidence::Silent, true, &settings);
+    assert_eq!(health.fails(), 0);
+}
+
+#[test]
+fn returning_takes_its_time_and_keeps_it_through_doubt() {
+    run(
+        "after",
+        &[
+            (1, Refused, Down),
+            (2, Ok, Down),
+            (3, Ok, Returning),
+            (59_000, Tick, Returning),
+            (60_003, Tick, Up),
+        ],
+    );
+    run(
+        "doubt",
+        &[
+            (1, Refused, Down),
+            (2, Ok, Down),
+            (3, Ok, Returning),
+            (30_000, Suspect, InDoubt),
+            (30_100, Ok, Returning),
+            (60_003, Tick, Returning),
+            (60_004, Ok, Returning),
+            (60_005, Tick, Up),
+        ],
+    );
+    run(
+        "fails again",
+        &[
+            (1, Refused, Down),
+            (2, Ok, Down),
+            (3, Ok, Returning),
+            (9, Refused, Returning),
+            (10, Refused, Down),
+        ],
+    );
+}
+
+#[test]
+fn silence_is_held_back_and_then_marks() {
+    run(
+        "held",
+        &[
+            (1, Ok, Up),
+            (2, Held, Up),
+            (3, Held, Up),
+            (4, Held, InDoubt),
+            (5, Held, InDoubt),
+            (6, Tick, Down),
+        ],
+    );
+    run(
+        "hard evidence is not held",
+        &[
+            (1, Ok, Up),
+            (2, Held, Up),
+            (3, Refused, Up),
+            (4, Refused, Down),
+        ],
+    );
+    let mut limit = SilenceLimit::default();
+    assert!(limit.allows(at(0), "a", true));
+    limit.marked(at(0), "a");
+    for (ms, place, another_up, expected) in [
+        (1, "a", true, true),
+        (1, "b", true, false),
+        (29_999, "b", true, false),
+        (30_000, "b", true, true),
+        (1, "b", false, true),
+    ] {
+        assert_eq!(
+            limit.allows(at(ms), place, another_up),
+            expected,
+            "{ms} {place} {another_up}"
+        );
+    }
+}
+
+#[test]
+fn down_by_silence_names_the_first_probe() {
+    let settings = HealthSettings::default();
+    let down = |script| run("silence", script).down_by_silence(&settings);
+    assert_eq!(
+        down(&[
+            (1, Ok, Up),
+            (7, Silent, Up),
+            (8, Silent, Up),
+            (9, Silent, Down)
+        ]),
+        Some(at(7))
+    );
+    assert_eq!(
+        down(&[
+            (1, Ok, Up),
+            (7, Refused, Up),
+            (8, Refused, Down),
+            (9, Silent, Down)
+        ]),
+        None
+    );
+    assert_eq!(
+        down(&[
+            (1, Ok, Up),
+            (7, Silent, Up),
+            (8, Silent, Up),
+            (9, Silent, Down),
+            (10, Refused, Down)
+        ]),
+        None
+    );
+}
+
+#[test]
+fn probes_off() {
+    let settings = HealthSettings {
+        kind: crate::upstream::timing::ProbeKind::Off,
+        ..HealthSettings::default()
+    };
+    let health = run_with(
+        "off",
+        &[
+            (1, Suspect, InDoubt),
+            (9_000, Tick, InDoubt),
+            (10_001, Tick, Up),
+        ],
+        &settings,
+    );
+    assert_eq!(health.pace(&settings), Pace::Off);
+}
+
+#[test]
+fn being_away_blames_nobody() {
+    run(
+        "woke",
+        &[
+            (1, Ok, Up),
+            (2, Silent, Up),
+            (3, Silent, Up),
+            (4, Forgive, Up),
+            (5, Silent, Up),
+        ],
+    );
+    run(
+        "back, was up",
+        &[(1, Ok, Up), (2, Back, Unknown), (3, Ok, Up)],
+    );
+    run(
+        "back, was down",
+        &[
+            (1, Refused, Down),
+            (2, Back, Down),
+            (3, Ok, Down),
+            (4, Ok, Returning),
+        ],
+    );
+}
+
+#[test]
+fn every_second_probe_fails_for_ten_minutes() {
+    for evidence in [
+        Evidence::Silent,
+        Evidence::Bad("http_503".to_owned()),
+        Evidence::Hard("refused"),
+    ] {
+        for first_fails in [false, true] {
+            let (settings, failback) = (HealthSettings::default(), FailbackSettings::default());
+            let mut health = Health::new(at(0), true);
+            let (mut now, mut flips, mut fails) = (at(0), 0, first_fails);
+            while now < at(600_000) {
+                let what = if fails {
+                    evidence.clone()
+                } else {
+                    Evidence::Win
+                };
+                flips += usize::from(health.probed(now, now, &what, true, &settings).is_some());
+                flips += usize::from(health.tick(now, true, None, &settings, &failback).is_some());
+                fails = !fails;
+                now = now
+                    + match health.pace(&settings) {
+                        Pace::Fast(every) => every,
+                        _ => settings.interval,
+                    };
+            }
+            assert!(flips <= 6, "{evidence:?}: {flips}");
+        }
+    }
+}

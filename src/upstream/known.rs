@@ -1,0 +1,249 @@
+//! One address as the pool keeps it: its health, its last probe, and when the next one is due.
+//!
+//! Promises that no probe is due sooner than the cap allows, and that traffic stands in for probes at most 30 s
+//! (contract 7.3, 7.11). Pure; the jitter is drawn from a counter.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::upstream::endpoint::Address;
+use crate::upstream::fact::ProbeOutcome;
+use crate::upstream::health::{Evidence, Health};
+use crate::upstream::snapshot::{LastProbe, Pace, State};
+use crate::upstream::timing::{HealthSettings, Timing};
+
+/// One address.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its numbers; the same `Arc` for as long as the pool knows it.
+    pub address: Arc<Address>,
+    /// Its health.
+    pub health: Health,
+    /// The last probe that ended.
+    pub last_probe: Option<LastProbe>,
+    /// When it left the set; its history is kept for an hour.
+    pub gone: Option<Moment>,
+    /// When the next probe is due, at which pace.
+    pub probe_at: Moment,
+    /// How it is probed.
+    pub pace: Pace,
+    /// When the latest probe we know of was sent, and the latest that succeeded.
+    last_sent: Option<Moment>,
+    last_win: Option<Moment>,
+}
+
+/// Traffic may put off a probe that is due within this.
+const LOOK_AHEAD: Duration = Duration::from_millis(150);
+/// After a fault of our own the next probe waits this long.
+const LOCAL_FAULT: Duration = Duration::from_secs(1);
+
+// === impl Known ===
+
+impl Known {
+    /// Nothing is known about it; to be probed at once.
+    pub fn new(socket: SocketAddr, now: Moment, settings: &HealthSettings) -> Self {
+        let health = Health::new(now, settings.probes());
+        Self {
+            address: Arc::new(Address::new(socket)),
+            pace: health.pace(settings),
+            health,
+            last_probe: None,
+            gone: None,
+            probe_at: now,
+            last_sent: None,
+            last_win: None,
+        }
+    }
+
+    /// Whether it was probed, or needs no probe.
+    pub fn answered(&self, settings: &HealthSettings) -> bool {
+        self.last_probe.is_some() || !settings.probes()
+    }
+
+    /// Whether its last probe failed, and was sent after this.
+    pub fn failed_since(&self, since: Moment) -> bool {
+        self.health.fails() > 0
+            && self
+                .last_probe
+                .as_ref()
+                .is_some_and(|last| last.at >= since)
+    }
+
+    /// Notes a probe that has ended. `draw` (0 to 1) is the jitter of the next one.
+    pub fn note(&mut self, sent: Moment, outcome: &ProbeOutcome, took: Duration) {
+        self.last_sent = self.last_sent.max(Some(sent));
+        if outcome.is_success() {
+            self.last_win = self.last_win.max(Some(sent));
+        }
+        // Fast probes overlap: the picture is that of the one sent last.
+        if self.last_probe.as_ref().is_none_or(|last| last.at <= sent) {
+            self.last_probe = Some(LastProbe {
+                at: sent,
+                result: outcome.code().to_owned(),
+                detail: outcome.detail().map(str::to_owned),
+                took,
+            });
+        }
+    }
+
+    /// Plans the next probe after one has ended (or the state has changed).
+    pub fn plan(&mut self, now: Moment, draw: f64, settings: &HealthSettings) {
+        let pace = self.health.pace(settings);
+        let was_fast = matches!(self.pace, Pace::Fast(_));
+        let last = self.last_sent.unwrap_or(now);
+        self.probe_at = match pace {
+            Pace::Off => now + settings.interval,
+            // The prober keeps the beat from here on.
+            Pace::Fast(_) if was_fast => self.probe_at,
+            Pace::Fast(_) => self.soonest(now),
+            Pace::Regular | Pace::Down if self.last_sent.is_none() => now,
+            Pace::Regular => {
+                (last + jittered(settings.interval, draw, settings)).max(self.soonest(last))
+            }
+            Pace::Down => {
+                (last + jittered(settings.down_interval, draw, settings)).max(self.soonest(last))
+            }
+        };
+        self.pace = pace;
+    }
+
+    /// Probes at once (as soon as the cap allows).
+    pub fn hurry(&mut self, now: Moment) {
+        self.probe_at = self.soonest(now);
+    }
+
+    /// The last probe said nothing: again at once, or a little later after a fault of our own.
+    pub fn again(&mut self, now: Moment, sent: Moment, local: bool) {
+        self.last_sent = self.last_sent.max(Some(sent));
+        self.probe_at = self.soonest(if local { now + LOCAL_FAULT } else { now });
+    }
+
+    /// Bytes that arrived in traffic stand in for the probe that is due. Says whether they did.
+    pub fn traffic_stands_in(&mut self, now: Moment, draw: f64, settings: &HealthSettings) -> bool {
+        let well = self.pace == Pace::Regular
+            && self.health.state() == State::Up
+            && self.health.fails() == 0;
+        let (Some(heard), Some(win)) = (self.address.heard(), self.last_win) else {
+            return false;
+        };
+        if !well || self.probe_at > now + LOOK_AHEAD || Some(heard) < self.last_sent {
+            return false;
+        }
+        let next = (heard + jittered(settings.interval, draw, settings))
+            .min(win + Timing::TRAFFIC_STANDS_IN);
+        let later = next > self.probe_at;
+        if later {
+            self.probe_at = next;
+        }
+        later
+    }
+
+    /// The median connect time, where there are enough connects to have one.
+    pub fn median(&self) -> Option<Duration> {
+        (self.address.connects.count() >= Timing::NEARER_SAMPLES)
+            .then(|| self.address.connects.quantile(0.5))
+            .flatten()
+    }
+
+    fn soonest(&self, now: Moment) -> Moment {
+        self.last_sent
+            .map_or(now, |last| now.max(last + Timing::PROBE_GAP))
+    }
+}
+
+/// This address, unless it is gone from its name.
+pub fn living(known: &mut BTreeMap<SocketAddr, Known>, socket: SocketAddr) -> Option<&mut Known> {
+    known.get_mut(&socket).filter(|known| known.gone.is_none())
+}
+
+/// What an outcome says about its address; `None`: nothing.
+pub fn evidence(outcome: &ProbeOutcome) -> Option<Evidence> {
+    Some(match outcome {
+        ProbeOutcome::Success { .. } => Evidence::Win,
+        ProbeOutcome::Refused => Evidence::Hard("refused"),
+        ProbeOutcome::Unreachable => Evidence::Hard("unreachable"),
+        ProbeOutcome::Timeout => Evidence::Silent,
+        ProbeOutcome::Reset => Evidence::Bad("reset".to_owned()),
+        ProbeOutcome::BadAnswer(bad) => Evidence::Bad(bad.code.clone()),
+        ProbeOutcome::Local(_) | ProbeOutcome::Void => return None,
+    })
+}
+
+fn jittered(interval: Duration, draw: f64, settings: &HealthSettings) -> Duration {
+    let part = f64::from(settings.jitter_percent) / 100.0;
+    interval.mul_f64(1.0 + part * (2.0 * draw - 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Moment {
+        Moment::at(Duration::from_millis(ms))
+    }
+
+    fn probe(known: &mut Known, sent: u64, ended: u64, outcome: ProbeOutcome) {
+        let settings = HealthSettings::default();
+        known.note(at(sent), &outcome, Duration::from_millis(ended - sent));
+        let evidence = evidence(&outcome).unwrap();
+        known
+            .health
+            .probed(at(ended), at(sent), &evidence, true, &settings);
+        known.plan(at(ended), 0.5, &settings);
+    }
+
+    const OK: ProbeOutcome = ProbeOutcome::Success { identity: None };
+
+    #[test]
+    fn the_next_probe() {
+        let settings = HealthSettings::default();
+        let mut known = Known::new(SocketAddr::from(([10, 0, 0, 1], 1)), at(0), &settings);
+        assert_eq!((known.probe_at, known.pace), (at(0), Pace::Regular));
+        probe(&mut known, 0, 2, OK);
+        assert_eq!((known.probe_at, known.pace), (at(5000), Pace::Regular));
+        // A failed one brings fast ones at once; the beat is the prober's.
+        probe(&mut known, 5000, 6000, ProbeOutcome::Timeout);
+        assert_eq!(
+            (known.probe_at, known.pace),
+            (at(6000), Pace::Fast(settings.fast_interval))
+        );
+        probe(&mut known, 6000, 7000, ProbeOutcome::Timeout);
+        assert_eq!(known.probe_at, at(6000));
+        probe(&mut known, 6200, 7200, ProbeOutcome::Timeout);
+        assert_eq!((known.probe_at, known.pace), (at(11_200), Pace::Down));
+        // The first success after that is followed up fast.
+        probe(&mut known, 11_200, 11_201, OK);
+        assert_eq!(
+            (known.probe_at, known.pace),
+            (at(11_400), Pace::Fast(settings.fast_interval))
+        );
+        // Asked for: at once, but never above the cap.
+        probe(&mut known, 11_400, 11_401, OK);
+        known.hurry(at(11_402));
+        assert_eq!(known.probe_at, at(11_600));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn traffic_stands_in_for_thirty_seconds() {
+        let settings = HealthSettings::default();
+        let start = crate::clock::now().as_millis();
+        let mut known = Known::new(SocketAddr::from(([10, 0, 0, 1], 1)), at(start), &settings);
+        probe(&mut known, start, start + 1, OK);
+        assert!(!known.traffic_stands_in(at(start + 5000), 0.5, &settings));
+        let mut last = start;
+        for _ in 0..400 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            known.address.hear();
+            let now = crate::clock::now();
+            known.traffic_stands_in(now, 0.5, &settings);
+            if known.probe_at <= now {
+                last = now.as_millis();
+                break;
+            }
+        }
+        assert!((last - start).abs_diff(30_000) <= 150, "{}", last - start);
+    }
+}

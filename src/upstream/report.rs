@@ -1,0 +1,299 @@
+//! What the pool does, as log lines and numbers (contract section 6).
+//!
+//! Owns the series of endpoints, probes, identity and DNS, and their removal. Labels come from the configuration, but
+//! for result codes, which are of a closed list.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::clock::Moment;
+use crate::events::Bus;
+use crate::events::{Event, Level};
+use crate::metrics::{Meters, family};
+use crate::types::UpstreamName;
+use crate::upstream::change::Change;
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::identity::PinChange;
+use crate::upstream::snapshot::{NameView, Snapshot, State};
+
+/// Writes log lines and numbers.
+#[derive(Debug)]
+pub(in crate::upstream) struct Report {
+    upstream: UpstreamName,
+    meters: Meters,
+    bus: Bus,
+    /// Endpoints and names that have series now.
+    endpoints: BTreeSet<String>,
+    names: BTreeSet<String>,
+}
+
+// === impl Report ===
+
+impl Report {
+    pub(in crate::upstream) fn new(upstream: UpstreamName, meters: Meters, bus: Bus) -> Self {
+        Self {
+            upstream,
+            meters,
+            bus,
+            endpoints: BTreeSet::new(),
+            names: BTreeSet::new(),
+        }
+    }
+
+    /// Tells what has changed.
+    pub(in crate::upstream) fn changes(&self, changes: &[Change]) {
+        for change in changes {
+            self.count(change);
+            if let Some(event) = self.event(change) {
+                self.bus.emit(event);
+            }
+        }
+    }
+
+    /// Sets the gauges to the picture; series of what is no longer in it are removed.
+    pub(in crate::upstream) fn picture(&mut self, picture: &Snapshot, now: Moment) {
+        let upstream = picture.upstream.as_str();
+        let set =
+            |family, labels: &[&str], value: f64| self.meters.gauge(family, labels).set(value);
+        let flag = |yes: bool| f64::from(u8::from(yes));
+        set(&family::FAIL_OPEN, &[upstream], flag(picture.fail_open));
+        set(
+            &family::UPSTREAM_ADDRESSES,
+            &[upstream],
+            picture.addresses as f64,
+        );
+        set(
+            &family::UPSTREAM_HEALTHY_ADDRESSES,
+            &[upstream],
+            picture.healthy as f64,
+        );
+        let mut shown = BTreeSet::new();
+        for view in &picture.endpoints {
+            let labels = [
+                upstream,
+                view.endpoint.name().as_str(),
+                view.endpoint.zone_label(),
+            ];
+            let [_, name, zone] = labels;
+            shown.insert(name.to_owned());
+            set(&family::ENDPOINT_HEALTHY, &labels, flag(view.healthy));
+            set(&family::ENDPOINT_ACTIVE, &labels, flag(view.active));
+            let answers = view.addresses.iter().any(|address| {
+                address
+                    .last_probe
+                    .as_ref()
+                    .is_some_and(|last| last.result == "ok")
+            });
+            set(&family::PROBE_SUCCESS, &labels, flag(answers));
+            for state in State::ALL {
+                let count = view
+                    .addresses
+                    .iter()
+                    .filter(|address| address.state == state)
+                    .count();
+                set(
+                    &family::ENDPOINT_ADDRESSES,
+                    &[upstream, name, zone, state.as_str()],
+                    count as f64,
+                );
+            }
+        }
+        for gone in self.endpoints.difference(&shown) {
+            self.meters
+                .remove(&[("upstream", upstream), ("endpoint", gone)]);
+        }
+        self.endpoints = shown;
+        let named = names(picture).map(|view| view.name.clone()).collect();
+        for gone in self.names.difference(&named) {
+            self.meters.remove(&[("name", gone)]);
+        }
+        self.names = named;
+        self.ages(picture, now);
+    }
+
+    /// The gauges of names: they age without any change.
+    pub(in crate::upstream) fn ages(&self, picture: &Snapshot, now: Moment) {
+        for view in names(picture) {
+            let name = view.name.as_str();
+            let set = |family, value: f64| self.meters.gauge(family, &[name]).set(value);
+            set(&family::DNS_ADDRESSES, view.addresses.len() as f64);
+            set(&family::DNS_STALE, f64::from(u8::from(view.stale)));
+            if let Some(answered) = view.answered {
+                set(&family::DNS_AGE_SECONDS, now.since(answered).as_secs_f64());
+            }
+        }
+    }
+
+    fn count(&self, change: &Change) {
+        let upstream = self.upstream.as_str();
+        let labels = |endpoint: &Endpoint| {
+            [
+                endpoint.name().to_string(),
+                endpoint.zone_label().to_owned(),
+            ]
+        };
+        let inc = |family, labels: &[&str]| self.meters.counter(family, labels).inc();
+        match change {
+            Change::Flip { endpoint, flip, .. } => {
+                let [name, zone] = labels(endpoint);
+                let (to, reason) = (flip.to.as_str(), label(&flip.reason));
+                inc(
+                    &family::ENDPOINT_TRANSITIONS,
+                    &[upstream, &name, &zone, to, reason],
+                );
+            }
+            Change::Probed {
+                endpoint,
+                result,
+                took,
+                ..
+            } => {
+                let [name, zone] = labels(endpoint);
+                inc(&family::PROBES, &[upstream, &name, &zone, label(result)]);
+                self.meters
+                    .histogram(&family::PROBE_DURATION_SECONDS, &[upstream, &name, &zone])
+                    .record(took.as_secs_f64());
+            }
+            Change::Mismatch { endpoint, .. } => {
+                let [name, zone] = labels(endpoint);
+                inc(&family::IDENTITY_MISMATCHES, &[upstream, &name, &zone]);
+            }
+            Change::Failover { from, to } => inc(&family::FAILOVERS, &[upstream, from, to]),
+            Change::Failback { .. } => inc(&family::FAILBACKS, &[upstream]),
+            Change::Lookup { name, result } => inc(&family::DNS_LOOKUPS, &[name, result]),
+            Change::Dns { name, .. } => inc(&family::DNS_CHANGES, &[name]),
+            Change::EndpointGone(endpoint) => {
+                let [name, zone] = labels(endpoint);
+                self.meters
+                    .remove(&[("upstream", upstream), ("endpoint", &name), ("zone", &zone)]);
+            }
+            Change::NameGone(name) => self.meters.remove(&[("name", name)]),
+            Change::Pin(_) | Change::DnsError { .. } | Change::Stall(_) => {}
+        }
+    }
+
+    fn event(&self, change: &Change) -> Option<Event> {
+        match change {
+            Change::Flip {
+                endpoint,
+                socket,
+                flip,
+            } => {
+                let event = if flip.to == State::Down {
+                    Event::warn("endpoint.state", "an address is down")
+                } else {
+                    Event::info("endpoint.state", "an address changed its state")
+                };
+                let event = about(event, endpoint, *socket)
+                    .with("from", flip.from.as_str())
+                    .with("to", flip.to.as_str());
+                Some(event.with("reason", flip.reason.to_string()))
+            }
+            Change::Probed {
+                endpoint,
+                socket,
+                result,
+                detail,
+                took,
+            } if result != "ok" && self.bus.wants(Level::Debug) => {
+                let event = Event::debug("probe.fail", "a probe failed");
+                let event = about(event, endpoint, *socket)
+                    .with("result", result.clone())
+                    .maybe("detail", detail.clone());
+                Some(event.with("probe.duration_ms", took.as_secs_f64() * 1000.0))
+            }
+            Change::Mismatch {
+                endpoint,
+                socket,
+                got,
+                pinned,
+            } => {
+                let event =
+                    Event::warn("identity.mismatch", "an address answers as another system");
+                let event = about(event, endpoint, *socket).with("identity", pinned.to_string());
+                Some(event.with("identity.other", got.to_string()))
+            }
+            _ => self.event_of_upstream(change),
+        }
+    }
+
+    /// Events that are not about one address.
+    fn event_of_upstream(&self, change: &Change) -> Option<Event> {
+        let here = |event: Event| event.with("upstream", self.upstream.to_string());
+        let list = |ips: &[IpAddr]| {
+            let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+            (!ips.is_empty()).then(|| ips.join(" "))
+        };
+        let event = match change {
+            Change::Pin(PinChange::Conflict(one, other)) => {
+                let text = "two systems behind one upstream: not used until a reload or restart";
+                here(Event::warn("identity.mismatch", text))
+                    .with("identity", one.to_string())
+                    .with("identity.other", other.to_string())
+            }
+            Change::Failover { from, to } => here(Event::info(
+                "upstream.failover",
+                "new connections go elsewhere",
+            ))
+            .with("from", from.clone())
+            .with("to", to.clone()),
+            Change::Failback { from, to } => {
+                here(Event::info("upstream.failback", "new connections go back"))
+                    .with("from", from.clone())
+                    .with("to", to.clone())
+            }
+            Change::Dns {
+                name,
+                endpoint,
+                added,
+                departed,
+                removed,
+            } => here(Event::info("dns.change", "the addresses of a name changed"))
+                .with("endpoint", endpoint.name().to_string())
+                .with("name", name.clone())
+                .maybe("added", list(added))
+                .maybe("departed", list(departed))
+                .maybe("removed", list(removed)),
+            Change::DnsError { name, error, kept } => {
+                let text = "a lookup went wrong; known addresses are kept";
+                here(Event::warn("dns.error", text))
+                    .with("name", name.clone())
+                    .with("error", error.clone())
+                    .with("kept", *kept)
+            }
+            Change::Stall(late) => {
+                let text = "we were late ourselves; timeouts meanwhile are void";
+                here(Event::debug("stall", text)).with("late_ms", late.as_secs_f64() * 1000.0)
+            }
+            _ => return None,
+        };
+        Some(event)
+    }
+}
+
+/// With the fields that say which address.
+fn about(event: Event, endpoint: &Endpoint, socket: SocketAddr) -> Event {
+    event
+        .with("upstream", endpoint.upstream.to_string())
+        .with("endpoint", endpoint.name().to_string())
+        .maybe("zone", endpoint.zone().map(ToString::to_string))
+        .with("server.address", socket.ip().to_string())
+        .with("server.port", socket.port())
+}
+
+/// The names that have series: those that are no candidates.
+fn names(picture: &Snapshot) -> impl Iterator<Item = &NameView> {
+    picture.names.iter().filter(|view| !view.candidate)
+}
+
+/// A code that comes from the network in part (an HTTP status), made one of a closed list.
+fn label(code: &str) -> &str {
+    const STATUSES: [&str; 16] = [
+        "200", "204", "301", "302", "307", "308", "400", "401", "403", "404", "405", "429", "500",
+        "502", "503", "504",
+    ];
+    match code.strip_prefix("http_") {
+        Some(status) if !STATUSES.contains(&status) => "http_other",
+        _ => code,
+    }
+}

@@ -1,0 +1,386 @@
+//! The rules of contract section 7 that need more than one address, each as a small story.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::*;
+use crate::types::EndpointName;
+use crate::upstream::fact::ProbeOutcome;
+use crate::upstream::fact::{Addresses, Answer, NoAnswer, Source};
+use crate::upstream::identity::SystemId;
+use crate::upstream::publish::snapshot;
+use crate::upstream::snapshot::{Snapshot, State};
+
+mod identity_and_dns;
+mod place_and_reload;
+
+/// A pool and its clock. Zones a, b, c are endpoints `a`, `b`, `c` at 10.0.0.1, .2, .3; our own zone is a.
+struct Story {
+    pool: Pool,
+    now: Moment,
+    told: Vec<Change>,
+}
+
+fn spec(name: &str, host: &str, zone: Option<&str>, role: Role) -> EndpointSpec {
+    EndpointSpec {
+        name: EndpointName::new(name),
+        host: host.to_owned(),
+        port: 8182,
+        zone: zone.map(Zone::new),
+        role,
+    }
+}
+
+fn at(n: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, n], 8182))
+}
+
+fn ok(id: &str) -> ProbeOutcome {
+    ProbeOutcome::Success {
+        identity: Some(SystemId::new(id)),
+    }
+}
+
+fn zones() -> Vec<EndpointSpec> {
+    ["a", "b", "c"]
+        .iter()
+        .zip(1..)
+        .map(|(zone, n)| spec(zone, &format!("10.0.0.{n}"), Some(zone), Role::Configured))
+        .collect()
+}
+
+fn own(zone: &str) -> PoolSettings {
+    PoolSettings {
+        own_zone: Some(Zone::new(zone)),
+        ..PoolSettings::default()
+    }
+}
+
+impl Story {
+    fn new(endpoints: Vec<EndpointSpec>, settings: PoolSettings) -> Self {
+        let now = Moment::at(Duration::from_secs(1));
+        Self {
+            pool: Pool::new(
+                UpstreamName::new("u"),
+                endpoints,
+                settings,
+                Vec::new(),
+                now,
+                7,
+            ),
+            now,
+            told: Vec::new(),
+        }
+    }
+
+    /// All three zones up, the first round over.
+    fn up() -> Self {
+        let mut story = Self::new(zones(), own("a"));
+        for n in 1..=3 {
+            story.probe(n, ok("x"));
+        }
+        assert_eq!(story.order(), "abc");
+        story.told.clear();
+        story
+    }
+
+    fn tell(&mut self, fact: Fact) {
+        self.told.extend(self.pool.apply(self.now, fact));
+    }
+
+    fn probe(&mut self, n: u8, outcome: ProbeOutcome) {
+        let (socket, sent, took) = (at(n), self.now, Duration::ZERO);
+        self.tell(Fact::Probed {
+            socket,
+            sent,
+            outcome,
+            took,
+        });
+    }
+
+    fn suspect(&mut self, n: u8) {
+        self.tell(Fact::Suspect {
+            endpoint: EndpointName::new("?"),
+            socket: at(n),
+            why: Suspicion::LostHedge,
+            started: self.now,
+        });
+    }
+
+    fn answer(&mut self, name: &str, ips: &[u8]) {
+        let result = if ips.is_empty() {
+            Err(NoAnswer::NxDomain)
+        } else {
+            Ok(Addresses {
+                ips: ips.iter().map(|n| at(*n).ip()).collect(),
+                ttl: Duration::from_secs(5),
+                source: Source::Dns,
+                refused: Vec::new(),
+            })
+        };
+        self.tell(Fact::Answer(Answer {
+            name: name.to_owned(),
+            at: self.now,
+            result,
+        }));
+    }
+
+    /// Lets time pass in ticks.
+    fn wait(&mut self, ms: u64) {
+        for _ in 0..ms.div_ceil(100) {
+            self.now = self.now + Duration::from_millis(100);
+            self.told.extend(self.pool.beat(self.now));
+            self.told.extend(self.pool.tick(self.now));
+        }
+    }
+
+    fn see(&self) -> Snapshot {
+        snapshot(&self.pool, self.now, 1)
+    }
+
+    /// The order as endpoint names, with the last figure of the address where an endpoint has several.
+    fn order_at(&self, draw: f64) -> String {
+        let seen = self.see();
+        seen.order(self.now, draw)
+            .iter()
+            .map(|candidate| {
+                let name = candidate.endpoint.name().to_string();
+                let many = seen
+                    .endpoints
+                    .iter()
+                    .any(|view| view.endpoint.name().as_str() == name && view.addresses.len() > 1);
+                let IpAddr::V4(ip) = candidate.address.socket.ip() else {
+                    unreachable!()
+                };
+                if many {
+                    format!("{name}{}", ip.octets()[3])
+                } else {
+                    name
+                }
+            })
+            .collect()
+    }
+
+    fn order(&self) -> String {
+        self.order_at(0.0)
+    }
+
+    fn state(&self, n: u8) -> State {
+        self.see()
+            .address(at(n))
+            .map_or(State::Unknown, |view| view.state)
+    }
+
+    fn told(&mut self, like: impl Fn(&Change) -> bool) -> usize {
+        let count = self.told.iter().filter(|change| like(change)).count();
+        self.told.clear();
+        count
+    }
+}
+
+#[test]
+fn unknown_sorts_with_up_in_the_first_round_and_behind_returning_after() {
+    let mut story = Story::new(zones(), own("a"));
+    assert_eq!(story.order(), "abc");
+    story.probe(2, ok("x"));
+    assert_eq!(
+        story.order(),
+        "abc",
+        "unknown a is near, and the round is not over"
+    );
+    story.wait(2000);
+    assert!(story.see().first_round_done);
+    assert_eq!(story.order(), "bac");
+    story.probe(1, ok("x"));
+    assert_eq!(story.order(), "abc");
+}
+
+#[test]
+fn the_first_round_is_over_when_all_have_answered_or_failed() {
+    let mut story = Story::new(zones(), own("a"));
+    story.probe(1, ProbeOutcome::Refused);
+    story.probe(2, ok("x"));
+    assert!(!story.see().first_round_done);
+    story.probe(3, ProbeOutcome::Timeout);
+    assert!(story.see().first_round_done);
+    assert_eq!(story.order(), "bca");
+    assert_eq!(
+        story.told(|change| matches!(change, Change::Failover { .. })),
+        0
+    );
+}
+
+#[test]
+fn the_order() {
+    let mut story = Story::up();
+    story.suspect(1);
+    assert_eq!(story.order(), "bca");
+    story.tell(Fact::Intent {
+        endpoint: EndpointName::new("b"),
+        intent: Intent::Drain,
+    });
+    assert_eq!(story.order(), "cab");
+    for n in [1, 3] {
+        story.probe(n, ProbeOutcome::Refused);
+        story.probe(n, ProbeOutcome::Refused);
+    }
+    // Intent comes first; down is last among its like, not absent.
+    assert_eq!(story.order(), "acb");
+    story.probe(2, ProbeOutcome::Refused);
+    assert!(!story.see().fail_open);
+    story.probe(2, ProbeOutcome::Refused);
+    assert!(story.see().fail_open);
+    assert_eq!(story.order(), "acb");
+}
+
+#[test]
+fn failover_failback_and_the_ramp() {
+    let mut story = Story::up();
+    story.probe(1, ProbeOutcome::Refused);
+    story.probe(1, ProbeOutcome::Refused);
+    assert_eq!(story.order(), "bca");
+    assert_eq!(
+        story.told(|change| *change
+            == Change::Failover {
+                from: "a".into(),
+                to: "b".into()
+            }),
+        1
+    );
+    story.wait(5000);
+    story.probe(1, ok("x"));
+    story.wait(200);
+    story.probe(1, ok("x"));
+    assert_eq!(story.state(1), State::Returning);
+    assert_eq!(story.order(), "bca");
+    story.wait(59_900);
+    assert_eq!(story.state(1), State::Returning);
+    assert!(story.see().rebalance.is_none());
+    story.wait(200);
+    assert_eq!(story.state(1), State::Up);
+    assert_eq!(
+        story.told(|change| matches!(change, Change::Failback { .. })),
+        1
+    );
+    story.wait(5000);
+    assert_eq!(
+        (story.order_at(0.4).as_str(), story.order_at(0.7).as_str()),
+        ("abc", "bca")
+    );
+    assert!(story.see().rebalance.is_none(), "the ramp is not over");
+    story.wait(5100);
+    assert_eq!(story.order_at(0.99), "abc");
+    let farther = story.see().rebalance.expect("pairs may move");
+    assert_eq!(
+        farther.endpoints,
+        [EndpointName::new("b"), EndpointName::new("c")]
+    );
+}
+
+#[test]
+fn a_cleared_doubt_needs_no_failback_but_farther_pairs_wait_for_it() {
+    let mut story = Story::up();
+    story.wait(61_000);
+    assert!(story.see().rebalance.is_some());
+    story.suspect(1);
+    assert_eq!(story.order(), "bca");
+    assert!(story.see().rebalance.is_none());
+    story.wait(300);
+    story.probe(1, ok("x"));
+    assert_eq!(story.order(), "abc");
+    assert_eq!(
+        story.told(|change| matches!(change, Change::Failover { .. } | Change::Failback { .. })),
+        0
+    );
+    story.wait(59_000);
+    assert!(story.see().rebalance.is_none());
+    story.wait(1100);
+    assert!(story.see().rebalance.is_some());
+}
+
+#[test]
+fn silence_takes_one_zone_in_thirty_seconds() {
+    let mut story = Story::up();
+    for n in [1, 2] {
+        for _ in 0..3 {
+            story.probe(n, ProbeOutcome::Timeout);
+        }
+    }
+    assert_eq!(
+        (story.state(1), story.state(2)),
+        (State::Down, State::Suspect)
+    );
+    assert!(
+        story
+            .see()
+            .address(at(1))
+            .is_some_and(|view| view.down_by_silence.is_some())
+    );
+    story.wait(29_900);
+    assert_eq!(story.state(2), State::Suspect);
+    story.wait(200);
+    assert_eq!(story.state(2), State::Down);
+    // Nobody else is up: the last one may go at once.
+    for _ in 0..3 {
+        story.probe(3, ProbeOutcome::Timeout);
+    }
+    assert_eq!(story.state(3), State::Down);
+}
+
+#[test]
+fn our_own_faults_blame_nobody() {
+    let mut story = Story::up();
+    let sent = story.now;
+    story.wait(100);
+    // Nothing for 2 s: we were late.
+    story.now = story.now + Duration::from_secs(2);
+    let late = story.pool.beat(story.now);
+    assert!(matches!(late[..], [Change::Stall(_)]));
+    for _ in 0..5 {
+        story.tell(Fact::Probed {
+            socket: at(1),
+            sent,
+            outcome: ProbeOutcome::Timeout,
+            took: Duration::from_secs(1),
+        });
+    }
+    story.tell(Fact::Dialled {
+        endpoint: EndpointName::new("a"),
+        socket: at(1),
+        failure: DialFailure::Timeout,
+        started: sent,
+    });
+    story.tell(Fact::Dialled {
+        endpoint: EndpointName::new("a"),
+        socket: at(1),
+        failure: DialFailure::Local,
+        started: story.now,
+    });
+    story.probe(1, ProbeOutcome::Local("EMFILE".to_owned()));
+    assert_eq!(story.state(1), State::Up);
+    // Void and repeated.
+    let now = story.now;
+    assert!(
+        story
+            .see()
+            .address(at(1))
+            .is_some_and(|view| view.probe_at <= now + Duration::from_secs(1))
+    );
+    // What began after the stall counts.
+    story.tell(Fact::Dialled {
+        endpoint: EndpointName::new("a"),
+        socket: at(1),
+        failure: DialFailure::Timeout,
+        started: now,
+    });
+    assert_eq!(story.state(1), State::Suspect);
+}
+
+#[test]
+fn waking_probes_everything_at_once() {
+    let mut story = Story::up();
+    story.wait(1000);
+    story.tell(Fact::Woke);
+    let now = story.now;
+    assert!(story.see().all().all(|(_, view)| view.probe_at <= now));
+}

@@ -1,0 +1,143 @@
+//! The actor: facts in, snapshots, events and numbers out. The clock is paused; there are no sockets.
+
+use std::time::Duration;
+
+use super::*;
+use crate::events::Log;
+use crate::types::{EndpointName, Zone};
+use fact::ProbeOutcome;
+use snapshot::State;
+
+fn config(meters: &Meters, bus: &Bus) -> PoolConfig {
+    let endpoint = |name: &str, host: &str| EndpointSpec {
+        name: EndpointName::new(name),
+        host: host.to_owned(),
+        port: 8182,
+        zone: Some(Zone::new(name)),
+        role: endpoint::Role::Configured,
+    };
+    PoolConfig {
+        upstream: UpstreamName::new("u"),
+        endpoints: vec![endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.2")],
+        settings: PoolSettings {
+            own_zone: Some(Zone::new("a")),
+            ..PoolSettings::default()
+        },
+        meters: meters.clone(),
+        bus: bus.clone(),
+        own_listeners: Vec::new(),
+    }
+}
+
+fn probed(n: u8, outcome: ProbeOutcome) -> Fact {
+    Fact::Probed {
+        socket: SocketAddr::from(([10, 0, 0, n], 8182)),
+        sent: clock::now(),
+        outcome,
+        took: Duration::from_millis(1),
+    }
+}
+
+async fn until(view: &mut View, what: impl Fn(&Snapshot) -> bool) {
+    tokio::time::timeout(Duration::from_secs(600), async {
+        while !what(&view.load()) {
+            view.changed().await;
+        }
+    })
+    .await
+    .expect("the snapshot comes");
+}
+
+const OK: ProbeOutcome = ProbeOutcome::Success { identity: None };
+
+#[tokio::test(start_paused = true)]
+async fn facts_become_snapshots_events_and_numbers() {
+    let (meters, bus) = (Meters::default(), Bus::new(Log::default()));
+    let mut events = bus.subscribe();
+    let (feed, mut view, actor) = start(config(&meters, &bus));
+    let actor = tokio::spawn(actor);
+    assert_eq!(view.load().addresses, 2);
+    feed.tell(probed(1, OK));
+    feed.tell(probed(2, OK));
+    until(&mut view, |seen| seen.healthy == 2 && seen.first_round_done).await;
+    assert_eq!(
+        meters.value("endpoint_healthy", &[("endpoint", "a")]),
+        Some(1.0)
+    );
+    assert_eq!(
+        meters.value("endpoint_active", &[("endpoint", "a")]),
+        Some(1.0)
+    );
+    feed.tell(probed(1, ProbeOutcome::Refused));
+    feed.tell(probed(1, ProbeOutcome::Refused));
+    until(&mut view, |seen| seen.active_zone.as_deref() == Some("b")).await;
+    assert_eq!(
+        meters.value("failovers_total", &[("from", "a"), ("to", "b")]),
+        Some(1.0)
+    );
+    assert_eq!(
+        meters.value("endpoint_healthy", &[("endpoint", "a")]),
+        Some(0.0)
+    );
+    assert_eq!(
+        meters.value(
+            "endpoint_transitions_total",
+            &[("endpoint", "a"), ("to", "down"), ("reason", "refused")]
+        ),
+        Some(1.0)
+    );
+    assert_eq!(meters.value("upstream_healthy_addresses", &[]), Some(1.0));
+    let mut names = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        names.push(event.name);
+    }
+    assert!(
+        names.contains(&"endpoint.state") && names.contains(&"upstream.failover"),
+        "{names:?}"
+    );
+    drop(feed);
+    actor.await.expect("the actor ends with its last feed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_leaves_takes_its_series_along() {
+    let (meters, bus) = (Meters::default(), Bus::new(Log::default()));
+    let mut config = config(&meters, &bus);
+    let settings = config.settings.clone();
+    let mut endpoints = config.endpoints.clone();
+    config.endpoints.truncate(2);
+    let (feed, mut view, actor) = start(config);
+    let _actor = tokio::spawn(actor);
+    endpoints.truncate(1);
+    feed.tell(Fact::Reconfigure {
+        endpoints,
+        settings,
+    });
+    until(&mut view, |seen| seen.endpoints.len() == 1).await;
+    assert_eq!(meters.value("endpoint_healthy", &[("endpoint", "b")]), None);
+    assert!(
+        meters
+            .value("endpoint_healthy", &[("endpoint", "a")])
+            .is_some()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_drops_observations_only() {
+    let (meters, bus) = (Meters::default(), Bus::new(Log::default()));
+    let (feed, mut view, actor) = start(config(&meters, &bus));
+    for _ in 0..QUEUE + 5 {
+        feed.tell(probed(1, OK));
+    }
+    assert_eq!(feed.dropped(), 5);
+    feed.tell(Fact::Intent {
+        endpoint: EndpointName::new("a"),
+        intent: fact::Intent::Drain,
+    });
+    let _actor = tokio::spawn(actor);
+    until(&mut view, |seen| {
+        seen.endpoints[0].intent == fact::Intent::Drain
+    })
+    .await;
+    assert_eq!(view.load().endpoints[0].addresses[0].state, State::Up);
+}

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use entryway::clock;
-use entryway::events::{Bus, Log};
-use entryway::metrics::Meters;
+use entryway::events::{Events, Log};
+use entryway::metrics::Metrics;
 use entryway::types::{EndpointName, UpstreamName, Zone};
 use entryway::upstream::endpoint::{EndpointSpec, Role};
 use entryway::upstream::fact::{Addresses, Answer, Fact, ProbeOutcome, Source};
@@ -34,8 +34,8 @@ fn main() {
         upstream: UpstreamName::new("u"),
         endpoints: specs.collect(),
         settings: entryway::upstream::timing::PoolSettings::default(),
-        meters: Meters::default(),
-        bus: Bus::new(Log::default()),
+        metrics: Metrics::default(),
+        events: Events::new(Log::default()),
         own_listeners: Vec::new(),
     });
     // Like the control thread: its own runtime, and something new 20 times a millisecond.

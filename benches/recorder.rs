@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 
-use entryway::metrics::{Meters, family};
+use entryway::metrics::{Metrics, family};
 use tokio::time::Instant;
 
 const CALLS: u32 = 2_000_000;
@@ -25,16 +25,16 @@ fn main() {
     if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
         return;
     }
-    let meters = Meters::default();
-    let counter = meters.counter(&family::CONNECTIONS_ACCEPTED, &["l"]);
-    let gauge = meters.gauge(&family::CONNECTIONS_PARKED, &["l"]);
-    let histogram = meters.histogram(&family::SETUP_SECONDS, &[]);
+    let metrics = Metrics::default();
+    let counter = metrics.counter(&family::CONNECTIONS_ACCEPTED, &["l"]);
+    let gauge = metrics.gauge(&family::CONNECTIONS_PARKED, &["l"]);
+    let histogram = metrics.histogram(&family::SETUP_SECONDS, &[]);
     each("counter.inc", |_| black_box(&counter).inc());
     each("gauge.add", |_| black_box(&gauge).add(1.0));
     each("histogram.record", |call| {
         black_box(&histogram).record(f64::from(call % 1000) / 1e4);
     });
-    each("meters.counter (a handle asked for)", |_| {
-        black_box(meters.counter(&family::CONNECTIONS_ACCEPTED, &["l"]));
+    each("metrics.counter (a handle asked for)", |_| {
+        black_box(metrics.counter(&family::CONNECTIONS_ACCEPTED, &["l"]));
     });
 }

@@ -1,60 +1,62 @@
-//! Admin: health, metrics, `/v1/*` and changes, on three doors (contract section 5).
+//! Admin: health, metrics, `/v1/*` and changes, on three listeners (contract section 5).
 //!
-//! Owns the routes, who may use them, and the doors: `admin.bind` (read-only without a token, Host checked), the
-//! control socket (our uid or root), `metrics_bind` (`/metrics` and health). Knows the core only as a [`House`]; decides
+//! Owns the routes, who may use them, and the listeners: `admin.bind` (read-only without a token, Host checked), the
+//! control socket (our uid or root), `metrics_bind` (`/metrics` and health). Knows the core only as a [`Backend`]; decides
 //! nothing about connections or endpoints.
 
 use std::sync::Arc;
 
-use crate::events::Bus;
-use crate::http::{self, Door, Request};
+use crate::events::Events;
+use crate::http::{self, HttpListener, Request};
 use crate::life::Watch;
 
-pub use doors::{Asked, Doors, OpenError, open};
+pub use backend::{ApiError, ApiFuture, Backend, EndpointAction};
+pub use convert::{millis, seconds, wall};
 pub use health::{Counts, Health};
-pub use house::{House, Later, Order, Refusal};
-pub use picture::{millis, seconds, wall};
+pub use listeners::{AdminBindError, AdminListeners, BindOptions, open};
 pub use settings::{AdminSettings, Bind, ControlPath};
 
+pub mod api_types;
 pub mod settings;
-pub mod status;
 
-mod answers;
+mod access;
+mod backend;
 mod control;
-mod doors;
+mod convert;
 mod health;
-mod house;
-mod picture;
+mod listeners;
+mod responses;
 mod routes;
-mod rules;
 
-/// Serves all doors until `stop` fires, then lets answers under way finish and removes the control socket.
+/// Serves all listeners until `stop` fires, then lets answers under way finish and removes the control socket.
 pub async fn serve(
-    doors: Doors,
-    house: Arc<dyn House>,
-    bus: Bus,
+    listeners: AdminListeners,
+    backend: Arc<dyn Backend>,
+    events: Events,
     settings: &AdminSettings,
     stop: Watch,
 ) {
-    let hall = Arc::new(routes::Hall {
-        house,
-        bus,
-        hosts: settings.hosts(doors.admin_address()),
+    let handler = Arc::new(routes::Handler {
+        backend,
+        events,
+        hosts: settings.hosts(listeners.admin_address()),
         token_file: settings.token_file.clone(),
-        control_socket: doors.control_path().map(|path| path.display().to_string()),
+        control_socket: listeners
+            .control_path()
+            .map(|path| path.display().to_string()),
         own_uid: control::own_uid(),
-        refusals: routes::Pace::default(),
+        refusals: routes::RateLimit::default(),
     });
-    let (admin, metrics, control, guard) = doors.split();
-    let open = |door: Option<Door>, kind: routes::Kind| {
-        let (hall, stop) = (Arc::clone(&hall), stop.clone());
+    let (admin, metrics, control, guard) = listeners.split();
+    let open = |listener: Option<HttpListener>, kind: routes::Kind| {
+        let (handler, stop) = (Arc::clone(&handler), stop.clone());
         async move {
-            let Some(door) = door else { return };
+            let Some(listener) = listener else { return };
             let handler = move |request: Request| {
-                let hall = Arc::clone(&hall);
-                async move { hall.answer(kind, request).await }
+                let handler = Arc::clone(&handler);
+                async move { handler.answer(kind, request).await }
             };
-            http::serve(door, stop, handler).await;
+            http::serve(listener, stop, handler).await;
         }
     };
     tokio::join!(

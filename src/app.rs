@@ -16,11 +16,11 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::clock::{self, Moment};
 use crate::connection::Registry;
 use crate::dns::ResolverHandle;
-use crate::events::Bus;
 use crate::events::Event;
+use crate::events::Events;
 use crate::life::{Startup, Trigger, Watch, trigger};
 use crate::listener::{self, BindError, Bound, Door, SocketSettings, Threads};
-use crate::metrics::{Meters, family};
+use crate::metrics::{Metrics, family};
 use crate::relay::{Counters, TcpSettings};
 use crate::settings::{Settings, UpstreamSettings};
 use crate::supervisor::{self, Ending};
@@ -72,9 +72,9 @@ pub struct Parts {
     /// Whether the bind addresses were asked for (else a missing `::1` is no error).
     pub listen_asked: bool,
     /// Where everything is counted.
-    pub meters: Meters,
+    pub metrics: Metrics,
     /// Where everything is told.
-    pub bus: Bus,
+    pub events: Events,
 }
 
 /// All listeners, bound: clients are queued from here on.
@@ -109,9 +109,9 @@ pub struct Handles {
     /// All live connections.
     pub registry: Registry,
     /// Every series.
-    pub meters: Meters,
+    pub metrics: Metrics,
     /// Every event.
-    pub bus: Bus,
+    pub events: Events,
     /// Start-up tasks that are not done.
     pub startup: Startup,
     /// Fires when the shutdown begins.
@@ -172,7 +172,7 @@ pub fn bind(parts: &Parts) -> Result<Bindings, Error> {
                 "listener.up",
                 "this machine does not have the address; going on without it",
             );
-            parts.bus.emit(
+            parts.events.emit(
                 event
                     .with("name", listener.name.clone())
                     .with("address", address.to_string()),
@@ -188,8 +188,8 @@ pub fn bind(parts: &Parts) -> Result<Bindings, Error> {
 pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App, Error> {
     let Parts {
         settings,
-        meters,
-        bus,
+        metrics,
+        events,
         ..
     } = &parts;
     let workers = settings
@@ -210,15 +210,20 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
     let mut tasks = JoinSet::new();
     let (upstreams, resolver) = observe(&parts, &own, &mut tasks);
     let swept = upstreams.iter().map(Upstream::swept).collect();
-    let (sweep, ending) =
-        supervisor::sweep(registry.clone(), swept, Arc::clone(&counters), meters, bus);
+    let (sweep, ending) = supervisor::sweep(
+        registry.clone(),
+        swept,
+        Arc::clone(&counters),
+        metrics,
+        events,
+    );
     tasks.spawn(sweep.run());
 
     let (door_trigger, door_watch) = trigger();
     let mut listeners = Vec::new();
     for (bound, listener) in bindings.bound.into_iter().zip(&settings.listeners) {
         let upstream = upstream_of(&upstreams, &listener.upstream);
-        let route = upstream.route(listener, &registry, &counters, meters, bus);
+        let route = upstream.route(listener, &registry, &counters, metrics, events);
         let spares_kept = listeners
             .iter()
             .any(|known: &Listener| known.route.upstream == route.upstream);
@@ -234,12 +239,12 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
             route,
             threads.spread(),
             budget,
-            meters,
+            metrics,
             door_watch.clone(),
         );
     }
     drop(pending);
-    numbers::say_what_runs(meters, threads.spread().threads());
+    numbers::say_what_runs(metrics, threads.spread().threads());
 
     let (draining_trigger, draining) = trigger();
     let (stops, wanted) = mpsc::unbounded_channel();
@@ -249,8 +254,8 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
         listeners: listeners.into(),
         upstreams,
         registry,
-        meters: meters.clone(),
-        bus: bus.clone(),
+        metrics: metrics.clone(),
+        events: events.clone(),
         startup,
         draining,
         max_connections: budget.max_connections,
@@ -328,15 +333,16 @@ impl App {
         let first = self.stops.recv().await.unwrap_or(Stop::Now);
         let began = Instant::now();
         let Handles {
-            bus,
-            meters,
+            events,
+            metrics,
             registry,
             ..
         } = self.handles.clone();
         self.draining.fire();
-        meters.gauge(&family::DRAINING, &[]).set(1.0);
-        bus.emit(Event::info("drain.start", "shutting down").with("connections", registry.len()));
-        let cut = meters.counter(&family::DRAIN_CUT, &[]);
+        metrics.gauge(&family::DRAINING, &[]).set(1.0);
+        events
+            .emit(Event::info("drain.start", "shutting down").with("connections", registry.len()));
+        let cut = metrics.counter(&family::DRAIN_CUT, &[]);
         let cut_before = cut.get();
 
         let mut now = first == Stop::Now;
@@ -369,7 +375,7 @@ impl App {
         self.tasks.shutdown().await;
         let cut = cut.get() - cut_before;
         let end = Event::info("drain.end", "stopped").with("cut", cut);
-        bus.emit(end.with(
+        events.emit(end.with(
             "duration_ms",
             u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         ));

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::admin::{self, Asked, Doors, OpenError};
+use crate::admin::{self, AdminBindError, AdminListeners, BindOptions};
 use crate::app::{self, App, Ended, Handles, Parts, UpstreamPart};
 use crate::edn;
 use crate::events::Event;
-use crate::events::{Bus, Log};
+use crate::events::{Events, Log};
 use crate::life;
-use crate::metrics::Meters;
+use crate::metrics::Metrics;
 use crate::settings::{Loaded, Report, UpstreamSettings};
 use crate::suspend;
 use crate::target::{self, Part, Recipe};
@@ -29,7 +29,7 @@ mod desk;
 #[derive(Debug)]
 pub struct Assembly {
     app: App,
-    doors: Doors,
+    admin_listeners: AdminListeners,
     desk: Arc<Desk>,
     loaded: Loaded,
     services: JoinSet<()>,
@@ -46,7 +46,7 @@ pub enum Error {
     App(#[from] app::Error),
     /// A port of admin cannot be had.
     #[error(transparent)]
-    Admin(#[from] OpenError),
+    Admin(#[from] AdminBindError),
 }
 
 /// What the targets of the settings come to, one recipe per upstream.
@@ -99,7 +99,7 @@ fn key_of(part: Part) -> String {
 }
 
 /// The parts that these settings ask for.
-pub fn parts(loaded: &Loaded, meters: &Meters, bus: &Bus) -> Result<Parts, Error> {
+pub fn parts(loaded: &Loaded, metrics: &Metrics, events: &Events) -> Result<Parts, Error> {
     let recipes = recipes(loaded)?;
     let part = |(settings, recipe): (&UpstreamSettings, Recipe)| UpstreamPart {
         settings: settings.clone(),
@@ -119,28 +119,28 @@ pub fn parts(loaded: &Loaded, meters: &Meters, bus: &Bus) -> Result<Parts, Error
         listen_asked: (0..loaded.settings.listeners.len())
             .any(|place| loaded.source(&format!("listener[{place}].bind")) != "default"),
         settings: loaded.settings.clone(),
-        meters: meters.clone(),
-        bus: bus.clone(),
+        metrics: metrics.clone(),
+        events: events.clone(),
     })
 }
 
 /// Takes the ports and starts everything, on the runtime that calls it.
 pub fn assemble(loaded: Loaded, log: Log) -> Result<Assembly, Error> {
-    let (meters, bus) = (Meters::default(), Bus::new(log));
-    bus.emit(
+    let (metrics, events) = (Metrics::default(), Events::new(log));
+    events.emit(
         Event::info("start", "entryway starts")
             .with("version", env!("CARGO_PKG_VERSION"))
             .with("pid", std::process::id()),
     );
     for warning in &loaded.warnings {
-        bus.emit(Event::warn("start", "settings").with("warning", warning.clone()));
+        events.emit(Event::warn("start", "settings").with("warning", warning.clone()));
     }
-    let parts = parts(&loaded, &meters, &bus)?;
+    let parts = parts(&loaded, &metrics, &events)?;
     for part in &parts.upstreams {
         for note in &part.notes {
             let event = Event::info("start", "about this way in");
             let event = event.with("upstream", part.settings.name.as_str().to_owned());
-            bus.emit(event.with("note", note.clone()));
+            events.emit(event.with("note", note.clone()));
         }
     }
     let bindings = app::bind(&parts)?;
@@ -148,12 +148,12 @@ pub fn assemble(loaded: Loaded, log: Log) -> Result<Assembly, Error> {
         .addresses()
         .next()
         .map_or(0, |address| address.port());
-    let asked = Asked {
+    let asked = BindOptions {
         bind: loaded.admin_asked_for,
         listener_port,
     };
-    let doors = admin::open(&loaded.settings.admin, asked, &bus)?;
-    let app = app::start(parts, bindings, &doors.addresses())?;
+    let admin_listeners = admin::open(&loaded.settings.admin, asked, &events)?;
+    let app = app::start(parts, bindings, &admin_listeners.addresses())?;
     let desk = Arc::new(Desk::new(app.handles().clone(), loaded.clone()));
     let mut services = JoinSet::new();
     let handles = app.handles().clone();
@@ -168,7 +168,7 @@ pub fn assemble(loaded: Loaded, log: Log) -> Result<Assembly, Error> {
     }
     Ok(Assembly {
         app,
-        doors,
+        admin_listeners,
         desk,
         loaded,
         services,
@@ -189,14 +189,14 @@ async fn find_zone(handles: Handles, settings: UpstreamSettings, place: usize) {
     let (sources, bad) = Sources::from_env(|name| std::env::var(name).ok());
     for base in bad {
         handles
-            .bus
+            .events
             .emit(Event::warn("start", "metadata service").with("error", base.to_string()));
     }
     let search = zone::find(&settings.zone, &sources, ids_in_use).await;
     for (source, why) in &search.failed {
         let event =
             Event::debug("start", "own zone not found here").with("source", source.to_string());
-        handles.bus.emit(event.with("error", why.clone()));
+        handles.events.emit(event.with("error", why.clone()));
     }
     if let Some((own, source)) = search.found {
         let event =
@@ -209,7 +209,9 @@ async fn find_zone(handles: Handles, settings: UpstreamSettings, place: usize) {
             "zone_id",
             own.id.as_ref().map(|zone| zone.as_str().to_owned()),
         );
-        handles.bus.emit(event.with("source", source.to_string()));
+        handles
+            .events
+            .emit(event.with("source", source.to_string()));
         upstream.feed.tell(Fact::OwnZone(own.in_words_of(&zones)));
         upstream.feed.tell(Fact::OwnZoneId(own.id));
     }
@@ -230,35 +232,35 @@ impl Assembly {
 
     /// Where admin HTTP listens.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.doors.admin_address()
+        self.admin_listeners.admin_address()
     }
 
-    /// Reads the settings again; see [`admin::House::reload`].
-    pub fn desk(&self) -> Arc<dyn admin::House> {
-        Arc::clone(&self.desk) as Arc<dyn admin::House>
+    /// Reads the settings again; see [`admin::Backend::reload`].
+    pub fn desk(&self) -> Arc<dyn admin::Backend> {
+        Arc::clone(&self.desk) as Arc<dyn admin::Backend>
     }
 
     /// Runs until a stop is wanted and everything is down; admin goes last.
     pub async fn run(self) -> Ended {
         let Self {
             app,
-            doors,
+            admin_listeners,
             desk,
             loaded,
             mut services,
         } = self;
-        let bus = app.handles().bus.clone();
+        let events = app.handles().events.clone();
         let (stop, watch) = life::trigger();
-        let (admin_settings, admin_bus) = (loaded.settings.admin.clone(), bus.clone());
+        let (admin_settings, admin_bus) = (loaded.settings.admin.clone(), events.clone());
         let admin = tokio::spawn(async move {
-            admin::serve(doors, desk, admin_bus, &admin_settings, watch).await
+            admin::serve(admin_listeners, desk, admin_bus, &admin_settings, watch).await
         });
         let ended = app.run().await;
         stop.fire();
         services.shutdown().await;
         // Answers under way may finish; one that hangs does not hold up the end.
         let _ = tokio::time::timeout(std::time::Duration::from_millis(500), admin).await;
-        bus.emit(Event::info("stop", "entryway ends").with("cut", ended.cut));
+        events.emit(Event::info("stop", "entryway ends").with("cut", ended.cut));
         ended
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use crate::admin::Order;
+use crate::admin::EndpointAction;
 use crate::settings::{self, Loaded, Report};
 use args::{Output, WaitFor, name};
 use failure::{CliError, code};
@@ -157,9 +157,9 @@ async fn endpoint_command(matches: &ArgMatches) -> Result<u8, CliError> {
         return endpoint::list(&instance, output(matches), to).await;
     }
     let order = match verb {
-        "drain" => Order::Drain,
-        "ready" => Order::Ready,
-        _ => Order::Probe,
+        "drain" => EndpointAction::Drain,
+        "ready" => EndpointAction::Ready,
+        _ => EndpointAction::Probe,
     };
     let names: Vec<String> = matches
         .get_many("name")
@@ -207,9 +207,9 @@ fn warn(loaded: &Loaded) {
 }
 
 fn version(output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
-    let version = crate::admin::status::version();
+    let version = crate::admin::api_types::version();
     if output == Output::Json {
-        status::print_json(to, &crate::admin::status::versioned(version))?;
+        status::print_json(to, &crate::admin::api_types::versioned(version))?;
         return Ok(0);
     }
     let commit = version

@@ -20,7 +20,7 @@ use crate::types::Side;
 use crate::upstream::endpoint::Candidate;
 use crate::upstream::fact::Suspicion;
 use farewell::Manner;
-pub use meters::EndpointMeters;
+pub use metrics::EndpointMetrics;
 pub use open::Open;
 pub use registry::{Entry, Place, Registry};
 pub use route::{Route, RouteParts};
@@ -28,7 +28,7 @@ use waiting_room::Wake;
 pub use waiting_room::{Policy, WhenAllDown};
 
 mod farewell;
-mod meters;
+mod metrics;
 mod open;
 mod registry;
 mod route;
@@ -92,7 +92,7 @@ pub async fn turn_away(
     reason: Reason,
 ) {
     let mut open = Open::new(Arc::clone(&route), client, false);
-    route.meters.rejected(reason);
+    route.metrics.rejected(reason);
     open.leaves(reason);
     if let Ok(stream) = TcpStream::from_std(stream) {
         farewell::part(&mut Stream::from(stream), Manner::Fin).await;

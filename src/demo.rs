@@ -151,7 +151,7 @@ impl Stage {
     fn new(handles: &Handles, address: SocketAddr) -> Self {
         Self {
             clients: Clients::start(address),
-            events: handles.bus.subscribe(),
+            events: handles.events.subscribe(),
             handles: handles.clone(),
             began: Instant::now(),
             live: io::stdout().is_terminal(),

@@ -1,7 +1,7 @@
-//! The bus: carries each event to the log and to whoever subscribed.
+//! The events: carries each event to the log and to whoever subscribed.
 //!
 //! Bounded: a slow subscriber loses the oldest events and is told; the log is written by a thread of its own, so a
-//! full pipe on standard error cannot stall a data thread. One bus per process assembly, no global: tests that run
+//! full pipe on standard error cannot stall a data thread. One events per process assembly, no global: tests that run
 //! side by side see only their own lines.
 
 use std::sync::Arc;
@@ -9,28 +9,28 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 pub use close_reason::{ClosedBy, Reason};
-pub use event::{Event, Level, Value};
 pub use log::{Connections, Format, Lines, Log, LogSettings, Probes, parse_level};
+pub use record::{Event, Level, Value};
 
 mod close_reason;
-mod event;
-mod line;
+mod format;
 mod log;
+mod record;
 
 /// How many events a subscriber may lag behind before it loses the oldest.
 const SUBSCRIBER_LAG: usize = 4096;
 
 /// Where events go. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Bus {
+pub struct Events {
     log: Log,
     subscribers: broadcast::Sender<Arc<Event>>,
 }
 
-// === impl Bus ===
+// === impl Events ===
 
-impl Bus {
-    /// A bus that writes to `log`.
+impl Events {
+    /// A events that writes to `log`.
     pub fn new(log: Log) -> Self {
         Self {
             log,
@@ -62,7 +62,7 @@ impl Bus {
         self.subscribers.subscribe()
     }
 
-    /// The log behind the bus; its level and filters can be changed while it runs.
+    /// The log behind the events; its level and filters can be changed while it runs.
     pub fn log(&self) -> &Log {
         &self.log
     }

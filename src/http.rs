@@ -1,4 +1,4 @@
-//! HTTP/1.1 for our own small doors: a server with limits, a client with limits, problem replies.
+//! HTTP/1.1 for our own small listeners: a server with limits, a client with limits, problem replies.
 //!
 //! Owns everything that knows hyper. Promises of [`serve`]: headers within 5 s and 16 KiB, a bounded body, a bounded
 //! number of connections (the oldest gives way, so a crowd of idle ones cannot lock out the next), an end that waits
@@ -40,7 +40,7 @@ const HEADER_MAX: usize = 16 * 1024;
 /// A request's body may be this long, and take as long as a header.
 const BODY_MAX: usize = 64 * 1024;
 
-/// Connections served at once on one door.
+/// Connections served at once on one listener.
 const CONNECTIONS: usize = 64;
 
 /// A connection is asked to end after this time, and ended `PATIENCE` later: bounds readers that never read.
@@ -51,7 +51,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where requests come in.
 #[derive(Debug)]
-pub enum Door {
+pub enum HttpListener {
     /// A TCP port.
     Tcp(tokio::net::TcpListener),
     /// A Unix socket.
@@ -116,7 +116,7 @@ pub struct Problem {
 }
 
 /// Answers requests until `stop` fires, then lets answers under way finish. `handler` is called once per request.
-pub async fn serve<H, F>(door: Door, mut stop: Watch, handler: H)
+pub async fn serve<H, F>(listener: HttpListener, mut stop: Watch, handler: H)
 where
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
@@ -130,7 +130,7 @@ where
                 oldest.retain(|task| !task.is_finished());
                 continue;
             }
-            accepted = door.accept() => accepted,
+            accepted = listener.accept() => accepted,
         };
         let (stream, caller) = match accepted {
             Ok(accepted) => accepted,
@@ -148,7 +148,7 @@ where
         let (handler, stop) = (handler.clone(), stop.clone());
         oldest.push_back(tasks.spawn(converse(stream, caller, stop, handler)));
     }
-    drop(door);
+    drop(listener);
     // What takes longer is dropped with the set.
     let _ = timeout(PATIENCE, async {
         while tasks.join_next().await.is_some() {}
@@ -267,22 +267,22 @@ pub fn problem(
     reply(status, "application/problem+json", Body::whole(body))
 }
 
-/// A byte stream of either kind of door.
+/// A byte stream of either kind of listener.
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-// === impl Door ===
+// === impl HttpListener ===
 
-impl Door {
+impl HttpListener {
     async fn accept(&self) -> io::Result<(Box<dyn Duplex>, Caller)> {
         match self {
-            Door::Tcp(listener) => {
+            HttpListener::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 // Small answers: waiting for more to send would only cost the caller time.
                 let _ = stream.set_nodelay(true);
                 Ok((Box::new(stream), Caller::Tcp(address)))
             }
-            Door::Unix(listener) => {
+            HttpListener::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let uid = stream.peer_cred().ok().map(|peer| peer.uid());
                 Ok((Box::new(stream), Caller::Unix(uid)))

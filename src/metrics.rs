@@ -7,27 +7,27 @@
 use std::sync::Arc;
 
 pub use family::{Family, Kind};
-pub use recorder::{Counter, Gauge, Histogram};
+pub use registry::{Counter, Gauge, Histogram};
 
 pub mod family;
-mod recorder;
+mod registry;
 mod text;
 
 /// A slice of the exposition ends once it is this long, so that a scrape cannot hold the control thread.
 const SLICE: usize = 16 * 1024;
 
-/// The prefix that [`Meters::value`] and [`Meters::sum`] add where it is missing.
+/// The prefix that [`Metrics::value`] and [`Metrics::sum`] add where it is missing.
 const PREFIX: &str = "entryway_";
 
 /// All series of one instance. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Meters {
-    registry: Arc<recorder::Registry>,
+pub struct Metrics {
+    registry: Arc<registry::Registry>,
 }
 
-// === impl Meters ===
+// === impl Metrics ===
 
-impl Meters {
+impl Metrics {
     /// The counter with these label values (in the family's order).
     pub fn counter(&self, family: &'static Family, labels: &[&str]) -> Counter {
         self.registry.counter(family, labels)
@@ -123,39 +123,39 @@ mod tests {
 
     #[test]
     fn same_labels_same_series_and_removal_by_label() {
-        let meters = Meters::default();
+        let metrics = Metrics::default();
         let (a, b) = (["u", "a", "z1"], ["u", "b", "z2"]);
-        meters
+        metrics
             .counter(&family::PROBES, &["u", "a", "z1", "ok"])
             .inc();
-        meters
+        metrics
             .counter(&family::PROBES, &["u", "a", "z1", "ok"])
             .add(2);
-        meters.gauge(&family::ENDPOINT_HEALTHY, &a).set(1.0);
-        meters.gauge(&family::ENDPOINT_HEALTHY, &b).set(1.0);
+        metrics.gauge(&family::ENDPOINT_HEALTHY, &a).set(1.0);
+        metrics.gauge(&family::ENDPOINT_HEALTHY, &b).set(1.0);
         assert_eq!(
-            meters.value("probes_total", &[("endpoint", "a"), ("result", "ok")]),
+            metrics.value("probes_total", &[("endpoint", "a"), ("result", "ok")]),
             Some(3.0)
         );
-        assert_eq!(meters.sum("entryway_endpoint_healthy"), 2.0);
-        let handle = meters.gauge(&family::ENDPOINT_HEALTHY, &a);
-        meters.remove(&[("upstream", "u"), ("endpoint", "a")]);
+        assert_eq!(metrics.sum("entryway_endpoint_healthy"), 2.0);
+        let handle = metrics.gauge(&family::ENDPOINT_HEALTHY, &a);
+        metrics.remove(&[("upstream", "u"), ("endpoint", "a")]);
         handle.set(7.0);
-        assert_eq!(meters.value("probes_total", &[]), None);
-        assert_eq!(meters.sum("endpoint_healthy"), 1.0);
-        assert!(!meters.render().contains("probes_total{"));
-        assert_eq!(meters.gauge(&family::ENDPOINT_HEALTHY, &a).get(), 0.0);
+        assert_eq!(metrics.value("probes_total", &[]), None);
+        assert_eq!(metrics.sum("endpoint_healthy"), 1.0);
+        assert!(!metrics.render().contains("probes_total{"));
+        assert_eq!(metrics.gauge(&family::ENDPOINT_HEALTHY, &a).get(), 0.0);
     }
 
     #[test]
     fn histograms_are_cumulative_and_end_in_infinity() {
-        let meters = Meters::default();
-        let parked = meters.histogram(&family::PARKED_SECONDS, &[]);
+        let metrics = Metrics::default();
+        let parked = metrics.histogram(&family::PARKED_SECONDS, &[]);
         for seconds in [0.05, 0.06, 1e9] {
             parked.record(seconds);
         }
         assert_eq!(parked.count(), 3);
-        let text = meters.render();
+        let text = metrics.render();
         assert!(
             text.contains("entryway_parked_seconds_bucket{le=\"0.05\"} 1\n"),
             "{text}"
@@ -175,11 +175,11 @@ mod tests {
 
     #[test]
     fn label_values_are_escaped() {
-        let meters = Meters::default();
-        meters
+        let metrics = Metrics::default();
+        metrics
             .gauge(&family::DNS_STALE, &["a\"b\\c\nd\u{1b}e"])
             .set(f64::INFINITY);
-        let text = meters.render();
+        let text = metrics.render();
         assert!(
             text.contains("entryway_dns_stale{name=\"a\\\"b\\\\c\\nd?e\"} +Inf\n"),
             "{text}"
@@ -188,28 +188,28 @@ mod tests {
 
     #[test]
     fn slices_add_up_to_the_whole() {
-        let meters = Meters::default();
+        let metrics = Metrics::default();
         for name in 0..500 {
-            meters
+            metrics
                 .counter(&family::DNS_CHANGES, &[&format!("name-{name}")])
                 .inc();
-            meters
+            metrics
                 .gauge(&family::DNS_STALE, &[&format!("name-{name}")])
                 .set(0.0);
         }
-        let slices: Vec<_> = meters.slices().collect();
+        let slices: Vec<_> = metrics.slices().collect();
         assert!(slices.len() >= 2);
-        assert_eq!(slices.concat(), meters.render());
+        assert_eq!(slices.concat(), metrics.render());
         assert_eq!(
-            meters.render().lines().count(),
+            metrics.render().lines().count(),
             2 * (500 + family::ALL.len())
         );
     }
 
     #[test]
     fn handles_count_from_many_threads() {
-        let meters = Meters::default();
-        let gauge = meters.gauge(&family::PIPES_IN_USE, &[]);
+        let metrics = Metrics::default();
+        let gauge = metrics.gauge(&family::PIPES_IN_USE, &[]);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -221,7 +221,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(meters.sum("pipes_in_use"), 40_000.0);
+        assert_eq!(metrics.sum("pipes_in_use"), 40_000.0);
     }
 
     /// Runs where promtool is installed; elsewhere the other tests have to do.
@@ -230,7 +230,7 @@ mod tests {
         use std::io::Write as _;
         use std::process::{Command, Stdio};
 
-        let meters = Meters::default();
+        let metrics = Metrics::default();
         for family in family::ALL {
             let labels: Vec<String> = family
                 .labels
@@ -239,12 +239,12 @@ mod tests {
                 .collect();
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
             match family.kind {
-                Kind::Counter => meters.counter(family, &labels).inc(),
-                Kind::Gauge => meters.gauge(family, &labels).set(0.5),
-                Kind::Histogram(_) => meters.histogram(family, &labels).record(0.3),
+                Kind::Counter => metrics.counter(family, &labels).inc(),
+                Kind::Gauge => metrics.gauge(family, &labels).set(0.5),
+                Kind::Histogram(_) => metrics.histogram(family, &labels).record(0.3),
             }
         }
-        let text = meters.render();
+        let text = metrics.render();
         let started = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())

@@ -13,9 +13,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock::{self, Moment};
 use crate::connection::{Entry, Registry};
-use crate::events::Bus;
+use crate::events::Events;
 use crate::events::Reason;
-use crate::metrics::Meters;
+use crate::metrics::Metrics;
 use crate::relay::{Counters, Order};
 use crate::types::UpstreamName;
 use crate::upstream::endpoint::Candidate;
@@ -83,8 +83,8 @@ pub fn sweep(
     registry: Registry,
     upstreams: Vec<Swept>,
     counters: Arc<Counters>,
-    meters: &Meters,
-    bus: &Bus,
+    metrics: &Metrics,
+    events: &Events,
 ) -> (Sweep, Ending) {
     let (phase, seen) = watch::channel(Phase::Serving);
     let watched = |swept: Swept| Watched {
@@ -96,7 +96,7 @@ pub fn sweep(
         registry,
         upstreams: upstreams.into_iter().map(watched).collect(),
         phase: seen,
-        export: Export::new(counters, meters, bus),
+        export: Export::new(counters, metrics, events),
     };
     let ending = Ending {
         phase: Arc::new(phase),

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::clock;
-use crate::events::Bus;
-use crate::metrics::Meters;
+use crate::events::Events;
+use crate::metrics::Metrics;
 use crate::types::UpstreamName;
 
 use endpoint::EndpointSpec;
@@ -56,9 +56,9 @@ pub struct PoolConfig {
     /// Its settings.
     pub settings: PoolSettings,
     /// Where the numbers go.
-    pub meters: Meters,
+    pub metrics: Metrics,
     /// Where the events go.
-    pub bus: Bus,
+    pub events: Events,
     /// Our own listening sockets: never used as addresses.
     pub own_listeners: Vec<SocketAddr>,
 }
@@ -102,7 +102,7 @@ pub fn start(config: PoolConfig) -> (Feed, View, impl Future<Output = ()> + use<
         fastrand::u64(..),
     );
     let first = Arc::new(publish::snapshot(&pool, now, 0));
-    let mut report = Report::new(config.upstream, config.meters, config.bus);
+    let mut report = Report::new(config.upstream, config.metrics, config.events);
     report.picture(&first, now);
     let current = Arc::new(ArcSwap::new(first));
     let (observations, seen) = mpsc::channel(QUEUE);

@@ -43,7 +43,7 @@ pub(super) struct Control {
 
 /// Whose folder a path lies in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SocketPath {
     /// A folder that somebody keeps for us, or that the user named.
     Given(PathBuf),
     /// A folder of our own, made where it is missing.
@@ -57,29 +57,33 @@ pub(super) fn own_uid() -> u32 {
 }
 
 /// Where the socket lies when nobody says: contract section 3, `--control`.
-pub(super) fn default_place(env: impl Fn(&str) -> Option<OsString>, uid: u32, port: u16) -> Place {
+pub(super) fn default_path(
+    env: impl Fn(&str) -> Option<OsString>,
+    uid: u32,
+    port: u16,
+) -> SocketPath {
     let folder = |name: &str| env(name).filter(|value| !value.is_empty());
     if let Some(runtime) = folder("RUNTIME_DIRECTORY") {
         // systemd lists several with colons between them.
         let text = runtime.to_string_lossy().into_owned();
         let first = text.split(':').next().unwrap_or_default();
-        return Place::Given(Path::new(first).join("control.sock"));
+        return SocketPath::Given(Path::new(first).join("control.sock"));
     }
     let file = format!("{port}.sock");
     match folder("XDG_RUNTIME_DIR") {
-        Some(runtime) => Place::Own(Path::new(&runtime).join("entryway").join(file)),
+        Some(runtime) => SocketPath::Own(Path::new(&runtime).join("entryway").join(file)),
         None => {
             let temporary = folder("TMPDIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
-            Place::Own(temporary.join(format!("entryway-{uid}")).join(file))
+            SocketPath::Own(temporary.join(format!("entryway-{uid}")).join(file))
         }
     }
 }
 
 /// Makes the socket.
-pub(super) fn bind(place: &Place) -> Result<(UnixListener, Control), Error> {
-    let (Place::Given(path) | Place::Own(path)) = place;
+pub(super) fn bind(path_of: &SocketPath) -> Result<(UnixListener, Control), Error> {
+    let (SocketPath::Given(path) | SocketPath::Own(path)) = path_of;
     let io = |error| Error::Io(path.clone(), error);
-    if let (Place::Own(_), Some(folder)) = (place, path.parent()) {
+    if let (SocketPath::Own(_), Some(folder)) = (path_of, path.parent()) {
         own_folder(folder)?;
     }
     remove_dead(path)?;
@@ -157,7 +161,7 @@ mod tests {
 
     #[test]
     fn the_default_place_follows_the_contract() {
-        let place = |pairs: &[(&str, &str)]| {
+        let path_of = |pairs: &[(&str, &str)]| {
             let pairs: Vec<(String, String)> = pairs
                 .iter()
                 .map(|(k, v)| ((*k).into(), (*v).into()))
@@ -168,47 +172,53 @@ mod tests {
                     .find(|(key, _)| key == name)
                     .map(|(_, value)| value.into())
             };
-            default_place(env, 7, 8183)
+            default_path(env, 7, 8183)
         };
-        assert_eq!(place(&[]), Place::Own("/tmp/entryway-7/8183.sock".into()));
         assert_eq!(
-            place(&[("TMPDIR", "/t")]),
-            Place::Own("/t/entryway-7/8183.sock".into())
+            path_of(&[]),
+            SocketPath::Own("/tmp/entryway-7/8183.sock".into())
+        );
+        assert_eq!(
+            path_of(&[("TMPDIR", "/t")]),
+            SocketPath::Own("/t/entryway-7/8183.sock".into())
         );
         let xdg = [("TMPDIR", "/t"), ("XDG_RUNTIME_DIR", "/run/user/7")];
         assert_eq!(
-            place(&xdg),
-            Place::Own("/run/user/7/entryway/8183.sock".into())
+            path_of(&xdg),
+            SocketPath::Own("/run/user/7/entryway/8183.sock".into())
         );
         let systemd = [
             ("XDG_RUNTIME_DIR", "/x"),
             ("RUNTIME_DIRECTORY", "/run/a:/run/b"),
         ];
-        assert_eq!(place(&systemd), Place::Given("/run/a/control.sock".into()));
+        assert_eq!(
+            path_of(&systemd),
+            SocketPath::Given("/run/a/control.sock".into())
+        );
     }
 
     #[tokio::test]
     async fn binds_replaces_the_dead_and_respects_the_living() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("entryway/1.sock");
-        let place = Place::Own(path.clone());
-        let (listener, control) = bind(&place).unwrap();
+        let path_of = SocketPath::Own(path.clone());
+        let (listener, control) = bind(&path_of).unwrap();
         assert_eq!(
             fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777,
             0o700
         );
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert!(matches!(bind(&place), Err(Error::Taken(_))));
+        assert!(matches!(bind(&path_of), Err(Error::Taken(_))));
         // Dead: a file without anybody behind it. Somebody replaces it under us; our end leaves theirs alone.
         fs::remove_file(&path).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let (_second, second) = bind(&place).unwrap();
+        let (_second, second) = bind(&path_of).unwrap();
         drop((listener, control));
         assert!(path.exists());
         drop(second);
         assert!(!path.exists());
         fs::write(&path, "mine").unwrap();
-        assert!(matches!(bind(&place), Err(Error::NotASocket(_))));
+        assert!(matches!(bind(&path_of), Err(Error::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     }
 
@@ -219,16 +229,19 @@ mod tests {
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(
-            bind(&Place::Own(open.join("1.sock"))),
+            bind(&SocketPath::Own(open.join("1.sock"))),
             Err(Error::Folder(_))
         ));
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(folder.path(), &link).unwrap();
         assert!(matches!(
-            bind(&Place::Own(link.join("1.sock"))),
+            bind(&SocketPath::Own(link.join("1.sock"))),
             Err(Error::Folder(_))
         ));
         let missing = folder.path().join("no/such/1.sock");
-        assert!(matches!(bind(&Place::Given(missing)), Err(Error::Io(..))));
+        assert!(matches!(
+            bind(&SocketPath::Given(missing)),
+            Err(Error::Io(..))
+        ));
     }
 }

@@ -4,28 +4,28 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::answers::{bad, connections, health, not_allowed};
+use super::access;
+use super::api_types::{self, versioned};
+use super::backend::{Backend, EndpointAction};
 use super::health::all_ok;
-use super::house::{House, Order};
-use super::rules;
-use super::status::{self, versioned};
+use super::responses::{bad, connections, health, not_allowed};
 use crate::clock;
 use crate::events::Event;
-use crate::events::{Bus, parse_level};
+use crate::events::{Events, parse_level};
 use crate::http::query::decode;
 use crate::http::{self, Body, Caller, Method, Reply, Request, StatusCode};
 
 /// `/v1/connections` without `?limit=`.
 const CONNECTIONS: usize = 1000;
 
-/// What every door knows.
+/// What every listener knows.
 const PUBLIC_PATHS: &str = "/livez /startupz /readyz /metrics";
 
 /// What admin and the control socket know besides.
 const PATHS: &str =
     "/v1/status /v1/endpoints /v1/connections /v1/dns /v1/config /v1/explain /v1/version";
 
-/// Which door a request came in by.
+/// Which listener a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// `admin.bind`.
@@ -38,21 +38,21 @@ pub(super) enum Kind {
 
 /// Everything a request needs.
 #[derive(Debug)]
-pub(super) struct Hall {
-    pub(super) house: Arc<dyn House>,
-    pub(super) bus: Bus,
+pub(super) struct Handler {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) events: Events,
     /// Hosts that `admin.bind` answers to.
     pub(super) hosts: Vec<String>,
     pub(super) token_file: Option<PathBuf>,
     pub(super) control_socket: Option<String>,
     pub(super) own_uid: u32,
     /// Holds back the log lines about refused changes: anybody on the machine can cause them.
-    pub(super) refusals: Pace,
+    pub(super) refusals: RateLimit,
 }
 
 /// At most one in a second.
 #[derive(Debug, Default)]
-pub(super) struct Pace(AtomicU64);
+pub(super) struct RateLimit(AtomicU64);
 
 /// Where a path leads.
 enum Route {
@@ -67,7 +67,7 @@ enum Route {
     Config,
     Explain,
     Version,
-    Order(Order, Option<String>),
+    EndpointAction(EndpointAction, Option<String>),
     Reload,
     LogLevel,
     Shutdown,
@@ -89,16 +89,20 @@ impl Route {
             "/v1/config" => Route::Config,
             "/v1/explain" => Route::Explain,
             "/v1/version" => Route::Version,
-            "/v1/probe" => Route::Order(Order::Probe, None),
+            "/v1/probe" => Route::EndpointAction(EndpointAction::Probe, None),
             "/v1/reload" => Route::Reload,
             "/v1/loglevel" => Route::LogLevel,
             "/v1/shutdown" => Route::Shutdown,
             _ => {
                 let (name, order) = path.strip_prefix("/v1/endpoints/")?.split_once('/')?;
-                let order = [Order::Drain, Order::Ready, Order::Probe]
-                    .into_iter()
-                    .find(|known| known.as_str() == order)?;
-                Route::Order(order, Some(decode(name)))
+                let order = [
+                    EndpointAction::Drain,
+                    EndpointAction::Ready,
+                    EndpointAction::Probe,
+                ]
+                .into_iter()
+                .find(|known| known.as_str() == order)?;
+                Route::EndpointAction(order, Some(decode(name)))
             }
         })
     }
@@ -106,7 +110,7 @@ impl Route {
     fn changes(&self) -> bool {
         matches!(
             self,
-            Route::Order(..) | Route::Reload | Route::LogLevel | Route::Shutdown
+            Route::EndpointAction(..) | Route::Reload | Route::LogLevel | Route::Shutdown
         )
     }
 
@@ -119,9 +123,9 @@ impl Route {
     }
 }
 
-// === impl Pace ===
+// === impl RateLimit ===
 
-impl Pace {
+impl RateLimit {
     fn now(&self) -> bool {
         let now = clock::now().as_millis() + 1000;
         let last = self.0.load(Relaxed);
@@ -129,12 +133,12 @@ impl Pace {
     }
 }
 
-// === impl Hall ===
+// === impl Handler ===
 
-impl Hall {
+impl Handler {
     /// Answers one request.
     pub(super) async fn answer(&self, kind: Kind, request: Request) -> Reply {
-        if kind == Kind::Admin && !rules::host_allowed(&request, &self.hosts) {
+        if kind == Kind::Admin && !access::host_allowed(&request, &self.hosts) {
             return http::problem(
                 StatusCode::MISDIRECTED_REQUEST,
                 "host",
@@ -143,7 +147,7 @@ impl Hall {
                 "ask 127.0.0.1 or localhost, or add the name to admin.allowed_hosts",
             );
         }
-        if kind == Kind::Control && !rules::peer_allowed(request.caller, self.own_uid) {
+        if kind == Kind::Control && !access::peer_allowed(request.caller, self.own_uid) {
             self.tell_refusal(&request, "peer is neither our user nor root");
             return http::problem(
                 StatusCode::FORBIDDEN,
@@ -160,7 +164,7 @@ impl Hall {
                 StatusCode::NOT_FOUND,
                 "path",
                 "no such path",
-                format!("{} is not known at this door", request.path),
+                format!("{} is not known at this listener", request.path),
                 match kind {
                     Kind::Metrics => PUBLIC_PATHS.to_owned(),
                     Kind::Admin | Kind::Control => format!("{PUBLIC_PATHS} {PATHS}"),
@@ -179,7 +183,7 @@ impl Hall {
             return self.read(&route, &request);
         }
         if kind == Kind::Admin
-            && let Some(why) = rules::change_refused(&request, self.token_file.as_deref())
+            && let Some(why) = access::change_refused(&request, self.token_file.as_deref())
         {
             self.tell_refusal(&request, why);
             return http::problem(
@@ -202,35 +206,35 @@ impl Hall {
 
     fn read(&self, route: &Route, request: &Request) -> Reply {
         match route {
-            Route::Live => health("not alive", &self.house.health().live(), request),
-            Route::Started => health("not started", &self.house.health().started(), request),
+            Route::Live => health("not alive", &self.backend.health().live(), request),
+            Route::Started => health("not started", &self.backend.health().started(), request),
             Route::Ready => match request.param("upstream").map(str::parse).transpose() {
-                Ok(wanted) => health("not ready", &self.house.health().ready(wanted), request),
+                Ok(wanted) => health("not ready", &self.backend.health().ready(wanted), request),
                 Err(what) => bad(what),
             },
             Route::Metrics => http::reply(
                 StatusCode::OK,
                 "text/plain; version=0.0.4; charset=utf-8",
-                Body::slices(self.house.metrics()),
+                Body::slices(self.backend.metrics()),
             ),
             Route::Status => {
-                let health = self.house.health();
-                let mut value = self.house.status();
-                value.version = status::version().version;
+                let health = self.backend.health();
+                let mut value = self.backend.status();
+                value.version = api_types::version().version;
                 value.pid = std::process::id();
                 value.ready = all_ok(&health.ready(None));
                 value.draining = health.draining;
                 value.control_socket.clone_from(&self.control_socket);
                 http::json(StatusCode::OK, &versioned(value))
             }
-            Route::Endpoints => http::json(StatusCode::OK, &versioned(self.house.endpoints())),
+            Route::Endpoints => http::json(StatusCode::OK, &versioned(self.backend.endpoints())),
             Route::Connections => match request.param("limit").map(str::parse).transpose() {
-                Ok(limit) => connections(self.house.connections(limit.unwrap_or(CONNECTIONS))),
+                Ok(limit) => connections(self.backend.connections(limit.unwrap_or(CONNECTIONS))),
                 Err(_) => bad("`limit` is not a number"),
             },
-            Route::Dns => http::json(StatusCode::OK, &versioned(self.house.dns())),
+            Route::Dns => http::json(StatusCode::OK, &versioned(self.backend.dns())),
             Route::Config => {
-                let settings = serde_json::json!({ "settings": self.house.config() });
+                let settings = serde_json::json!({ "settings": self.backend.config() });
                 http::json(StatusCode::OK, &versioned(settings))
             }
             Route::Explain => {
@@ -240,13 +244,13 @@ impl Hall {
                     .filter(|(key, _)| key == "what_if")
                     .map(|(_, value)| value.clone())
                     .collect();
-                match self.house.explain(request.param("upstream"), &what_if) {
+                match self.backend.explain(request.param("upstream"), &what_if) {
                     Ok(explained) => http::json(StatusCode::OK, &versioned(explained)),
                     Err(refusal) => refusal.reply(),
                 }
             }
-            Route::Version => http::json(StatusCode::OK, &versioned(status::version())),
-            Route::Order(..) | Route::Reload | Route::LogLevel | Route::Shutdown => {
+            Route::Version => http::json(StatusCode::OK, &versioned(api_types::version())),
+            Route::EndpointAction(..) | Route::Reload | Route::LogLevel | Route::Shutdown => {
                 not_allowed(route.changes())
             }
         }
@@ -254,22 +258,22 @@ impl Hall {
 
     async fn change(&self, route: &Route, request: &Request) -> Reply {
         match route {
-            Route::Order(order, name) => {
+            Route::EndpointAction(order, name) => {
                 match self
-                    .house
+                    .backend
                     .order(*order, request.param("upstream"), name.as_deref())
                 {
                     Ok(changed) => http::json(StatusCode::OK, &versioned(changed)),
                     Err(refusal) => refusal.reply(),
                 }
             }
-            Route::Reload => match self.house.reload(request.flag("dry_run")).await {
+            Route::Reload => match self.backend.reload(request.flag("dry_run")).await {
                 Ok(reloaded) => http::json(StatusCode::OK, &versioned(reloaded)),
                 Err(refusal) => refusal.reply(),
             },
             Route::LogLevel => match request.param("level").map(parse_level) {
                 Some(Ok(level)) => {
-                    self.bus.log().set_level(level);
+                    self.events.log().set_level(level);
                     let now = serde_json::json!({ "level": level.as_str() });
                     http::json(StatusCode::OK, &versioned(now))
                 }
@@ -277,7 +281,7 @@ impl Hall {
                 None => bad("say ?level=error|warn|info|debug"),
             },
             Route::Shutdown => {
-                self.house.shutdown();
+                self.backend.shutdown();
                 let now = serde_json::json!({ "draining": true });
                 http::json(StatusCode::ACCEPTED, &versioned(now))
             }
@@ -294,14 +298,14 @@ impl Hall {
                 "not done"
             },
         );
-        self.bus
+        self.events
             .emit(whose(event, request).with("http.status", status.as_u16()));
     }
 
     fn tell_refusal(&self, request: &Request, why: &'static str) {
         if self.refusals.now() {
             let event = Event::warn("admin.change", "refused");
-            self.bus.emit(whose(event, request).with("error", why));
+            self.events.emit(whose(event, request).with("error", why));
         }
     }
 }

@@ -1,11 +1,11 @@
-//! `[admin]`: what can be set about the doors. Pure; stands on floor 1, so that `settings` can add it up.
+//! `[admin]`: what can be set about the listeners. Pure; stands on floor 1, so that `settings` can add it up.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The word that closes a door.
+/// The word that closes a listener.
 const OFF: &str = "off";
 
 /// `[admin]`.
@@ -62,7 +62,7 @@ impl Default for AdminSettings {
 }
 
 impl AdminSettings {
-    /// What no door can be opened with, as `(key, what is wrong)`.
+    /// What no listener can be opened with, as `(key, what is wrong)`.
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         if let Bind::At(address) = self.bind

@@ -12,22 +12,22 @@ use super::*;
 use crate::events::{Lines, Log, LogSettings};
 use crate::http::client::{self, Bounds, Target};
 use crate::life::{Trigger, trigger};
-use crate::metrics::{Meters, family};
+use crate::metrics::{Metrics, family};
 
 const BOUNDS: Bounds = Bounds {
     time: Duration::from_secs(10),
     body: 1 << 20,
 };
 
-/// A house that remembers what it was asked to do.
+/// A backend that remembers what it was asked to do.
 #[derive(Debug, Default)]
-pub(crate) struct Toy {
+pub(crate) struct FakeBackend {
     done: Mutex<Vec<String>>,
     pub(crate) health: Mutex<Health>,
-    meters: Meters,
+    metrics: Metrics,
 }
 
-impl Toy {
+impl FakeBackend {
     fn note(&self, what: String) {
         self.done.lock().unwrap().push(what);
     }
@@ -37,29 +37,29 @@ impl Toy {
     }
 }
 
-impl House for Toy {
+impl Backend for FakeBackend {
     fn health(&self) -> Health {
         self.health.lock().unwrap().clone()
     }
 
-    fn status(&self) -> status::Status {
-        status::Status {
+    fn status(&self) -> api_types::Status {
+        api_types::Status {
             uptime_s: 1.5,
-            listeners: vec![status::Listener {
+            listeners: vec![api_types::Listener {
                 name: "datomic".into(),
                 addresses: vec!["127.0.0.1:8182".into()],
                 ..Default::default()
             }],
-            upstreams: vec![status::Upstream::default()],
+            upstreams: vec![api_types::Upstream::default()],
             ..Default::default()
         }
     }
 
-    fn endpoints(&self) -> status::Endpoints {
-        status::Endpoints {
-            endpoints: vec![status::Endpoint {
-                addresses: vec![status::Address {
-                    last_probe: Some(status::Probe::default()),
+    fn endpoints(&self) -> api_types::Endpoints {
+        api_types::Endpoints {
+            endpoints: vec![api_types::Endpoint {
+                addresses: vec![api_types::Address {
+                    last_probe: Some(api_types::Probe::default()),
                     ..Default::default()
                 }],
                 ..Default::default()
@@ -67,18 +67,18 @@ impl House for Toy {
         }
     }
 
-    fn connections(&self, limit: usize) -> Vec<status::Connection> {
+    fn connections(&self, limit: usize) -> Vec<api_types::Connection> {
         (0..2500.min(limit))
-            .map(|id| status::Connection {
+            .map(|id| api_types::Connection {
                 id: id as u64,
                 ..Default::default()
             })
             .collect()
     }
 
-    fn dns(&self) -> status::Dns {
-        status::Dns {
-            names: vec![status::Name::default()],
+    fn dns(&self) -> api_types::Dns {
+        api_types::Dns {
+            names: vec![api_types::Name::default()],
         }
     }
 
@@ -90,30 +90,30 @@ impl House for Toy {
         &self,
         upstream: Option<&str>,
         what_if: &[String],
-    ) -> Result<status::Explain, Refusal> {
-        Ok(status::Explain {
-            order: vec![status::Place::default()],
+    ) -> Result<api_types::Explain, ApiError> {
+        Ok(api_types::Explain {
+            order: vec![api_types::RankedAddress::default()],
             verdict: format!("{upstream:?} {what_if:?}"),
         })
     }
 
     fn metrics(&self) -> Box<dyn Iterator<Item = String> + Send + Sync> {
-        self.meters.counter(&family::STALLS, &[]).inc();
-        Box::new(self.meters.slices())
+        self.metrics.counter(&family::STALLS, &[]).inc();
+        Box::new(self.metrics.slices())
     }
 
     fn order(
         &self,
-        order: Order,
+        order: EndpointAction,
         upstream: Option<&str>,
         name: Option<&str>,
-    ) -> Result<status::Changed, Refusal> {
+    ) -> Result<api_types::Changed, ApiError> {
         if name == Some("nobody") {
-            return Err(Refusal::Unknown("no endpoint is named nobody".into()));
+            return Err(ApiError::Unknown("no endpoint is named nobody".into()));
         }
         self.note(format!("{} {upstream:?} {name:?}", order.as_str()));
-        Ok(status::Changed {
-            endpoints: vec![status::ChangedEndpoint {
+        Ok(api_types::Changed {
+            endpoints: vec![api_types::ChangedEndpoint {
                 upstream: upstream.unwrap_or("default").to_owned(),
                 name: name.unwrap_or_default().to_owned(),
                 action: order.as_str().to_owned(),
@@ -121,13 +121,13 @@ impl House for Toy {
         })
     }
 
-    fn reload(&self, dry_run: bool) -> Later<status::Reloaded> {
+    fn reload(&self, dry_run: bool) -> ApiFuture<api_types::Reloaded> {
         self.note(format!("reload {dry_run}"));
         Box::pin(async move {
             if dry_run {
-                return Err(Refusal::Invalid("entryway.toml:3:1 unknown key".into()));
+                return Err(ApiError::Invalid("entryway.toml:3:1 unknown key".into()));
             }
-            Ok(status::Reloaded::default())
+            Ok(api_types::Reloaded::default())
         })
     }
 
@@ -136,9 +136,9 @@ impl House for Toy {
     }
 }
 
-/// The doors of a toy house, open; also for the tests of the commands that ask an instance.
+/// The listeners of a backend backend, open; also for the tests of the commands that ask an instance.
 pub(crate) struct Running {
-    pub(crate) toy: Arc<Toy>,
+    pub(crate) backend: Arc<FakeBackend>,
     pub(crate) admin: SocketAddr,
     metrics: SocketAddr,
     pub(crate) control: PathBuf,
@@ -165,20 +165,21 @@ pub(crate) async fn start(token: Option<&str>) -> Running {
         ..AdminSettings::default()
     };
     let (log, lines) = Log::memory(&LogSettings::default()).unwrap();
-    let bus = Bus::new(log.clone());
-    let doors = open(&settings, Asked::default(), &bus).unwrap();
+    let events = Events::new(log.clone());
+    let listeners = open(&settings, BindOptions::default(), &events).unwrap();
     let (admin, metrics) = (
-        doors.admin_address().unwrap(),
-        doors.metrics_address().unwrap(),
+        listeners.admin_address().unwrap(),
+        listeners.metrics_address().unwrap(),
     );
-    assert_eq!(doors.control_path(), Some(control.as_path()));
-    let toy = Arc::new(Toy::default());
-    toy.health.lock().unwrap().max_connections = 10;
+    assert_eq!(listeners.control_path(), Some(control.as_path()));
+    let backend = Arc::new(FakeBackend::default());
+    backend.health.lock().unwrap().max_connections = 10;
     let (trigger, watch) = trigger();
-    let house: Arc<dyn House> = toy.clone();
-    let task = tokio::spawn(async move { serve(doors, house, bus, &settings, watch).await });
+    let served: Arc<dyn Backend> = backend.clone();
+    let task =
+        tokio::spawn(async move { serve(listeners, served, events, &settings, watch).await });
     Running {
-        toy,
+        backend,
         admin,
         metrics,
         control,

@@ -34,9 +34,9 @@ impl Handles {
 
     /// The machine slept or this process was stopped: everything is resolved and probed, and nobody is blamed.
     pub fn woke(&self, why: String) {
-        self.bus
+        self.events
             .emit(Event::info("wake", "resolving and probing everything again").with("why", why));
-        self.meters.counter(&family::WAKEUPS, &[]).inc();
+        self.metrics.counter(&family::WAKEUPS, &[]).inc();
         self.resolver.refresh_now();
         self.tell_all(&Fact::Woke);
     }
@@ -50,8 +50,8 @@ impl Handles {
 
     /// Notes that a reload was refused.
     pub fn reload_failed(&self, report: String) {
-        reload_gauges(&self.meters, false);
-        self.bus.emit(
+        reload_gauges(&self.metrics, false);
+        self.events.emit(
             Event::error("config.reload", "settings are wrong; nothing was changed")
                 .with("error", report),
         );
@@ -72,7 +72,7 @@ impl Handles {
             upstream.rules.store(Arc::new(rules_of(&part.settings)));
             upstream.prober.set(part.settings.health.clone());
             let loopback = parts.settings.runtime.loopback_congestion;
-            let dialer = upstream.redial(&part.settings, loopback, &self.meters);
+            let dialer = upstream.redial(&part.settings, loopback, &self.metrics);
             let limits = limits_of(&part.settings);
             for listener in self
                 .listeners
@@ -99,8 +99,8 @@ impl Handles {
         }
         self.resolver.set_settings(parts.settings.dns.clone());
         self.resolver.set_names(all_names(&self.upstreams));
-        self.bus.log().apply(&parts.settings.log);
-        reload_gauges(&self.meters, true);
-        self.bus.emit(Event::info("config.reload", "applied"));
+        self.events.log().apply(&parts.settings.log);
+        reload_gauges(&self.metrics, true);
+        self.events.emit(Event::info("config.reload", "applied"));
     }
 }

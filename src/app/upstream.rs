@@ -11,9 +11,9 @@ use super::{Parts, UpstreamPart};
 use crate::connection::{Registry, Route, RouteParts};
 use crate::dial::{DialSettings, Dialer, Warm};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
-use crate::events::Bus;
+use crate::events::Events;
 use crate::listener::ListenerSettings;
-use crate::metrics::Meters;
+use crate::metrics::Metrics;
 use crate::probe::{Prober, ProberHandle};
 use crate::relay::{Counters, Limits};
 use crate::settings::{Splice, UpstreamSettings, ZoneSetting};
@@ -156,8 +156,8 @@ impl Upstream {
             upstream: settings.name.clone(),
             endpoints: part.endpoints.clone(),
             settings: pool_settings(settings),
-            meters: parts.meters.clone(),
-            bus: parts.bus.clone(),
+            metrics: parts.metrics.clone(),
+            events: parts.events.clone(),
             own_listeners: own.to_vec(),
         });
         tasks.spawn(actor);
@@ -166,7 +166,7 @@ impl Upstream {
             tell.tell(fact)
         });
         tasks.spawn(probes);
-        let warm = Warm::new(settings.warm.clone(), parts.meters.clone());
+        let warm = Warm::new(settings.warm.clone(), parts.metrics.clone());
         let dial = dial_settings(settings, parts.settings.runtime.loopback_congestion);
         let dialer = Dialer::new(dial, own.to_vec(), warm);
         Self {
@@ -198,8 +198,8 @@ impl Upstream {
         listener: &ListenerSettings,
         registry: &Registry,
         counters: &Arc<Counters>,
-        meters: &Meters,
-        bus: &Bus,
+        metrics: &Metrics,
+        events: &Events,
     ) -> Arc<Route> {
         Route::new(RouteParts {
             listener: ListenerName::new(&listener.name),
@@ -207,12 +207,12 @@ impl Upstream {
             view: self.view.clone(),
             feed: self.feed.clone(),
             registry: registry.clone(),
-            bus: bus.clone(),
+            events: events.clone(),
             dialer: self.dialer.load().as_ref().clone(),
             limits: self.limits.clone(),
             counters: Arc::clone(counters),
             policy: listener.policy(),
-            meters: meters.clone(),
+            metrics: metrics.clone(),
         })
     }
 
@@ -221,13 +221,13 @@ impl Upstream {
         &self,
         settings: &UpstreamSettings,
         loopback: LoopbackCongestion,
-        meters: &Meters,
+        metrics: &Metrics,
     ) -> Dialer {
         let known = self.dialer.load();
         let warm = if known.warm().settings() == &settings.warm {
             known.warm().clone()
         } else {
-            Warm::new(settings.warm.clone(), meters.clone())
+            Warm::new(settings.warm.clone(), metrics.clone())
         };
         let dialer = Dialer::new(dial_settings(settings, loopback), self.own.to_vec(), warm);
         self.dialer.store(Arc::new(dialer.clone()));

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Parts, parts};
-use crate::admin::status::{
+use crate::admin::api_types::{
     Bytes, Changed, ChangedEndpoint, Connection, Dns, Endpoint, Endpoints, Explain, Listener, Name,
     Reloaded, Status, Upstream,
 };
-use crate::admin::{Counts, Health, House, Later, Order, Refusal, seconds};
+use crate::admin::{ApiError, ApiFuture, Backend, Counts, EndpointAction, Health, seconds};
 use crate::app::{self, Handles, Stop};
 use crate::clock;
 use crate::metrics::family;
@@ -46,13 +46,13 @@ impl Desk {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn upstreams(&self, name: Option<&str>) -> Result<Vec<&app::Upstream>, Refusal> {
+    fn upstreams(&self, name: Option<&str>) -> Result<Vec<&app::Upstream>, ApiError> {
         let all = self.handles.upstreams.iter();
         let found: Vec<_> = all
             .filter(|upstream| name.is_none_or(|name| upstream.name.as_str() == name))
             .collect();
         match (found.is_empty(), name) {
-            (true, Some(name)) => Err(Refusal::Unknown(format!("no upstream is named `{name}`"))),
+            (true, Some(name)) => Err(ApiError::Unknown(format!("no upstream is named `{name}`"))),
             _ => Ok(found),
         }
     }
@@ -76,7 +76,7 @@ impl Desk {
     /// Brings up to date what is measured on demand.
     fn measure(&self) {
         let Handles {
-            meters,
+            metrics,
             registry,
             upstreams,
             started,
@@ -89,12 +89,12 @@ impl Desk {
             .flat_map(|upstream| upstream.view.load().names.clone())
         {
             if let Some(answered) = name.answered {
-                meters
+                metrics
                     .gauge(&family::DNS_AGE_SECONDS, &[&name.name])
                     .set(now.since(answered).as_secs_f64());
             }
         }
-        let set = |family, value: f64| meters.gauge(family, &[]).set(value);
+        let set = |family, value: f64| metrics.gauge(family, &[]).set(value);
         set(
             &family::PROCESS_CPU_SECONDS,
             limits::cpu_time().unwrap_or_default().as_secs_f64(),
@@ -125,19 +125,19 @@ fn reload(
     started: &Loaded,
     loaded: &Mutex<Loaded>,
     dry_run: bool,
-) -> Result<Reloaded, Refusal> {
+) -> Result<Reloaded, ApiError> {
     let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
     let refuse = |report: String| {
         if !dry_run {
             handles.reload_failed(report.clone());
         }
-        Refusal::Invalid(report)
+        ApiError::Invalid(report)
     };
     let new = loaded
         .load_file_again()
         .map_err(|report| refuse(report.plain()))?;
-    let parts: Parts =
-        parts(&new, &handles.meters, &handles.bus).map_err(|error| refuse(error.to_string()))?;
+    let parts: Parts = parts(&new, &handles.metrics, &handles.events)
+        .map_err(|error| refuse(error.to_string()))?;
     let reloaded = Reloaded {
         dry_run,
         changed: loaded.changes(&new).applied,
@@ -151,7 +151,7 @@ fn reload(
     Ok(reloaded)
 }
 
-impl House for Desk {
+impl Backend for Desk {
     fn health(&self) -> Health {
         let upstreams = self.handles.upstreams.iter().map(|upstream| {
             let snapshot = upstream.view.load();
@@ -275,12 +275,12 @@ impl House for Desk {
         self.loaded().effective()
     }
 
-    fn explain(&self, upstream: Option<&str>, what_if: &[String]) -> Result<Explain, Refusal> {
+    fn explain(&self, upstream: Option<&str>, what_if: &[String]) -> Result<Explain, ApiError> {
         let what_if: Vec<WhatIf> = what_if
             .iter()
             .map(|text| WhatIf::parse(text))
             .collect::<Result<_, _>>()
-            .map_err(Refusal::Bad)?;
+            .map_err(ApiError::Bad)?;
         let upstreams = self.upstreams(upstream)?;
         let mut explain = Explain::default();
         for one in &upstreams {
@@ -292,15 +292,15 @@ impl House for Desk {
 
     fn metrics(&self) -> Box<dyn Iterator<Item = String> + Send + Sync> {
         self.measure();
-        Box::new(self.handles.meters.slices())
+        Box::new(self.handles.metrics.slices())
     }
 
     fn order(
         &self,
-        order: Order,
+        order: EndpointAction,
         upstream: Option<&str>,
         name: Option<&str>,
-    ) -> Result<Changed, Refusal> {
+    ) -> Result<Changed, ApiError> {
         let mut changed = Changed::default();
         for one in self.upstreams(upstream)? {
             for view in &one.view.load().endpoints {
@@ -309,15 +309,15 @@ impl House for Desk {
                     continue;
                 }
                 one.feed.tell(match order {
-                    Order::Drain => Fact::Intent {
+                    EndpointAction::Drain => Fact::Intent {
                         endpoint: endpoint.clone(),
                         intent: Intent::Drain,
                     },
-                    Order::Ready => Fact::Intent {
+                    EndpointAction::Ready => Fact::Intent {
                         endpoint: endpoint.clone(),
                         intent: Intent::Ready,
                     },
-                    Order::Probe => Fact::ReprobeNow {
+                    EndpointAction::Probe => Fact::ReprobeNow {
                         endpoint: Some(endpoint.clone()),
                     },
                 });
@@ -329,19 +329,19 @@ impl House for Desk {
             }
         }
         match (changed.endpoints.is_empty(), name) {
-            (true, Some(name)) => Err(Refusal::Unknown(format!("no endpoint is named `{name}`"))),
+            (true, Some(name)) => Err(ApiError::Unknown(format!("no endpoint is named `{name}`"))),
             _ => Ok(changed),
         }
     }
 
-    fn reload(&self, dry_run: bool) -> Later<Reloaded> {
+    fn reload(&self, dry_run: bool) -> ApiFuture<Reloaded> {
         let (handles, started) = (self.handles.clone(), Arc::clone(&self.started));
         let loaded = Arc::clone(&self.loaded);
         // A task of its own: the connection that asked may be dropped half-way.
         let task = tokio::spawn(async move { reload(&handles, &started, &loaded, dry_run) });
         Box::pin(async move {
             task.await
-                .unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))
+                .unwrap_or_else(|error| Err(ApiError::Failed(error.to_string())))
         })
     }
 

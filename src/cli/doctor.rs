@@ -16,7 +16,7 @@ use super::args::{self, Output};
 use super::failure::{CliError, code};
 use super::online;
 use crate::addr::aws;
-use crate::admin::status::{Endpoints, Status};
+use crate::admin::api_types::{Endpoints, Status};
 use crate::doctor::{self, Instance, Subject, Verdict, Way, message};
 use crate::edn;
 use crate::settings::{self, Loaded, Settings, UpstreamSettings};
@@ -221,7 +221,7 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Subject
     subject
 }
 
-fn spec(endpoint: &crate::admin::status::Endpoint) -> EndpointSpec {
+fn spec(endpoint: &crate::admin::api_types::Endpoint) -> EndpointSpec {
     let host = endpoint.host.to_ascii_lowercase();
     let role = match (aws::vpce_name(&host), aws::peered_name(&host)) {
         (Some(name), _) if name.zone.is_none() => Role::Regional,

@@ -8,8 +8,8 @@ use super::args::Output;
 use super::failure::CliError;
 use super::online::{Instance, clean};
 use super::status::{endpoint_lines, print_json};
-use crate::admin::Order;
-use crate::admin::status::{Changed, ChangedEndpoint, Endpoints, Versioned, versioned};
+use crate::admin::EndpointAction;
+use crate::admin::api_types::{Changed, ChangedEndpoint, Endpoints, Versioned, versioned};
 use crate::http::query::encode;
 
 /// All endpoints and their state.
@@ -35,7 +35,7 @@ pub async fn list(instance: &Instance, output: Output, to: &mut dyn Write) -> Re
 /// are done and printed.
 pub async fn order(
     instance: &Instance,
-    order: Order,
+    order: EndpointAction,
     names: &[String],
     output: Output,
     to: &mut dyn Write,
@@ -72,7 +72,7 @@ fn document(endpoints: Vec<ChangedEndpoint>) -> Versioned<impl Serialize> {
     versioned(Changed { endpoints })
 }
 
-fn path(order: Order, name: &str) -> String {
+fn path(order: EndpointAction, name: &str) -> String {
     let order = order.as_str();
     match name.split_once('/') {
         Some((upstream, name)) => {
@@ -92,9 +92,9 @@ mod tests {
 
     #[test]
     fn names_with_and_without_upstream() {
-        assert_eq!(path(Order::Drain, "a"), "/v1/endpoints/a/drain");
+        assert_eq!(path(EndpointAction::Drain, "a"), "/v1/endpoints/a/drain");
         assert_eq!(
-            path(Order::Ready, "q/h:1"),
+            path(EndpointAction::Ready, "q/h:1"),
             "/v1/endpoints/h%3A1/ready?upstream=q"
         );
     }

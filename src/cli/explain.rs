@@ -9,13 +9,13 @@ use super::args::Output;
 use super::failure::{CliError, code};
 use super::online::{Instance, clean};
 use super::status::print_json;
-use crate::admin::status::{Explain, versioned};
+use crate::admin::api_types::{Explain, versioned};
 use crate::app;
 use crate::assemble;
 use crate::clock;
-use crate::events::{Bus, Log};
+use crate::events::{Events, Log};
 use crate::http::query::encode;
-use crate::metrics::Meters;
+use crate::metrics::Metrics;
 use crate::settings::Loaded;
 use crate::upstream::order::WhatIf;
 
@@ -54,7 +54,7 @@ pub async fn survey(
         .map(|text| WhatIf::parse(text))
         .collect::<Result<_, _>>()
         .map_err(wrong)?;
-    let parts = assemble::parts(&loaded, &Meters::default(), &Bus::new(Log::default()))
+    let parts = assemble::parts(&loaded, &Metrics::default(), &Events::new(Log::default()))
         .map_err(super::run::explain)?;
     let mut tasks = JoinSet::new();
     let (upstreams, _resolver) = app::observe(&parts, &[], &mut tasks);

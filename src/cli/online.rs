@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::args::OFF;
 use super::failure::{CliError, code};
-use crate::admin::status::Status;
+use crate::admin::api_types::Status;
 use crate::http::client::{self, Answer, Bounds, Error, Target};
 use crate::http::{Problem, StatusCode};
 

@@ -6,7 +6,7 @@ use super::args::Output;
 use super::failure::CliError;
 use super::online::{Instance, clean};
 use super::status::print_json;
-use crate::admin::status::{Reloaded, versioned};
+use crate::admin::api_types::{Reloaded, versioned};
 
 /// Asks for the reload and prints what it changes. Wrong settings are the report and 78.
 pub async fn run(

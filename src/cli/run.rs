@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::block_on;
 use super::failure::{CliError, code};
 use super::wrapper::{self, Child};
-use crate::admin::OpenError;
+use crate::admin::AdminBindError;
 use crate::app::{self, Handles, Listener, Stop};
 use crate::assemble::{self, Assembly};
 use crate::events::Log;
@@ -100,7 +100,7 @@ async fn with_child(
 /// TERM and INT drain, the second one ends; HUP reloads; USR1 resolves and probes; USR2 and QUIT mean nothing yet
 /// (contract 7.13). While there is a child TERM, INT and HUP are the child's.
 async fn listen_to_signals(
-    desk: std::sync::Arc<dyn crate::admin::House>,
+    desk: std::sync::Arc<dyn crate::admin::Backend>,
     handles: Handles,
     child: wrapper::Life,
 ) {
@@ -203,7 +203,7 @@ fn line(listener: &Listener, handles: &Handles) -> String {
     )
 }
 
-fn no_door(open: &OpenError, what: String) -> CliError {
+fn admin_bind_error(open: &AdminBindError, what: String) -> CliError {
     let next = match open.what {
         "metrics" => "--metrics-bind with another port",
         _ => "--admin 127.0.0.1:0 takes any free port, --admin off none",
@@ -220,7 +220,7 @@ pub(super) fn explain(error: assemble::Error) -> CliError {
     let what = error.to_string();
     match &error {
         assemble::Error::Targets(report) => super::wrong_settings(report),
-        assemble::Error::Admin(open) => no_door(open, what),
+        assemble::Error::Admin(open) => admin_bind_error(open, what),
         assemble::Error::App(app::Error::Threads(_)) => CliError::new(code::OS, what),
         assemble::Error::App(app::Error::Bind(bind)) => match bind {
             BindError::NotAnAddress(_) | BindError::Nothing => CliError::new(code::SETTING, what),

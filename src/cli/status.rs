@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::args::Output;
 use super::failure::CliError;
 use super::online::{Instance, ago, clean, plural, span};
-use crate::admin::status::{
-    Address, Connections, Endpoint, Endpoints, Explain, Listener, Place, Status, Upstream,
+use crate::admin::api_types::{
+    Address, Connections, Endpoint, Endpoints, Explain, Listener, RankedAddress, Status, Upstream,
 };
 
 /// Connections shown to people.
@@ -22,7 +22,7 @@ struct Document {
     #[serde(flatten)]
     status: Status,
     endpoints: Vec<Endpoint>,
-    order: Vec<Place>,
+    order: Vec<RankedAddress>,
     verdict: String,
 }
 
@@ -33,7 +33,7 @@ pub async fn run(instance: &Instance, output: Output, to: &mut dyn Write) -> Res
     let explain: Explain = instance.read("/v1/explain").await?;
     if output == Output::Json {
         let document = Document {
-            schema_version: crate::admin::status::SCHEMA_VERSION,
+            schema_version: crate::admin::api_types::SCHEMA_VERSION,
             status,
             endpoints: endpoints.endpoints,
             order: explain.order,
@@ -198,7 +198,11 @@ fn address_line(to: &mut dyn Write, address: &Address) -> Result<(), CliError> {
     Ok(())
 }
 
-fn order_line(to: &mut dyn Write, upstream: &Upstream, order: &[Place]) -> Result<(), CliError> {
+fn order_line(
+    to: &mut dyn Write,
+    upstream: &Upstream,
+    order: &[RankedAddress],
+) -> Result<(), CliError> {
     let places: Vec<String> = order
         .iter()
         .filter(|place| place.upstream == upstream.name && place.rank.is_some())

@@ -9,7 +9,7 @@ use super::args::{Output, WaitFor};
 use super::failure::{CliError, code};
 use super::online::Instance;
 use super::status::print_json;
-use crate::admin::status::Status;
+use crate::admin::api_types::Status;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -47,7 +47,7 @@ pub async fn run(
         Output::Json => print_json(
             to,
             &serde_json::json!({
-                "schema_version": crate::admin::status::SCHEMA_VERSION,
+                "schema_version": crate::admin::api_types::SCHEMA_VERSION,
                 "reached": word(goal),
                 "waited_s": crate::admin::seconds(started.elapsed()),
             }),

@@ -66,7 +66,7 @@ pub async fn wait_until_healthy(handles: &Handles) {
             "no address is healthy after 10 s; starting the command anyway",
         );
         handles
-            .bus
+            .events
             .emit(event.with("hint", "entryway doctor, with the same target flags"));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::meters::EndpointMeters;
+use super::metrics::EndpointMetrics;
 use super::registry::{Entry, Place};
 use super::route::Route;
 use crate::clock::{self, Moment};
@@ -31,7 +31,7 @@ pub struct Open {
     /// Whether it counts against the limits; those turned away at the door do not.
     admitted: bool,
     /// Where it was counted last: an endpoint, or nowhere yet.
-    counted: Arc<EndpointMeters>,
+    counted: Arc<EndpointMetrics>,
     /// The last candidate that was connected.
     pub(super) candidate: Option<Candidate>,
     /// Attempts started, over all rounds.
@@ -50,11 +50,11 @@ impl Open {
         let entry = route
             .registry
             .enter(route.listener.clone(), route.upstream.clone(), client);
-        route.meters.accepted.inc();
-        let counted = Arc::clone(&route.meters.nowhere);
+        route.metrics.accepted.inc();
+        let counted = Arc::clone(&route.metrics.nowhere);
         counted.connections.add(1.0);
-        if route.bus.wants(Level::Debug) {
-            route.bus.emit(
+        if route.events.wants(Level::Debug) {
+            route.events.emit(
                 Event::debug("conn.open", "accepted")
                     .with("listener", route.listener.as_str().to_owned())
                     .with("client.address", client.ip().to_string())
@@ -90,16 +90,16 @@ impl Open {
         let now = clock::now();
         if self.connect.is_none() {
             let setup = now.since(self.entry.accepted);
-            self.route.meters.setup.record(setup.as_secs_f64());
+            self.route.metrics.setup.record(setup.as_secs_f64());
         }
         self.connect = Some(dialed.took);
-        let meters = self.route.meters.of(&dialed.candidate.endpoint);
-        self.move_to(Arc::clone(&meters));
+        let metrics = self.route.metrics.of(&dialed.candidate.endpoint);
+        self.move_to(Arc::clone(&metrics));
         self.candidate = Some(dialed.candidate.clone());
         self.entry.set_place(Place::Relaying {
             candidate: dialed.candidate.clone(),
             since: now,
-            meters,
+            metrics,
         });
     }
 
@@ -149,10 +149,10 @@ impl Open {
         self.entry.set_place(Place::Leaving);
     }
 
-    fn move_to(&mut self, meters: Arc<EndpointMeters>) {
+    fn move_to(&mut self, metrics: Arc<EndpointMetrics>) {
         self.counted.connections.sub(1.0);
-        meters.connections.add(1.0);
-        self.counted = meters;
+        metrics.connections.add(1.0);
+        self.counted = metrics;
     }
 
     /// The record of contract section 6.
@@ -202,28 +202,28 @@ impl Drop for Open {
         let unfinished = || {
             let panicked = std::thread::panicking();
             if panicked {
-                self.route.meters.panics.inc();
+                self.route.metrics.panics.inc();
             }
             let ending = self.route.registry.ending().filter(|_| !panicked);
             (ending.unwrap_or(Reason::Internal), clock::now())
         };
         let (reason, ended) = self.ended.unwrap_or_else(unfinished);
-        let meters = &self.route.meters;
+        let metrics = &self.route.metrics;
         self.counted.settle(&self.entry.tally);
         self.counted.connections.sub(1.0);
         self.counted.closed(reason);
         if matches!(reason, Reason::DrainDeadline | Reason::Killed) {
-            meters.drain_cut.inc();
+            metrics.drain_cut.inc();
         }
         let lived = ended.since(self.entry.accepted);
-        meters.duration.record(lived.as_secs_f64());
+        metrics.duration.record(lived.as_secs_f64());
         self.route.registry.leave(&self.entry);
         if self.admitted {
             self.route.admitted.fetch_sub(1, Relaxed);
             self.route.registry.dismiss();
         }
-        if self.route.bus.wants_close(reason) {
-            self.route.bus.emit(self.record(reason, ended));
+        if self.route.events.wants_close(reason) {
+            self.route.events.emit(self.record(reason, ended));
         }
     }
 }

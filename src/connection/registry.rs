@@ -1,4 +1,4 @@
-//! All live connections: what `/v1/connections`, the sweep and the meters look at.
+//! All live connections: what `/v1/connections`, the sweep and the metrics look at.
 //!
 //! Owns identity and the shared part of each connection ([`Entry`]). Sharded, so that accepting on one data thread
 //! does not wait for another; a reader sees a picture that is true entry by entry.
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::meters::EndpointMeters;
+use super::metrics::EndpointMetrics;
 use crate::clock::Moment;
 use crate::events::Reason;
 use crate::relay::Tally;
@@ -69,7 +69,7 @@ pub enum Place {
         /// Since when.
         since: Moment,
         /// Where its bytes are counted.
-        meters: Arc<EndpointMeters>,
+        metrics: Arc<EndpointMetrics>,
     },
     /// Turned away: FIN sent, waiting for the client's.
     Leaving,
@@ -149,7 +149,7 @@ impl Registry {
         all
     }
 
-    /// Adds to the meters what has moved since the last call: before each scrape.
+    /// Adds to the metrics what has moved since the last call: before each scrape.
     pub fn settle(&self) {
         self.each(|entry| entry.settle());
     }
@@ -201,10 +201,10 @@ impl Entry {
         now.since(self.tally.last_moved())
     }
 
-    /// Adds to the meters what has moved since the last call.
+    /// Adds to the metrics what has moved since the last call.
     pub(super) fn settle(&self) {
-        if let Place::Relaying { meters, .. } = &*lock(&self.place) {
-            meters.settle(&self.tally);
+        if let Place::Relaying { metrics, .. } = &*lock(&self.place) {
+            metrics.settle(&self.tally);
         }
     }
 }

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 
-use super::meters::ListenerMeters;
+use super::metrics::ListenerMetrics;
 use super::registry::Registry;
 use super::waiting_room::{Policy, WaitingRoom};
 use crate::clock::{self, Moment};
 use crate::dial::{self, Attempt, Dialer, Opening};
-use crate::events::Bus;
+use crate::events::Events;
 use crate::events::{Event, Level};
-use crate::metrics::Meters;
+use crate::metrics::Metrics;
 use crate::relay::{Counters, Limits};
 use crate::types::{ListenerName, UpstreamName};
 use crate::upstream::endpoint::Candidate;
@@ -33,7 +33,7 @@ pub struct Route {
     /// All live connections of the instance.
     pub registry: Registry,
     /// Where events go.
-    pub bus: Bus,
+    pub events: Events,
     /// How the upstream is dialled; a reload swaps it.
     pub dialer: ArcSwap<Dialer>,
     /// The relay's limits; a reload swaps them.
@@ -41,7 +41,7 @@ pub struct Route {
     /// What to do when nothing can be dialled; a reload swaps it.
     pub policy: ArcSwap<Policy>,
     pub(super) counters: Arc<Counters>,
-    pub(super) meters: ListenerMeters,
+    pub(super) metrics: ListenerMetrics,
     pub(super) room: WaitingRoom,
     /// Connections that count against the limits.
     pub(super) admitted: AtomicIsize,
@@ -63,7 +63,7 @@ pub struct RouteParts {
     /// All live connections.
     pub registry: Registry,
     /// Where events go.
-    pub bus: Bus,
+    pub events: Events,
     /// How it is dialled.
     pub dialer: Dialer,
     /// The relay's limits.
@@ -73,7 +73,7 @@ pub struct RouteParts {
     /// When nothing can be dialled.
     pub policy: Policy,
     /// Where it is counted.
-    pub meters: Meters,
+    pub metrics: Metrics,
 }
 
 // === impl Route ===
@@ -81,16 +81,16 @@ pub struct RouteParts {
 impl Route {
     /// A route on which nothing has happened yet.
     pub fn new(parts: RouteParts) -> Arc<Self> {
-        let meters = ListenerMeters::new(&parts.meters, &parts.listener, &parts.upstream);
+        let metrics = ListenerMetrics::new(&parts.metrics, &parts.listener, &parts.upstream);
         Arc::new(Self {
-            room: WaitingRoom::new(meters.parked.clone(), meters.parked_seconds.clone()),
-            meters,
+            room: WaitingRoom::new(metrics.parked.clone(), metrics.parked_seconds.clone()),
+            metrics,
             listener: parts.listener,
             upstream: parts.upstream,
             view: parts.view,
             feed: parts.feed,
             registry: parts.registry,
-            bus: parts.bus,
+            events: parts.events,
             counters: parts.counters,
             dialer: ArcSwap::from_pointee(parts.dialer),
             limits: ArcSwap::from_pointee(parts.limits),
@@ -169,15 +169,15 @@ impl Route {
     /// What an attempt says: counts, the address's own numbers, and a fact for the pool where it failed.
     pub(super) fn note(&self, attempt: &Attempt) {
         let (candidate, outcome) = (&attempt.candidate, &attempt.outcome);
-        let meters = self.meters.of(&candidate.endpoint);
-        meters.attempt(outcome);
+        let metrics = self.metrics.of(&candidate.endpoint);
+        metrics.attempt(outcome);
         if attempt.hedge {
-            meters.hedge(outcome);
+            metrics.hedge(outcome);
         }
         let failure = match outcome {
             dial::Outcome::Ok => {
                 candidate.address.dialled(attempt.took);
-                return meters.connected(attempt.took);
+                return metrics.connected(attempt.took);
             }
             dial::Outcome::LostRace { later } => {
                 if *later {
@@ -197,8 +197,8 @@ impl Route {
             failure,
             started: attempt.started,
         });
-        if self.bus.wants(Level::Debug) {
-            self.bus.emit(connect_fail(attempt));
+        if self.events.wants(Level::Debug) {
+            self.events.emit(connect_fail(attempt));
         }
     }
 

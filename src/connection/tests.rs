@@ -21,7 +21,7 @@ async fn a_connection_is_carried_counted_and_recorded() {
             assert_eq!(live[0].candidate().unwrap().0.address.socket, to);
             rig.route.registry.settle();
             assert_eq!(
-                rig.meters.value("bytes_total", &[("direction", "upload")]),
+                rig.metrics.value("bytes_total", &[("direction", "upload")]),
                 Some(5.0)
             );
             client.shutdown().await.unwrap();
@@ -36,9 +36,9 @@ async fn a_connection_is_carried_counted_and_recorded() {
             assert_eq!(event.field("conn.attempts"), Some(&1_u32.into()));
             assert_eq!(event.field("hint"), None);
             rig.assert_settled();
-            assert_eq!(rig.meters.sum("bytes_total"), 10.0);
+            assert_eq!(rig.metrics.sum("bytes_total"), 10.0);
             assert_eq!(
-                rig.meters
+                rig.metrics
                     .value("connect_attempts_total", &[("result", "ok")]),
                 Some(1.0)
             );
@@ -132,7 +132,7 @@ async fn parked_until_the_upstream_is_back() {
                 clients.push(client);
             }
             eventually(|| rig.route.parked() == 20).await;
-            assert_eq!(rig.meters.sum("connections_parked"), 20.0);
+            assert_eq!(rig.metrics.sum("connections_parked"), 20.0);
             spawn_local(echo(later.listen()));
             for client in &mut clients {
                 let mut back = [0; 5];
@@ -150,7 +150,7 @@ async fn parked_until_the_upstream_is_back() {
                 assert_ne!(event.field("conn.parked_ms"), Some(&0_u64.into()));
             }
             rig.assert_settled();
-            assert_eq!(rig.meters.value("parked_seconds", &[]), Some(20.0));
+            assert_eq!(rig.metrics.value("parked_seconds", &[]), Some(20.0));
         })
         .await;
 }
@@ -236,7 +236,7 @@ async fn a_parked_client_that_resets_leaves_at_once() {
                 rig.closed().await.text("conn.reason"),
                 Some("drain_deadline")
             );
-            assert_eq!(rig.meters.sum("drain_cut_total"), 1.0);
+            assert_eq!(rig.metrics.sum("drain_cut_total"), 1.0);
             drop(two);
             rig.assert_settled();
         })
@@ -294,7 +294,7 @@ async fn a_panic_is_counted_too() {
             });
             assert!(task.await.unwrap_err().is_panic());
             assert_eq!(rig.closed().await.text("conn.reason"), Some("internal"));
-            assert_eq!(rig.meters.sum("panics_total"), 1.0);
+            assert_eq!(rig.metrics.sum("panics_total"), 1.0);
             rig.assert_settled();
         })
         .await;
@@ -319,7 +319,7 @@ async fn above_the_limit_is_a_fin_and_not_counted_against_it() {
                 rig.closed().await.text("conn.reason"),
                 Some("max_connections")
             );
-            assert_eq!(rig.meters.sum("connections_rejected_total"), 1.0);
+            assert_eq!(rig.metrics.sum("connections_rejected_total"), 1.0);
             rig.assert_settled();
         })
         .await;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::events::Reason;
-use crate::metrics::Meters;
+use crate::metrics::Metrics;
 use crate::sys::congestion::LoopbackCongestion;
 use crate::sys::socket::TcpOptions;
 use crate::types::{EndpointName, UpstreamName};
@@ -91,15 +91,15 @@ fn dialer(connect_timeout: u64, hedge_after: u64) -> Dialer {
     warm_dialer(connect_timeout, hedge_after, WarmSettings::default()).0
 }
 
-fn warm_dialer(connect_timeout: u64, hedge_after: u64, warm: WarmSettings) -> (Dialer, Meters) {
-    let meters = Meters::default();
+fn warm_dialer(connect_timeout: u64, hedge_after: u64, warm: WarmSettings) -> (Dialer, Metrics) {
+    let metrics = Metrics::default();
     let settings = DialSettings {
         connect_timeout: Duration::from_millis(connect_timeout),
         hedge_after: Duration::from_millis(hedge_after),
         ..settings()
     };
-    let warm = Warm::new(warm, meters.clone());
-    (Dialer::new(settings, Vec::new(), warm), meters)
+    let warm = Warm::new(warm, metrics.clone());
+    (Dialer::new(settings, Vec::new(), warm), metrics)
 }
 
 /// Dials; also what was reported, as (place in `candidates`, outcome).
@@ -204,7 +204,7 @@ async fn a_loser_is_closed_without_a_byte() {
 async fn our_own_listener_is_never_dialled() {
     let (_listener, own) = listen();
     let to = own.address.socket;
-    let warm = Warm::new(WarmSettings::default(), Meters::default());
+    let warm = Warm::new(WarmSettings::default(), Metrics::default());
     let any = SocketAddr::from(([0, 0, 0, 0], to.port()));
     for listening in [to, any] {
         let dialer = Dialer::new(settings(), vec![listening], warm.clone());
@@ -245,7 +245,7 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
         spares: 1,
         ..WarmSettings::default()
     };
-    let (dialer, meters) = warm_dialer(1500, 250, settings);
+    let (dialer, metrics) = warm_dialer(1500, 250, settings);
     let preferred = [good.clone()];
     dialer.tend_spares(&preferred).await;
     let (_server_end, _) = listener.accept().await.unwrap();
@@ -261,13 +261,16 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
     let (server_end, _) = listener.accept().await.unwrap();
     drop(server_end);
     assert!(!dial(&dialer, &preferred).await.0.unwrap().warm);
-    let count = |result| meters.value("warm_total", &[("result", result)]);
+    let count = |result| metrics.value("warm_total", &[("result", result)]);
     assert_eq!((count("used"), count("failed")), (Some(1.0), Some(1.0)));
 
     dialer.tend_spares(&preferred).await;
-    assert_eq!(meters.value("warm_spares", &[]), Some(1.0));
+    assert_eq!(metrics.value("warm_spares", &[]), Some(1.0));
     dialer.tend_spares(&[]).await;
-    assert_eq!((dialer.warm().count(), meters.sum("warm_spares")), (0, 0.0));
+    assert_eq!(
+        (dialer.warm().count(), metrics.sum("warm_spares")),
+        (0, 0.0)
+    );
     assert_eq!(count("expired"), Some(1.0));
 }
 

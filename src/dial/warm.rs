@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::attempt::Opener;
 use crate::clock::{self, Moment};
-use crate::metrics::{Counter, Meters, family};
+use crate::metrics::{Counter, Metrics, family};
 use crate::upstream::endpoint::{Candidate, Endpoint};
 
 /// `[upstream.warm]`: connected spares.
@@ -38,7 +38,7 @@ pub struct Warm {
 #[derive(Debug)]
 struct Inner {
     settings: WarmSettings,
-    meters: Meters,
+    metrics: Metrics,
     /// How many there are, so that whoever has none pays for no lock.
     count: AtomicUsize,
     spares: Mutex<Vec<Spare>>,
@@ -70,11 +70,11 @@ impl Default for WarmSettings {
 
 impl Warm {
     /// No spares yet.
-    pub fn new(settings: WarmSettings, meters: Meters) -> Self {
+    pub fn new(settings: WarmSettings, metrics: Metrics) -> Self {
         Self {
             inner: Arc::new(Inner {
                 settings,
-                meters,
+                metrics,
                 count: AtomicUsize::new(0),
                 spares: Mutex::default(),
                 taken: Notify::new(),
@@ -144,7 +144,7 @@ impl Warm {
         };
         let [upstream, name, zone] = best.endpoint.labels();
         let labels = [upstream, name, zone, "used"];
-        let used = self.inner.meters.counter(&family::WARM, &labels);
+        let used = self.inner.metrics.counter(&family::WARM, &labels);
         let missing = self.inner.settings.spares.saturating_sub(self.count());
         let limit = opener.settings.connect_timeout;
         // All at once: one after the other they would take a round trip each, and be gone before the last is there.
@@ -198,7 +198,7 @@ impl Warm {
             .count();
         let gauge = self
             .inner
-            .meters
+            .metrics
             .gauge(&family::WARM_SPARES, &endpoint.labels());
         gauge.set(count as f64);
     }
@@ -207,7 +207,10 @@ impl Warm {
         if count > 0 {
             let [upstream, name, zone] = endpoint.labels();
             let labels = [upstream, name, zone, result];
-            self.inner.meters.counter(&family::WARM, &labels).add(count);
+            self.inner
+                .metrics
+                .counter(&family::WARM, &labels)
+                .add(count);
         }
     }
 

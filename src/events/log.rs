@@ -13,7 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::line;
+use super::format;
 use crate::events::{Event, Level, Reason, Value};
 
 /// Lines that wait for the writer. At about 600 bytes a line this is some 2.5 MB.
@@ -280,8 +280,8 @@ impl Log {
             return;
         }
         let line = match inner.json.load(Relaxed) {
-            1 => line::json(Timestamp::now(), event),
-            _ => line::text(Timestamp::now(), event),
+            1 => format::json(Timestamp::now(), event),
+            _ => format::text(Timestamp::now(), event),
         };
         // Counted first, so that a flush never waits for less than was queued.
         inner.progress.queued.fetch_add(1, Relaxed);
@@ -360,9 +360,9 @@ fn writer(
             let event = Event::warn("resource", "log lines dropped: standard error is too slow")
                 .with("log.dropped", dropped);
             let line = if json() {
-                line::json(Timestamp::now(), &event)
+                format::json(Timestamp::now(), &event)
             } else {
-                line::text(Timestamp::now(), &event)
+                format::text(Timestamp::now(), &event)
             };
             batch.extend_from_slice(line.as_bytes());
         }

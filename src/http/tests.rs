@@ -40,7 +40,7 @@ async fn start() -> (String, Trigger, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (trigger, watch) = trigger();
-    let task = tokio::spawn(serve(Door::Tcp(listener), watch, echo));
+    let task = tokio::spawn(serve(HttpListener::Tcp(listener), watch, echo));
     (address, trigger, task)
 }
 
@@ -94,11 +94,11 @@ async fn get_post_and_slices() {
 #[tokio::test]
 async fn unix_sockets_and_nobody_there() {
     let folder = tempfile::tempdir().unwrap();
-    let path: PathBuf = folder.path().join("door.sock");
+    let path: PathBuf = folder.path().join("listener.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     let (_trigger, watch) = trigger();
     let task = tokio::spawn(serve(
-        Door::Unix(listener),
+        HttpListener::Unix(listener),
         watch,
         |request: Request| async move { text(StatusCode::OK, format!("{:?}", request.caller)) },
     ));

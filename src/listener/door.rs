@@ -16,7 +16,7 @@ use super::threads::Spread;
 use crate::connection::{Route, WhenAllDown};
 use crate::events::Event;
 use crate::life::Watch;
-use crate::metrics::{Gauge, Meters, family};
+use crate::metrics::{Gauge, Metrics, family};
 use crate::sys::limits::Budget;
 use crate::sys::socket::hold_newcomers;
 use crate::upstream::snapshot::Pace;
@@ -47,7 +47,7 @@ pub struct Door {
     route: Arc<Route>,
     spread: Spread,
     budget: Budget,
-    meters: Meters,
+    metrics: Metrics,
     up: Gauge,
     addresses: Vec<SocketAddr>,
     settings: SocketSettings,
@@ -78,12 +78,12 @@ impl Door {
         route: Arc<Route>,
         spread: &Spread,
         budget: Budget,
-        meters: &Meters,
+        metrics: &Metrics,
         stop: Watch,
     ) {
         let door = Self {
-            up: meters.gauge(&family::LISTENER_UP, &[route.listener.as_str()]),
-            meters: meters.clone(),
+            up: metrics.gauge(&family::LISTENER_UP, &[route.listener.as_str()]),
+            metrics: metrics.clone(),
             route,
             spread: spread.clone(),
             budget,
@@ -216,7 +216,7 @@ impl Door {
 
     fn log_up(&self) {
         for address in &self.addresses {
-            self.route.bus.emit(
+            self.route.events.emit(
                 Event::info("listener.up", "accepting")
                     .with("name", self.route.listener.as_str().to_owned())
                     .with("address", address.to_string())
@@ -232,12 +232,12 @@ impl Door {
             Close::Broken => Event::error("listener.down", "a listening socket broke"),
         };
         let name = self.route.listener.as_str().to_owned();
-        self.route.bus.emit(event.with("name", name));
+        self.route.events.emit(event.with("name", name));
     }
 
     fn log_unbound(&self, error: &io::Error) {
         let name = self.route.listener.as_str().to_owned();
-        self.route.bus.emit(
+        self.route.events.emit(
             Event::error("listener.down", "cannot bind again; trying every second")
                 .with("name", name)
                 .with("error", error.to_string()),
@@ -246,7 +246,7 @@ impl Door {
 
     fn log_short(&self, error: &io::Error) {
         let name = self.route.listener.as_str().to_owned();
-        self.route.bus.emit(
+        self.route.events.emit(
             Event::warn("resource", "cannot accept")
                 .with("listener", name)
                 .with("error", error.to_string()),

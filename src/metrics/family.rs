@@ -28,7 +28,7 @@ pub struct Family {
 }
 
 /// The labels of an endpoint's series.
-pub const E: &[&str] = &["upstream", "endpoint", "zone"];
+pub const ENDPOINT_LABELS: &[&str] = &["upstream", "endpoint", "zone"];
 
 /// Connects, probes, first answers: 0.1 ms (same machine) to 10 s.
 const QUICK: &[f64] = &[
@@ -83,12 +83,12 @@ families! {
 
     CONNECT_ATTEMPTS "entryway_connect_attempts_total" Counter, &["upstream", "endpoint", "zone", "result"],
         "Dial attempts of traffic, by result.";
-    CONNECT_SECONDS "entryway_connect_seconds" Histogram(QUICK), E, "Time of successful connects.";
+    CONNECT_SECONDS "entryway_connect_seconds" Histogram(QUICK), ENDPOINT_LABELS, "Time of successful connects.";
     CONNECT_HEDGES "entryway_connect_hedges_total" Counter, &["upstream", "endpoint", "zone", "result"],
         "Second attempts started while the first was still under way, by result.";
     FAILOVERS "entryway_failovers_total" Counter, &["upstream", "from", "to"], "Moves of the active zone away from a nearer one.";
     FAILBACKS "entryway_failbacks_total" Counter, &["upstream"], "Moves of the active zone back to a nearer one.";
-    WARM_SPARES "entryway_warm_spares" Gauge, E, "Connected spares ready for use.";
+    WARM_SPARES "entryway_warm_spares" Gauge, ENDPOINT_LABELS, "Connected spares ready for use.";
     WARM "entryway_warm_total" Counter, &["upstream", "endpoint", "zone", "result"], "What became of connected spares.";
 
     BYTES "entryway_bytes_total" Counter, &["upstream", "endpoint", "zone", "direction"], "Bytes carried, as they leave.";
@@ -99,18 +99,18 @@ families! {
     RESET_GAVE_UP "entryway_reset_gave_up_total" Counter, &[],
         "Resets passed on before the other side had acknowledged everything.";
 
-    ENDPOINT_HEALTHY "entryway_endpoint_healthy" Gauge, E, "Whether one address is up, suspect or returning.";
+    ENDPOINT_HEALTHY "entryway_endpoint_healthy" Gauge, ENDPOINT_LABELS, "Whether one address is up, suspect or returning.";
     ENDPOINT_ADDRESSES "entryway_endpoint_addresses" Gauge, &["upstream", "endpoint", "zone", "state"],
         "Addresses of the endpoint, by state.";
-    ENDPOINT_ACTIVE "entryway_endpoint_active" Gauge, E, "Whether new connections go there first.";
+    ENDPOINT_ACTIVE "entryway_endpoint_active" Gauge, ENDPOINT_LABELS, "Whether new connections go there first.";
     ENDPOINT_TRANSITIONS "entryway_endpoint_transitions_total" Counter,
         &["upstream", "endpoint", "zone", "to", "reason"], "Changes of an address's state.";
     FAIL_OPEN "entryway_fail_open" Gauge, &["upstream"], "Whether every address is down, so that all are tried.";
 
     PROBES "entryway_probes_total" Counter, &["upstream", "endpoint", "zone", "result"], "Probes, by result.";
-    PROBE_DURATION_SECONDS "entryway_probe_duration_seconds" Histogram(QUICK), E, "Time of probes.";
-    PROBE_SUCCESS "entryway_probe_success" Gauge, E, "Whether the last probe succeeded.";
-    IDENTITY_MISMATCHES "entryway_identity_mismatches_total" Counter, E, "Times an address answered as another system.";
+    PROBE_DURATION_SECONDS "entryway_probe_duration_seconds" Histogram(QUICK), ENDPOINT_LABELS, "Time of probes.";
+    PROBE_SUCCESS "entryway_probe_success" Gauge, ENDPOINT_LABELS, "Whether the last probe succeeded.";
+    IDENTITY_MISMATCHES "entryway_identity_mismatches_total" Counter, ENDPOINT_LABELS, "Times an address answered as another system.";
     UPSTREAM_HEALTHY_ADDRESSES "entryway_upstream_healthy_addresses" Gauge, &["upstream"],
         "Addresses that are up, suspect or returning.";
     UPSTREAM_ADDRESSES "entryway_upstream_addresses" Gauge, &["upstream"], "Addresses known.";

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::family::{Family, Kind};
-use super::recorder::{Reading, Sample};
+use super::registry::{Reading, Sample};
 
 /// Appends one family: HELP and TYPE, and its series where it has some.
 pub(super) fn family(out: &mut String, family: &Family, samples: &[Sample]) {
@@ -46,14 +46,14 @@ fn histogram(
     sum: f64,
 ) {
     let mut total = 0;
-    for (place, count) in counts.iter().enumerate() {
+    for (index, count) in counts.iter().enumerate() {
         total += count;
         series(
             out,
             family,
             "_bucket",
             values,
-            Some(bounds.get(place).copied().unwrap_or(f64::INFINITY)),
+            Some(bounds.get(index).copied().unwrap_or(f64::INFINITY)),
         );
         let _ = writeln!(out, " {total}");
     }

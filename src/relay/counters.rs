@@ -1,4 +1,4 @@
-//! What all relays of one assembly share: the pipe budget, the memory in leftovers, and counts for the meters.
+//! What all relays of one assembly share: the pipe budget, the memory in leftovers, and counts for the metrics.
 //!
 //! The relay knows no metrics and no logs: whoever exports them reads these.
 

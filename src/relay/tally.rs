@@ -45,7 +45,7 @@ struct Way {
     bytes: AtomicU64,
     /// Of these, bytes that never were in our memory.
     spliced: AtomicU64,
-    /// What of both has been added to the meters.
+    /// What of both has been added to the metrics.
     settled: AtomicU64,
     settled_spliced: AtomicU64,
     /// Bytes in the lane, while the destination takes no more.

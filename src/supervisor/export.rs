@@ -1,4 +1,4 @@
-//! Carries numbers that others only keep into the meters, once a second: bytes of live connections, and the relay's
+//! Carries numbers that others only keep into the metrics, once a second: bytes of live connections, and the relay's
 //! shared counts with their log lines.
 
 use std::collections::HashMap;
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::connection::Registry;
-use crate::events::Bus;
 use crate::events::Event;
-use crate::metrics::{Counter, Gauge, Meters, family};
+use crate::events::Events;
+use crate::metrics::{Counter, Gauge, Metrics, family};
 use crate::relay::Counters;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -18,8 +18,8 @@ const EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Export {
     counters: Arc<Counters>,
-    meters: Meters,
-    bus: Bus,
+    metrics: Metrics,
+    events: Events,
     pipes: Gauge,
     stalls: (Counter, u64),
     gave_up: (Counter, u64),
@@ -30,15 +30,15 @@ pub(super) struct Export {
 // === impl Export ===
 
 impl Export {
-    pub(super) fn new(counters: Arc<Counters>, meters: &Meters, bus: &Bus) -> Self {
+    pub(super) fn new(counters: Arc<Counters>, metrics: &Metrics, events: &Events) -> Self {
         Self {
             counters,
-            pipes: meters.gauge(&family::PIPES_IN_USE, &[]),
-            stalls: (meters.counter(&family::STALLS, &[]), 0),
-            gave_up: (meters.counter(&family::RESET_GAVE_UP, &[]), 0),
+            pipes: metrics.gauge(&family::PIPES_IN_USE, &[]),
+            stalls: (metrics.counter(&family::STALLS, &[]), 0),
+            gave_up: (metrics.counter(&family::RESET_GAVE_UP, &[]), 0),
             fallbacks: HashMap::new(),
-            meters: meters.clone(),
-            bus: bus.clone(),
+            metrics: metrics.clone(),
+            events: events.clone(),
             last: None,
         }
     }
@@ -58,7 +58,7 @@ impl Export {
         carry(&mut self.stalls, self.counters.stalls());
         carry(&mut self.gave_up, self.counters.reset_gave_up());
         if let Some(picture) = self.counters.take_stall() {
-            self.bus.emit(
+            self.events.emit(
                 Event::warn("stall", "a direction stood still; a bug of entryway")
                     .with("picture", picture),
             );
@@ -68,12 +68,12 @@ impl Export {
             if count > *known {
                 if *known == 0 {
                     // Once per reason: the metric tells how often.
-                    self.bus.emit(
+                    self.events.emit(
                         Event::info("splice.fallback", "carrying bytes through the buffer")
                             .with("reason", reason),
                     );
                 }
-                let counter = self.meters.counter(&family::SPLICE_FALLBACKS, &[reason]);
+                let counter = self.metrics.counter(&family::SPLICE_FALLBACKS, &[reason]);
                 counter.add(count - *known);
                 *known = count;
             }

@@ -299,8 +299,8 @@ async fn the_pool_hears_of_a_late_answer() {
                 rig.route.registry.clone(),
                 vec![swept],
                 Arc::default(),
-                &rig.meters,
-                &rig.route.bus,
+                &rig.metrics,
+                &rig.route.events,
             );
             spawn_local(sweep.run());
             let (candidate, _) = rig.route.registry.oldest(1)[0].candidate().unwrap();
@@ -325,8 +325,8 @@ async fn a_shutdown_closes_at_rest_and_cuts_at_the_end() {
                 rig.route.registry.clone(),
                 Vec::new(),
                 Arc::default(),
-                &rig.meters,
-                &rig.route.bus,
+                &rig.metrics,
+                &rig.route.events,
             );
             spawn_local(sweep.run());
             ending.drain(Duration::from_millis(1500));
@@ -353,7 +353,7 @@ async fn a_shutdown_closes_at_rest_and_cuts_at_the_end() {
                     .iter()
                     .any(|entry| !matches!(entry.place(), Place::Leaving))
             );
-            assert_eq!(rig.meters.sum("drain_cut_total"), 1.0);
+            assert_eq!(rig.metrics.sum("drain_cut_total"), 1.0);
         })
         .await;
 }
@@ -372,8 +372,8 @@ async fn one_that_was_parked_is_served_in_a_drain() {
                 registry,
                 Vec::new(),
                 Arc::default(),
-                &rig.meters,
-                &rig.route.bus,
+                &rig.metrics,
+                &rig.route.events,
             );
             spawn_local(sweep.run());
             ending.drain(secs(20));

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::clock::Moment;
-use crate::events::Bus;
+use crate::events::Events;
 use crate::events::{Event, Level};
-use crate::metrics::{Meters, family};
+use crate::metrics::{Metrics, family};
 use crate::types::UpstreamName;
 use crate::upstream::change::Change;
 use crate::upstream::endpoint::Endpoint;
@@ -20,8 +20,8 @@ use crate::upstream::snapshot::{NameView, Snapshot, State};
 #[derive(Debug)]
 pub(in crate::upstream) struct Report {
     upstream: UpstreamName,
-    meters: Meters,
-    bus: Bus,
+    metrics: Metrics,
+    events: Events,
     /// Endpoints and names that have series now.
     endpoints: BTreeSet<String>,
     names: BTreeSet<String>,
@@ -30,11 +30,15 @@ pub(in crate::upstream) struct Report {
 // === impl Report ===
 
 impl Report {
-    pub(in crate::upstream) fn new(upstream: UpstreamName, meters: Meters, bus: Bus) -> Self {
+    pub(in crate::upstream) fn new(
+        upstream: UpstreamName,
+        metrics: Metrics,
+        events: Events,
+    ) -> Self {
         Self {
             upstream,
-            meters,
-            bus,
+            metrics,
+            events,
             endpoints: BTreeSet::new(),
             names: BTreeSet::new(),
         }
@@ -45,7 +49,7 @@ impl Report {
         for change in changes {
             self.count(change);
             if let Some(event) = self.event(change) {
-                self.bus.emit(event);
+                self.events.emit(event);
             }
         }
     }
@@ -54,7 +58,7 @@ impl Report {
     pub(in crate::upstream) fn picture(&mut self, picture: &Snapshot, now: Moment) {
         let upstream = picture.upstream.as_str();
         let set =
-            |family, labels: &[&str], value: f64| self.meters.gauge(family, labels).set(value);
+            |family, labels: &[&str], value: f64| self.metrics.gauge(family, labels).set(value);
         let flag = |yes: bool| f64::from(u8::from(yes));
         set(&family::FAIL_OPEN, &[upstream], flag(picture.fail_open));
         set(
@@ -99,13 +103,13 @@ impl Report {
             }
         }
         for gone in self.endpoints.difference(&shown) {
-            self.meters
+            self.metrics
                 .remove(&[("upstream", upstream), ("endpoint", gone)]);
         }
         self.endpoints = shown;
         let named = names(picture).map(|view| view.name.clone()).collect();
         for gone in self.names.difference(&named) {
-            self.meters.remove(&[("name", gone)]);
+            self.metrics.remove(&[("name", gone)]);
         }
         self.names = named;
         self.ages(picture, now);
@@ -115,7 +119,7 @@ impl Report {
     pub(in crate::upstream) fn ages(&self, picture: &Snapshot, now: Moment) {
         for view in names(picture) {
             let name = view.name.as_str();
-            let set = |family, value: f64| self.meters.gauge(family, &[name]).set(value);
+            let set = |family, value: f64| self.metrics.gauge(family, &[name]).set(value);
             set(&family::DNS_ADDRESSES, view.addresses.len() as f64);
             set(&family::DNS_STALE, f64::from(u8::from(view.stale)));
             if let Some(answered) = view.answered {
@@ -132,7 +136,7 @@ impl Report {
                 endpoint.zone_label().to_owned(),
             ]
         };
-        let inc = |family, labels: &[&str]| self.meters.counter(family, labels).inc();
+        let inc = |family, labels: &[&str]| self.metrics.counter(family, labels).inc();
         match change {
             Change::Flip { endpoint, flip, .. } => {
                 let [name, zone] = labels(endpoint);
@@ -150,7 +154,7 @@ impl Report {
             } => {
                 let [name, zone] = labels(endpoint);
                 inc(&family::PROBES, &[upstream, &name, &zone, label(result)]);
-                self.meters
+                self.metrics
                     .histogram(&family::PROBE_DURATION_SECONDS, &[upstream, &name, &zone])
                     .record(took.as_secs_f64());
             }
@@ -164,10 +168,13 @@ impl Report {
             Change::Dns { name, .. } => inc(&family::DNS_CHANGES, &[name]),
             Change::EndpointGone(endpoint) => {
                 let [name, zone] = labels(endpoint);
-                self.meters
-                    .remove(&[("upstream", upstream), ("endpoint", &name), ("zone", &zone)]);
+                self.metrics.remove(&[
+                    ("upstream", upstream),
+                    ("endpoint", &name),
+                    ("zone", &zone),
+                ]);
             }
-            Change::NameGone(name) => self.meters.remove(&[("name", name)]),
+            Change::NameGone(name) => self.metrics.remove(&[("name", name)]),
             Change::Pin(_) | Change::DnsError { .. } | Change::Stall(_) => {}
         }
     }
@@ -195,7 +202,7 @@ impl Report {
                 result,
                 detail,
                 took,
-            } if result != "ok" && self.bus.wants(Level::Debug) => {
+            } if result != "ok" && self.events.wants(Level::Debug) => {
                 let event = Event::debug("probe.fail", "a probe failed");
                 let event = about(event, endpoint, *socket)
                     .with("result", result.clone())

@@ -8,7 +8,7 @@ use crate::types::{EndpointName, Zone};
 use fact::ProbeOutcome;
 use snapshot::State;
 
-fn config(meters: &Meters, bus: &Bus) -> PoolConfig {
+fn config(metrics: &Metrics, events: &Events) -> PoolConfig {
     let endpoint = |name: &str, host: &str| EndpointSpec {
         name: EndpointName::new(name),
         host: host.to_owned(),
@@ -23,8 +23,8 @@ fn config(meters: &Meters, bus: &Bus) -> PoolConfig {
             own_zone: Some(Zone::new("a")),
             ..PoolSettings::default()
         },
-        meters: meters.clone(),
-        bus: bus.clone(),
+        metrics: metrics.clone(),
+        events: events.clone(),
         own_listeners: Vec::new(),
     }
 }
@@ -52,43 +52,43 @@ const OK: ProbeOutcome = ProbeOutcome::Success { identity: None };
 
 #[tokio::test(start_paused = true)]
 async fn facts_become_snapshots_events_and_numbers() {
-    let (meters, bus) = (Meters::default(), Bus::new(Log::default()));
-    let mut events = bus.subscribe();
-    let (feed, mut view, actor) = start(config(&meters, &bus));
+    let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
+    let mut received = events.subscribe();
+    let (feed, mut view, actor) = start(config(&metrics, &events));
     let actor = tokio::spawn(actor);
     assert_eq!(view.load().addresses, 2);
     feed.tell(probed(1, OK));
     feed.tell(probed(2, OK));
     until(&mut view, |seen| seen.healthy == 2 && seen.first_round_done).await;
     assert_eq!(
-        meters.value("endpoint_healthy", &[("endpoint", "a")]),
+        metrics.value("endpoint_healthy", &[("endpoint", "a")]),
         Some(1.0)
     );
     assert_eq!(
-        meters.value("endpoint_active", &[("endpoint", "a")]),
+        metrics.value("endpoint_active", &[("endpoint", "a")]),
         Some(1.0)
     );
     feed.tell(probed(1, ProbeOutcome::Refused));
     feed.tell(probed(1, ProbeOutcome::Refused));
     until(&mut view, |seen| seen.active_zone.as_deref() == Some("b")).await;
     assert_eq!(
-        meters.value("failovers_total", &[("from", "a"), ("to", "b")]),
+        metrics.value("failovers_total", &[("from", "a"), ("to", "b")]),
         Some(1.0)
     );
     assert_eq!(
-        meters.value("endpoint_healthy", &[("endpoint", "a")]),
+        metrics.value("endpoint_healthy", &[("endpoint", "a")]),
         Some(0.0)
     );
     assert_eq!(
-        meters.value(
+        metrics.value(
             "endpoint_transitions_total",
             &[("endpoint", "a"), ("to", "down"), ("reason", "refused")]
         ),
         Some(1.0)
     );
-    assert_eq!(meters.value("upstream_healthy_addresses", &[]), Some(1.0));
+    assert_eq!(metrics.value("upstream_healthy_addresses", &[]), Some(1.0));
     let mut names = Vec::new();
-    while let Ok(event) = events.try_recv() {
+    while let Ok(event) = received.try_recv() {
         names.push(event.name);
     }
     assert!(
@@ -101,8 +101,8 @@ async fn facts_become_snapshots_events_and_numbers() {
 
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_leaves_takes_its_series_along() {
-    let (meters, bus) = (Meters::default(), Bus::new(Log::default()));
-    let mut config = config(&meters, &bus);
+    let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
+    let mut config = config(&metrics, &events);
     let settings = config.settings.clone();
     let mut endpoints = config.endpoints.clone();
     config.endpoints.truncate(2);
@@ -114,9 +114,12 @@ async fn an_endpoint_that_leaves_takes_its_series_along() {
         settings,
     });
     until(&mut view, |seen| seen.endpoints.len() == 1).await;
-    assert_eq!(meters.value("endpoint_healthy", &[("endpoint", "b")]), None);
+    assert_eq!(
+        metrics.value("endpoint_healthy", &[("endpoint", "b")]),
+        None
+    );
     assert!(
-        meters
+        metrics
             .value("endpoint_healthy", &[("endpoint", "a")])
             .is_some()
     );
@@ -124,8 +127,8 @@ async fn an_endpoint_that_leaves_takes_its_series_along() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_drops_observations_only() {
-    let (meters, bus) = (Meters::default(), Bus::new(Log::default()));
-    let (feed, mut view, actor) = start(config(&meters, &bus));
+    let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
+    let (feed, mut view, actor) = start(config(&metrics, &events));
     for _ in 0..QUEUE + 5 {
         feed.tell(probed(1, OK));
     }

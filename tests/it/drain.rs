@@ -103,7 +103,7 @@ async fn what_is_left_at_the_deadline_is_reset_and_counted() {
             .all(|line| line["conn.reason"] == "drain_deadline"),
         "{lines:?}"
     );
-    assert_eq!(past.handles.meters.sum("entryway_drain_cut_total"), 5.0);
+    assert_eq!(past.handles.metrics.sum("entryway_drain_cut_total"), 5.0);
     assert_eq!(past.events("drain.end")[0]["cut"], 5);
     past.check();
 }
@@ -236,7 +236,7 @@ async fn what_was_queued_when_the_listener_closes_is_served() {
     assert_eq!(ended.cut, 0);
     assert_eq!(
         past.handles
-            .meters
+            .metrics
             .sum("entryway_connections_accepted_total"),
         f64::from(served)
     );

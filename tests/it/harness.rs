@@ -120,18 +120,18 @@ impl Entryway {
     /// The value of a series, 0 where there is none; brought up to date first.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.handles.registry.settle();
-        self.handles.meters.value(name, labels).unwrap_or(0.0)
+        self.handles.metrics.value(name, labels).unwrap_or(0.0)
     }
 
     /// The sum of a family's series.
     pub fn sum(&self, name: &str) -> f64 {
         self.handles.registry.settle();
-        self.handles.meters.sum(name)
+        self.handles.metrics.sum(name)
     }
 
     /// Every line of the log so far.
     pub fn log(&self) -> String {
-        self.handles.bus.log().flush(Duration::from_secs(1));
+        self.handles.events.log().flush(Duration::from_secs(1));
         self.lines.text()
     }
 
@@ -202,14 +202,14 @@ pub struct Past {
 impl Past {
     /// Every event of this name in its log.
     pub fn events(&self, name: &str) -> Vec<Value> {
-        self.handles.bus.log().flush(Duration::from_secs(5));
+        self.handles.events.log().flush(Duration::from_secs(5));
         events_in(&self.lines.text(), name)
     }
 
     /// Nothing is left: each accepted connection was closed, counted and logged once; no gauge, pipe or leftover stays.
     pub fn check(&self) {
         let Handles {
-            registry, meters, ..
+            registry, metrics, ..
         } = &self.handles;
         assert!(registry.is_empty(), "{} connections left", registry.len());
         for gauge in [
@@ -217,17 +217,17 @@ impl Past {
             "entryway_connections_parked",
             "entryway_pipes_in_use",
         ] {
-            assert_eq!(meters.sum(gauge), 0.0, "{gauge}");
+            assert_eq!(metrics.sum(gauge), 0.0, "{gauge}");
         }
         for counter in [
             "entryway_panics_total",
             "entryway_stalls_total",
             "entryway_reset_gave_up_total",
         ] {
-            assert_eq!(meters.sum(counter), 0.0, "{counter}");
+            assert_eq!(metrics.sum(counter), 0.0, "{counter}");
         }
-        let accepted = meters.sum("entryway_connections_accepted_total");
-        assert_eq!(meters.sum("entryway_connections_closed_total"), accepted);
+        let accepted = metrics.sum("entryway_connections_accepted_total");
+        assert_eq!(metrics.sum("entryway_connections_closed_total"), accepted);
         let lines = self.events("conn.close");
         assert_eq!(
             lines.len() as f64,

@@ -22,7 +22,7 @@ async fn changes_go_through_the_control_socket() {
         assert_eq!(got, code, "{path} {answer}");
     }
     assert_eq!(
-        running.toy.done(),
+        running.backend.done(),
         [
             "drain None Some(\"us-east-1a\")",
             "ready Some(\"u\") Some(\"10.0.0.1:8182\")",
@@ -61,22 +61,22 @@ async fn the_default_port_gives_way_and_an_asked_one_does_not() {
         ..AdminSettings::default()
     };
     let (log, lines) = Log::memory(&LogSettings::default()).unwrap();
-    let bus = Bus::new(log.clone());
-    let doors = open(&settings, Asked::default(), &bus).unwrap();
-    let other = doors.admin_address().unwrap();
+    let events = Events::new(log.clone());
+    let listeners = open(&settings, BindOptions::default(), &events).unwrap();
+    let other = listeners.admin_address().unwrap();
     assert_ne!(other, taken.local_addr().unwrap());
-    assert!(doors.control_path().is_none());
+    assert!(listeners.control_path().is_none());
     assert!(log.flush(Duration::from_secs(5)));
     let warning = lines.text().lines().next().unwrap().to_owned();
     assert!(
         warning.contains("\"level\":\"warn\"") && warning.contains(&other.to_string()),
         "{warning}"
     );
-    let asked = Asked {
+    let asked = BindOptions {
         bind: true,
-        ..Asked::default()
+        ..BindOptions::default()
     };
-    let error = open(&settings, asked, &bus).unwrap_err();
+    let error = open(&settings, asked, &events).unwrap_err();
     assert_eq!(
         (error.what, error.error.kind()),
         ("admin", std::io::ErrorKind::AddrInUse)
@@ -123,5 +123,5 @@ async fn another_user_is_refused_at_the_control_socket() {
         .await
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&nobody.stdout), "403", "{nobody:?}");
-    assert!(running.toy.done().is_empty());
+    assert!(running.backend.done().is_empty());
 }

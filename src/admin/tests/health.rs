@@ -27,7 +27,7 @@ async fn health_on_both_ports_and_all_names() {
     assert_eq!(running.get("/readyz?upstream=any").await.0, 503);
     assert_eq!(running.get("/readyz?upstream=0").await.0, 200);
     assert_eq!(running.get("/readyz?upstream=most").await.0, 400);
-    running.toy.health.lock().unwrap().draining = true;
+    running.backend.health.lock().unwrap().draining = true;
     let (code, problem) = running.get("/readyz").await;
     assert_eq!(
         (code, &problem["detail"]),
@@ -48,8 +48,8 @@ async fn health_on_both_ports_and_all_names() {
             .contains("[+]startup ok: done\n[-]draining failed: shutting down\n")
     );
     assert_eq!(running.get("/livez").await.0, 200);
-    for door in [running.admin, running.metrics] {
-        let metrics = client::get(&Target::Tcp(door.to_string()), "/metrics", BOUNDS).await;
+    for listener in [running.admin, running.metrics] {
+        let metrics = client::get(&Target::Tcp(listener.to_string()), "/metrics", BOUNDS).await;
         assert!(
             metrics
                 .unwrap()

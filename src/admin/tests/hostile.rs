@@ -125,11 +125,11 @@ async fn hostile_requests_have_no_effect() {
             assert_eq!(raw(running.metrics, request.as_bytes()).await.0, 404);
         }
     }
-    assert!(running.toy.done().is_empty());
+    assert!(running.backend.done().is_empty());
     // Still well, and the token is good for something.
     let right = "POST /v1/probe HTTP/1.1\r\nHost: localhost\r\nX-Entryway-Token: s3cret\r\nConnection: close\r\n\r\n";
     assert_eq!(raw(running.admin, right.as_bytes()).await.0, 200);
-    assert_eq!(running.toy.done(), ["probe None None"]);
+    assert_eq!(running.backend.done(), ["probe None None"]);
     assert!(running.log.flush(Duration::from_secs(5)));
     // Refusals are told, but nobody can flood the log with them.
     let refused = running

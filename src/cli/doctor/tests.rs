@@ -1,7 +1,7 @@
 use std::ffi::OsString;
 
 use super::*;
-use crate::admin::status::{Address, Endpoint, Listener, Upstream};
+use crate::admin::api_types::{Address, Endpoint, Listener, Upstream};
 
 async fn run_with(line: &[&str], env: &[(&str, &str)]) -> (Result<u8, CliError>, String) {
     let matches = args::command().get_matches_from([&["entryway", "doctor"], line].concat());

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::admin::Order;
+use crate::admin::EndpointAction;
 use crate::admin::tests::{Running, start};
 use crate::cli::args::{Output, WaitFor};
 use crate::cli::{endpoint, explain, healthcheck, reload, shutdown, status, wait};
@@ -90,7 +90,7 @@ async fn wait_and_healthcheck_follow_the_health() {
         )
     };
     assert_eq!(check(true).await, (0, "ready\n".to_owned()));
-    running.toy.health.lock().unwrap().draining = true;
+    running.backend.health.lock().unwrap().draining = true;
     assert_eq!(check(true).await, (1, "unready\n".to_owned()));
     assert_eq!(check(false).await, (0, "alive\n".to_owned()));
 }
@@ -101,9 +101,15 @@ async fn changes_find_the_control_socket() {
     let instance = at(&running);
     let mut out = Vec::new();
     let names = ["u/a".to_owned(), "nobody".to_owned(), "b".to_owned()];
-    let failed = endpoint::order(&instance, Order::Drain, &names, Output::Text, &mut out)
-        .await
-        .unwrap_err();
+    let failed = endpoint::order(
+        &instance,
+        EndpointAction::Drain,
+        &names,
+        Output::Text,
+        &mut out,
+    )
+    .await
+    .unwrap_err();
     assert_eq!((failed.code, text(&out).as_str()), (69, "drain u/a\n"));
     assert_eq!(
         reload::run(&instance, false, Output::Text, &mut Vec::new()).await,
@@ -124,7 +130,7 @@ async fn changes_find_the_control_socket() {
         Ok(0)
     );
     assert_eq!(
-        running.toy.done(),
+        running.backend.done(),
         [
             "drain Some(\"u\") Some(\"a\")",
             "reload false",
@@ -161,7 +167,7 @@ async fn nobody_there_is_69_and_a_stranger_too() {
     };
     let (_trigger, watch) = crate::life::trigger();
     let task = tokio::spawn(crate::http::serve(
-        crate::http::Door::Tcp(listener),
+        crate::http::HttpListener::Tcp(listener),
         watch,
         async |_request| crate::http::text(StatusCode::OK, "hello"),
     ));

@@ -14,8 +14,8 @@ use crate::clock;
 use crate::connection::*;
 use crate::dial::{DialSettings, Dialer, Warm, WarmSettings};
 use crate::events::Event;
-use crate::events::{Bus, Log};
-use crate::metrics::Meters;
+use crate::events::{Events, Log};
+use crate::metrics::Metrics;
 use crate::relay::{Limits, TcpSettings};
 use crate::sys::congestion::LoopbackCongestion;
 use crate::types::{EndpointName, ListenerName, UpstreamName};
@@ -30,7 +30,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(5);
 /// A route to endpoints on this machine, with a pool that does not probe, and a front door.
 pub(crate) struct Rig {
     pub(crate) route: Arc<Route>,
-    pub(crate) meters: Meters,
+    pub(crate) metrics: Metrics,
     pub(crate) events: broadcast::Receiver<Arc<Event>>,
     pub(crate) front: SocketAddr,
     pub(crate) door: tokio::task::JoinHandle<()>,
@@ -38,9 +38,9 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn new(endpoints: &[SocketAddr], policy: Policy) -> Self {
-        let meters = Meters::default();
-        let bus = Bus::new(Log::default());
-        let events = bus.subscribe();
+        let metrics = Metrics::default();
+        let events = Events::new(Log::default());
+        let received = events.subscribe();
         let upstream = UpstreamName::new("default");
         let mut settings = PoolSettings::default();
         settings.health.kind = ProbeKind::Off;
@@ -55,8 +55,8 @@ impl Rig {
             upstream: upstream.clone(),
             endpoints: endpoints.iter().map(spec).collect(),
             settings,
-            meters: meters.clone(),
-            bus: bus.clone(),
+            metrics: metrics.clone(),
+            events: events.clone(),
             own_listeners: Vec::new(),
         });
         spawn_local(actor);
@@ -79,27 +79,27 @@ impl Rig {
             tcp: TcpSettings::default().options(),
             loopback_congestion: LoopbackCongestion::default(),
         };
-        let warm = Warm::new(WarmSettings::default(), meters.clone());
+        let warm = Warm::new(WarmSettings::default(), metrics.clone());
         let route = Route::new(RouteParts {
             listener: ListenerName::new("datomic"),
             upstream,
             view,
             feed,
             registry: Registry::default(),
-            bus,
+            events,
             dialer: Dialer::new(dial, Vec::new(), warm),
             limits: Limits::default(),
             counters: Arc::default(),
             policy,
-            meters: meters.clone(),
+            metrics: metrics.clone(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let front = listener.local_addr().unwrap();
         let door = spawn_local(accept(listener, Arc::clone(&route)));
         Self {
             route,
-            meters,
-            events,
+            metrics,
+            events: received,
             front,
             door,
         }
@@ -131,10 +131,10 @@ impl Rig {
     pub(crate) fn assert_settled(&self) {
         assert!(self.route.registry.is_empty());
         assert_eq!((self.route.admitted(), self.route.parked()), (0, 0));
-        assert_eq!(self.meters.sum("connections"), 0.0);
-        assert_eq!(self.meters.sum("connections_parked"), 0.0);
-        let accepted = self.meters.sum("connections_accepted_total");
-        assert_eq!(self.meters.sum("connections_closed_total"), accepted);
+        assert_eq!(self.metrics.sum("connections"), 0.0);
+        assert_eq!(self.metrics.sum("connections_parked"), 0.0);
+        let accepted = self.metrics.sum("connections_accepted_total");
+        assert_eq!(self.metrics.sum("connections_closed_total"), accepted);
     }
 }
 

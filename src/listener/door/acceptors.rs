@@ -129,7 +129,7 @@ impl Door {
                     Err(error) => error,
                 };
                 let class = classify(&error);
-                self.meters
+                self.metrics
                     .counter(&family::ACCEPT_ERRORS, &[class.as_str()])
                     .inc();
                 match class {

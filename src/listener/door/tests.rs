@@ -35,7 +35,7 @@ impl Open {
         let threads = Threads::start(2).unwrap();
         let (stop, watch) = trigger();
         let route = Arc::clone(&rig.route);
-        Door::open(bound, route, threads.spread(), budget, &rig.meters, watch);
+        Door::open(bound, route, threads.spread(), budget, &rig.metrics, watch);
         Self {
             rig,
             front,
@@ -49,7 +49,7 @@ impl Open {
     }
 
     fn is_up(&self) -> bool {
-        self.rig.meters.value("listener_up", &[]) == Some(1.0)
+        self.rig.metrics.value("listener_up", &[]) == Some(1.0)
     }
 }
 
@@ -106,7 +106,7 @@ async fn above_the_limit_clients_get_a_fin() {
             let rejected = [("reason", "max_connections")];
             assert_eq!(
                 open.rig
-                    .meters
+                    .metrics
                     .value("connections_rejected_total", &rejected),
                 Some(5.0)
             );

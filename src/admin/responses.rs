@@ -1,7 +1,7 @@
 //! How answers are written that take more than one line.
 
+use super::api_types;
 use super::health::{Check, all_ok};
-use super::status;
 use crate::http::{self, Body, Reply, Request, StatusCode};
 
 /// Connections in one slice of an answer.
@@ -74,10 +74,10 @@ pub(super) fn health(not: &'static str, checks: &[Check], request: &Request) -> 
 }
 
 /// Written in slices: thousands of connections must not hold the control thread.
-pub(super) fn connections(all: Vec<status::Connection>) -> Reply {
+pub(super) fn connections(all: Vec<api_types::Connection>) -> Reply {
     let head = format!(
         "{{\"schema_version\":{},\"connections\":[",
-        status::SCHEMA_VERSION
+        api_types::SCHEMA_VERSION
     );
     let mut left = all.into_iter().peekable();
     let mut first = true;

@@ -208,14 +208,14 @@ pub struct Name {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Explain {
     /// Where a new connection would go, best first; then what is never offered.
-    pub order: Vec<Place>,
+    pub order: Vec<RankedAddress>,
     /// In a sentence.
     pub verdict: String,
 }
 
 /// One address in an order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Place {
+pub struct RankedAddress {
     /// Its upstream.
     pub upstream: String,
     /// Its endpoint.

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use crate::dial::Outcome;
 use crate::events::Reason;
-use crate::metrics::{Counter, Family, Gauge, Histogram, Meters, family};
+use crate::metrics::{Counter, Family, Gauge, Histogram, Metrics, family};
 use crate::relay::Tally;
 use crate::types::{Direction, ListenerName, UpstreamName};
 use crate::upstream::endpoint::Endpoint;
@@ -29,8 +29,8 @@ const HEDGES: [&str; 3] = ["won", "lost", "failed"];
 
 /// What one listener counts.
 #[derive(Debug)]
-pub(super) struct ListenerMeters {
-    meters: Meters,
+pub(super) struct ListenerMetrics {
+    metrics: Metrics,
     listener: ListenerName,
     upstream: UpstreamName,
     pub(super) accepted: Counter,
@@ -41,17 +41,17 @@ pub(super) struct ListenerMeters {
     pub(super) panics: Counter,
     pub(super) drain_cut: Counter,
     /// Connections that have no endpoint (yet): labels without a value.
-    pub(super) nowhere: Arc<EndpointMeters>,
+    pub(super) nowhere: Arc<EndpointMetrics>,
     /// By the `Arc` of the endpoint: one that left and came back is another, and its old series are gone.
     endpoints: ArcSwap<HashMap<usize, Known>>,
 }
 
-type Known = (Weak<Endpoint>, Arc<EndpointMeters>);
+type Known = (Weak<Endpoint>, Arc<EndpointMetrics>);
 
 /// What one (listener, endpoint) counts.
 #[derive(Debug)]
-pub struct EndpointMeters {
-    meters: Meters,
+pub struct EndpointMetrics {
+    metrics: Metrics,
     /// listener, upstream, endpoint, zone.
     labels: [String; 4],
     pub(super) connections: Gauge,
@@ -64,39 +64,43 @@ pub struct EndpointMeters {
     closed: [OnceLock<Counter>; Reason::ALL.len()],
 }
 
-// === impl ListenerMeters ===
+// === impl ListenerMetrics ===
 
-impl ListenerMeters {
-    pub(super) fn new(meters: &Meters, listener: &ListenerName, upstream: &UpstreamName) -> Self {
+impl ListenerMetrics {
+    pub(super) fn new(metrics: &Metrics, listener: &ListenerName, upstream: &UpstreamName) -> Self {
         let name = [listener.as_str()];
         Self {
-            accepted: meters.counter(&family::CONNECTIONS_ACCEPTED, &name),
-            duration: meters.histogram(&family::CONNECTION_DURATION_SECONDS, &[]),
-            setup: meters.histogram(&family::SETUP_SECONDS, &[]),
-            parked: meters.gauge(&family::CONNECTIONS_PARKED, &name),
-            parked_seconds: meters.histogram(&family::PARKED_SECONDS, &[]),
-            panics: meters.counter(&family::PANICS, &[]),
-            drain_cut: meters.counter(&family::DRAIN_CUT, &[]),
-            nowhere: Arc::new(EndpointMeters::new(meters, listener, upstream, None)),
+            accepted: metrics.counter(&family::CONNECTIONS_ACCEPTED, &name),
+            duration: metrics.histogram(&family::CONNECTION_DURATION_SECONDS, &[]),
+            setup: metrics.histogram(&family::SETUP_SECONDS, &[]),
+            parked: metrics.gauge(&family::CONNECTIONS_PARKED, &name),
+            parked_seconds: metrics.histogram(&family::PARKED_SECONDS, &[]),
+            panics: metrics.counter(&family::PANICS, &[]),
+            drain_cut: metrics.counter(&family::DRAIN_CUT, &[]),
+            nowhere: Arc::new(EndpointMetrics::new(metrics, listener, upstream, None)),
             endpoints: ArcSwap::default(),
-            meters: meters.clone(),
+            metrics: metrics.clone(),
             listener: listener.clone(),
             upstream: upstream.clone(),
         }
     }
 
     /// The handles for this endpoint.
-    pub(super) fn of(&self, endpoint: &Arc<Endpoint>) -> Arc<EndpointMeters> {
+    pub(super) fn of(&self, endpoint: &Arc<Endpoint>) -> Arc<EndpointMetrics> {
         let key = Arc::as_ptr(endpoint) as usize;
-        if let Some((known, meters)) = self.endpoints.load().get(&key)
+        if let Some((known, metrics)) = self.endpoints.load().get(&key)
             && known
                 .upgrade()
                 .is_some_and(|known| Arc::ptr_eq(&known, endpoint))
         {
-            return Arc::clone(meters);
+            return Arc::clone(metrics);
         }
-        let made =
-            EndpointMeters::new(&self.meters, &self.listener, &self.upstream, Some(endpoint));
+        let made = EndpointMetrics::new(
+            &self.metrics,
+            &self.listener,
+            &self.upstream,
+            Some(endpoint),
+        );
         let made = Arc::new(made);
         self.endpoints.rcu(|known| {
             let mut known = HashMap::clone(known);
@@ -109,17 +113,17 @@ impl ListenerMeters {
 
     pub(super) fn rejected(&self, reason: Reason) {
         let labels = [self.listener.as_str(), reason.code()];
-        self.meters
+        self.metrics
             .counter(&family::CONNECTIONS_REJECTED, &labels)
             .inc();
     }
 }
 
-// === impl EndpointMeters ===
+// === impl EndpointMetrics ===
 
-impl EndpointMeters {
+impl EndpointMetrics {
     fn new(
-        meters: &Meters,
+        metrics: &Metrics,
         listener: &ListenerName,
         upstream: &UpstreamName,
         endpoint: Option<&Endpoint>,
@@ -127,23 +131,23 @@ impl EndpointMeters {
         let [_, name, zone] = endpoint.map_or(["", "", ""], Endpoint::labels);
         let labels = [listener.as_str(), upstream.as_str(), name, zone];
         let bytes = |way: Direction| {
-            meters.counter(
+            metrics.counter(
                 &family::BYTES,
                 &[upstream.as_str(), name, zone, way.as_str()],
             )
         };
-        let spliced = |way: Direction| meters.counter(&family::BYTES_SPLICED, &[way.as_str()]);
+        let spliced = |way: Direction| metrics.counter(&family::BYTES_SPLICED, &[way.as_str()]);
         Self {
-            connections: meters.gauge(&family::CONNECTIONS, &labels),
+            connections: metrics.gauge(&family::CONNECTIONS, &labels),
             bytes: endpoint.map(|_| Direction::BOTH.map(bytes)),
             spliced: Direction::BOTH.map(spliced),
             connect: endpoint
-                .map(|endpoint| meters.histogram(&family::CONNECT_SECONDS, &endpoint.labels())),
+                .map(|endpoint| metrics.histogram(&family::CONNECT_SECONDS, &endpoint.labels())),
             attempts: [const { OnceLock::new() }; RESULTS.len()],
             hedges: [const { OnceLock::new() }; HEDGES.len()],
             closed: [const { OnceLock::new() }; Reason::ALL.len()],
             labels: labels.map(str::to_owned),
-            meters: meters.clone(),
+            metrics: metrics.clone(),
         }
     }
 
@@ -151,7 +155,7 @@ impl EndpointMeters {
         let [listener, upstream, endpoint, zone] = self.labels.each_ref().map(String::as_str);
         let counter = self.closed[reason as usize].get_or_init(|| {
             let labels = [listener, upstream, endpoint, zone, reason.code()];
-            self.meters.counter(&family::CONNECTIONS_CLOSED, &labels)
+            self.metrics.counter(&family::CONNECTIONS_CLOSED, &labels)
         });
         counter.inc();
     }
@@ -194,7 +198,10 @@ impl EndpointMeters {
             return;
         };
         let [_, upstream, endpoint, zone] = self.labels.each_ref().map(String::as_str);
-        let resolve = || self.meters.counter(of, &[upstream, endpoint, zone, result]);
+        let resolve = || {
+            self.metrics
+                .counter(of, &[upstream, endpoint, zone, result])
+        };
         counters[place].get_or_init(resolve).inc();
     }
 

@@ -1,4 +1,4 @@
-//! Opens the doors: binds before anything is served, so that the addresses are known early and errors come at once.
+//! Opens the listeners: binds before anything is served, so that the addresses are known early and errors come at once.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -6,26 +6,26 @@ use std::path::Path;
 
 use tokio::net::{TcpListener, UnixListener};
 
-use super::control::{self, Control, Place};
+use super::control::{self, Control, SocketPath};
 use super::settings::{AdminSettings, Bind, ControlPath};
-use crate::events::Bus;
 use crate::events::Event;
-use crate::http::Door;
+use crate::events::Events;
+use crate::http::HttpListener;
 use crate::sys::holder::{Holder, holder_of_port};
 
-/// What was asked for by the user, as far as it changes how a door is opened.
+/// What was asked for by the user, as far as it changes how a listener is opened.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Asked {
+pub struct BindOptions {
     /// `admin.bind` comes from the user: taken is an error then, and not a reason to take another port.
     pub bind: bool,
     /// The first listener's port: names the control socket where admin HTTP is off.
     pub listener_port: u16,
 }
 
-/// A door that cannot be opened and was asked for.
+/// A listener that cannot be opened and was asked for.
 #[derive(Debug, thiserror::Error)]
 #[error("bind {what} {address}: {}", .holder.as_ref().map_or_else(|| .error.to_string(), |holder| format!("in use by {holder}")))]
-pub struct OpenError {
+pub struct AdminBindError {
     /// `admin` or `metrics`.
     pub what: &'static str,
     /// Where.
@@ -37,39 +37,43 @@ pub struct OpenError {
     pub holder: Option<Holder>,
 }
 
-/// Open doors; nobody serves them yet.
+/// Open listeners; nobody serves them yet.
 #[derive(Debug, Default)]
-pub struct Doors {
+pub struct AdminListeners {
     admin: Option<TcpListener>,
     metrics: Option<TcpListener>,
     control: Option<(UnixListener, Control)>,
 }
 
 /// Opens what the settings ask for. Needs a tokio runtime; blocks for no longer than a bind takes.
-pub fn open(settings: &AdminSettings, asked: Asked, bus: &Bus) -> Result<Doors, OpenError> {
-    let mut doors = Doors::default();
+pub fn open(
+    settings: &AdminSettings,
+    asked: BindOptions,
+    events: &Events,
+) -> Result<AdminListeners, AdminBindError> {
+    let mut listeners = AdminListeners::default();
     if let Bind::At(address) = settings.bind {
-        doors.admin = Some(open_admin(address, asked.bind, bus)?);
+        listeners.admin = Some(open_admin(address, asked.bind, events)?);
     }
     if let Some(address) = settings.metrics_bind {
-        doors.metrics = Some(listen("metrics", address)?);
+        listeners.metrics = Some(listen("metrics", address)?);
     }
-    let port = doors
+    let port = listeners
         .admin_address()
         .map_or(asked.listener_port, |address| address.port());
-    let place = match &settings.control {
+    let path = match &settings.control {
         Some(ControlPath::Off) => None,
-        Some(ControlPath::At(path)) => Some(Place::Given(path.clone())),
-        None => Some(control::default_place(
+        Some(ControlPath::At(path)) => Some(SocketPath::Given(path.clone())),
+        None => Some(control::default_path(
             |name| std::env::var_os(name),
             control::own_uid(),
             port,
         )),
     };
-    if let Some(place) = place {
-        match control::bind(&place) {
-            Ok(control) => doors.control = Some(control),
-            Err(error) => bus.emit(
+    if let Some(path) = path {
+        match control::bind(&path) {
+            Ok(control) => listeners.control = Some(control),
+            Err(error) => events.emit(
                 Event::warn(
                     "resource",
                     "no control socket: changes need the token, or a signal",
@@ -82,12 +86,16 @@ pub fn open(settings: &AdminSettings, asked: Asked, bus: &Bus) -> Result<Doors, 
             ),
         }
     }
-    doors.announce(bus);
-    Ok(doors)
+    listeners.announce(events);
+    Ok(listeners)
 }
 
 /// The default port may be taken by another instance: any free one then, and a warning that says which.
-fn open_admin(address: SocketAddr, asked: bool, bus: &Bus) -> Result<TcpListener, OpenError> {
+fn open_admin(
+    address: SocketAddr,
+    asked: bool,
+    events: &Events,
+) -> Result<TcpListener, AdminBindError> {
     let first = match listen("admin", address) {
         Err(error) if !asked && error.error.kind() == io::ErrorKind::AddrInUse => error,
         other => return other,
@@ -96,7 +104,7 @@ fn open_admin(address: SocketAddr, asked: bool, bus: &Bus) -> Result<TcpListener
     let taken = free
         .local_addr()
         .map_or_else(|_| String::new(), |address| address.to_string());
-    bus.emit(
+    events.emit(
         Event::warn(
             "resource",
             "admin port taken by another program, using a free one",
@@ -108,13 +116,13 @@ fn open_admin(address: SocketAddr, asked: bool, bus: &Bus) -> Result<TcpListener
     Ok(free)
 }
 
-fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, OpenError> {
+fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, AdminBindError> {
     let bind = || {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
     };
-    bind().map_err(|error| OpenError {
+    bind().map_err(|error| AdminBindError {
         what,
         address,
         holder: (error.kind() == io::ErrorKind::AddrInUse)
@@ -124,9 +132,9 @@ fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, OpenEr
     })
 }
 
-// === impl Doors ===
+// === impl AdminListeners ===
 
-impl Doors {
+impl AdminListeners {
     /// Where admin HTTP listens.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref()?.local_addr().ok()
@@ -142,7 +150,7 @@ impl Doors {
         self.control.as_ref().map(|(_, control)| control.path())
     }
 
-    /// The ports these doors hold: an endpoint that leads to one of them leads to ourselves.
+    /// The ports these listeners hold: an endpoint that leads to one of them leads to ourselves.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.admin_address()
             .into_iter()
@@ -150,32 +158,39 @@ impl Doors {
             .collect()
     }
 
-    fn announce(&self, bus: &Bus) {
+    fn announce(&self, events: &Events) {
         let up = |name: &'static str, address: String| {
             Event::info("listener.up", "listening")
                 .with("name", name)
                 .with("address", address)
         };
         if let Some(address) = self.admin_address() {
-            bus.emit(up("admin", address.to_string()));
+            events.emit(up("admin", address.to_string()));
         }
         if let Some(address) = self.metrics_address() {
             let far = !address.ip().to_canonical().is_loopback();
             let everywhere = address.ip().is_unspecified() || address.ip() == Ipv6Addr::UNSPECIFIED;
-            bus.emit(up("metrics", address.to_string()).with("remote", far || everywhere));
+            events.emit(up("metrics", address.to_string()).with("remote", far || everywhere));
         }
         if let Some(path) = self.control_path() {
-            bus.emit(up("control", path.display().to_string()));
+            events.emit(up("control", path.display().to_string()));
         }
     }
 
     /// Admin, metrics, control, and the guard that removes the control socket.
-    pub(super) fn split(self) -> (Option<Door>, Option<Door>, Option<Door>, Option<Control>) {
+    pub(super) fn split(
+        self,
+    ) -> (
+        Option<HttpListener>,
+        Option<HttpListener>,
+        Option<HttpListener>,
+        Option<Control>,
+    ) {
         let (control, guard) = self.control.unzip();
         (
-            self.admin.map(Door::Tcp),
-            self.metrics.map(Door::Tcp),
-            control.map(Door::Unix),
+            self.admin.map(HttpListener::Tcp),
+            self.metrics.map(HttpListener::Tcp),
+            control.map(HttpListener::Unix),
             guard,
         )
     }

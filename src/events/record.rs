@@ -1,7 +1,7 @@
 //! What happened, as values: [`Event`] and why connections end ([`Reason`]).
 //!
 //! An event is built once; the log line (JSON or text) and what tests and services see are made of the same value.
-//! How events travel is `bus`'s business.
+//! How events travel is `events`'s business.
 
 use std::borrow::Cow;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::status::{Address, Endpoint, Explain, Name, Place, Probe, Upstream};
+use super::api_types::{Address, Endpoint, Explain, Name, Probe, RankedAddress, Upstream};
 use crate::clock::Moment;
 use crate::upstream::fact::Intent;
 use crate::upstream::order::Explanation;
@@ -135,13 +135,14 @@ impl Name {
 impl Explain {
     /// Adds what one upstream's pool says; with `several` upstreams each verdict names its own.
     pub fn add(&mut self, upstream: &str, explanation: &Explanation, several: bool) {
-        self.order.extend(explanation.order.iter().map(|one| Place {
-            upstream: upstream.to_owned(),
-            endpoint: one.endpoint.to_string(),
-            address: one.address.to_string(),
-            rank: one.rank,
-            reasons: one.reasons.clone(),
-        }));
+        self.order
+            .extend(explanation.order.iter().map(|one| RankedAddress {
+                upstream: upstream.to_owned(),
+                endpoint: one.endpoint.to_string(),
+                address: one.address.to_string(),
+                rank: one.rank,
+                reasons: one.reasons.clone(),
+            }));
         if !self.verdict.is_empty() {
             self.verdict.push('\n');
         }

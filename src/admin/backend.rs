@@ -2,13 +2,13 @@
 
 use std::pin::Pin;
 
+use super::api_types;
 use super::health::Health;
-use super::status;
 use crate::http::{self, Reply, StatusCode};
 
 /// What an operator wants of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum EndpointAction {
     /// Use it last, close its pairs at rest.
     Drain,
     /// Use it.
@@ -17,9 +17,9 @@ pub enum Order {
     Probe,
 }
 
-/// Why the house does not do what it was asked for.
+/// Why the backend does not do what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ApiError {
     /// No such endpoint or upstream: 404.
     Unknown(String),
     /// The request makes no sense: 400.
@@ -31,20 +31,20 @@ pub enum Refusal {
 }
 
 /// An answer that takes time.
-pub type Later<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
+pub type ApiFuture<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send>>;
 
 /// The core as admin sees it. Methods are called on the control thread and must not block it.
-pub trait House: std::fmt::Debug + Send + Sync + 'static {
+pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// The numbers behind the health answers.
     fn health(&self) -> Health;
     /// Uptime, listeners and upstreams; admin fills in the rest.
-    fn status(&self) -> status::Status;
+    fn status(&self) -> api_types::Status;
     /// All endpoints.
-    fn endpoints(&self) -> status::Endpoints;
+    fn endpoints(&self) -> api_types::Endpoints;
     /// The first so many open connections.
-    fn connections(&self, limit: usize) -> Vec<status::Connection>;
+    fn connections(&self, limit: usize) -> Vec<api_types::Connection>;
     /// All names.
-    fn dns(&self) -> status::Dns;
+    fn dns(&self) -> api_types::Dns;
     /// The effective settings, each `{value, source}`, secrets left out.
     fn config(&self) -> serde_json::Value;
     /// Where a new connection would go, for one upstream or all; `what_if` as in the query (`zone-down=Z`).
@@ -52,63 +52,63 @@ pub trait House: std::fmt::Debug + Send + Sync + 'static {
         &self,
         upstream: Option<&str>,
         what_if: &[String],
-    ) -> Result<status::Explain, Refusal>;
-    /// The exposition, in slices (`Meters::slices`), with what is measured on demand brought up to date.
+    ) -> Result<api_types::Explain, ApiError>;
+    /// The exposition, in slices (`Metrics::slices`), with what is measured on demand brought up to date.
     fn metrics(&self) -> Box<dyn Iterator<Item = String> + Send + Sync>;
     /// An order about endpoints: one by name (in one upstream, or all that have the name), or all.
     fn order(
         &self,
-        order: Order,
+        order: EndpointAction,
         upstream: Option<&str>,
         name: Option<&str>,
-    ) -> Result<status::Changed, Refusal>;
+    ) -> Result<api_types::Changed, ApiError>;
     /// Reads the settings again; with `dry_run` changes nothing.
-    fn reload(&self, dry_run: bool) -> Later<status::Reloaded>;
+    fn reload(&self, dry_run: bool) -> ApiFuture<api_types::Reloaded>;
     /// Begins the drain; a second time ends it now.
     fn shutdown(&self);
 }
 
-// === impl Order ===
+// === impl EndpointAction ===
 
-impl Order {
+impl EndpointAction {
     /// As it stands in a path.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Order::Drain => "drain",
-            Order::Ready => "ready",
-            Order::Probe => "probe",
+            EndpointAction::Drain => "drain",
+            EndpointAction::Ready => "ready",
+            EndpointAction::Probe => "probe",
         }
     }
 }
 
-// === impl Refusal ===
+// === impl ApiError ===
 
-impl Refusal {
+impl ApiError {
     /// As a reply.
     pub(super) fn reply(self) -> Reply {
         match self {
-            Refusal::Unknown(what) => http::problem(
+            ApiError::Unknown(what) => http::problem(
                 StatusCode::NOT_FOUND,
                 "unknown",
                 "no such thing",
                 what,
                 "`entryway endpoint list` names all endpoints",
             ),
-            Refusal::Bad(what) => http::problem(
+            ApiError::Bad(what) => http::problem(
                 StatusCode::BAD_REQUEST,
                 "bad-request",
                 "request not understood",
                 what,
                 "",
             ),
-            Refusal::Invalid(report) => http::problem(
+            ApiError::Invalid(report) => http::problem(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "invalid-settings",
                 "settings are wrong; nothing was changed",
                 report,
                 "correct them and reload again; `entryway check` prints the same report",
             ),
-            Refusal::Failed(what) => http::problem(
+            ApiError::Failed(what) => http::problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "failed",
                 "it failed",

@@ -54,7 +54,7 @@ pub(super) enum Reading {
 pub(super) type Sample = (Box<[Box<str>]>, Reading);
 
 #[derive(Debug)]
-struct Shelf {
+struct FamilySeries {
     family: &'static Family,
     series: BTreeMap<Box<[Box<str>]>, Cell>,
 }
@@ -62,7 +62,7 @@ struct Shelf {
 /// Every series of one instance, by family name.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    shelves: RwLock<BTreeMap<&'static str, Shelf>>,
+    families: RwLock<BTreeMap<&'static str, FamilySeries>>,
 }
 
 fn buckets(family: &'static Family) -> Arc<Buckets> {
@@ -136,8 +136,8 @@ impl Gauge {
 impl Histogram {
     /// Records one sample, in the family's unit (seconds).
     pub fn record(&self, value: f64) {
-        let place = self.0.bounds.partition_point(|bound| *bound < value);
-        self.0.counts[place].fetch_add(1, Relaxed);
+        let index = self.0.bounds.partition_point(|bound| *bound < value);
+        self.0.counts[index].fetch_add(1, Relaxed);
         add_float(&self.0.sum, value);
     }
 
@@ -196,14 +196,17 @@ impl Registry {
         );
         // A wrong count is a bug that the assertion finds in tests; in production the exposition stays well-formed.
         let key: Box<[Box<str>]> = (0..family.labels.len())
-            .map(|place| Box::from(labels.get(place).copied().unwrap_or_default()))
+            .map(|index| Box::from(labels.get(index).copied().unwrap_or_default()))
             .collect();
-        let mut shelves = self.shelves.write().unwrap_or_else(PoisonError::into_inner);
-        let shelf = shelves.entry(family.name).or_insert_with(|| Shelf {
+        let mut families = self
+            .families
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let family_series = families.entry(family.name).or_insert_with(|| FamilySeries {
             family,
             series: BTreeMap::new(),
         });
-        shelf
+        family_series
             .series
             .entry(key)
             .or_insert_with(|| new(family))
@@ -243,26 +246,29 @@ impl Registry {
 
     /// Drops every series that carries all these labels with these values.
     pub(super) fn remove(&self, matching: &[(&str, &str)]) {
-        let mut shelves = self.shelves.write().unwrap_or_else(PoisonError::into_inner);
-        for shelf in shelves.values_mut() {
-            let family = shelf.family;
-            shelf
+        let mut families = self
+            .families
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        for family_series in families.values_mut() {
+            let family = family_series.family;
+            family_series
                 .series
                 .retain(|values, _| !carries(family, values, matching));
         }
-        shelves.retain(|_, shelf| !shelf.series.is_empty());
+        families.retain(|_, family_series| !family_series.series.is_empty());
     }
 
     /// The series of one family that carry all these labels with these values.
     pub(super) fn read(&self, name: &str, matching: &[(&str, &str)]) -> Vec<Sample> {
-        let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(shelf) = shelves.get(name) else {
+        let families = self.families.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(family_series) = families.get(name) else {
             return Vec::new();
         };
-        shelf
+        family_series
             .series
             .iter()
-            .filter(|(values, _)| carries(shelf.family, values, matching))
+            .filter(|(values, _)| carries(family_series.family, values, matching))
             .map(|(values, cell)| (values.clone(), cell.read()))
             .collect()
     }

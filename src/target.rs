@@ -8,6 +8,7 @@
 mod client;
 mod explicit;
 mod known;
+#[allow(clippy::module_inception)]
 mod target;
 
 use crate::addr::aws::{wrong_region, wrong_system};

@@ -1,22 +1,22 @@
 //! Names of places to connect to, as somebody typed them: taken apart, or told what they are instead.
 //!
-//! Owns what is known about names of AWS and Datomic Cloud ([`aws`]) and about the releases' ways in ([`history`]).
+//! Owns what is known about names of AWS and Datomic Cloud ([`aws`]) and about the releases' ways in ([`datomic_releases`]).
 //! Pure text: nothing is resolved. Settings check with it, recipes are made with it.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 pub mod aws;
-pub mod history;
+pub mod datomic_releases;
 
 use aws::{is_id, is_region};
-use history::GATEWAY_NOTE;
+use datomic_releases::GATEWAY_NOTE;
 
 /// The port of Datomic Cloud's client access.
 pub const PORT: u16 = 8182;
 
 /// What a name was given as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum NameKind {
     /// `--endpoint HOST:PORT`.
     Endpoint,
     /// `--vpce NAME[:PORT]`.
@@ -43,7 +43,7 @@ const PEER_URI: &str =
 type Checked<T> = Result<T, NameError>;
 
 /// Reads `HOST:PORT` (a VPC endpoint's port may be left out) and says what the text is where it cannot be that.
-pub fn check_name(kind: Kind, text: &str) -> Checked<HostPort> {
+pub fn check_name(kind: NameKind, text: &str) -> Checked<HostPort> {
     written_wrong(text)?;
     let lower = text.to_ascii_lowercase();
     something_else(&lower)?;
@@ -51,7 +51,7 @@ pub fn check_name(kind: Kind, text: &str) -> Checked<HostPort> {
     let host = host.strip_suffix('.').unwrap_or(host);
     known_host(&host.to_ascii_lowercase())?;
     let is_vpce = aws::vpce_name(&host.to_ascii_lowercase()).is_some();
-    if kind == Kind::Vpce && !is_vpce {
+    if kind == NameKind::Vpce && !is_vpce {
         return no(format!(
             "`{host}` is not a VPC endpoint's DNS name, which looks like \
              vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com; \
@@ -60,7 +60,7 @@ pub fn check_name(kind: Kind, text: &str) -> Checked<HostPort> {
     }
     let port = match port {
         Some(port) => read_port(port)?,
-        None if kind == Kind::Vpce => PORT,
+        None if kind == NameKind::Vpce => PORT,
         None => return no(missing_port(host)),
     };
     if port == 8184 && (is_vpce || lower.contains(".datomic.net")) {
@@ -381,5 +381,3 @@ fn valid_host(host: &str) -> Checked<()> {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod wrong;

@@ -17,10 +17,10 @@ use crate::life;
 use crate::metrics::Metrics;
 use crate::settings::{Loaded, Report, UpstreamSettings};
 use crate::suspend;
-use crate::target::{self, Part, Recipe};
+use crate::target::{self, ResolvedTarget, TargetPart};
 use crate::types::Zone;
 use crate::upstream::fact::Fact;
-use crate::zone::{self, Sources};
+use crate::zone::{self, MetadataServices};
 use desk::Desk;
 
 mod desk;
@@ -50,7 +50,7 @@ pub enum Error {
 }
 
 /// What the targets of the settings come to, one recipe per upstream.
-pub fn recipes(loaded: &Loaded) -> Result<Vec<Recipe>, Error> {
+pub fn recipes(loaded: &Loaded) -> Result<Vec<ResolvedTarget>, Error> {
     let mut wrong = Vec::new();
     let mut recipes = Vec::new();
     for (place, upstream) in loaded.settings.upstreams.iter().enumerate() {
@@ -69,10 +69,10 @@ pub fn recipes(loaded: &Loaded) -> Result<Vec<Recipe>, Error> {
     }
 }
 
-fn recipe_of(upstream: &UpstreamSettings) -> Result<Recipe, Vec<target::Problem>> {
+fn recipe_of(upstream: &UpstreamSettings) -> Result<ResolvedTarget, Vec<target::TargetError>> {
     let wrong = |what| {
-        let part = Part::FromClient;
-        vec![target::Problem { part, what }]
+        let part = TargetPart::FromClient;
+        vec![target::TargetError { part, what }]
     };
     let map = match &upstream.from_client {
         None => None,
@@ -87,21 +87,21 @@ fn recipe_of(upstream: &UpstreamSettings) -> Result<Recipe, Vec<target::Problem>
 }
 
 /// The key below an upstream that a part of its target is set with.
-fn key_of(part: Part) -> String {
+fn key_of(part: TargetPart) -> String {
     match part {
-        Part::Target => String::new(),
-        Part::Endpoint(index) => format!(".endpoint[{index}]"),
-        Part::Vpce => ".vpce".to_owned(),
-        Part::System => ".system".to_owned(),
-        Part::Region => ".region".to_owned(),
-        Part::FromClient => ".from_client".to_owned(),
+        TargetPart::Target => String::new(),
+        TargetPart::Endpoint(index) => format!(".endpoint[{index}]"),
+        TargetPart::Vpce => ".vpce".to_owned(),
+        TargetPart::System => ".system".to_owned(),
+        TargetPart::Region => ".region".to_owned(),
+        TargetPart::FromClient => ".from_client".to_owned(),
     }
 }
 
 /// The parts that these settings ask for.
 pub fn parts(loaded: &Loaded, metrics: &Metrics, events: &Events) -> Result<Parts, Error> {
     let recipes = recipes(loaded)?;
-    let part = |(settings, recipe): (&UpstreamSettings, Recipe)| UpstreamPart {
+    let part = |(settings, recipe): (&UpstreamSettings, ResolvedTarget)| UpstreamPart {
         settings: settings.clone(),
         endpoints: recipe.endpoints,
         system: recipe.system,
@@ -186,7 +186,7 @@ async fn find_zone(handles: Handles, settings: UpstreamSettings, place: usize) {
         .filter_map(|view| view.endpoint.zone().cloned())
         .collect();
     let ids_in_use = zones.iter().any(|zone| zone::is_id(zone.as_str()));
-    let (sources, bad) = Sources::from_env(|name| std::env::var(name).ok());
+    let (sources, bad) = MetadataServices::from_env(|name| std::env::var(name).ok());
     for base in bad {
         handles
             .events
@@ -212,7 +212,7 @@ async fn find_zone(handles: Handles, settings: UpstreamSettings, place: usize) {
         handles
             .events
             .emit(event.with("source", source.to_string()));
-        upstream.feed.tell(Fact::OwnZone(own.in_words_of(&zones)));
+        upstream.feed.tell(Fact::OwnZone(own.matching(&zones)));
         upstream.feed.tell(Fact::OwnZoneId(own.id));
     }
 }

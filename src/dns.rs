@@ -2,7 +2,7 @@
 //!
 //! Owns the pace of DNS lookups and what counts as an answer; promises that a lookup is never waited for by a
 //! connection, that only an answer with addresses says anything about the set, and that no name is looked up more than
-//! once a second. Keeps nothing for its users: every answer, good or bad, is told as a `Fact`, and the pool keeps the
+//! once a second. Keeps nothing for its users: every answer, good or bad, is reported as a `Fact`, and the pool keeps the
 //! last good set. Does not know which endpoints a name belongs to.
 
 use std::net::IpAddr;
@@ -11,16 +11,16 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::upstream::fact::Fact;
-use refresh::Wanted;
-pub use report::{Report, ServerReport, lookup, lookup_with};
+pub use lookup::{Lookup, ServerReplies, lookup, lookup_with};
+use refresh::Control;
 pub use server::{Family, Records, Reply};
 pub use settings::{DnsSettings, NameSpec};
-pub use stub::Files;
+pub use stub::SystemFiles;
 
-mod known;
-mod pace;
+mod backoff;
+mod hosts;
+mod lookup;
 mod refresh;
-mod report;
 mod server;
 mod settings;
 mod stub;
@@ -35,54 +35,54 @@ pub struct Resolver;
 #[derive(Clone, Debug)]
 pub struct ResolverHandle {
     names: Arc<watch::Sender<Vec<NameSpec>>>,
-    wanted: Arc<dyn Wanted>,
+    wanted: Arc<dyn Control>,
 }
 
 /// Whether an address from DNS is refused unless `allow_local_answers` is set.
 pub fn is_local(ip: IpAddr) -> bool {
-    known::is_local(ip.to_canonical())
+    hosts::is_local(ip.to_canonical())
 }
 
 // === impl Resolver ===
 
 impl Resolver {
     /// Starts to follow `names` once the future is spawned (on the control runtime; it spawns one task per name).
-    /// Every answer goes to `tell`, which must not block.
+    /// Every answer goes to `report`, which must not block.
     pub fn start(
         settings: DnsSettings,
         names: Vec<NameSpec>,
-        tell: impl Fn(Fact) + Send + Sync + 'static,
+        report: impl Fn(Fact) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
-        Self::start_with(settings, names, Files::default(), tell)
+        Self::start_with(settings, names, SystemFiles::default(), report)
     }
 
     /// As [`Resolver::start`], with other files than the system's.
     pub fn start_with(
         settings: DnsSettings,
         names: Vec<NameSpec>,
-        files: Files,
-        tell: impl Fn(Fact) + Send + Sync + 'static,
+        files: SystemFiles,
+        report: impl Fn(Fact) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
         let ask = stub::Stub::new(settings.clone(), files);
-        Self::start_asking(ask, settings, names, tell)
+        Self::start_asking(ask, settings, names, report)
     }
 
     fn start_asking<A: stub::Ask>(
         ask: A,
         settings: DnsSettings,
         names: Vec<NameSpec>,
-        tell: impl Fn(Fact) + Send + Sync + 'static,
+        report: impl Fn(Fact) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
         let (names, wanted_names) = watch::channel(names);
         let shared = Arc::new(refresh::Shared {
             ask,
-            tell: Box::new(tell),
+            report: Box::new(report),
             wanted: watch::Sender::new(settings),
             recovered: watch::Sender::new(()),
         });
         let handle = ResolverHandle {
             names: Arc::new(names),
-            wanted: Arc::clone(&shared) as Arc<dyn Wanted>,
+            wanted: Arc::clone(&shared) as Arc<dyn Control>,
         };
         (handle, refresh::run(shared, wanted_names))
     }

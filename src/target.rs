@@ -6,27 +6,29 @@
 //! candidates (`Role::Zonal`, `Role::PeeredOld`); whether they answer is found out by others.
 
 mod client;
+mod derived;
 mod explicit;
-mod known;
-#[allow(clippy::module_inception)]
-mod target;
+mod input;
 
 use crate::addr::aws::{wrong_region, wrong_system};
 use crate::addr::{NameError, PORT};
 use crate::edn::ClientMap;
 use crate::settings::UpstreamSettings;
 
-pub use target::{Explicit, Part, Problem, Recipe, Target};
+pub use input::{Explicit, ResolvedTarget, Target, TargetError, TargetPart};
 
 /// The endpoints of an upstream as set. `client` is the map in its `from_client`, which the caller has read.
-pub fn of(settings: &UpstreamSettings, client: Option<&ClientMap>) -> Result<Recipe, Vec<Problem>> {
+pub fn of(
+    settings: &UpstreamSettings,
+    client: Option<&ClientMap>,
+) -> Result<ResolvedTarget, Vec<TargetError>> {
     let explicit = |endpoint: &crate::settings::EndpointSettings| Explicit {
         address: endpoint.address.clone(),
         zone: endpoint.zone.as_ref().map(|zone| zone.as_str().to_owned()),
         name: endpoint.name.as_ref().map(|name| name.as_str().to_owned()),
     };
     let endpoints: Vec<Explicit> = settings.endpoints.iter().map(explicit).collect();
-    cook(&Target {
+    resolve(&Target {
         endpoints: &endpoints,
         vpce: settings.vpce.as_deref(),
         peering: settings.peering,
@@ -37,46 +39,46 @@ pub fn of(settings: &UpstreamSettings, client: Option<&ClientMap>) -> Result<Rec
 }
 
 /// The endpoints of a target, or everything that is wrong with it.
-pub fn cook(target: &Target<'_>) -> Result<Recipe, Vec<Problem>> {
+pub fn resolve(target: &Target<'_>) -> Result<ResolvedTarget, Vec<TargetError>> {
     let mut problems = Vec::new();
     check_facts(target, &mut problems);
-    let mut recipe = match one_of(target) {
+    let mut resolved = match one_of(target) {
         Err(problem) => {
             problems.push(problem);
-            Recipe::default()
+            ResolvedTarget::default()
         }
-        Ok(()) => cook_one(target, &mut problems),
+        Ok(()) => resolve_one(target, &mut problems),
     };
     if !problems.is_empty() {
         return Err(problems);
     }
-    recipe.system = target.system.map(str::to_owned).or(recipe.system);
-    recipe.region = target.region.map(str::to_owned).or(recipe.region);
-    Ok(recipe)
+    resolved.system = target.system.map(str::to_owned).or(resolved.system);
+    resolved.region = target.region.map(str::to_owned).or(resolved.region);
+    Ok(resolved)
 }
 
-fn cook_one(target: &Target<'_>, problems: &mut Vec<Problem>) -> Recipe {
+fn resolve_one(target: &Target<'_>, problems: &mut Vec<TargetError>) -> ResolvedTarget {
     if let Some(map) = target.from_client {
-        client::cook(map, target).unwrap_or_else(|problem| {
+        client::resolve(map, target).unwrap_or_else(|problem| {
             problems.push(problem);
-            Recipe::default()
+            ResolvedTarget::default()
         })
     } else if let Some(vpce) = target.vpce {
-        known::vpce(vpce).unwrap_or_else(|NameError(what)| {
-            let part = Part::Vpce;
-            problems.push(Problem { part, what });
-            Recipe::default()
+        derived::vpce(vpce).unwrap_or_else(|NameError(what)| {
+            let part = TargetPart::Vpce;
+            problems.push(TargetError { part, what });
+            ResolvedTarget::default()
         })
     } else if target.peering {
         // What is missing was said by the check of the facts.
         let (system, region) = (target.system, target.region);
-        known::peering(system.unwrap_or_default(), region.unwrap_or_default(), PORT)
+        derived::peering(system.unwrap_or_default(), region.unwrap_or_default(), PORT)
     } else {
-        explicit::cook(target.endpoints, problems)
+        explicit::resolve(target.endpoints, problems)
     }
 }
 
-fn one_of(target: &Target<'_>) -> Result<(), Problem> {
+fn one_of(target: &Target<'_>) -> Result<(), TargetError> {
     let asked: Vec<&str> = [
         (!target.endpoints.is_empty(), "--endpoint"),
         (target.vpce.is_some(), "--vpce"),
@@ -93,32 +95,32 @@ fn one_of(target: &Target<'_>) -> Result<(), Problem> {
             .to_owned(),
         [..] => format!("{} exclude each other; give one", asked.join(" and ")),
     };
-    let part = Part::Target;
-    Err(Problem { part, what })
+    let part = TargetPart::Target;
+    Err(TargetError { part, what })
 }
 
-fn check_facts(target: &Target<'_>, problems: &mut Vec<Problem>) {
-    let mut wrong = |part, what: String| problems.push(Problem { part, what });
+fn check_facts(target: &Target<'_>, problems: &mut Vec<TargetError>) {
+    let mut wrong = |part, what: String| problems.push(TargetError { part, what });
     match target.system {
         None if target.peering => wrong(
-            Part::System,
+            TargetPart::System,
             "--peering needs --system, the Datomic system's name".to_owned(),
         ),
         Some(system) => {
             if let Some(what) = wrong_system(system) {
-                wrong(Part::System, what);
+                wrong(TargetPart::System, what);
             }
         }
         None => {}
     }
     match target.region {
         None if target.peering => wrong(
-            Part::Region,
+            TargetPart::Region,
             "--peering needs --region, such as us-east-1".to_owned(),
         ),
         Some(region) => {
             if let Some(what) = wrong_region(region) {
-                wrong(Part::Region, what);
+                wrong(TargetPart::Region, what);
             }
         }
         None => {}

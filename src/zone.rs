@@ -14,9 +14,9 @@ use crate::types::Zone;
 
 mod ecs;
 mod imds;
-mod meta;
+mod metadata;
 
-pub use meta::{BadBase, Base, is_id};
+pub use metadata::{InvalidUrl, MetadataUrl, is_id};
 
 /// For all lookups together.
 pub const WITHIN: Duration = Duration::from_secs(1);
@@ -26,11 +26,11 @@ const ECS_WITHIN: Duration = Duration::from_millis(400);
 
 /// Where to ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sources {
+pub struct MetadataServices {
     /// `ECS_CONTAINER_METADATA_URI_V4`: this task's metadata.
-    pub ecs: Option<Base>,
+    pub ecs: Option<MetadataUrl>,
     /// The instance's metadata; `None`: not to be asked.
-    pub imds: Option<Base>,
+    pub imds: Option<MetadataUrl>,
 }
 
 /// Our zone, by both its names where both are known.
@@ -44,7 +44,7 @@ pub struct OwnZone {
 
 /// Who was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ZoneSource {
     /// The setting.
     Setting,
     /// ECS task metadata, version 4.
@@ -53,80 +53,84 @@ pub enum Source {
     Imds,
 }
 
-/// What came of the search.
+/// What came of the lookup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Search {
+pub struct ZoneLookup {
     /// The zone and who told, if anybody did.
-    pub found: Option<(OwnZone, Source)>,
+    pub found: Option<(OwnZone, ZoneSource)>,
     /// Who was asked in vain, and why: sentences without a final dot.
-    pub failed: Vec<(Source, String)>,
+    pub failed: Vec<(ZoneSource, String)>,
 }
 
 /// Finds our zone within [`WITHIN`]. `ids_in_use`: whether endpoints are labelled by zone ids, so that a name alone
 /// would match none of them.
-pub async fn find(setting: &ZoneSetting, sources: &Sources, ids_in_use: bool) -> Search {
-    let mut search = Search::default();
+pub async fn find(
+    setting: &ZoneSetting,
+    services: &MetadataServices,
+    ids_in_use: bool,
+) -> ZoneLookup {
+    let mut lookup = ZoneLookup::default();
     let own = match setting {
-        ZoneSetting::None => return search,
+        ZoneSetting::None => return lookup,
         ZoneSetting::Named(zone) => OwnZone::of(zone.clone()),
         ZoneSetting::Auto => OwnZone::default(),
     };
     let mapped = own.name.is_none() && !ids_in_use || own.id.is_none() && ids_in_use;
     if *setting == ZoneSetting::Auto || mapped {
-        ask(sources, ids_in_use || own.id.is_some(), &mut search).await;
+        ask(services, ids_in_use || own.id.is_some(), &mut lookup).await;
     }
     if let ZoneSetting::Named(_) = setting {
         // The setting wins; metadata only adds the zone's other name, and only if it speaks of the same zone.
-        let other = search.found.take().map(|(found, _)| found);
+        let other = lookup.found.take().map(|(found, _)| found);
         let same = |found: &OwnZone| {
             (own.name.is_some() && own.name == found.name)
                 || (own.id.is_some() && own.id == found.id)
         };
         let own = other.filter(same).unwrap_or(own);
-        search.found = Some((own, Source::Setting));
+        lookup.found = Some((own, ZoneSource::Setting));
     }
-    search
+    lookup
 }
 
-async fn ask(sources: &Sources, want_id: bool, search: &mut Search) {
+async fn ask(services: &MetadataServices, want_id: bool, lookup: &mut ZoneLookup) {
     let end = Instant::now() + WITHIN;
     let over = |within: Duration| format!("no answer within {} ms", within.as_millis());
-    if let Some(base) = &sources.ecs {
+    if let Some(base) = &services.ecs {
         let asked = timeout_at(Instant::now() + ECS_WITHIN, ecs::zone(base)).await;
         match asked.unwrap_or_else(|_| Err(over(ECS_WITHIN))) {
-            Ok(zone) => search.found = Some((OwnZone::of(zone), Source::Ecs)),
-            Err(why) => search.failed.push((Source::Ecs, why)),
+            Ok(zone) => lookup.found = Some((OwnZone::of(zone), ZoneSource::Ecs)),
+            Err(why) => lookup.failed.push((ZoneSource::Ecs, why)),
         }
     }
-    if search.found.is_some() && !want_id {
+    if lookup.found.is_some() && !want_id {
         return;
     }
-    if let Some(base) = &sources.imds {
+    if let Some(base) = &services.imds {
         match imds::zone(base, end).await {
             Ok((name, id)) => {
                 let asked = OwnZone {
                     name: Some(name),
                     id,
                 };
-                match &mut search.found {
-                    None => search.found = Some((asked, Source::Imds)),
+                match &mut lookup.found {
+                    None => lookup.found = Some((asked, ZoneSource::Imds)),
                     Some((own, _)) if own.name == asked.name => own.id = asked.id,
                     Some(_) => {}
                 }
             }
-            Err(why) => search.failed.push((Source::Imds, why)),
+            Err(why) => lookup.failed.push((ZoneSource::Imds, why)),
         }
     }
 }
 
-// === impl Sources ===
+// === impl MetadataServices ===
 
-impl Sources {
+impl MetadataServices {
     /// What the environment says about metadata (`get` reads a variable). A base that cannot be read is in the error
     /// list and not asked.
-    pub fn from_env(get: impl Fn(&str) -> Option<String>) -> (Self, Vec<BadBase>) {
+    pub fn from_env(get: impl Fn(&str) -> Option<String>) -> (Self, Vec<InvalidUrl>) {
         let mut bad = Vec::new();
-        let mut read = |name: &str| match Base::parse(&get(name)?) {
+        let mut read = |name: &str| match MetadataUrl::parse(&get(name)?) {
             Ok(base) => Some(base),
             Err(error) => {
                 bad.push(error);
@@ -138,7 +142,9 @@ impl Sources {
             get("AWS_EC2_METADATA_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"));
         let imds = match disabled {
             true => None,
-            false => read("AWS_EC2_METADATA_SERVICE_ENDPOINT").or_else(|| Some(Base::imds())),
+            false => {
+                read("AWS_EC2_METADATA_SERVICE_ENDPOINT").or_else(|| Some(MetadataUrl::imds()))
+            }
         };
         (Self { ecs, imds }, bad)
     }
@@ -163,7 +169,7 @@ impl OwnZone {
     }
 
     /// Our zone in the words in which the endpoints' zones are given.
-    pub fn in_words_of<'z>(&self, endpoints: impl IntoIterator<Item = &'z Zone>) -> Option<Zone> {
+    pub fn matching<'z>(&self, endpoints: impl IntoIterator<Item = &'z Zone>) -> Option<Zone> {
         let known = [&self.name, &self.id];
         let mut zones = endpoints.into_iter();
         let theirs = zones.find(|zone| known.into_iter().flatten().any(|own| own == *zone));
@@ -171,14 +177,14 @@ impl OwnZone {
     }
 }
 
-// === impl Source ===
+// === impl ZoneSource ===
 
-impl fmt::Display for Source {
+impl fmt::Display for ZoneSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Source::Setting => "setting",
-            Source::Ecs => "ECS task metadata",
-            Source::Imds => "EC2 instance metadata",
+            ZoneSource::Setting => "setting",
+            ZoneSource::Ecs => "ECS task metadata",
+            ZoneSource::Imds => "EC2 instance metadata",
         })
     }
 }

@@ -1,14 +1,16 @@
 use super::aws::{is_region, zone_of};
-use super::wrong::WRONG;
 use super::*;
+use invalid::INVALID;
+
+mod invalid;
 
 const VPCE: &str =
     "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com";
 
 #[test]
 fn a_wrong_name_is_told_what_it_is() {
-    for (text, words) in WRONG {
-        match check_name(Kind::Endpoint, text) {
+    for (text, words) in INVALID {
+        match check_name(NameKind::Endpoint, text) {
             Ok(place) => panic!("{text:?} was taken as {place:?}"),
             Err(NameError(what)) => {
                 assert!(what.contains(words), "{text:?}: {what}");
@@ -21,9 +23,9 @@ fn a_wrong_name_is_told_what_it_is() {
 #[test]
 fn long_names_are_refused() {
     let label = "a".repeat(64);
-    assert!(check_name(Kind::Endpoint, &format!("{label}.x:1")).is_err());
+    assert!(check_name(NameKind::Endpoint, &format!("{label}.x:1")).is_err());
     let long = vec!["abcdefgh"; 40].join(".");
-    assert!(check_name(Kind::Endpoint, &format!("{long}:1")).is_err());
+    assert!(check_name(NameKind::Endpoint, &format!("{long}:1")).is_err());
 }
 
 #[test]
@@ -43,10 +45,10 @@ fn right_names_are_taken() {
         ("entry.prod:8182", "entry.prod", 8182),
         ("xn--dtenbnk-5wa2l:8182", "xn--dtenbnk-5wa2l", 8182),
     ] {
-        let place = check_name(Kind::Endpoint, text).unwrap();
+        let place = check_name(NameKind::Endpoint, text).unwrap();
         assert_eq!((place.host.as_str(), place.port), (host, port), "{text}");
     }
-    let other = check_name(Kind::Vpce, "db:8182").unwrap_err();
+    let other = check_name(NameKind::Vpce, "db:8182").unwrap_err();
     assert!(other.0.contains("not a VPC endpoint's DNS name"));
 }
 

@@ -20,7 +20,7 @@ use crate::admin::api_types::{Endpoints, Status};
 use crate::doctor::{self, Instance, Subject, Verdict, Way, message};
 use crate::edn;
 use crate::settings::{self, Loaded, Settings, UpstreamSettings};
-use crate::target::{self, Recipe};
+use crate::target::{self, ResolvedTarget};
 use crate::types::{EndpointName, Zone};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 
@@ -126,7 +126,7 @@ fn of_settings(loaded: &Loaded) -> Subject {
     subject
 }
 
-fn cook(upstream: &UpstreamSettings) -> Result<Recipe, Vec<String>> {
+fn cook(upstream: &UpstreamSettings) -> Result<ResolvedTarget, Vec<String>> {
     let client = match &upstream.from_client {
         None => None,
         Some(path) => {

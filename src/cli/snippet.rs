@@ -10,7 +10,7 @@ use crate::admin::Bind;
 use crate::edn::{self, EdnError, LoadError};
 use crate::settings::{Loaded, UpstreamSettings};
 use crate::snippet::{self, Kind, SnippetInput};
-use crate::target::{self, Problem};
+use crate::target::{self, TargetError};
 
 /// Why there is no document.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +20,7 @@ pub enum Error {
     Patch(Kind),
     /// The target is wrong.
     #[error("{}", list(.0))]
-    Target(Vec<Problem>),
+    Target(Vec<TargetError>),
     /// A file cannot be read.
     #[error(transparent)]
     File(#[from] LoadError),
@@ -117,7 +117,7 @@ fn absolute(path: &str) -> String {
     std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.display().to_string())
 }
 
-fn list(problems: &[Problem]) -> String {
+fn list(problems: &[TargetError]) -> String {
     let lines: Vec<&str> = problems
         .iter()
         .map(|problem| problem.what.as_str())

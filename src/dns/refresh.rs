@@ -1,7 +1,7 @@
-//! The life of one name: ask, tell, wait, ask again; and the set of all names.
+//! The life of one name: ask, report, wait, ask again; and the set of all names.
 //!
-//! A and AAAA are asked for at the same time and told as soon as one has addresses and the other has had 50 ms; what
-//! comes later is told later. A family that fails keeps the addresses it had: only an answer changes the set.
+//! A and AAAA are asked for at the same time and reported as soon as one has addresses and the other has had 50 ms; what
+//! comes later is reported later. A family that fails keeps the addresses it had: only an answer changes the set.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::known::{is_local, plain};
-use super::pace::{FLOOR, Pace};
+use super::backoff::{Backoff, FLOOR};
+use super::hosts::{is_local, normalize};
 use super::server::{Family, Records};
 use super::settings::{DnsSettings, NameSpec};
 use super::stub::Ask;
@@ -31,7 +31,7 @@ const FILES_EVERY: Duration = Duration::from_secs(2);
 /// What every name's loop shares.
 pub(crate) struct Shared<A> {
     pub(crate) ask: A,
-    pub(crate) tell: Box<dyn Fn(Fact) + Send + Sync>,
+    pub(crate) report: Box<dyn Fn(Fact) + Send + Sync>,
     /// A new value means: all names, now.
     pub(crate) wanted: watch::Sender<DnsSettings>,
     /// Signals that DNS works again, after it did not.
@@ -39,7 +39,7 @@ pub(crate) struct Shared<A> {
 }
 
 /// What a handle needs of the loops' shared part, whatever answers them.
-pub(crate) trait Wanted: Send + Sync + std::fmt::Debug {
+pub(crate) trait Control: Send + Sync + std::fmt::Debug {
     fn refresh(&self);
     fn set(&self, settings: DnsSettings);
 }
@@ -48,10 +48,10 @@ pub(crate) trait Wanted: Send + Sync + std::fmt::Debug {
 type Got = Option<Result<Records, NoAnswer>>;
 
 /// One name.
-struct Follower<A> {
+struct NameRefresher<A> {
     shared: Arc<Shared<A>>,
     host: String,
-    pace: Pace,
+    backoff: Backoff,
     /// The last good records of each family.
     kept: [Option<Records>; 2],
     /// Whether the last answer was one that working DNS would not have given.
@@ -76,7 +76,7 @@ pub(crate) async fn run<A: Ask>(shared: Arc<Shared<A>>, mut names: watch::Receiv
         for key in wanted {
             let shared = &shared;
             loops.entry(key).or_insert_with_key(|(host, candidate)| {
-                tasks.spawn(Follower::new(Arc::clone(shared), host, *candidate).run())
+                tasks.spawn(NameRefresher::new(Arc::clone(shared), host, *candidate).run())
             });
         }
         tokio::select! {
@@ -96,7 +96,7 @@ pub(crate) async fn run<A: Ask>(shared: Arc<Shared<A>>, mut names: watch::Receiv
 fn by_host(names: &[NameSpec]) -> HashMap<String, bool> {
     let mut wanted = HashMap::new();
     for spec in names {
-        *wanted.entry(plain(&spec.host)).or_insert(true) &= spec.candidate;
+        *wanted.entry(normalize(&spec.host)).or_insert(true) &= spec.candidate;
     }
     wanted
 }
@@ -109,7 +109,7 @@ impl<A> std::fmt::Debug for Shared<A> {
     }
 }
 
-impl<A: Ask> Wanted for Shared<A> {
+impl<A: Ask> Control for Shared<A> {
     fn refresh(&self) {
         self.wanted.send_modify(|_| ());
     }
@@ -120,14 +120,14 @@ impl<A: Ask> Wanted for Shared<A> {
     }
 }
 
-// === impl Follower ===
+// === impl NameRefresher ===
 
-impl<A: Ask> Follower<A> {
+impl<A: Ask> NameRefresher<A> {
     fn new(shared: Arc<Shared<A>>, host: &str, candidate: bool) -> Self {
         Self {
             shared,
             host: host.to_owned(),
-            pace: Pace::new(candidate),
+            backoff: Backoff::new(candidate),
             kept: [None, None],
             broken: false,
         }
@@ -143,7 +143,7 @@ impl<A: Ask> Follower<A> {
             let pause = match self.shared.ask.known(&self.host) {
                 // Nothing changes before a file or a setting does.
                 Some((source, ips)) => {
-                    self.tell_known(source, ips, &settings);
+                    self.report_known(source, ips, &settings);
                     None
                 }
                 None => Some(self.lookup(&settings).await),
@@ -155,7 +155,7 @@ impl<A: Ask> Follower<A> {
                     return;
                 },
                 // A candidate waits a minute; not when all that failed was the way to the server.
-                _ = recovered.changed(), if self.broken && !self.pace.answered() => {}
+                _ = recovered.changed(), if self.broken && !self.backoff.answered() => {}
             }
             sleep_until(started + FLOOR).await;
         }
@@ -169,15 +169,15 @@ impl<A: Ask> Follower<A> {
         let mut v6 = pin!(shared.ask.ask(&host, Family::V6));
         let mut got: [Got; 2] = [None, None];
         let mut grace = None;
-        let mut told = None;
+        let mut reported = None;
         while got.iter().any(Option::is_none) {
             tokio::select! {
                 result = &mut v4, if got[0].is_none() => got[0] = Some(result),
                 result = &mut v6, if got[1].is_none() => got[1] = Some(result),
-                () = sleep_until(grace.unwrap_or_else(Instant::now)), if grace.is_some() && told.is_none() => {
+                () = sleep_until(grace.unwrap_or_else(Instant::now)), if grace.is_some() && reported.is_none() => {
                     let early = merge(&got, &self.kept, settings);
-                    self.tell(early.clone());
-                    told = Some(early);
+                    self.report(early.clone());
+                    reported = Some(early);
                 }
             }
             if grace.is_none() && got.iter().flatten().any(Result::is_ok) {
@@ -185,8 +185,8 @@ impl<A: Ask> Follower<A> {
             }
         }
         let result = merge(&got, &self.kept, settings);
-        if told.as_ref() != Some(&result) {
-            self.tell(result.clone());
+        if reported.as_ref() != Some(&result) {
+            self.report(result.clone());
         }
         let good = got.iter().flatten().any(Result::is_ok);
         for (kept, got) in self.kept.iter_mut().zip(got) {
@@ -214,15 +214,15 @@ impl<A: Ask> Follower<A> {
             self.shared.recovered.send_modify(|()| ());
         }
         match result {
-            Ok(addresses) => self.pace.good(addresses.ttl, fastrand::f64()),
-            Err(_) => self.pace.bad(fastrand::f64()),
+            Ok(addresses) => self.backoff.good(addresses.ttl, fastrand::f64()),
+            Err(_) => self.backoff.bad(fastrand::f64()),
         }
     }
 
     /// A name that needs no DNS; its addresses are taken as they are, but for their number.
-    fn tell_known(&self, source: Source, mut ips: Vec<IpAddr>, settings: &DnsSettings) {
+    fn report_known(&self, source: Source, mut ips: Vec<IpAddr>, settings: &DnsSettings) {
         ips.truncate(MAX_ADDRESSES);
-        self.tell(Ok(Addresses {
+        self.report(Ok(Addresses {
             ips,
             ttl: settings.max_ttl,
             source,
@@ -230,8 +230,8 @@ impl<A: Ask> Follower<A> {
         }));
     }
 
-    fn tell(&self, result: Result<Addresses, NoAnswer>) {
-        (self.shared.tell)(Fact::Answer(Answer {
+    fn report(&self, result: Result<Addresses, NoAnswer>) {
+        (self.shared.report)(Fact::Answer(Answer {
             name: self.host.clone(),
             at: clock::now(),
             result,

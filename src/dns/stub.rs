@@ -14,7 +14,7 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::known::Hosts;
+use super::hosts::Hosts;
 use super::server::{Family, Records, Server};
 use super::settings::DnsSettings;
 use crate::upstream::fact::{NoAnswer, Source};
@@ -40,7 +40,7 @@ pub(crate) trait Ask: Send + Sync + 'static {
 
 /// The files of the system that say how names are resolved.
 #[derive(Clone, Debug)]
-pub struct Files {
+pub struct SystemFiles {
     /// Usually `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
     /// Usually `/etc/hosts`.
@@ -50,21 +50,21 @@ pub struct Files {
 /// Asks servers; its configuration can change under it.
 #[derive(Debug)]
 pub(crate) struct Stub {
-    files: Files,
-    now: Mutex<Now>,
+    files: SystemFiles,
+    now: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Now {
+struct State {
     settings: DnsSettings,
     /// What the files looked like when they were read.
-    seen: [Look; 2],
-    setup: Arc<Setup>,
+    seen: [FileStamp; 2],
+    config: Arc<ResolverConfig>,
 }
 
 /// One reading of settings and files.
 #[derive(Debug)]
-pub(crate) struct Setup {
+pub(crate) struct ResolverConfig {
     /// Or why there are none.
     pub(crate) servers: Result<Vec<Arc<Server>>, String>,
     /// The system's search domains: not used, but `doctor` tells when a name would need them.
@@ -74,11 +74,11 @@ pub(crate) struct Setup {
 }
 
 /// What a change of a file is seen by.
-type Look = Option<(SystemTime, u64, u64)>;
+type FileStamp = Option<(SystemTime, u64, u64)>;
 
-// === impl Files ===
+// === impl SystemFiles ===
 
-impl Default for Files {
+impl Default for SystemFiles {
     fn default() -> Self {
         Self {
             resolv_conf: "/etc/resolv.conf".into(),
@@ -87,8 +87,8 @@ impl Default for Files {
     }
 }
 
-impl Files {
-    fn look(&self) -> [Look; 2] {
+impl SystemFiles {
+    fn stamps(&self) -> [FileStamp; 2] {
         use std::os::unix::fs::MetadataExt;
         [&self.resolv_conf, &self.hosts].map(|path| {
             let meta = std::fs::metadata(path).ok()?;
@@ -97,10 +97,10 @@ impl Files {
     }
 }
 
-// === impl Setup ===
+// === impl ResolverConfig ===
 
-impl Setup {
-    pub(crate) fn read(settings: &DnsSettings, files: &Files) -> Self {
+impl ResolverConfig {
+    pub(crate) fn read(settings: &DnsSettings, files: &SystemFiles) -> Self {
         let (system, search) = match std::fs::read(&files.resolv_conf) {
             Ok(text) => read_resolv_conf(&text),
             Err(error) => (
@@ -171,49 +171,49 @@ impl Setup {
 // === impl Stub ===
 
 impl Stub {
-    pub(crate) fn new(settings: DnsSettings, files: Files) -> Self {
-        let seen = files.look();
-        let setup = Arc::new(Setup::read(&settings, &files));
+    pub(crate) fn new(settings: DnsSettings, files: SystemFiles) -> Self {
+        let seen = files.stamps();
+        let config = Arc::new(ResolverConfig::read(&settings, &files));
         Self {
             files,
-            now: Mutex::new(Now {
+            now: Mutex::new(State {
                 settings,
                 seen,
-                setup,
+                config,
             }),
         }
     }
 
-    pub(crate) fn setup(&self) -> Arc<Setup> {
+    pub(crate) fn config(&self) -> Arc<ResolverConfig> {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&now.setup)
+        Arc::clone(&now.config)
     }
 }
 
 impl Ask for Stub {
     fn known(&self, host: &str) -> Option<(Source, Vec<IpAddr>)> {
-        self.setup().hosts.find(host)
+        self.config().hosts.find(host)
     }
 
     async fn ask(&self, host: &str, family: Family) -> Result<Records, NoAnswer> {
-        self.setup().ask(host, family).await
+        self.config().ask(host, family).await
     }
 
     fn refresh(&self) -> bool {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        let look = self.files.look();
-        let changed = look != now.seen;
+        let stamps = self.files.stamps();
+        let changed = stamps != now.seen;
         if changed {
-            now.seen = look;
-            now.setup = Arc::new(Setup::read(&now.settings, &self.files));
+            now.seen = stamps;
+            now.config = Arc::new(ResolverConfig::read(&now.settings, &self.files));
         }
         changed
     }
 
     fn set(&self, settings: DnsSettings) {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        now.seen = self.files.look();
-        now.setup = Arc::new(Setup::read(&settings, &self.files));
+        now.seen = self.files.stamps();
+        now.config = Arc::new(ResolverConfig::read(&settings, &self.files));
         now.settings = settings;
     }
 }

@@ -10,10 +10,10 @@ use super::*;
 use crate::upstream::fact::{Addresses, Answer, NoAnswer, Source};
 use fake::{A, AAAA, FakeDns, Reply as Fake};
 
+mod backoff;
 #[path = "../../tests/it/harness/dns.rs"]
 #[allow(dead_code, unreachable_pub)]
 pub(crate) mod fake;
-mod paced;
 mod system;
 
 const NAME: &str = "entry.test";
@@ -48,14 +48,14 @@ struct Rig {
 impl Rig {
     fn start(settings: DnsSettings, names: &[NameSpec]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files {
+        let files = SystemFiles {
             resolv_conf: folder.path().join("resolv.conf"),
             hosts: folder.path().join("hosts"),
         };
-        let (tell, answers) = mpsc::unbounded_channel();
+        let (report, answers) = mpsc::unbounded_channel();
         let (handle, run) = Resolver::start_with(settings, names.to_vec(), files, move |fact| {
             if let Fact::Answer(answer) = fact {
-                let _ = tell.send(answer);
+                let _ = report.send(answer);
             }
         });
         let mut task = tokio::task::JoinSet::new();
@@ -154,10 +154,10 @@ async fn bad_answers_have_their_class_and_are_got_over() {
         (Fake::Ips(ips(&["127.0.0.1", "::1"]), 30), "only_refused"),
     ];
     let server = FakeDns::start().await;
-    let name = |place: usize| format!("kind{place}.test");
-    for (place, (kind, _)) in kinds.iter().enumerate() {
+    let name = |index: usize| format!("kind{index}.test");
+    for (index, (kind, _)) in kinds.iter().enumerate() {
         for family in [A, AAAA] {
-            server.set(&name(place), family, [kind.clone(), good()]);
+            server.set(&name(index), family, [kind.clone(), good()]);
         }
     }
     let specs: Vec<_> = (0..kinds.len()).map(|n| spec(&name(n), false)).collect();
@@ -165,13 +165,13 @@ async fn bad_answers_have_their_class_and_are_got_over() {
     let mut seen: Vec<Vec<&str>> = vec![Vec::new(); kinds.len()];
     while seen.iter().any(|seen| seen.len() < 2) {
         let answer = rig.next().await;
-        let place = specs
+        let index = specs
             .iter()
             .position(|spec| spec.host == answer.name)
             .unwrap();
-        seen[place].push(match answer.result {
+        seen[index].push(match answer.result {
             Ok(addresses) => {
-                assert_eq!(addresses.ips, ten, "{:?}", kinds[place].0);
+                assert_eq!(addresses.ips, ten, "{:?}", kinds[index].0);
                 "good"
             }
             Err(why) => class(why),
@@ -233,8 +233,8 @@ async fn what_is_odd_but_good_is_taken() {
         let mut got = addresses.ips.clone();
         got.dedup();
         assert_eq!(got, ten, "{}", answer.name);
-        if let Some(place) = left.iter().position(|(name, _)| *name == answer.name) {
-            let (name, ttl) = left.swap_remove(place);
+        if let Some(index) = left.iter().position(|(name, _)| *name == answer.name) {
+            let (name, ttl) = left.swap_remove(index);
             assert_eq!(addresses.ttl, Duration::from_secs(ttl), "{name}");
             if name == "mixed.test" {
                 assert_eq!(
@@ -320,7 +320,7 @@ async fn a_family_that_fails_keeps_its_addresses_and_one_that_is_gone_does_not()
     }
 }
 
-/// One address of three at a time: each answer is told as it is, the pool knows that three must miss an address.
+/// One address of three at a time: each answer is reported as it is, the pool knows that three must miss an address.
 #[tokio::test]
 async fn rotating_answers_are_told_as_they_come() {
     let server = FakeDns::start().await;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::subject::{Subject, Way};
 use super::words::is_private;
 use crate::addr::aws;
-use crate::dns::{self, DnsSettings, ServerReport};
+use crate::dns::{self, DnsSettings, ServerReplies};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::fact::{NoAnswer, Source};
 
@@ -34,7 +34,7 @@ pub(super) struct Name {
     pub(super) source: Source,
     /// The name with a search domain, where only that exists.
     pub(super) search: Option<String>,
-    pub(super) servers: Vec<ServerReport>,
+    pub(super) servers: Vec<ServerReplies>,
     pub(super) no_resolver: Option<String>,
 }
 
@@ -120,7 +120,7 @@ impl Name {
         }
     }
 
-    fn read(report: dns::Report, allow_local: bool) -> Self {
+    fn read(report: dns::Lookup, allow_local: bool) -> Self {
         let mut name = Self {
             no_resolver: report.no_resolver.filter(|_| report.known.is_none()),
             search: report.search.map(|(longer, _)| longer),
@@ -188,7 +188,7 @@ impl Name {
 }
 
 /// What one server says, both families together.
-fn answer_of(server: &ServerReport) -> Result<Vec<IpAddr>, NoAnswer> {
+fn answer_of(server: &ServerReplies) -> Result<Vec<IpAddr>, NoAnswer> {
     let results = || server.replies.iter().map(|(_, reply)| &reply.result);
     let ips: Vec<IpAddr> = results()
         .flatten()

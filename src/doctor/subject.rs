@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::dns::{DnsSettings, Files};
+use crate::dns::{DnsSettings, SystemFiles};
 use crate::listener::ListenerSettings;
 use crate::settings::Settings;
-use crate::target::Recipe;
+use crate::target::ResolvedTarget;
 use crate::upstream::endpoint::EndpointSpec;
 use crate::upstream::timing::HealthSettings;
 
@@ -22,7 +22,7 @@ pub struct Subject {
     /// How names are resolved.
     pub dns: DnsSettings,
     /// The system's files about names.
-    pub files: Files,
+    pub files: SystemFiles,
     /// Who runs here already.
     pub instance: Option<Instance>,
     /// What is odd about the settings, in one line each.
@@ -82,7 +82,7 @@ pub struct Timers {
 
 impl Subject {
     /// The subject of settings; `cooked` are the recipes of the upstreams, or what is wrong with their targets.
-    pub fn new(settings: &Settings, cooked: Vec<Result<Recipe, Vec<String>>>) -> Self {
+    pub fn new(settings: &Settings, cooked: Vec<Result<ResolvedTarget, Vec<String>>>) -> Self {
         let ways = settings
             .upstreams
             .iter()
@@ -90,7 +90,7 @@ impl Subject {
             .map(|(upstream, cooked)| {
                 let (recipe, wrong) = match cooked {
                     Ok(recipe) => (recipe, Vec::new()),
-                    Err(wrong) => (Recipe::default(), wrong),
+                    Err(wrong) => (ResolvedTarget::default(), wrong),
                 };
                 Way {
                     name: upstream.name.as_str().to_owned(),

@@ -43,7 +43,7 @@ fn way(endpoints: &[(&str, u16, Option<&str>)]) -> Way {
 
 /// A way as a recipe makes it.
 fn cooked(target: Target<'_>) -> Way {
-    let recipe = target::cook(&target).unwrap();
+    let recipe = target::resolve(&target).unwrap();
     Way {
         endpoints: recipe.endpoints,
         system: recipe.system,

@@ -233,7 +233,7 @@ impl Default for UpstreamSettings {
 impl EndpointSettings {
     /// Host and port; the error says what the address is instead.
     pub fn place(&self) -> Result<HostPort, NameError> {
-        addr::check_name(addr::Kind::Endpoint, &self.address)
+        addr::check_name(addr::NameKind::Endpoint, &self.address)
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::net::IpAddr;
 
+use super::derived;
 use super::explicit;
-use super::known;
-use super::target::{Explicit, Part, Problem, Recipe, Target};
+use super::input::{Explicit, ResolvedTarget, Target, TargetError, TargetPart};
 use crate::addr::aws::{peered_name, vpce_name, wrong_region, wrong_system};
-use crate::addr::{HostPort, Kind, NameError, PORT, check_name};
+use crate::addr::{HostPort, NameError, NameKind, PORT, check_name};
 use crate::edn::ClientMap;
 
 /// What a client map leads to. Flags (`target`) win over its `:system` and `:region`.
-pub(super) fn cook(map: &ClientMap, target: &Target<'_>) -> Result<Recipe, Problem> {
+pub(super) fn resolve(map: &ClientMap, target: &Target<'_>) -> Result<ResolvedTarget, TargetError> {
     wrong_kind(map)?;
     let system = target.system.or(map.system.as_deref());
     let region = target.region.or(map.region.as_deref());
@@ -20,27 +20,27 @@ pub(super) fn cook(map: &ClientMap, target: &Target<'_>) -> Result<Recipe, Probl
     if let Some(what) = region.and_then(wrong_region) {
         return wrong(format!(":region: {what}"));
     }
-    let mut recipe = match place(map)? {
+    let mut resolved = match place(map)? {
         Some(place) => from_endpoint(&place)?,
         None => match (system, region) {
-            (Some(system), Some(region)) => known::peering(system, region, PORT),
+            (Some(system), Some(region)) => derived::peering(system, region, PORT),
             _ => return nowhere(map),
         },
     };
-    recipe.system = system.map(str::to_owned).or(recipe.system);
-    recipe.region = region.map(str::to_owned).or(recipe.region);
-    recipe.query_group.clone_from(&map.query_group);
-    Ok(recipe)
+    resolved.system = system.map(str::to_owned).or(resolved.system);
+    resolved.region = region.map(str::to_owned).or(resolved.region);
+    resolved.query_group.clone_from(&map.query_group);
+    Ok(resolved)
 }
 
-fn wrong<T>(what: impl Into<String>) -> Result<T, Problem> {
-    Err(Problem {
-        part: Part::FromClient,
+fn wrong<T>(what: impl Into<String>) -> Result<T, TargetError> {
+    Err(TargetError {
+        part: TargetPart::FromClient,
         what: what.into(),
     })
 }
 
-fn wrong_kind(map: &ClientMap) -> Result<(), Problem> {
+fn wrong_kind(map: &ClientMap) -> Result<(), TargetError> {
     match map.server_type.as_deref() {
         Some(kind @ ("datomic-local" | "dev-local")) => wrong(format!(
             ":server-type :{kind} runs inside the application; there is nothing to connect to"
@@ -49,7 +49,7 @@ fn wrong_kind(map: &ClientMap) -> Result<(), Problem> {
     }
 }
 
-fn nowhere(map: &ClientMap) -> Result<Recipe, Problem> {
+fn nowhere(map: &ClientMap) -> Result<ResolvedTarget, TargetError> {
     wrong(match &map.endpoint {
         Some(endpoint) => format!(
             ":endpoint {endpoint:?} is this machine, and :system and :region are not both there to find the system by"
@@ -59,7 +59,7 @@ fn nowhere(map: &ClientMap) -> Result<Recipe, Problem> {
 }
 
 /// The host and port of `:endpoint`; `None` where there is none or it is this machine.
-fn place(map: &ClientMap) -> Result<Option<HostPort>, Problem> {
+fn place(map: &ClientMap) -> Result<Option<HostPort>, TargetError> {
     let Some(endpoint) = &map.endpoint else {
         return Ok(None);
     };
@@ -71,7 +71,7 @@ fn place(map: &ClientMap) -> Result<Option<HostPort>, Problem> {
         _ if bare.contains(':') || bare.is_empty() => bare.to_owned(),
         _ => format!("{bare}:{PORT}"),
     };
-    let place = check_name(Kind::Endpoint, &named)
+    let place = check_name(NameKind::Endpoint, &named)
         .or_else(|NameError(what)| wrong(format!(":endpoint: {what}")))?;
     let local = match place.host.parse::<IpAddr>() {
         Ok(ip) => ip.is_loopback(),
@@ -80,14 +80,14 @@ fn place(map: &ClientMap) -> Result<Option<HostPort>, Problem> {
     Ok((!local).then_some(place))
 }
 
-fn from_endpoint(place: &HostPort) -> Result<Recipe, Problem> {
+fn from_endpoint(place: &HostPort) -> Result<ResolvedTarget, TargetError> {
     let HostPort { host, port } = place;
     let lower = host.to_ascii_lowercase();
     if vpce_name(&lower).is_some() {
-        return known::vpce(&format!("{host}:{port}")).or_else(|NameError(what)| wrong(what));
+        return derived::vpce(&format!("{host}:{port}")).or_else(|NameError(what)| wrong(what));
     }
     if let Some(name) = peered_name(&lower) {
-        return Ok(known::peering(&name.system, &name.region, *port));
+        return Ok(derived::peering(&name.system, &name.region, *port));
     }
     let address = match host.contains(':') {
         true => format!("[{host}]:{port}"),
@@ -98,9 +98,9 @@ fn from_endpoint(place: &HostPort) -> Result<Recipe, Problem> {
         ..Explicit::default()
     };
     let mut problems = Vec::new();
-    let recipe = explicit::cook(&[explicit], &mut problems);
+    let resolved = explicit::resolve(&[explicit], &mut problems);
     match problems.pop() {
         Some(problem) => wrong(problem.what),
-        None => Ok(recipe),
+        None => Ok(resolved),
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::target::{Explicit, Part, Problem, Recipe};
+use super::input::{Explicit, ResolvedTarget, TargetError, TargetPart};
 use crate::addr::aws::{peered_name, region_of, zone_of};
-use crate::addr::{HostPort, Kind, NameError, check_name};
+use crate::addr::{HostPort, NameError, NameKind, check_name};
 use crate::types::{EndpointName, Zone};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 
@@ -16,8 +16,8 @@ struct Draft {
     name: Option<String>,
 }
 
-/// The recipe of explicit endpoints; what is wrong with them goes to `problems`.
-pub(super) fn cook(given: &[Explicit], problems: &mut Vec<Problem>) -> Recipe {
+/// The resolved of explicit endpoints; what is wrong with them goes to `problems`.
+pub(super) fn resolve(given: &[Explicit], problems: &mut Vec<TargetError>) -> ResolvedTarget {
     let mut drafts = Vec::new();
     let mut given_at = Vec::new();
     for (index, explicit) in given.iter().enumerate() {
@@ -26,8 +26,8 @@ pub(super) fn cook(given: &[Explicit], problems: &mut Vec<Problem>) -> Recipe {
                 drafts.push(draft);
                 given_at.push(index);
             }
-            Err(NameError(what)) => problems.push(Problem {
-                part: Part::Endpoint(index),
+            Err(NameError(what)) => problems.push(TargetError {
+                part: TargetPart::Endpoint(index),
                 what,
             }),
         }
@@ -40,23 +40,23 @@ pub(super) fn cook(given: &[Explicit], problems: &mut Vec<Problem>) -> Recipe {
     let specs = name_all(drafts);
     let mut seen = HashSet::new();
     for (index, spec) in specs.iter().enumerate() {
-        let part = Part::Endpoint(given_at[index]);
+        let part = TargetPart::Endpoint(given_at[index]);
         if !seen.insert((spec.host.to_ascii_lowercase(), spec.port.to_string())) {
             let what = format!("`{}:{}` is given twice", spec.host, spec.port);
-            problems.push(Problem { part, what });
+            problems.push(TargetError { part, what });
         } else if specs[..index].iter().any(|other| other.name == spec.name) {
             let what = format!(
                 "two endpoints are named `{}`; give one another ?name=",
                 spec.name
             );
-            problems.push(Problem { part, what });
+            problems.push(TargetError { part, what });
         }
     }
-    Recipe {
+    ResolvedTarget {
         endpoints: specs,
         system,
         region,
-        ..Recipe::default()
+        ..ResolvedTarget::default()
     }
 }
 
@@ -103,7 +103,7 @@ fn wrong_word(what: &str, text: &str) -> Option<NameError> {
 
 impl Draft {
     fn read(explicit: &Explicit) -> Result<Self, NameError> {
-        let place = check_name(Kind::Endpoint, &explicit.address)?;
+        let place = check_name(NameKind::Endpoint, &explicit.address)?;
         for (what, text) in [("zone", &explicit.zone), ("name", &explicit.name)] {
             if let Some(error) = text.as_deref().and_then(|text| wrong_word(what, text)) {
                 return Err(error);

@@ -13,15 +13,15 @@ fn explicit(flags: &[&str]) -> Vec<Explicit> {
         .collect()
 }
 
-fn cook_flags(flags: &[&str]) -> Result<Recipe, Vec<Problem>> {
-    cook(&Target {
+fn resolve_flags(flags: &[&str]) -> Result<ResolvedTarget, Vec<TargetError>> {
+    resolve(&Target {
         endpoints: &explicit(flags),
         ..Target::default()
     })
 }
 
-fn names(recipe: &Recipe) -> Vec<&str> {
-    recipe
+fn names(resolved: &ResolvedTarget) -> Vec<&str> {
+    resolved
         .endpoints
         .iter()
         .map(|spec| spec.name.as_str())
@@ -30,7 +30,7 @@ fn names(recipe: &Recipe) -> Vec<&str> {
 
 #[test]
 fn names_follow_the_rule_of_the_contract() {
-    let recipe = cook_flags(&[
+    let resolved = resolve_flags(&[
         "10.0.0.1:8182?zone=us-east-1a",
         "10.0.0.2:8182?zone=us-east-1b&name=second",
         "10.0.0.3:8182?zone=us-east-1c",
@@ -43,7 +43,7 @@ fn names_follow_the_rule_of_the_contract() {
     ])
     .unwrap();
     assert_eq!(
-        names(&recipe),
+        names(&resolved),
         [
             "us-east-1a",
             "second",
@@ -56,8 +56,8 @@ fn names_follow_the_rule_of_the_contract() {
             "us-west-2a",
         ]
     );
-    assert_eq!(recipe.endpoints[6].host, "::1");
-    assert_eq!(recipe.region.as_deref(), Some("us-west-2"));
+    assert_eq!(resolved.endpoints[6].host, "::1");
+    assert_eq!(resolved.region.as_deref(), Some("us-west-2"));
 }
 
 #[test]
@@ -68,13 +68,13 @@ fn a_vpc_endpoint_has_its_regional_name_and_candidates_for_every_zone() {
         (format!("{zonal}:8182"), 2),
         (format!("{VPCE}."), 1),
     ] {
-        let recipe = cook(&Target {
+        let resolved = resolve(&Target {
             vpce: Some(&text),
             ..Target::default()
         })
         .unwrap();
         assert_eq!(
-            names(&recipe),
+            names(&resolved),
             [
                 VPCE,
                 "us-west-2a",
@@ -85,20 +85,20 @@ fn a_vpc_endpoint_has_its_regional_name_and_candidates_for_every_zone() {
                 "us-west-2f"
             ]
         );
-        let roles: Vec<Role> = recipe.endpoints.iter().map(|spec| spec.role).collect();
+        let roles: Vec<Role> = resolved.endpoints.iter().map(|spec| spec.role).collect();
         assert_eq!(roles[0], Role::Regional);
         assert!(roles[1..].iter().all(|role| *role == Role::Zonal));
-        assert_eq!(recipe.endpoints[2].host, zonal);
-        assert_eq!(recipe.endpoints[2].zone, Some(Zone::new("us-west-2b")));
-        assert_eq!(recipe.region.as_deref(), Some("us-west-2"));
-        assert_eq!(recipe.notes.len(), notes);
+        assert_eq!(resolved.endpoints[2].host, zonal);
+        assert_eq!(resolved.endpoints[2].zone, Some(Zone::new("us-west-2b")));
+        assert_eq!(resolved.region.as_deref(), Some("us-west-2"));
+        assert_eq!(resolved.notes.len(), notes);
     }
-    let recipe = cook(&Target {
+    let resolved = resolve(&Target {
         vpce: Some(&format!("{VPCE}:9000")),
         ..Target::default()
     })
     .unwrap();
-    assert!(recipe.endpoints.iter().all(|spec| spec.port == 9000));
+    assert!(resolved.endpoints.iter().all(|spec| spec.port == 9000));
 }
 
 #[test]
@@ -109,28 +109,28 @@ fn peering_tries_the_current_name_then_the_older() {
         region: Some("us-east-1"),
         ..Target::default()
     };
-    let recipe = cook(&target).unwrap();
+    let resolved = resolve(&target).unwrap();
     assert_eq!(
-        names(&recipe),
+        names(&resolved),
         [
             "entry-http.prod.us-east-1.datomic.net",
             "entry.prod.us-east-1.datomic.net"
         ]
     );
-    assert_eq!(recipe.endpoints[0].role, Role::Peered);
-    assert_eq!(recipe.endpoints[1].role, Role::PeeredOld);
-    let alone = cook(&Target {
+    assert_eq!(resolved.endpoints[0].role, Role::Peered);
+    assert_eq!(resolved.endpoints[1].role, Role::PeeredOld);
+    let alone = resolve(&Target {
         peering: true,
         ..Target::default()
     })
     .unwrap_err();
-    let parts: Vec<Part> = alone.iter().map(|problem| problem.part).collect();
-    assert_eq!(parts, [Part::System, Part::Region]);
+    let parts: Vec<TargetPart> = alone.iter().map(|problem| problem.part).collect();
+    assert_eq!(parts, [TargetPart::System, TargetPart::Region]);
 }
 
 #[test]
 fn a_client_map_leads_where_its_application_goes() {
-    let cook_map = |endpoint: Option<&str>, system: Option<&str>, region: Option<&str>| {
+    let resolve_map = |endpoint: Option<&str>, system: Option<&str>, region: Option<&str>| {
         let map = ClientMap {
             endpoint: endpoint.map(str::to_owned),
             system: system.map(str::to_owned),
@@ -138,7 +138,7 @@ fn a_client_map_leads_where_its_application_goes() {
             query_group: Some("analytics".to_owned()),
             ..ClientMap::default()
         };
-        cook(&Target {
+        resolve(&Target {
             from_client: Some(&map),
             ..Target::default()
         })
@@ -156,24 +156,27 @@ fn a_client_map_leads_where_its_application_goes() {
         Some("http://entry.prod.us-east-1.datomic.net:8182/"),
         Some("http://entry-http.prod.us-east-1.datomic.net"),
     ] {
-        let recipe = cook_map(endpoint, both.0, both.1).unwrap();
-        assert_eq!(names(&recipe), peered, "{endpoint:?}");
-        assert_eq!(recipe.query_group.as_deref(), Some("analytics"));
+        let resolved = resolve_map(endpoint, both.0, both.1).unwrap();
+        assert_eq!(names(&resolved), peered, "{endpoint:?}");
+        assert_eq!(resolved.query_group.as_deref(), Some("analytics"));
     }
-    let recipe = cook_map(
+    let resolved = resolve_map(
         Some("http://entry.prod.us-east-1.datomic.net:8182"),
         None,
         None,
     )
     .unwrap();
-    assert_eq!((recipe.system.as_deref(), recipe.region.as_deref()), both);
-    let recipe = cook_map(Some(&format!("http://{VPCE}:8182")), Some("prod"), None).unwrap();
-    assert_eq!(recipe.endpoints.len(), 7);
-    assert_eq!(recipe.system.as_deref(), Some("prod"));
-    let recipe = cook_map(Some("http://datomic.internal:8182"), None, None).unwrap();
-    assert_eq!(names(&recipe), ["datomic.internal"]);
-    let recipe = cook_map(Some("10.0.0.7"), None, None).unwrap();
-    assert_eq!(recipe.endpoints[0].port, 8182);
+    assert_eq!(
+        (resolved.system.as_deref(), resolved.region.as_deref()),
+        both
+    );
+    let resolved = resolve_map(Some(&format!("http://{VPCE}:8182")), Some("prod"), None).unwrap();
+    assert_eq!(resolved.endpoints.len(), 7);
+    assert_eq!(resolved.system.as_deref(), Some("prod"));
+    let resolved = resolve_map(Some("http://datomic.internal:8182"), None, None).unwrap();
+    assert_eq!(names(&resolved), ["datomic.internal"]);
+    let resolved = resolve_map(Some("10.0.0.7"), None, None).unwrap();
+    assert_eq!(resolved.endpoints[0].port, 8182);
     for (endpoint, system, region, words) in [
         (Some("http://localhost:8182"), None, None, "this machine"),
         (None, Some("prod"), None, "neither"),
@@ -188,15 +191,15 @@ fn a_client_map_leads_where_its_application_goes() {
         (None, Some("prod"), Some("useast"), "no AWS region"),
         (None, Some("a/b"), Some("us-east-1"), "cannot be the name"),
     ] {
-        let problems = cook_map(endpoint, system, region).unwrap_err();
-        assert_eq!(problems[0].part, Part::FromClient);
+        let problems = resolve_map(endpoint, system, region).unwrap_err();
+        assert_eq!(problems[0].part, TargetPart::FromClient);
         assert!(problems[0].what.contains(words), "{}", problems[0]);
     }
     let local = ClientMap {
         server_type: Some("datomic-local".to_owned()),
         ..ClientMap::default()
     };
-    let problems = cook(&Target {
+    let problems = resolve(&Target {
         from_client: Some(&local),
         ..Target::default()
     })
@@ -206,9 +209,9 @@ fn a_client_map_leads_where_its_application_goes() {
 
 #[test]
 fn wrong_targets_name_every_fault() {
-    let none = cook(&Target::default()).unwrap_err();
+    let none = resolve(&Target::default()).unwrap_err();
     assert!(none[0].what.starts_with("no target"));
-    let two = cook(&Target {
+    let two = resolve(&Target {
         endpoints: &explicit(&["h:1"]),
         vpce: Some(VPCE),
         region: Some("us-east-1a"),
@@ -223,9 +226,9 @@ fn wrong_targets_name_every_fault() {
         two[1].what,
         "--endpoint and --vpce exclude each other; give one"
     );
-    let many = cook_flags(&["h", "h:1", "H:1", "x:1?name=h", "y:1?zone=a b"]).unwrap_err();
-    let parts: Vec<Part> = many.iter().map(|p| p.part).collect();
-    assert_eq!(parts, [0, 4, 2, 3].map(Part::Endpoint));
+    let many = resolve_flags(&["h", "h:1", "H:1", "x:1?name=h", "y:1?zone=a b"]).unwrap_err();
+    let parts: Vec<TargetPart> = many.iter().map(|p| p.part).collect();
+    assert_eq!(parts, [0, 4, 2, 3].map(TargetPart::Endpoint));
     for flag in ["h:1?zones=a", "h:1?zone", "h:1?zone=a&zone=b", "h:1?"] {
         assert!(Explicit::parse(flag).is_err(), "{flag}");
     }
@@ -242,7 +245,7 @@ fn settings_are_a_target() {
         system: Some("prod".to_owned()),
         ..UpstreamSettings::default()
     };
-    let recipe = of(&settings, None).unwrap();
-    assert_eq!(names(&recipe), ["a"]);
-    assert_eq!(recipe.system.as_deref(), Some("prod"));
+    let resolved = of(&settings, None).unwrap();
+    assert_eq!(names(&resolved), ["a"]);
+    assert_eq!(resolved.system.as_deref(), Some("prod"));
 }

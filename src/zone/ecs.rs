@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::meta::{Base, LARGEST, read_zone};
+use super::metadata::{LARGEST, MetadataUrl, read_zone};
 use crate::http::client::{self, Bounds};
 use crate::types::Zone;
 
@@ -16,7 +16,7 @@ struct Task {
 }
 
 /// Asks; the caller bounds the time.
-pub(super) async fn zone(base: &Base) -> Result<Zone, String> {
+pub(super) async fn zone(base: &MetadataUrl) -> Result<Zone, String> {
     let bounds = Bounds {
         time: Duration::from_secs(1),
         body: LARGEST,

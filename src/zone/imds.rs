@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::meta::{Base, LARGEST, is_id, read_zone};
+use super::metadata::{LARGEST, MetadataUrl, is_id, read_zone};
 use crate::http::client::{self, Answer, Bounds, Error, Target};
 use crate::http::{Method, StatusCode};
 use crate::types::Zone;
@@ -15,14 +15,14 @@ const HOP_LIMIT: &str = "connected, but the request for a token was not answered
     --http-put-response-hop-limit 2` raises it, or set the zone";
 
 /// The zone's name, and its id where the service tells it. Ends by `end`.
-pub(super) async fn zone(base: &Base, end: Instant) -> Result<(Zone, Option<Zone>), String> {
+pub(super) async fn zone(base: &MetadataUrl, end: Instant) -> Result<(Zone, Option<Zone>), String> {
     connect(base, end).await?;
     let token = token(base, end).await?;
-    let place = "/latest/meta-data/placement/availability-zone";
-    let id_place = format!("{place}-id");
+    let path = "/latest/meta-data/placement/availability-zone";
+    let id_path = format!("{path}-id");
     let (name, id) = tokio::join!(
-        get(base, place, &token, end),
-        get(base, &id_place, &token, end)
+        get(base, path, &token, end),
+        get(base, &id_path, &token, end)
     );
     let name = read_zone(&text(name)?)?;
     // Old instances know no id; without one, only names can be compared.
@@ -31,7 +31,7 @@ pub(super) async fn zone(base: &Base, end: Instant) -> Result<(Zone, Option<Zone
 }
 
 /// Whether there is a metadata service at all: tells a laptop from a container whose answers get lost.
-async fn connect(base: &Base, end: Instant) -> Result<(), String> {
+async fn connect(base: &MetadataUrl, end: Instant) -> Result<(), String> {
     let Target::Tcp(address) = &base.target else {
         return Ok(());
     };
@@ -47,7 +47,7 @@ async fn connect(base: &Base, end: Instant) -> Result<(), String> {
     }
 }
 
-async fn token(base: &Base, end: Instant) -> Result<String, String> {
+async fn token(base: &MetadataUrl, end: Instant) -> Result<String, String> {
     let ttl = [("X-aws-ec2-metadata-token-ttl-seconds", "60")];
     let asked = request(base, Method::PUT, "/latest/api/token", &ttl, end).await;
     let answer = match asked {
@@ -65,14 +65,14 @@ async fn token(base: &Base, end: Instant) -> Result<String, String> {
     Ok(token.to_owned())
 }
 
-async fn get(base: &Base, path: &str, token: &str, end: Instant) -> Result<Answer, String> {
+async fn get(base: &MetadataUrl, path: &str, token: &str, end: Instant) -> Result<Answer, String> {
     let header = [("X-aws-ec2-metadata-token", token)];
     let asked = request(base, Method::GET, path, &header, end).await;
     asked.map_err(|error| error.to_string())
 }
 
 async fn request(
-    base: &Base,
+    base: &MetadataUrl,
     method: Method,
     path: &str,
     headers: &[(&str, &str)],

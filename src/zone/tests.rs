@@ -62,19 +62,19 @@ async fn imds(answers: &[(&str, &str)]) -> Service {
     service(&[&[token], answers].concat()).await
 }
 
-fn sources(ecs: Option<&Service>, imds: Option<&Service>) -> Sources {
-    let base = |service: &Service| Base::parse(&service.base).unwrap();
-    Sources {
+fn services(ecs: Option<&Service>, imds: Option<&Service>) -> MetadataServices {
+    let base = |service: &Service| MetadataUrl::parse(&service.base).unwrap();
+    MetadataServices {
         ecs: ecs.map(base),
         imds: imds.map(base),
     }
 }
 
-fn found(search: &Search) -> (Option<&str>, Option<&str>, Source) {
-    let (own, source) = search
+fn found(lookup: &ZoneLookup) -> (Option<&str>, Option<&str>, ZoneSource) {
+    let (own, source) = lookup
         .found
         .as_ref()
-        .unwrap_or_else(|| panic!("{search:?}"));
+        .unwrap_or_else(|| panic!("{lookup:?}"));
     let text = |zone: &Option<Zone>| {
         zone.as_ref()
             .map(|zone| zone.as_str().to_owned().leak() as &str)
@@ -89,18 +89,18 @@ fn get(path: &str) -> String {
 #[tokio::test]
 async fn an_instance_tells_name_and_id() {
     let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "200 use1-az4\n")]).await;
-    let search = find(&ZoneSetting::Auto, &sources(None, Some(&imds)), false).await;
+    let lookup = find(&ZoneSetting::Auto, &services(None, Some(&imds)), false).await;
     assert_eq!(
-        found(&search),
-        (Some("us-east-1a"), Some("use1-az4"), Source::Imds)
+        found(&lookup),
+        (Some("us-east-1a"), Some("use1-az4"), ZoneSource::Imds)
     );
 }
 
 #[tokio::test]
 async fn an_old_instance_tells_its_name() {
     let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "404 no")]).await;
-    let search = find(&ZoneSetting::Auto, &sources(None, Some(&imds)), false).await;
-    assert_eq!(found(&search), (Some("us-east-1a"), None, Source::Imds));
+    let lookup = find(&ZoneSetting::Auto, &services(None, Some(&imds)), false).await;
+    assert_eq!(found(&lookup), (Some("us-east-1a"), None, ZoneSource::Imds));
 }
 
 #[tokio::test]
@@ -111,13 +111,13 @@ async fn a_task_is_asked_first() {
     )])
     .await;
     let imds = imds(&[(&get(NAME), "200 us-west-1c"), (&get(ID), "200 usw1-az3")]).await;
-    let both = sources(Some(&ecs), Some(&imds));
-    let search = find(&ZoneSetting::Auto, &both, false).await;
-    assert_eq!(found(&search), (Some("us-west-1c"), None, Source::Ecs));
-    let search = find(&ZoneSetting::Auto, &both, true).await;
+    let both = services(Some(&ecs), Some(&imds));
+    let lookup = find(&ZoneSetting::Auto, &both, false).await;
+    assert_eq!(found(&lookup), (Some("us-west-1c"), None, ZoneSource::Ecs));
+    let lookup = find(&ZoneSetting::Auto, &both, true).await;
     assert_eq!(
-        found(&search),
-        (Some("us-west-1c"), Some("usw1-az3"), Source::Ecs)
+        found(&lookup),
+        (Some("us-west-1c"), Some("usw1-az3"), ZoneSource::Ecs)
     );
 }
 
@@ -147,10 +147,10 @@ async fn services_that_hang_lie_or_answer_html_cost_a_second_at_most() {
     ] {
         let imds = service(&answers).await;
         let begun = Instant::now();
-        let search = find(&ZoneSetting::Auto, &sources(None, Some(&imds)), false).await;
+        let lookup = find(&ZoneSetting::Auto, &services(None, Some(&imds)), false).await;
         assert!(begun.elapsed() < WITHIN + Duration::from_secs(2));
-        assert_eq!(search.found, None, "{words}");
-        assert!(search.failed[0].1.contains(words), "{words}: {search:?}");
+        assert_eq!(lookup.found, None, "{words}");
+        assert!(lookup.failed[0].1.contains(words), "{words}: {lookup:?}");
     }
     for (answer, words) in [
         (page, "a task's JSON"),
@@ -160,8 +160,8 @@ async fn services_that_hang_lie_or_answer_html_cost_a_second_at_most() {
         ("500 x", "answered 500"),
     ] {
         let ecs = service(&[("GET /task", answer)]).await;
-        let search = find(&ZoneSetting::Auto, &sources(Some(&ecs), None), false).await;
-        assert!(search.failed[0].1.contains(words), "{words}: {search:?}");
+        let lookup = find(&ZoneSetting::Auto, &services(Some(&ecs), None), false).await;
+        assert!(lookup.failed[0].1.contains(words), "{words}: {lookup:?}");
     }
 }
 
@@ -169,52 +169,60 @@ async fn services_that_hang_lie_or_answer_html_cost_a_second_at_most() {
 async fn a_hanging_task_service_leaves_time_for_the_instance() {
     let ecs = service(&[]).await;
     let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "200 use1-az4")]).await;
-    let search = find(&ZoneSetting::Auto, &sources(Some(&ecs), Some(&imds)), false).await;
-    assert_eq!(found(&search).2, Source::Imds);
-    assert_eq!(search.failed[0].0, Source::Ecs);
+    let lookup = find(
+        &ZoneSetting::Auto,
+        &services(Some(&ecs), Some(&imds)),
+        false,
+    )
+    .await;
+    assert_eq!(found(&lookup).2, ZoneSource::Imds);
+    assert_eq!(lookup.failed[0].0, ZoneSource::Ecs);
 }
 
 #[tokio::test]
 async fn the_setting_wins_and_metadata_adds_the_other_name() {
     let imds = imds(&[(&get(NAME), "200 us-east-1a"), (&get(ID), "200 use1-az4")]).await;
-    let here = sources(None, Some(&imds));
+    let here = services(None, Some(&imds));
     let is = |zone: &str| ZoneSetting::Named(Zone::new(zone));
-    let search = find(&is("use1-az4"), &here, false).await;
+    let lookup = find(&is("use1-az4"), &here, false).await;
     assert_eq!(
-        found(&search),
-        (Some("us-east-1a"), Some("use1-az4"), Source::Setting)
+        found(&lookup),
+        (Some("us-east-1a"), Some("use1-az4"), ZoneSource::Setting)
     );
-    let search = find(&is("us-east-1a"), &here, true).await;
+    let lookup = find(&is("us-east-1a"), &here, true).await;
     assert_eq!(
-        found(&search),
-        (Some("us-east-1a"), Some("use1-az4"), Source::Setting)
+        found(&lookup),
+        (Some("us-east-1a"), Some("use1-az4"), ZoneSource::Setting)
     );
-    let search = find(&is("use1-az1"), &here, false).await;
-    assert_eq!(found(&search), (None, Some("use1-az1"), Source::Setting));
-    let nobody = Sources::default();
-    let search = find(&is("a"), &nobody, false).await;
-    assert_eq!(found(&search), (Some("a"), None, Source::Setting));
+    let lookup = find(&is("use1-az1"), &here, false).await;
+    assert_eq!(
+        found(&lookup),
+        (None, Some("use1-az1"), ZoneSource::Setting)
+    );
+    let nobody = MetadataServices::default();
+    let lookup = find(&is("a"), &nobody, false).await;
+    assert_eq!(found(&lookup), (Some("a"), None, ZoneSource::Setting));
     assert_eq!(
         find(&ZoneSetting::None, &here, false).await,
-        Search::default()
+        ZoneLookup::default()
     );
     assert_eq!(
         find(&ZoneSetting::Auto, &nobody, false).await,
-        Search::default()
+        ZoneLookup::default()
     );
 }
 
 #[tokio::test]
 async fn nobody_there_is_said_so() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = Base::parse(&format!("http://{}", closed.local_addr().unwrap())).unwrap();
+    let base = MetadataUrl::parse(&format!("http://{}", closed.local_addr().unwrap())).unwrap();
     drop(closed);
-    let sources = Sources {
+    let services = MetadataServices {
         ecs: None,
         imds: Some(base),
     };
-    let search = find(&ZoneSetting::Auto, &sources, false).await;
-    assert!(search.failed[0].1.contains("no EC2 instance"), "{search:?}");
+    let lookup = find(&ZoneSetting::Auto, &services, false).await;
+    assert!(lookup.failed[0].1.contains("no EC2 instance"), "{lookup:?}");
 }
 
 #[test]
@@ -224,9 +232,9 @@ fn our_zone_is_told_in_the_endpoints_words() {
         id: Some(Zone::new("use1-az4")),
     };
     let ids = [Zone::new("use1-az1"), Zone::new("use1-az4")];
-    assert_eq!(own.in_words_of(&ids), Some(Zone::new("use1-az4")));
-    assert_eq!(own.in_words_of(&[]), Some(Zone::new("us-east-1a")));
-    assert_eq!(OwnZone::default().in_words_of(&ids), None);
+    assert_eq!(own.matching(&ids), Some(Zone::new("use1-az4")));
+    assert_eq!(own.matching(&[]), Some(Zone::new("us-east-1a")));
+    assert_eq!(OwnZone::default().matching(&ids), None);
 }
 
 #[test]
@@ -250,7 +258,7 @@ fn texts_are_read() {
         ("http://", None),
         ("http://x:y/", None),
     ] {
-        let base = Base::parse(url)
+        let base = MetadataUrl::parse(url)
             .ok()
             .map(|base| (base.target.to_string(), base.prefix));
         let expected = target.map(|(target, prefix)| (target.to_owned(), prefix.to_owned()));
@@ -261,8 +269,8 @@ fn texts_are_read() {
         "AWS_EC2_METADATA_DISABLED" => Some("True".to_owned()),
         _ => None,
     };
-    let (sources, bad) = Sources::from_env(vars);
-    assert_eq!((sources, bad.len()), (Sources::default(), 1));
-    let (sources, _) = Sources::from_env(|_| None);
-    assert_eq!(sources.imds, Some(Base::imds()));
+    let (services, bad) = MetadataServices::from_env(vars);
+    assert_eq!((services, bad.len()), (MetadataServices::default(), 1));
+    let (services, _) = MetadataServices::from_env(|_| None);
+    assert_eq!(services.imds, Some(MetadataUrl::imds()));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::fake::{A, FakeDns, Reply as Fake};
 use super::{NAME, Rig, bad, good, ips, settings, spec};
 use crate::dns::stub::Ask as _;
-use crate::dns::{DnsSettings, Files, report, stub};
+use crate::dns::{DnsSettings, SystemFiles, lookup, stub};
 use crate::upstream::fact::{NoAnswer, Source};
 
 #[tokio::test]
@@ -58,12 +58,12 @@ async fn changes_of_the_systems_files_are_picked_up() {
 #[test]
 fn resolv_conf_is_read_anew() {
     let folder = tempfile::tempdir().unwrap();
-    let files = Files {
+    let files = SystemFiles {
         resolv_conf: folder.path().join("resolv.conf"),
         hosts: folder.path().join("hosts"),
     };
     let stub = stub::Stub::new(DnsSettings::default(), files.clone());
-    assert!(stub.setup().servers.is_err());
+    assert!(stub.config().servers.is_err());
     assert!(!stub.refresh());
     std::fs::write(
         &files.resolv_conf,
@@ -71,8 +71,8 @@ fn resolv_conf_is_read_anew() {
     )
     .unwrap();
     assert!(stub.refresh());
-    let setup = stub.setup();
-    let servers: Vec<_> = setup
+    let config = stub.config();
+    let servers: Vec<_> = config
         .servers
         .as_ref()
         .unwrap()
@@ -80,7 +80,7 @@ fn resolv_conf_is_read_anew() {
         .map(|s| s.addr)
         .collect();
     assert_eq!(servers, ["10.0.0.2:53".parse().unwrap()]);
-    assert_eq!(setup.search, ["a.test", "b.test"]);
+    assert_eq!(config.search, ["a.test", "b.test"]);
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn doctor_sees_what_each_server_says() {
     bad_one.set_both(NAME, Fake::Refused);
     good_one.set_both(NAME, Fake::Truncated(Box::new(good())));
     let folder = tempfile::tempdir().unwrap();
-    let files = Files {
+    let files = SystemFiles {
         resolv_conf: folder.path().join("resolv.conf"),
         hosts: folder.path().join("hosts"),
     };
@@ -98,7 +98,7 @@ async fn doctor_sees_what_each_server_says() {
         timeout: Duration::from_millis(400),
         ..DnsSettings::default()
     };
-    let report = report::lookup_with(&settings, "Entry.test.", &files).await;
+    let report = lookup::lookup_with(&settings, "Entry.test.", &files).await;
     assert_eq!(report.host, NAME);
     assert_eq!(report.ips(), ips(&["10.0.1.5", "fd00::5"]));
     let [first, second] = &report.servers[..] else {
@@ -121,7 +121,7 @@ async fn doctor_sees_what_each_server_says() {
         servers: vec![good_one.addr()],
         ..settings
     };
-    let report = report::lookup_with(&settings, "short", &files).await;
+    let report = lookup::lookup_with(&settings, "short", &files).await;
     assert!(report.ips().is_empty());
     assert_eq!(report.search.unwrap().0, "short.corp.test");
 }

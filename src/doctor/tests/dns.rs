@@ -1,7 +1,7 @@
 //! Stage resolver, and names that are not there, with servers that follow a script.
 
 use super::*;
-use crate::dns::Files;
+use crate::dns::SystemFiles;
 use fake::{A, FakeDns, Reply};
 
 pub(super) use crate::dns::tests::fake;
@@ -174,7 +174,7 @@ async fn every_server_fails() {
 #[tokio::test]
 async fn no_resolver_at_all() {
     let folder = tempfile::tempdir().unwrap();
-    let files = Files {
+    let files = SystemFiles {
         resolv_conf: folder.path().join("resolv.conf"),
         hosts: folder.path().join("hosts"),
     };
@@ -198,7 +198,7 @@ async fn only_with_a_search_domain() {
     let dns = fake_dns().await;
     dns.set("db.corp.test", A, [ips("127.0.84.1")]);
     let folder = tempfile::tempdir().unwrap();
-    let files = Files {
+    let files = SystemFiles {
         resolv_conf: folder.path().join("resolv.conf"),
         hosts: folder.path().join("hosts"),
     };

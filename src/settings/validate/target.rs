@@ -73,7 +73,7 @@ impl Check<'_> {
         let vpce = upstream
             .vpce
             .as_deref()
-            .map(|text| addr::check_name(addr::Kind::Vpce, text));
+            .map(|text| addr::check_name(addr::NameKind::Vpce, text));
         let vpce = vpce.and_then(Result::err).map(|error| error.to_string());
         for (key, wrong) in [
             ("system", system),

@@ -11,7 +11,7 @@ use crate::dns::stub::Ask;
 use crate::dns::{DnsSettings, Family, NameSpec, Records, Resolver, ResolverHandle};
 use crate::upstream::fact::{NoAnswer, Source};
 
-/// Says what it is told to say, and notes when it is asked.
+/// Says what it is reported to say, and notes when it is asked.
 #[derive(Debug, Default)]
 struct Script {
     says: Mutex<Option<Result<Records, NoAnswer>>>,

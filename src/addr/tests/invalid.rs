@@ -1,7 +1,7 @@
 //! Names that cannot be what they were given as.
 
 /// What was given as `HOST:PORT`, and words of the sentence that says what it is.
-pub(super) const WRONG: &[(&str, &str)] = &[
+pub(super) const INVALID: &[(&str, &str)] = &[
     ("", "empty"),
     ("db 1:8182", "white space"),
     (" db:8182", "white space"),

@@ -5,7 +5,7 @@ use crate::types::Zone;
 
 /// The base URL of a metadata service, `http://HOST[:PORT][/PATH]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Base {
+pub struct MetadataUrl {
     /// Whom to connect to.
     pub(super) target: Target,
     /// What stands before every path, without a final slash.
@@ -15,7 +15,7 @@ pub struct Base {
 /// A base URL that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no http:// URL of a metadata service")]
-pub struct BadBase(pub String);
+pub struct InvalidUrl(pub String);
 
 /// An answer longer than this is none.
 pub(super) const LARGEST: usize = 64 << 10;
@@ -60,9 +60,9 @@ pub fn is_id(zone: &str) -> bool {
     })
 }
 
-// === impl Base ===
+// === impl MetadataUrl ===
 
-impl Base {
+impl MetadataUrl {
     /// Where EC2 has it.
     pub fn imds() -> Self {
         Self {
@@ -72,8 +72,8 @@ impl Base {
     }
 
     /// Reads a URL.
-    pub fn parse(url: &str) -> Result<Self, BadBase> {
-        let bad = || BadBase(url.chars().take(80).flat_map(char::escape_debug).collect());
+    pub fn parse(url: &str) -> Result<Self, InvalidUrl> {
+        let bad = || InvalidUrl(url.chars().take(80).flat_map(char::escape_debug).collect());
         let rest = url.trim().strip_prefix("http://").ok_or_else(bad)?;
         let (host, path) = match rest.find('/') {
             Some(slash) => rest.split_at(slash),

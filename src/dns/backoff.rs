@@ -16,7 +16,7 @@ const JITTER: Duration = Duration::from_millis(500);
 
 /// How one name has fared so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct Backoff {
     /// Whether it is a candidate: no endpoint until it has answered.
     candidate: bool,
     /// Whether it ever had an address.
@@ -25,9 +25,9 @@ pub(crate) struct Pace {
     bad: u32,
 }
 
-// === impl Pace ===
+// === impl Backoff ===
 
-impl Pace {
+impl Backoff {
     pub(crate) fn new(candidate: bool) -> Self {
         Self {
             candidate,
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn good_answers_are_followed_within_ttl_and_a_second() {
-        let mut pace = Pace::default();
+        let mut pace = Backoff::default();
         for ttl in [secs(1), secs(5), secs(60)] {
             assert_eq!(pace.good(ttl, 0.0), ttl);
             assert!(pace.good(ttl, 1.0) <= ttl + JITTER);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn bad_answers_double_to_ten_seconds_once_there_was_a_good_one() {
-        let mut pace = Pace::default();
+        let mut pace = Backoff::default();
         assert_eq!([pace.bad(0.0), pace.bad(0.0)], [secs(1), secs(1)]);
         pace.good(secs(5), 0.0);
         let pauses: Vec<_> = (0..6).map(|_| pace.bad(0.0)).collect();
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_candidate_is_asked_rarely_until_it_has_answered() {
-        let mut pace = Pace::new(true);
+        let mut pace = Backoff::new(true);
         assert_eq!(pace.bad(0.0), CANDIDATE);
         assert!(!pace.answered());
         pace.good(secs(5), 0.0);

@@ -23,7 +23,7 @@ impl Hosts {
                 continue;
             };
             for name in words {
-                let ips = names.entry(plain(name)).or_default();
+                let ips = names.entry(normalize(name)).or_default();
                 if !ips.contains(&ip) {
                     ips.push(ip);
                 }
@@ -49,7 +49,7 @@ impl Hosts {
 }
 
 /// A host as it stands in an `Answer`: lower case, no final dot, no brackets.
-pub(crate) fn plain(host: &str) -> String {
+pub(crate) fn normalize(host: &str) -> String {
     let host = host
         .strip_prefix('[')
         .and_then(|inner| inner.strip_suffix(']'))
@@ -107,7 +107,7 @@ mod tests {
             ("LOCALHOST.", Source::Hosts, &["127.0.0.1", "::1"]),
             ("a.localhost", Source::Hosts, &["127.0.0.1", "::1"]),
         ] {
-            let found = hosts.find(&plain(host));
+            let found = hosts.find(&normalize(host));
             assert_eq!(found, Some((source, ips(expected))), "{host}");
         }
         let own = Hosts::parse("127.0.0.5 localhost");

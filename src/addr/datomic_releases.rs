@@ -2,7 +2,7 @@
 
 /// A span of Datomic Cloud releases and how one gets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Era {
+pub struct ReleaseSpan {
     /// The releases.
     pub releases: &'static str,
     /// Their dates.
@@ -14,20 +14,20 @@ pub struct Era {
 }
 
 /// All eras, oldest first.
-pub const ERAS: [Era; 3] = [
-    Era {
+pub const RELEASES: [ReleaseSpan; 3] = [
+    ReleaseSpan {
         releases: "before 397-8384",
         dates: "until June 2018",
         front: "an application load balancer",
         ways: "VPC peering with entry.SYSTEM.REGION.datomic.net; no VPC endpoint",
     },
-    Era {
+    ReleaseSpan {
         releases: "397-8384 to 781-9041",
         dates: "June 2018 to July 2021",
         front: "a network load balancer (Production topology; Solo never had one)",
         ways: "a VPC endpoint (PrivateLink) straight onto it, or VPC peering with entry.SYSTEM.REGION.datomic.net",
     },
-    Era {
+    ReleaseSpan {
         releases: "884-9095 and later",
         dates: "since July 2021",
         front: "an application load balancer, and an API Gateway in public",

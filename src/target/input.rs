@@ -1,4 +1,4 @@
-//! What a recipe is made from, what comes of it, and how it is wrong.
+//! What a resolved is made from, what comes of it, and how it is wrong.
 
 use crate::addr::NameError;
 use crate::edn::ClientMap;
@@ -35,7 +35,7 @@ pub struct Target<'a> {
 
 /// What came of a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recipe {
+pub struct ResolvedTarget {
     /// The endpoints, in the order given or derived.
     pub endpoints: Vec<EndpointSpec>,
     /// The Datomic system, where told.
@@ -50,7 +50,7 @@ pub struct Recipe {
 
 /// Which part of the target is wrong; settings find the flag or line by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum TargetPart {
     /// None was given, or several that exclude each other.
     Target,
     /// The explicit endpoint of this index.
@@ -68,9 +68,9 @@ pub enum Part {
 /// Something wrong with a target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
-pub struct Problem {
+pub struct TargetError {
     /// Where.
-    pub part: Part,
+    pub part: TargetPart,
     /// What: a sentence without a final dot.
     pub what: String,
 }

@@ -1,21 +1,21 @@
 //! Targets whose names follow from a rule of AWS or Datomic Cloud: a VPC endpoint, peering.
 
-use super::target::Recipe;
+use super::input::ResolvedTarget;
 use crate::addr::aws::{LETTERS, PeeredName, vpce_name};
-use crate::addr::history;
-use crate::addr::{HostPort, Kind, NameError, check_name};
+use crate::addr::datomic_releases;
+use crate::addr::{HostPort, NameError, NameKind, check_name};
 use crate::types::{EndpointName, Zone};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 
 /// A VPC endpoint: its regional name, and a candidate for every zone.
-pub(super) fn vpce(text: &str) -> Result<Recipe, NameError> {
-    let HostPort { host, port } = check_name(Kind::Vpce, text)?;
+pub(super) fn vpce(text: &str) -> Result<ResolvedTarget, NameError> {
+    let HostPort { host, port } = check_name(NameKind::Vpce, text)?;
     let Some(name) = vpce_name(&host.to_ascii_lowercase()) else {
         return Err(NameError(format!(
             "`{host}` is not a VPC endpoint's DNS name"
         )));
     };
-    let mut notes = vec![history::VPCE_NOTE.to_owned()];
+    let mut notes = vec![datomic_releases::VPCE_NOTE.to_owned()];
     let regional = if name.zone.is_some() {
         notes.push(format!(
             "`{host}` is the name of one zone; the endpoint's other zones are used too (one zone alone: --endpoint)"
@@ -36,16 +36,16 @@ pub(super) fn vpce(text: &str) -> Result<Recipe, NameError> {
         let host = name.zonal(&zone);
         endpoints.push(spec(zone.clone(), host, Some(&zone), Role::Zonal));
     }
-    Ok(Recipe {
+    Ok(ResolvedTarget {
         endpoints,
         region: Some(name.region),
         notes,
-        ..Recipe::default()
+        ..ResolvedTarget::default()
     })
 }
 
 /// A peered system: the current entry name, then the older one.
-pub(super) fn peering(system: &str, region: &str, port: u16) -> Recipe {
+pub(super) fn peering(system: &str, region: &str, port: u16) -> ResolvedTarget {
     let names = PeeredName::both(system, region);
     let spec = |(host, role): (String, Role)| EndpointSpec {
         name: EndpointName::new(&host),
@@ -54,7 +54,7 @@ pub(super) fn peering(system: &str, region: &str, port: u16) -> Recipe {
         zone: None,
         role,
     };
-    Recipe {
+    ResolvedTarget {
         endpoints: names
             .into_iter()
             .zip([Role::Peered, Role::PeeredOld])
@@ -63,6 +63,6 @@ pub(super) fn peering(system: &str, region: &str, port: u16) -> Recipe {
         system: Some(system.to_owned()),
         region: Some(region.to_owned()),
         query_group: None,
-        notes: vec![history::PEERING_NOTE.to_owned()],
+        notes: vec![datomic_releases::PEERING_NOTE.to_owned()],
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::known::plain;
+use super::hosts::normalize;
 use super::server::{Family, Reply, Server};
 use super::settings::DnsSettings;
-use super::stub::{Files, Setup, absolute};
+use super::stub::{ResolverConfig, SystemFiles, absolute};
 use crate::upstream::fact::{NoAnswer, Source};
 
 /// Of the search domains, as many are tried.
@@ -16,7 +16,7 @@ const MAX_SEARCH: usize = 6;
 
 /// What is to be known about how a name resolves.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct Lookup {
     /// The name: lower case, without a final dot.
     pub host: String,
     /// What it is without DNS; then no server is asked.
@@ -24,7 +24,7 @@ pub struct Report {
     /// Why there is no server to ask.
     pub no_resolver: Option<String>,
     /// What each server says, in the order of the configuration.
-    pub servers: Vec<ServerReport>,
+    pub servers: Vec<ServerReplies>,
     /// The name with a search domain of the system, where only that has addresses. entryway never uses search domains,
     /// but other programs on the machine do, so there the name seems to work.
     pub search: Option<(String, Vec<IpAddr>)>,
@@ -32,16 +32,16 @@ pub struct Report {
 
 /// What one server says.
 #[derive(Clone, Debug)]
-pub struct ServerReport {
+pub struct ServerReplies {
     /// Its address.
     pub server: SocketAddr,
     /// To A and to AAAA.
     pub replies: [(Family, Reply); 2],
 }
 
-// === impl Report ===
+// === impl Lookup ===
 
-impl Report {
+impl Lookup {
     /// Every address that any server gave, once.
     pub fn ips(&self) -> Vec<IpAddr> {
         let known = self.known.iter().flat_map(|(_, ips)| ips);
@@ -59,22 +59,22 @@ impl Report {
 }
 
 /// Looks a name up once; within twice `settings.timeout`.
-pub async fn lookup(settings: &DnsSettings, host: &str) -> Report {
-    lookup_with(settings, host, &Files::default()).await
+pub async fn lookup(settings: &DnsSettings, host: &str) -> Lookup {
+    lookup_with(settings, host, &SystemFiles::default()).await
 }
 
 /// As [`lookup`], with other files than the system's.
-pub async fn lookup_with(settings: &DnsSettings, host: &str, files: &Files) -> Report {
-    let setup = Setup::read(settings, files);
-    let host = plain(host);
-    let mut report = Report {
-        known: setup.hosts.find(&host),
-        no_resolver: setup.servers.as_ref().err().cloned(),
+pub async fn lookup_with(settings: &DnsSettings, host: &str, files: &SystemFiles) -> Lookup {
+    let config = ResolverConfig::read(settings, files);
+    let host = normalize(host);
+    let mut report = Lookup {
+        known: config.hosts.find(&host),
+        no_resolver: config.servers.as_ref().err().cloned(),
         servers: Vec::new(),
         search: None,
         host,
     };
-    let Ok(servers) = &setup.servers else {
+    let Ok(servers) = &config.servers else {
         return report;
     };
     if report.known.is_some() {
@@ -84,7 +84,7 @@ pub async fn lookup_with(settings: &DnsSettings, host: &str, files: &Files) -> R
     if let Some(first) = servers.first()
         && report.ips().is_empty()
     {
-        for domain in setup
+        for domain in config
             .search
             .iter()
             .filter(|domain| !domain.is_empty())
@@ -92,7 +92,7 @@ pub async fn lookup_with(settings: &DnsSettings, host: &str, files: &Files) -> R
         {
             let longer = format!("{}.{domain}", report.host);
             let replies = ask_each(std::slice::from_ref(first), &longer, settings).await;
-            let tried = Report {
+            let tried = Lookup {
                 host: longer,
                 servers: replies,
                 ..report.clone()
@@ -118,29 +118,29 @@ async fn ask_each(
     servers: &[Arc<Server>],
     host: &str,
     settings: &DnsSettings,
-) -> Vec<ServerReport> {
+) -> Vec<ServerReplies> {
     let Ok(name) = absolute(host) else {
         return Vec::new();
     };
     let within = settings.timeout;
     let mut asked = JoinSet::new();
-    for (place, server) in servers.iter().enumerate() {
+    for (index, server) in servers.iter().enumerate() {
         let (server, name) = (Arc::clone(server), name.clone());
         asked.spawn(async move {
             let [v4, v6] = Family::BOTH;
             let (a, aaaa) =
                 tokio::join!(server.ask(&name, v4, within), server.ask(&name, v6, within));
-            let report = ServerReport {
+            let report = ServerReplies {
                 server: server.addr,
                 replies: [(v4, a), (v6, aaaa)],
             };
-            (place, report)
+            (index, report)
         });
     }
     let mut reports = Vec::new();
     while let Some(Ok(report)) = asked.join_next().await {
         reports.push(report);
     }
-    reports.sort_by_key(|(place, _)| *place);
+    reports.sort_by_key(|(index, _)| *index);
     reports.into_iter().map(|(_, report)| report).collect()
 }

@@ -15,19 +15,21 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::{self, Moment};
 use crate::connection::Registry;
+use crate::dial::{self, SpareLimit};
 use crate::dns::ResolverHandle;
 use crate::events::Event;
 use crate::events::Events;
 use crate::life::{Startup, Trigger, Watch, trigger};
-use crate::listener::{self, BindError, Bound, Door, SocketSettings, Threads};
+use crate::listener::{self, BindError, Bound, Listener as RunningListener, SocketSettings};
 use crate::metrics::{Metrics, family};
 use crate::relay::{Counters, TcpSettings};
 use crate::settings::{Settings, UpstreamSettings};
 use crate::supervisor::{self, Ending};
-use crate::sys::limits::Budget;
+use crate::sys::limits::{self, DescriptorBudget};
 use crate::sys::pipe::PipeLimits;
 use crate::types::UpstreamName;
 use crate::upstream::endpoint::EndpointSpec;
+use crate::workers::{Dispatcher, Workers};
 
 pub use upstream::Upstream;
 
@@ -122,6 +124,7 @@ pub struct Handles {
     pub started: Moment,
     resolver: ResolverHandle,
     beat: Arc<AtomicU64>,
+    dispatcher: Dispatcher,
     stops: mpsc::UnboundedSender<Stop>,
 }
 
@@ -132,9 +135,9 @@ pub struct App {
     stops: mpsc::UnboundedReceiver<Stop>,
     shutdown: crate::settings::ShutdownSettings,
     draining: Trigger,
-    doors: Trigger,
+    listeners: Trigger,
     ending: Ending,
-    threads: Threads,
+    workers: Workers,
     /// Probes, resolver, actors, sweep, spares.
     tasks: JoinSet<()>,
 }
@@ -147,7 +150,7 @@ pub enum Error {
     Bind(#[from] BindError),
     /// No threads.
     #[error("start the data threads: {0}")]
-    Threads(#[source] io::Error),
+    Workers(#[source] io::Error),
 }
 
 /// Binds every listener.
@@ -167,11 +170,12 @@ pub fn bind(parts: &Parts) -> Result<Bindings, Error> {
             loopback_congestion: settings.runtime.loopback_congestion,
         };
         let one = listener::bind(listener, parts.listen_asked, &sockets)?;
-        for address in &one.missing {
+        for (address, error) in &one.missing {
             let event = Event::warn(
                 "listener.up",
-                "this machine does not have the address; going on without it",
-            );
+                "default address not available on this host; skipping it",
+            )
+            .with("error", error.to_string());
             parts.events.emit(
                 event
                     .with("name", listener.name.clone())
@@ -197,19 +201,30 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
         .workers
         .or_else(|| std::thread::available_parallelism().ok())
         .map_or(1, usize::from);
-    let budget = Budget::of_process(workers);
-    let threads = Threads::start(workers).map_err(Error::Threads)?;
+    let spares = settings
+        .upstreams
+        .iter()
+        .map(|upstream| upstream.warm.spares);
+    let budget = DescriptorBudget::of_process(workers, spares.sum());
+    say_what_the_limit_allows(&budget, events);
+    let workers = Workers::start(workers).map_err(Error::Workers)?;
     let startup = Startup::default();
     let pending = startup.register("listeners");
     let registry = Registry::default();
     let counters = Arc::new(Counters::new(
-        PipeLimits::of_this_machine().with_large(budget.large_pipes),
+        PipeLimits::of_this_machine().at_most(budget.pipes),
     ));
     let own: Vec<SocketAddr> = bindings.addresses().chain(own.iter().copied()).collect();
 
     let mut tasks = JoinSet::new();
-    let (upstreams, resolver) = observe(&parts, &own, &mut tasks);
+    let (upstreams, resolver) = observe(&parts, &own, &SpareLimit::new(budget.spares), &mut tasks);
     let swept = upstreams.iter().map(Upstream::swept).collect();
+    for upstream in upstreams.iter() {
+        tasks.spawn(dial::keep_preconnected(
+            Arc::clone(&upstream.dialer),
+            upstream.view.clone(),
+        ));
+    }
     let (sweep, ending) = supervisor::sweep(
         registry.clone(),
         swept,
@@ -219,37 +234,36 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
     );
     tasks.spawn(sweep.run());
 
-    let (door_trigger, door_watch) = trigger();
+    let (listener_trigger, listener_watch) = trigger();
     let mut listeners = Vec::new();
     for (bound, listener) in bindings.bound.into_iter().zip(&settings.listeners) {
         let upstream = upstream_of(&upstreams, &listener.upstream);
         let route = upstream.route(listener, &registry, &counters, metrics, events);
-        let spares_kept = listeners
-            .iter()
-            .any(|known: &Listener| known.route.upstream == route.upstream);
-        if !spares_kept {
-            tasks.spawn(supervisor::keep_spares(Arc::clone(&route)));
-        }
-        listeners.push(Listener {
-            addresses: bound.addresses().to_vec(),
-            route: Arc::clone(&route),
-        });
-        Door::open(
+        let addresses = bound.addresses().to_vec();
+        let shortage = RunningListener::start(
             bound,
-            route,
-            threads.spread(),
+            Arc::clone(&route),
+            workers.dispatcher(),
             budget,
             metrics,
-            door_watch.clone(),
+            listener_watch.clone(),
         );
+        listeners.push(Listener {
+            addresses,
+            route,
+            shortage,
+        });
     }
     drop(pending);
-    numbers::say_what_runs(metrics, threads.spread().threads());
+    numbers::say_what_runs(metrics, workers.dispatcher().threads());
 
     let (draining_trigger, draining) = trigger();
     let (stops, wanted) = mpsc::unbounded_channel();
     let beat = Arc::new(AtomicU64::new(clock::now().as_millis()));
-    tasks.spawn(keep_beating(Arc::clone(&beat)));
+    tasks.spawn(keep_beating(
+        Arc::clone(&beat),
+        workers.dispatcher().clone(),
+    ));
     let handles = Handles {
         listeners: listeners.into(),
         upstreams,
@@ -262,6 +276,7 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
         started: clock::now(),
         resolver,
         beat,
+        dispatcher: workers.dispatcher().clone(),
         stops,
     };
     Ok(App {
@@ -269,9 +284,9 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
         stops: wanted,
         shutdown: settings.shutdown.clone(),
         draining: draining_trigger,
-        doors: door_trigger,
+        listeners: listener_trigger,
         ending,
-        threads,
+        workers,
         tasks,
     })
 }
@@ -281,12 +296,13 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
 pub fn observe(
     parts: &Parts,
     own: &[SocketAddr],
+    spare_limit: &SpareLimit,
     tasks: &mut JoinSet<()>,
 ) -> (Arc<[Upstream]>, ResolverHandle) {
     let upstreams: Arc<[Upstream]> = parts
         .upstreams
         .iter()
-        .map(|part| Upstream::start(part, parts, own, tasks))
+        .map(|part| Upstream::start(part, parts, own, spare_limit, tasks))
         .collect();
     let resolver = upstream::resolve(&upstreams, parts.settings.dns.clone(), tasks);
     (upstreams, resolver)
@@ -301,8 +317,22 @@ fn upstream_of<'a>(upstreams: &'a [Upstream], name: &str) -> &'a Upstream {
         .unwrap_or(&upstreams[0])
 }
 
-async fn keep_beating(beat: Arc<AtomicU64>) {
+/// A small limit is felt much later, as connections that are closed: it is said before.
+fn say_what_the_limit_allows(budget: &DescriptorBudget, events: &Events) {
+    if budget.max_connections >= limits::FEW_CONNECTIONS {
+        return;
+    }
+    let text = format!(
+        "{} open files allow {} connections at once",
+        budget.descriptors, budget.max_connections
+    );
+    let hint = "raise the limit of open files (RLIMIT_NOFILE, LimitNOFILE, ulimits)";
+    events.emit(Event::warn("resource", text).with("hint", hint));
+}
+
+async fn keep_beating(beat: Arc<AtomicU64>, dispatcher: Dispatcher) {
     loop {
+        dispatcher.ping();
         beat.store(clock::now().as_millis(), Relaxed);
         sleep(BEAT).await;
     }
@@ -351,8 +381,8 @@ impl App {
                 .await
                 .is_ok();
         }
-        self.doors.fire();
-        self.doors.finished().await;
+        self.listeners.fire();
+        self.listeners.finished().await;
         let left = self.shutdown.max_delay.saturating_sub(began.elapsed());
         self.ending.drain(left);
         let until = Instant::now() + left + LAST_RESETS;
@@ -370,7 +400,7 @@ impl App {
             }
         }
         // A connection that is still there is dropped with its thread, and counted by its guard.
-        self.threads.stop();
+        self.workers.stop();
         registry.settle();
         self.tasks.shutdown().await;
         let cut = cut.get() - cut_before;

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use crate::clock;
-use crate::dial::{self, Dialed, Opening};
+use crate::dial::{self, ClientData, Dialed};
 use crate::events::Reason;
 use crate::relay::{self, Outcome};
 use crate::stream::Stream;
-use crate::sys::info;
 use crate::sys::socket::Fault;
+use crate::sys::tcp_info;
 use crate::types::Side;
 use crate::upstream::endpoint::Candidate;
 use crate::upstream::fact::Suspicion;
@@ -117,11 +117,11 @@ async fn reach(
                 route.note(&attempt);
                 open.attempts += 1;
                 open.hedged |= attempt.hedge;
-                if attempt.outcome == dial::Outcome::Reset {
+                if attempt.outcome == dial::ConnectOutcome::Reset {
                     // It accepted, and was faster with its reset than we with our look: untouched as well.
                     untouched = Some(Manner::Reset);
                 }
-                if !matches!(attempt.outcome, dial::Outcome::LostRace { .. }) {
+                if !matches!(attempt.outcome, dial::ConnectOutcome::LostRace { .. }) {
                     tried.push(attempt.candidate);
                 }
             })
@@ -162,12 +162,12 @@ async fn reach(
     }
 }
 
-fn opening(down: &Stream) -> Opening {
-    let has_spoken = |tcp| info::unread(tcp).is_ok_and(|bytes| bytes > 0);
+fn opening(down: &Stream) -> ClientData {
+    let has_spoken = |tcp| tcp_info::unread(tcp).is_ok_and(|bytes| bytes > 0);
     if down.as_tcp().is_some_and(has_spoken) {
-        Opening::Spoken
+        ClientData::Ready
     } else {
-        Opening::Silent
+        ClientData::None
     }
 }
 

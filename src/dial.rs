@@ -1,9 +1,9 @@
-//! Dialling: from an order of candidates to one connected socket.
+//! Dialling: from an ordered list of candidates to one connected socket.
 //!
-//! Owns sockets until the first byte: options, the attempt timeout, the stagger (RFC 8305, with a delay that follows
-//! what the address has shown lately) and the race between attempts. The first to finish wins, losers are closed
-//! before any byte. Every attempt is reported to the caller; what it means for health is decided elsewhere. Does not
-//! retry a candidate, and never waits for DNS.
+//! A dial starts with the best candidate and starts the next one when an attempt fails, or when the attempt has taken
+//! longer than the stagger (RFC 8305; the delay follows the recent connect times of the address). The first attempt to
+//! finish wins, the others are closed before any byte is sent. Every attempt is reported to the caller, which decides
+//! what it means for health. A candidate is tried once per dial, and DNS is never waited for.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::upstream::endpoint::Candidate;
-use attempt::Opener;
-pub use attempt::{Attempt, DialSettings, Dialed, Error, Opening, Outcome};
+use attempt::Connector;
+pub use attempt::{Attempt, ClientData, ConnectOutcome, DialSettings, Dialed, Error};
+pub use preconnect::{PreconnectSettings, Preconnected, SpareLimit, keep_preconnected};
 use race::Race;
-pub use warm::{Warm, WarmSettings};
 
 mod attempt;
+mod preconnect;
 mod race;
-mod warm;
 
 /// Dials for one upstream. Cheap to clone; used on data threads and by probes.
 #[derive(Clone, Debug)]
@@ -29,32 +29,29 @@ pub struct Dialer {
 
 #[derive(Debug)]
 struct Shared {
-    opener: Opener,
-    /// Connected spares, shared by all who dial for this upstream.
-    warm: Warm,
+    connector: Connector,
+    preconnected: Preconnected,
 }
 
 // === impl Dialer ===
 
 impl Dialer {
     /// A dialer that never dials an address of `own`.
-    pub fn new(settings: DialSettings, own: Vec<SocketAddr>, warm: Warm) -> Self {
+    pub fn new(settings: DialSettings, own: Vec<SocketAddr>, preconnected: Preconnected) -> Self {
         Self {
             shared: Arc::new(Shared {
-                opener: Opener { settings, own },
-                warm,
+                connector: Connector { settings, own },
+                preconnected,
             }),
         }
     }
 
-    /// How it dials.
     pub fn settings(&self) -> &DialSettings {
-        &self.shared.opener.settings
+        &self.shared.connector.settings
     }
 
-    /// The spares.
-    pub fn warm(&self) -> &Warm {
-        &self.shared.warm
+    pub fn preconnected(&self) -> &Preconnected {
+        &self.shared.preconnected
     }
 
     /// Dials the candidates, best first, until one is connected. Each is tried at most once; every attempt is
@@ -62,11 +59,11 @@ impl Dialer {
     pub async fn dial(
         &self,
         candidates: &[Candidate],
-        opening: Opening,
+        client_data: ClientData,
         report: &mut dyn FnMut(Attempt),
     ) -> Result<Dialed, Error> {
         let best = candidates.first().ok_or(Error::NoCandidate)?;
-        if let Some(stream) = self.shared.warm.take(best) {
+        if let Some(stream) = self.shared.preconnected.take(best) {
             return Ok(Dialed {
                 stream,
                 candidate: best.clone(),
@@ -76,20 +73,25 @@ impl Dialer {
                 warm: true,
             });
         }
-        Race::new(&self.shared.opener, candidates, opening, report)
+        Race::new(&self.shared.connector, candidates, client_data, report)
             .run()
             .await
     }
 
     /// One attempt to one address, within `limit`: for probes.
-    pub async fn connect(&self, to: SocketAddr, limit: Duration) -> Result<TcpStream, Outcome> {
-        self.shared.opener.connect(to, limit).await
+    pub async fn connect(
+        &self,
+        to: SocketAddr,
+        limit: Duration,
+    ) -> Result<TcpStream, ConnectOutcome> {
+        self.shared.connector.connect(to, limit).await
     }
 
-    /// Looks after the spares: drops what is dead, too old or no longer preferred, connects what is missing.
-    /// `preferred`: the addresses that are up, best first, of the endpoint that new connections go to.
-    pub async fn tend_spares(&self, preferred: &[Candidate]) {
-        self.shared.warm.tend(&self.shared.opener, preferred).await;
+    async fn maintain_spares(&self, preferred: &[Candidate]) {
+        self.shared
+            .preconnected
+            .maintain(&self.shared.connector, preferred)
+            .await;
     }
 }
 

@@ -25,6 +25,7 @@ pub mod probe;
 // floor 4
 pub mod listener;
 pub mod supervisor;
+pub mod workers;
 // floor 5
 pub mod app;
 pub mod settings;

@@ -1,16 +1,354 @@
 //! Listeners: where clients connect.
 //!
-//! Owns binding ([`bind`], apart from running, so that clients are accepted before anything else is known), the accept
-//! loop, the connection limits, and the data threads that connections are spread over. What a connection does is
-//! `connection`'s business.
+//! A [`Listener`] owns its sockets from [`bind`] (apart from running, so that clients are queued before anything else
+//! is known) to their closing for a drain or in mode `refuse`, and enforces the connection limits. It accepts on the
+//! first two data threads ([`accept_loop`]) and hands each connection to the data thread that `workers` chooses. What
+//! happens on a connection afterwards is decided in `connection`.
+//!
+//! Whoever is connected when the sockets are closed is served: the queues are accepted empty first.
 
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use accept_loop::AcceptLoops;
+use bind::listen;
 pub use bind::{BindError, Bound, ListenerSettings, SocketSettings, bind};
-pub use door::Door;
-pub use threads::{Spread, Threads};
+use rejections::Rejections;
 
+use crate::clock::{self, Moment};
+use crate::connection::{Route, WhenAllDown};
+use crate::events::Event;
+use crate::life::Watch;
+use crate::metrics::{Gauge, Metrics, family};
+use crate::sys::limits::DescriptorBudget;
+use crate::sys::socket::drop_new_syns;
+use crate::upstream::snapshot::Pace;
+use crate::workers::Dispatcher;
+
+mod accept_loop;
 mod bind;
-mod door;
-mod threads;
+mod rejections;
 
 #[cfg(test)]
+mod accept_tests;
+#[cfg(test)]
 mod tests;
+
+/// The data thread that opens and closes the sockets.
+const FIRST: usize = 0;
+
+/// Pause at drain before the queues are emptied for the last time, so that handshakes under way can finish. The kernel
+/// does not report when they have; between processes of one machine they take microseconds. Not used in mode `refuse`,
+/// where clients of this moment could not be served anyway.
+const HANDSHAKE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How often the upstream's health is checked in mode `refuse`.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often it is checked, in other modes, whether a reload has switched to `refuse`.
+const MODE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Consecutive checks without a usable address before the sockets are closed.
+const UNUSABLE_CHECKS: u32 = 3;
+
+/// Pause after a listening socket has failed: the first, and the longest. One that works for the longest has recovered.
+const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A shortage is over when none was seen for this long.
+const SHORTAGE_OVER: Duration = Duration::from_secs(2);
+
+/// Pause between two attempts to bind again.
+const REBIND_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One running listener.
+#[derive(Debug)]
+pub struct Listener {
+    route: Arc<Route>,
+    dispatcher: Dispatcher,
+    budget: DescriptorBudget,
+    metrics: Metrics,
+    up: Gauge,
+    addresses: Vec<SocketAddr>,
+    settings: SocketSettings,
+    rejections: Rejections,
+    /// When the last `resource` line was logged.
+    resource_logged: Mutex<Option<Instant>>,
+    shortage: Shortage,
+}
+
+/// Whether a listener lacks what it needs to accept (descriptors, above all). Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Shortage {
+    /// When it was last seen, in ms of [`Moment`], plus one; 0 = never.
+    seen: Arc<AtomicU64>,
+}
+
+/// Why the sockets are closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Close {
+    Drain,
+    /// Mode `refuse`, and no address is usable.
+    Unusable,
+    /// A listening socket failed.
+    Failed,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Starts accepting, until `stop` fires. A blocker delays the trigger's end until the queues have been accepted
+    /// empty and the sockets are closed.
+    pub fn start(
+        bound: Bound,
+        route: Arc<Route>,
+        dispatcher: &Dispatcher,
+        budget: DescriptorBudget,
+        metrics: &Metrics,
+        stop: Watch,
+    ) -> Shortage {
+        let listener = Self {
+            up: metrics.gauge(&family::LISTENER_UP, &[route.listener.as_str()]),
+            metrics: metrics.clone(),
+            route,
+            dispatcher: dispatcher.clone(),
+            budget,
+            addresses: bound.addresses,
+            settings: bound.settings,
+            rejections: Rejections::new(budget.rejecting),
+            resource_logged: Mutex::default(),
+            shortage: Shortage::default(),
+        };
+        let shortage = listener.shortage.clone();
+        let blocker = stop.blocker();
+        dispatcher.run_on(FIRST, move || async move {
+            let _blocker = blocker;
+            listener.run(bound.sockets, stop).await;
+        });
+        shortage
+    }
+
+    async fn run(self, mut sockets: Vec<TcpListener>, mut stop: Watch) {
+        let listener = Arc::new(self);
+        // While it lasts: the pause before the next attempt.
+        let mut failing: Option<Duration> = None;
+        loop {
+            let close = listener.accept_all(sockets, &mut failing, &mut stop).await;
+            listener.up.set(0.0);
+            // A failure that goes on is told by its `resource` lines.
+            if close != Close::Failed || failing.is_none() {
+                listener.log_down(close);
+            }
+            match close {
+                Close::Drain => return,
+                Close::Unusable => {}
+                Close::Failed => {
+                    let pause = failing.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
+                    failing = Some(pause);
+                    tokio::select! {
+                        () = stop.fired() => return,
+                        () = sleep(pause) => {}
+                    }
+                }
+            }
+            sockets = tokio::select! {
+                () = stop.fired() => return,
+                sockets = listener.bind_again() => sockets,
+            };
+        }
+    }
+
+    /// Accepts from all sockets until there is a reason to close them; then empties their queues and closes them.
+    async fn accept_all(
+        self: &Arc<Self>,
+        sockets: Vec<TcpListener>,
+        failing: &mut Option<Duration>,
+        stop: &mut Watch,
+    ) -> Close {
+        let loops = match AcceptLoops::start(self, &sockets) {
+            Ok(loops) => loops,
+            Err(error) => {
+                self.log_shortage(&error);
+                return Close::Failed;
+            }
+        };
+        let mut up = false;
+        let close = loop {
+            if !up && failing.is_none() {
+                up = true;
+                self.up.set(1.0);
+                self.log_up();
+            }
+            tokio::select! {
+                biased;
+                () = stop.fired() => break Close::Drain,
+                () = self.unusable() => break Close::Unusable,
+                () = loops.failed() => break Close::Failed,
+                () = sleep(RETRY.1), if !up => *failing = None,
+            }
+        };
+        loops.stop().await;
+        if close == Close::Drain {
+            for socket in &sockets {
+                // Where the kernel refuses, only clients of the very last moment are reset.
+                let _ = drop_new_syns(socket);
+            }
+            sleep(HANDSHAKE_PAUSE).await;
+        }
+        // Closing a socket resets what is in its queue, so the queue is served first.
+        for socket in &sockets {
+            self.accept_queue(socket);
+        }
+        close
+    }
+
+    /// Resolves when mode `refuse` wants the sockets closed.
+    async fn unusable(&self) {
+        let mut checks = 0;
+        while checks < UNUSABLE_CHECKS {
+            if !self.refuses() {
+                checks = 0;
+                sleep(MODE_CHECK_INTERVAL).await;
+                continue;
+            }
+            sleep(CHECK_INTERVAL).await;
+            checks = if self.refuses() && !self.is_usable() {
+                checks + 1
+            } else {
+                0
+            };
+        }
+    }
+
+    fn refuses(&self) -> bool {
+        self.route.policy.load().when_all_down == WhenAllDown::Refuse
+    }
+
+    /// Whether a new connection has a chance. Without probes nothing is ever known to be down; then a round of dials
+    /// that all failed decides.
+    fn is_usable(&self) -> bool {
+        let snapshot = self.route.view.load();
+        if self.is_unprobed() {
+            return !self.route.round_failed();
+        }
+        snapshot.any_hope()
+    }
+
+    fn is_unprobed(&self) -> bool {
+        let snapshot = self.route.view.load();
+        let mut paces = snapshot.all().map(|(_, view)| view.pace).peekable();
+        paces.peek().is_some() && paces.all(|pace| pace == Pace::Off)
+    }
+
+    /// Waits until an address is usable, then binds the same addresses; retried every second.
+    async fn bind_again(&self) -> Vec<TcpListener> {
+        let mut failed = false;
+        loop {
+            if self.refuses() && !self.is_usable() {
+                sleep(CHECK_INTERVAL.mul_f64(1.0 + fastrand::f64())).await;
+                if self.is_unprobed() {
+                    // No client is accepted whose dial would find out.
+                    self.route.canary().await;
+                }
+                continue;
+            }
+            let bound: io::Result<Vec<_>> = self
+                .addresses
+                .iter()
+                .map(|address| listen(*address, &self.settings))
+                .collect();
+            match bound {
+                Ok(sockets) => return sockets,
+                Err(error) => {
+                    if !std::mem::replace(&mut failed, true) {
+                        self.log_bind_failed(&error);
+                    }
+                    sleep(REBIND_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    fn log_up(&self) {
+        for address in &self.addresses {
+            self.route.events.emit(
+                Event::info("listener.up", "accepting")
+                    .with("name", self.route.listener.as_str().to_owned())
+                    .with("address", address.to_string())
+                    .with("upstream", self.route.upstream.as_str().to_owned()),
+            );
+        }
+    }
+
+    fn log_down(&self, close: Close) {
+        let event = match close {
+            Close::Drain => Event::info("listener.down", "closed for the drain"),
+            Close::Unusable => Event::warn("listener.down", "closed while no address is usable"),
+            Close::Failed => Event::error("listener.down", "a listening socket failed"),
+        };
+        let name = self.route.listener.as_str().to_owned();
+        self.route.events.emit(event.with("name", name));
+    }
+
+    fn log_bind_failed(&self, error: &io::Error) {
+        let name = self.route.listener.as_str().to_owned();
+        self.route.events.emit(
+            Event::error("listener.down", "cannot bind again; trying every second")
+                .with("name", name)
+                .with("error", error.to_string()),
+        );
+    }
+
+    /// Something that accepting needs is missing. At most one line a second.
+    fn log_shortage(&self, error: &io::Error) {
+        self.shortage.record();
+        self.log_resource(|| {
+            Event::warn("resource", "cannot accept").with("error", error.to_string())
+        });
+    }
+
+    fn log_limit(&self) {
+        self.log_resource(|| {
+            Event::warn(
+                "resource",
+                "connection limit reached; closing new connections",
+            )
+            .with(
+                "hint",
+                "raise the limit of open files (RLIMIT_NOFILE) or --max-connections",
+            )
+        });
+    }
+
+    /// At most one line a second, on however many threads it happens.
+    fn log_resource(&self, event: impl FnOnce() -> Event) {
+        let mut logged = self
+            .resource_logged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if logged.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+            *logged = Some(Instant::now());
+            let listener = self.route.listener.as_str().to_owned();
+            self.route.events.emit(event().with("listener", listener));
+        }
+    }
+}
+
+// === impl Shortage ===
+
+impl Shortage {
+    fn record(&self) {
+        self.seen.store(clock::now().as_millis() + 1, Relaxed);
+    }
+
+    pub fn is_present(&self) -> bool {
+        let seen = self.seen.load(Relaxed).checked_sub(1);
+        seen.is_some_and(|at| {
+            clock::now().since(Moment::at(Duration::from_millis(at))) < SHORTAGE_OVER
+        })
+    }
+}

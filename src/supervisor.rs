@@ -26,12 +26,10 @@ use export::Export;
 pub use rest::Rules;
 use rest::{Pair, QUIET, Rest};
 use silence::Silence;
-pub use spares::keep_spares;
 
 mod export;
 mod rest;
 mod silence;
-mod spares;
 
 /// Quiet that is enough in the last fifth of a shutdown.
 const LAST_QUIET: Duration = Duration::from_millis(100);

@@ -1,13 +1,13 @@
-//! All syscalls live below here; the only place that knows errnos and the only `cfg(target_os)`.
+//! Every system call, error number and `cfg(target_os)` is below this module.
 //!
-//! Above it one reads [`pipe::Moved`], [`socket::Fault`], [`info::unsent`]. Off Linux there are no pipes and nothing
-//! is known about send queues; what is above copes without knowing why.
+//! Callers see results such as [`pipe::Moved`], [`socket::Fault`] and [`tcp_info::unsent`]. Off Linux there are no pipes
+//! and nothing is known about send queues; callers cope with both without knowing the reason.
 
 pub mod accept;
 pub mod congestion;
 pub mod connect;
-pub mod holder;
-pub mod info;
 pub mod limits;
 pub mod pipe;
+pub mod port_owner;
 pub mod socket;
+pub mod tcp_info;

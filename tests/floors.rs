@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lines above which a file is two rooms.
-const FILE_CEILING: usize = 400;
+const FILE_CEILING: usize = 700;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -312,9 +312,9 @@ fn unsafe_stays_in_one_file_and_files_stay_small() {
         let uses_unsafe = code
             .filter(|line| !line.contains("unsafe_code"))
             .any(|line| line.contains("unsafe "));
-        if uses_unsafe && !file.ends_with("sys/info.rs") {
+        if uses_unsafe && !file.ends_with("sys/tcp_info.rs") {
             wrong.push(format!(
-                "{}: unsafe belongs to sys/info.rs alone",
+                "{}: unsafe belongs to sys/tcp_info.rs alone",
                 file.display()
             ));
         }

@@ -23,6 +23,10 @@ pub struct Counts {
 pub struct Health {
     /// Since the control runtime's last beat.
     pub beat: Duration,
+    /// Since the least responsive data thread should have answered.
+    pub workers_beat: Duration,
+    /// Some listener lacks descriptors (or the like) to accept.
+    pub shortage: bool,
     /// Start-up tasks that are not done; empty once started, for ever.
     pub pending: Vec<String>,
     /// Shutting down.
@@ -53,11 +57,15 @@ pub struct Check {
 impl Health {
     /// The check of `/livez`.
     pub fn live(&self) -> Vec<Check> {
-        vec![Check {
-            name: "control",
-            ok: self.beat < BEAT_MAX,
-            detail: format!("last beat {:.1} s ago", self.beat.as_secs_f64()),
-        }]
+        let check = |name, beat: Duration| Check {
+            name,
+            ok: beat < BEAT_MAX,
+            detail: format!("last beat {:.1} s ago", beat.as_secs_f64()),
+        };
+        vec![
+            check("control", self.beat),
+            check("data_threads", self.workers_beat),
+        ]
     }
 
     /// The check of `/startupz`.
@@ -84,6 +92,16 @@ impl Health {
             name: "connections",
             ok: self.connections < self.max_connections,
             detail: format!("{} of {}", self.connections, self.max_connections),
+        });
+        checks.push(Check {
+            name: "accepting",
+            ok: !self.shortage,
+            detail: if self.shortage {
+                "out of file descriptors"
+            } else {
+                "yes"
+            }
+            .to_owned(),
         });
         checks.push(self.upstream(wanted.unwrap_or(self.wanted)));
         checks
@@ -177,10 +195,22 @@ mod tests {
         ));
         assert!(!all_ok(
             &Health {
-                beat: Duration::from_secs(5),
-                ..base
+                shortage: true,
+                ..base.clone()
             }
-            .live()
+            .ready(None)
         ));
+        for late in [
+            Health {
+                beat: Duration::from_secs(5),
+                ..base.clone()
+            },
+            Health {
+                workers_beat: Duration::from_secs(5),
+                ..base
+            },
+        ] {
+            assert!(!all_ok(&late.live()));
+        }
     }
 }

@@ -8,10 +8,9 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::control::{self, Control, SocketPath};
 use super::settings::{AdminSettings, Bind, ControlPath};
-use crate::events::Event;
-use crate::events::Events;
+use crate::events::{Event, Events};
 use crate::http::HttpListener;
-use crate::sys::holder::{Holder, holder_of_port};
+use crate::sys::port_owner::{PortOwner, port_owner};
 
 /// What was asked for by the user, as far as it changes how a listener is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,7 +33,7 @@ pub struct AdminBindError {
     #[source]
     pub error: io::Error,
     /// Who has the port, where it can be seen.
-    pub holder: Option<Holder>,
+    pub holder: Option<PortOwner>,
 }
 
 /// Open listeners; nobody serves them yet.
@@ -126,7 +125,7 @@ fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, AdminB
         what,
         address,
         holder: (error.kind() == io::ErrorKind::AddrInUse)
-            .then(|| holder_of_port(address))
+            .then(|| port_owner(address))
             .flatten(),
         error,
     })

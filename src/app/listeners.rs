@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::connection::Route;
+use crate::listener::Shortage;
 
 /// One listener: its addresses and the way behind it.
 #[derive(Clone, Debug)]
@@ -12,4 +13,6 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// What its connections share.
     pub route: Arc<Route>,
+    /// Whether it lacks what it needs to accept.
+    pub shortage: Shortage,
 }

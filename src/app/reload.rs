@@ -26,6 +26,19 @@ impl Handles {
         clock::now().since(Moment::at(Duration::from_millis(self.beat.load(Relaxed))))
     }
 
+    /// How long the least responsive data thread has not answered.
+    pub fn workers_unresponsive_for(&self) -> Duration {
+        self.dispatcher.unresponsive_for()
+    }
+
+    /// Whether every listener has what it needs to accept.
+    pub fn can_accept(&self) -> bool {
+        !self
+            .listeners
+            .iter()
+            .any(|listener| listener.shortage.is_present())
+    }
+
     /// Resolves every name and probes every address now.
     pub fn refresh(&self) {
         self.resolver.refresh_now();

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::{Parts, UpstreamPart};
 use crate::connection::{Registry, Route, RouteParts};
-use crate::dial::{DialSettings, Dialer, Warm};
+use crate::dial::{DialSettings, Dialer, Preconnected, SpareLimit};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
 use crate::events::Events;
 use crate::listener::ListenerSettings;
@@ -44,6 +44,7 @@ pub struct Upstream {
     pub(super) dialer: Arc<ArcSwap<Dialer>>,
     pub(super) limits: Limits,
     own: Arc<[SocketAddr]>,
+    spare_limit: SpareLimit,
 }
 
 /// The names of these endpoints; derived ones are candidates.
@@ -149,6 +150,7 @@ impl Upstream {
         part: &UpstreamPart,
         parts: &Parts,
         own: &[SocketAddr],
+        spare_limit: &SpareLimit,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let settings = &part.settings;
@@ -166,7 +168,11 @@ impl Upstream {
             tell.tell(fact)
         });
         tasks.spawn(probes);
-        let warm = Warm::new(settings.warm.clone(), parts.metrics.clone());
+        let warm = Preconnected::new(
+            settings.warm.clone(),
+            parts.metrics.clone(),
+            spare_limit.clone(),
+        );
         let dial = dial_settings(settings, parts.settings.runtime.loopback_congestion);
         let dialer = Dialer::new(dial, own.to_vec(), warm);
         Self {
@@ -181,6 +187,7 @@ impl Upstream {
             dialer: Arc::new(ArcSwap::from_pointee(dialer)),
             limits: limits_of(settings),
             own: own.into(),
+            spare_limit: spare_limit.clone(),
         }
     }
 
@@ -224,10 +231,14 @@ impl Upstream {
         metrics: &Metrics,
     ) -> Dialer {
         let known = self.dialer.load();
-        let warm = if known.warm().settings() == &settings.warm {
-            known.warm().clone()
+        let warm = if known.preconnected().settings() == &settings.warm {
+            known.preconnected().clone()
         } else {
-            Warm::new(settings.warm.clone(), metrics.clone())
+            Preconnected::new(
+                settings.warm.clone(),
+                metrics.clone(),
+                self.spare_limit.clone(),
+            )
         };
         let dialer = Dialer::new(dial_settings(settings, loopback), self.own.to_vec(), warm);
         self.dialer.store(Arc::new(dialer.clone()));

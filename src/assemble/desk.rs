@@ -164,6 +164,8 @@ impl Backend for Desk {
         let (connections, max_connections) = self.tightest();
         Health {
             beat: self.handles.beat(),
+            workers_beat: self.handles.workers_unresponsive_for(),
+            shortage: !self.handles.can_accept(),
             pending: self
                 .handles
                 .startup

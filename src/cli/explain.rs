@@ -13,6 +13,7 @@ use crate::admin::api_types::{Explain, versioned};
 use crate::app;
 use crate::assemble;
 use crate::clock;
+use crate::dial::SpareLimit;
 use crate::events::{Events, Log};
 use crate::http::query::encode;
 use crate::metrics::Metrics;
@@ -57,7 +58,7 @@ pub async fn survey(
     let parts = assemble::parts(&loaded, &Metrics::default(), &Events::new(Log::default()))
         .map_err(super::run::explain)?;
     let mut tasks = JoinSet::new();
-    let (upstreams, _resolver) = app::observe(&parts, &[], &mut tasks);
+    let (upstreams, _resolver) = app::observe(&parts, &[], &SpareLimit::default(), &mut tasks);
     let probed = async {
         while !upstreams
             .iter()

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::failure::CliError;
 use crate::duration;
 use crate::mock::{self, Mock, MockConfig, StartError};
-use crate::sys::holder::holder_of_port;
+use crate::sys::port_owner::port_owner;
 
 /// Why the mock ended other than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +148,7 @@ pub(super) fn explain(error: &Error) -> CliError {
     match error {
         Error::Start(StartError::Bind(address, source)) => match source.kind() {
             io::ErrorKind::AddrInUse => {
-                let holder = holder_of_port(*address)
+                let holder = port_owner(*address)
                     .map_or("another program".to_owned(), |holder| holder.to_string());
                 failure
                     .likely(format!("{holder} has the port"))

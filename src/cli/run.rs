@@ -221,7 +221,7 @@ pub(super) fn explain(error: assemble::Error) -> CliError {
     match &error {
         assemble::Error::Targets(report) => super::wrong_settings(report),
         assemble::Error::Admin(open) => admin_bind_error(open, what),
-        assemble::Error::App(app::Error::Threads(_)) => CliError::new(code::OS, what),
+        assemble::Error::App(app::Error::Workers(_)) => CliError::new(code::OS, what),
         assemble::Error::App(app::Error::Bind(bind)) => match bind {
             BindError::NotAnAddress(_) | BindError::Nothing => CliError::new(code::SETTING, what),
             BindError::NotLoopback(_) => {

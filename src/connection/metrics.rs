@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::dial::Outcome;
+use crate::dial::ConnectOutcome;
 use crate::events::Reason;
 use crate::metrics::{Counter, Family, Gauge, Histogram, Metrics, family};
 use crate::relay::Tally;
@@ -161,7 +161,7 @@ impl EndpointMetrics {
     }
 
     /// Counts an attempt of traffic.
-    pub(super) fn attempt(&self, outcome: &Outcome) {
+    pub(super) fn attempt(&self, outcome: &ConnectOutcome) {
         self.count(
             &self.attempts,
             &RESULTS,
@@ -171,10 +171,10 @@ impl EndpointMetrics {
     }
 
     /// Counts an attempt that was started beside another.
-    pub(super) fn hedge(&self, outcome: &Outcome) {
+    pub(super) fn hedge(&self, outcome: &ConnectOutcome) {
         let result = match outcome {
-            Outcome::Ok => "won",
-            Outcome::LostRace { .. } => "lost",
+            ConnectOutcome::Ok => "won",
+            ConnectOutcome::LostRace { .. } => "lost",
             _ => "failed",
         };
         self.count(&self.hedges, &HEDGES, result, &family::CONNECT_HEDGES);

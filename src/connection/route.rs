@@ -9,7 +9,7 @@ use super::metrics::ListenerMetrics;
 use super::registry::Registry;
 use super::waiting_room::{Policy, WaitingRoom};
 use crate::clock::{self, Moment};
-use crate::dial::{self, Attempt, Dialer, Opening};
+use crate::dial::{self, Attempt, ClientData, Dialer};
 use crate::events::Events;
 use crate::events::{Event, Level};
 use crate::metrics::Metrics;
@@ -149,7 +149,7 @@ impl Route {
         let candidates = self.order();
         let dialer = self.dialer.load_full();
         let dialed = dialer
-            .dial(&candidates, Opening::Silent, &mut |attempt| {
+            .dial(&candidates, ClientData::None, &mut |attempt| {
                 self.note(&attempt);
             })
             .await;
@@ -175,21 +175,21 @@ impl Route {
             metrics.hedge(outcome);
         }
         let failure = match outcome {
-            dial::Outcome::Ok => {
+            dial::ConnectOutcome::Ok => {
                 candidate.address.dialled(attempt.took);
                 return metrics.connected(attempt.took);
             }
-            dial::Outcome::LostRace { later } => {
+            dial::ConnectOutcome::LostRace { later } => {
                 if *later {
                     self.suspect(candidate, Suspicion::LostHedge, attempt.started);
                 }
                 return;
             }
-            dial::Outcome::Refused => DialFailure::Refused,
-            dial::Outcome::Timeout => DialFailure::Timeout,
-            dial::Outcome::Unreachable => DialFailure::Unreachable,
-            dial::Outcome::Reset => DialFailure::Reset,
-            dial::Outcome::Local(_) => DialFailure::Local,
+            dial::ConnectOutcome::Refused => DialFailure::Refused,
+            dial::ConnectOutcome::Timeout => DialFailure::Timeout,
+            dial::ConnectOutcome::Unreachable => DialFailure::Unreachable,
+            dial::ConnectOutcome::Reset => DialFailure::Reset,
+            dial::ConnectOutcome::Local(_) => DialFailure::Local,
         };
         self.feed.tell(Fact::Dialled {
             endpoint: candidate.endpoint.name().clone(),

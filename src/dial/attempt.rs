@@ -13,18 +13,18 @@ use tokio::task::JoinSet;
 use crate::clock::Moment;
 use crate::events::Reason;
 use crate::sys::congestion::LoopbackCongestion;
-use crate::sys::connect::{self, Standing};
+use crate::sys::connect::{self, ConnectError, ConnectStatus};
 use crate::sys::socket::{self, TcpOptions};
 use crate::types::EndpointName;
 use crate::upstream::endpoint::Candidate;
 
-/// The least delay before the next candidate starts, however fast the address usually is.
-const LEAST_STAGGER: Duration = Duration::from_millis(10);
+/// The shortest stagger, however fast the address usually connects.
+const MIN_STAGGER: Duration = Duration::from_millis(10);
 
 /// How one upstream is dialled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DialSettings {
-    /// Limit of one attempt; 1.5 s covers one lost SYN.
+    /// Limit of one attempt; 1.5 s allows for one lost SYN.
     pub connect_timeout: Duration,
     /// Upper bound of the stagger; zero: the next candidate starts on failure only.
     pub hedge_after: Duration,
@@ -34,57 +34,50 @@ pub struct DialSettings {
     pub loopback_congestion: LoopbackCongestion,
 }
 
-/// Whether bytes will follow the connect at once.
+/// Whether the client has sent bytes that will follow the connect at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
-    /// The client has said something already: the end of the handshake goes with it, one packet less, and an upstream
-    /// that waits for a request is woken once.
-    Spoken,
-    /// Nothing to say yet, or nobody to say it.
-    Silent,
+pub enum ClientData {
+    /// The last packet of the handshake goes with the first bytes: one packet less, and an upstream that waits for a
+    /// request is woken once.
+    Ready,
+    None,
 }
 
 /// Starts attempts.
 #[derive(Debug)]
-pub(super) struct Opener {
+pub(super) struct Connector {
     pub(super) settings: DialSettings,
-    /// Addresses we listen on: dialling them would be a loop.
+    /// Addresses we listen on, which are never dialled.
     pub(super) own: Vec<SocketAddr>,
 }
 
-/// What became of one attempt.
+/// One attempt that has ended.
 #[derive(Debug)]
 pub struct Attempt {
-    /// Where to.
     pub candidate: Candidate,
-    /// When it started.
     pub started: Moment,
-    /// How long it lasted.
     pub took: Duration,
     /// Whether it was started beside another that was under way.
     pub hedge: bool,
-    /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: ConnectOutcome,
 }
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ConnectOutcome {
     /// Connected, and the one that is used.
     Ok,
     /// A reset to our SYN: nothing listens there (or it was ourselves).
     Refused,
-    /// No answer within the limit.
     Timeout,
-    /// The network says there is no way.
     Unreachable,
     /// Reset during the handshake.
     Reset,
-    /// Our own fault: no descriptor, no port, no memory. Blames no address.
+    /// This process lacked something (a descriptor, a port, memory). Says nothing about the address.
     Local(String),
     /// Another attempt was faster; this one was closed before any byte.
     LostRace {
-        /// The winner had started later: this address was outpaced, which is a lost hedge.
+        /// The winner had started later (a lost hedge).
         later: bool,
     },
 }
@@ -94,7 +87,6 @@ pub enum Outcome {
 pub struct Dialed {
     /// Connected; not a byte sent or read.
     pub stream: TcpStream,
-    /// Where it leads.
     pub candidate: Candidate,
     /// Attempts started for it; 0 for a spare.
     pub attempts: u32,
@@ -112,51 +104,51 @@ pub enum Error {
     /// The order was empty.
     #[error("no address to dial")]
     NoCandidate,
-    /// All failed; this is the last that was not our own fault, or our own fault if there was nothing else.
+    /// All failed. This is the last failure that was not a local one, or the first local one.
     #[error("dial {endpoint} ({socket}): {outcome}")]
     Failed {
-        /// The endpoint dialled.
         endpoint: EndpointName,
-        /// The address dialled.
         socket: SocketAddr,
-        /// What came of it.
-        outcome: Outcome,
+        outcome: ConnectOutcome,
     },
 }
 
-// === impl Opener ===
+// === impl Connector ===
 
-impl Opener {
+impl Connector {
     /// One attempt to one address, within `limit`: for probes and spares.
     pub(super) async fn connect(
         &self,
         to: SocketAddr,
         limit: Duration,
-    ) -> Result<TcpStream, Outcome> {
-        let (stream, standing) = self.start(to, Opening::Silent)?;
-        if standing == Standing::Waiting {
+    ) -> Result<TcpStream, ConnectOutcome> {
+        let (stream, status) = self.start(to, ClientData::None)?;
+        if status == ConnectStatus::Waiting {
             connected(&stream, to, limit).await?;
         }
         Ok(stream)
     }
 
-    /// The same for sockets that no event loop is to know when they are connected: so many to one address at once, each
-    /// given out as soon as it is. Fewer where one cannot even start.
+    /// Makes `count` attempts to one address at once; each socket is registered with no event loop when it is returned.
+    /// Stops at the first attempt that cannot start.
     pub(super) fn connect_many(
         &self,
         to: SocketAddr,
         count: usize,
         limit: Duration,
-    ) -> JoinSet<Result<std::net::TcpStream, Outcome>> {
-        let started = (0..count).map_while(|_| self.start_std(to, Opening::Silent).ok());
+    ) -> JoinSet<Result<std::net::TcpStream, ConnectOutcome>> {
+        let started = (0..count).map_while(|_| self.start_std(to, ClientData::None).ok());
         started
-            .map(|(stream, standing)| async move {
-                if standing == Standing::Connected {
+            .map(|(stream, status)| async move {
+                if status == ConnectStatus::Connected {
                     return Ok(stream);
                 }
-                let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
+                let stream =
+                    TcpStream::from_std(stream).map_err(|error| ConnectOutcome::of(&error))?;
                 connected(&stream, to, limit).await?;
-                stream.into_std().map_err(Outcome::of)
+                stream
+                    .into_std()
+                    .map_err(|error| ConnectOutcome::of(&error))
             })
             .collect()
     }
@@ -165,37 +157,37 @@ impl Opener {
     pub(super) fn start(
         &self,
         to: SocketAddr,
-        opening: Opening,
-    ) -> Result<(TcpStream, Standing), Outcome> {
-        let (stream, standing) = self.start_std(to, opening)?;
-        let stream = TcpStream::from_std(stream).map_err(Outcome::of)?;
-        Ok((stream, standing))
+        client_data: ClientData,
+    ) -> Result<(TcpStream, ConnectStatus), ConnectOutcome> {
+        let (stream, status) = self.start_std(to, client_data)?;
+        let stream = TcpStream::from_std(stream).map_err(|error| ConnectOutcome::of(&error))?;
+        Ok((stream, status))
     }
 
     fn start_std(
         &self,
         to: SocketAddr,
-        opening: Opening,
-    ) -> Result<(std::net::TcpStream, Standing), Outcome> {
+        client_data: ClientData,
+    ) -> Result<(std::net::TcpStream, ConnectStatus), ConnectOutcome> {
         if self.is_own(to) {
-            return Err(Outcome::Local("this is our own listener".to_owned()));
+            return Err(ConnectOutcome::Local("this is our own listener".to_owned()));
         }
         let settings = &self.settings;
-        let (stream, standing) = connect::start(to, |socket| {
+        let (stream, status) = connect::start(to, |socket| {
             socket::nodelay(socket)?;
             socket::keepalive(socket, &settings.tcp)?;
             settings.loopback_congestion.apply(socket, to.ip());
-            if opening == Opening::Spoken {
-                // A refusal costs a packet, not the connection.
-                let _ = socket::hold_first_ack(socket);
+            if client_data == ClientData::Ready {
+                // Without it the handshake takes one packet more.
+                let _ = socket::defer_handshake_ack(socket);
             }
             Ok(())
         })
-        .map_err(Outcome::of)?;
-        if standing == Standing::Connected && connect::is_to_itself(&stream, to) {
-            return Err(Outcome::Refused);
+        .map_err(|error| ConnectOutcome::of(&error))?;
+        if status == ConnectStatus::Connected && connect::is_to_itself(&stream, to) {
+            return Err(ConnectOutcome::Refused);
         }
-        Ok((stream, standing))
+        Ok((stream, status))
     }
 
     fn is_own(&self, to: SocketAddr) -> bool {
@@ -205,61 +197,54 @@ impl Opener {
         })
     }
 
-    /// How long an attempt to this candidate may be alone; `None`: until it fails.
+    /// How long after the start of this candidate the next one starts; `None`: when it fails.
     pub(super) fn stagger(&self, candidate: &Candidate) -> Option<Duration> {
-        let most = self.settings.hedge_after;
-        if most.is_zero() {
+        let cap = self.settings.hedge_after;
+        if cap.is_zero() {
             return None;
         }
         let usual = candidate.address.connects.quantile(0.99);
-        Some(usual.map_or(most, |p99| most.min(LEAST_STAGGER.max(3 * p99))))
+        Some(usual.map_or(cap, |p99| cap.min(MIN_STAGGER.max(3 * p99))))
     }
 }
 
-// === impl Outcome ===
+// === impl ConnectOutcome ===
 
-impl Outcome {
-    /// What an error of connect means.
-    pub(super) fn of(error: io::Error) -> Self {
-        use io::ErrorKind as Kind;
-        match error.kind() {
-            Kind::ConnectionRefused => Outcome::Refused,
-            Kind::TimedOut => Outcome::Timeout,
-            // Permission: a "prohibit" route or a firewall of this machine answers with it.
-            Kind::HostUnreachable
-            | Kind::NetworkUnreachable
-            | Kind::NetworkDown
-            | Kind::PermissionDenied => Outcome::Unreachable,
-            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe => Outcome::Reset,
-            // EMFILE, EADDRNOTAVAIL, ENOBUFS and what nobody expected: not the address's fault (contract 7.12).
-            _ => Outcome::Local(error.to_string()),
+impl ConnectOutcome {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match ConnectError::classify(error) {
+            ConnectError::Refused => ConnectOutcome::Refused,
+            ConnectError::TimedOut => ConnectOutcome::Timeout,
+            ConnectError::Unreachable(_) => ConnectOutcome::Unreachable,
+            ConnectError::Reset => ConnectOutcome::Reset,
+            ConnectError::Local(why) => ConnectOutcome::Local(why),
         }
     }
 
     /// The metric label.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            Outcome::Ok => "ok",
-            Outcome::Refused => "refused",
-            Outcome::Timeout => "timeout",
-            Outcome::Unreachable => "unreachable",
-            Outcome::Reset => "reset",
-            Outcome::Local(_) => "local",
-            Outcome::LostRace { .. } => "lost_race",
+            ConnectOutcome::Ok => "ok",
+            ConnectOutcome::Refused => "refused",
+            ConnectOutcome::Timeout => "timeout",
+            ConnectOutcome::Unreachable => "unreachable",
+            ConnectOutcome::Reset => "reset",
+            ConnectOutcome::Local(_) => "local",
+            ConnectOutcome::LostRace { .. } => "lost_race",
         }
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for ConnectOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Outcome::Ok => "connected",
-            Outcome::Refused => "refused",
-            Outcome::Timeout => "timed out",
-            Outcome::Unreachable => "unreachable",
-            Outcome::Reset => "reset",
-            Outcome::Local(error) => return write!(f, "our own fault: {error}"),
-            Outcome::LostRace { .. } => "another was faster",
+            ConnectOutcome::Ok => "connected",
+            ConnectOutcome::Refused => "refused",
+            ConnectOutcome::Timeout => "timed out",
+            ConnectOutcome::Unreachable => "unreachable",
+            ConnectOutcome::Reset => "reset",
+            ConnectOutcome::Local(error) => return write!(f, "local error: {error}"),
+            ConnectOutcome::LostRace { .. } => "another attempt was faster",
         })
     }
 }
@@ -267,48 +252,52 @@ impl fmt::Display for Outcome {
 // === impl Error ===
 
 impl Error {
-    /// The reason a connection ends with when this was its last word.
+    /// The close reason of a connection that ends because of this.
     pub fn reason(&self) -> Reason {
         match self {
             Error::NoCandidate => Reason::NoEndpoint,
             Error::Failed { outcome, .. } => match outcome {
-                Outcome::Timeout | Outcome::LostRace { .. } => Reason::ConnectTimeout,
-                Outcome::Unreachable => Reason::Unreachable,
-                Outcome::Local(_) => Reason::Resource,
-                Outcome::Ok | Outcome::Refused | Outcome::Reset => Reason::ConnectRefused,
+                ConnectOutcome::Timeout | ConnectOutcome::LostRace { .. } => Reason::ConnectTimeout,
+                ConnectOutcome::Unreachable => Reason::Unreachable,
+                ConnectOutcome::Local(_) => Reason::Resource,
+                ConnectOutcome::Ok | ConnectOutcome::Refused | ConnectOutcome::Reset => {
+                    Reason::ConnectRefused
+                }
             },
         }
     }
 }
 
-/// Waits for the end of a connect.
-async fn connected(stream: &TcpStream, to: SocketAddr, limit: Duration) -> Result<(), Outcome> {
+/// Waits until a started connect has ended.
+async fn connected(
+    stream: &TcpStream,
+    to: SocketAddr,
+    limit: Duration,
+) -> Result<(), ConnectOutcome> {
     let connected = std::future::poll_fn(|cx| poll_connected(stream, to, cx));
     tokio::time::timeout(limit, connected)
         .await
-        .map_err(|_late| Outcome::Timeout)?
+        .map_err(|_late| ConnectOutcome::Timeout)?
 }
 
-/// Whether a waiting connect has come to its end.
+/// Polls a started connect.
 pub(super) fn poll_connected(
     stream: &TcpStream,
     to: SocketAddr,
     cx: &mut Context<'_>,
-) -> Poll<Result<(), Outcome>> {
+) -> Poll<Result<(), ConnectOutcome>> {
     loop {
-        ready!(stream.poll_write_ready(cx)).map_err(Outcome::of)?;
+        ready!(stream.poll_write_ready(cx)).map_err(|error| ConnectOutcome::of(&error))?;
         // Inside `try_io`, so that a wake-up for nothing clears the readiness instead of spinning.
-        let asked = stream.try_io(Interest::WRITABLE, || {
-            match connect::standing(stream, to)? {
-                Standing::Connected => Ok(()),
-                Standing::Waiting => Err(io::ErrorKind::WouldBlock.into()),
-            }
+        let asked = stream.try_io(Interest::WRITABLE, || match connect::status(stream, to)? {
+            ConnectStatus::Connected => Ok(()),
+            ConnectStatus::Waiting => Err(io::ErrorKind::WouldBlock.into()),
         });
         return Poll::Ready(match asked {
-            Ok(()) if connect::is_to_itself(stream, to) => Err(Outcome::Refused),
+            Ok(()) if connect::is_to_itself(stream, to) => Err(ConnectOutcome::Refused),
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => Err(Outcome::of(error)),
+            Err(error) => Err(ConnectOutcome::of(&error)),
         });
     }
 }

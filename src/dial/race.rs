@@ -6,61 +6,63 @@ use std::task::Poll;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Dialed, Error, Opener, Opening, Outcome, poll_connected};
+use super::attempt::{
+    Attempt, ClientData, ConnectOutcome, Connector, Dialed, Error, poll_connected,
+};
 use crate::clock::{self, Moment};
-use crate::sys::connect::Standing;
+use crate::sys::connect::ConnectStatus;
 use crate::upstream::endpoint::Candidate;
 
 /// One call of `Dialer::dial`.
 pub(super) struct Race<'a> {
-    opener: &'a Opener,
+    connector: &'a Connector,
     candidates: &'a [Candidate],
-    opening: Opening,
+    client_data: ClientData,
     report: &'a mut dyn FnMut(Attempt),
     began: Moment,
     /// Index of the next candidate to start.
     next: usize,
     /// Started and not finished. Holds more than one only while hedging.
-    flying: Vec<Flying>,
+    in_flight: Vec<InFlight>,
     /// When the next candidate starts though one is under way.
     stagger: Option<Instant>,
     hedged: bool,
-    /// The last failure that is not our own fault, or the first that is.
-    failed: Option<(usize, Outcome)>,
+    /// The last failure that is not a local one, or the first local one.
+    failed: Option<(usize, ConnectOutcome)>,
 }
 
-struct Flying {
-    place: usize,
+struct InFlight {
+    index: usize,
     hedge: bool,
     started: Moment,
     deadline: Instant,
     stream: TcpStream,
 }
 
-enum Happened {
+enum RaceEvent {
     Connected(usize),
-    Failed(usize, Outcome),
-    /// The stagger is over.
-    Due,
+    Failed(usize, ConnectOutcome),
+    /// The stagger has passed.
+    StaggerOver,
 }
 
 // === impl Race ===
 
 impl<'a> Race<'a> {
     pub(super) fn new(
-        opener: &'a Opener,
+        connector: &'a Connector,
         candidates: &'a [Candidate],
-        opening: Opening,
+        client_data: ClientData,
         report: &'a mut dyn FnMut(Attempt),
     ) -> Self {
         Self {
-            opener,
+            connector,
             candidates,
-            opening,
+            client_data,
             report,
             began: clock::now(),
             next: 0,
-            flying: Vec::new(),
+            in_flight: Vec::new(),
             stagger: None,
             hedged: false,
             failed: None,
@@ -70,24 +72,24 @@ impl<'a> Race<'a> {
     pub(super) async fn run(mut self) -> Result<Dialed, Error> {
         loop {
             let due = self.stagger.is_some_and(|at| at <= Instant::now());
-            if self.flying.is_empty() || due {
+            if self.in_flight.is_empty() || due {
                 if let Some(won) = self.start_next() {
                     return Ok(won);
                 }
-                if self.flying.is_empty() && self.next == self.candidates.len() {
+                if self.in_flight.is_empty() && self.next == self.candidates.len() {
                     return Err(self.error());
                 }
                 continue;
             }
-            match self.happens().await {
-                Happened::Connected(index) => return Ok(self.win(index)),
-                Happened::Failed(index, outcome) => {
-                    let flying = self.flying.swap_remove(index);
-                    drop(flying.stream);
-                    self.fail(flying.place, flying.hedge, flying.started, outcome);
+            match self.next_event().await {
+                RaceEvent::Connected(index) => return Ok(self.win(index)),
+                RaceEvent::Failed(index, outcome) => {
+                    let in_flight = self.in_flight.swap_remove(index);
+                    drop(in_flight.stream);
+                    self.fail(in_flight.index, in_flight.hedge, in_flight.started, outcome);
                     self.stagger = (self.next < self.candidates.len()).then(Instant::now);
                 }
-                Happened::Due => {}
+                RaceEvent::StaggerOver => {}
             }
         }
     }
@@ -95,30 +97,33 @@ impl<'a> Race<'a> {
     /// Starts the next candidate, if there is one. `Some` when it is connected at once.
     fn start_next(&mut self) -> Option<Dialed> {
         self.stagger = None;
-        let place = self.next;
-        let candidate = self.candidates.get(place)?;
-        let hedge = !self.flying.is_empty();
+        let index = self.next;
+        let candidate = self.candidates.get(index)?;
+        let hedge = !self.in_flight.is_empty();
         self.next += 1;
         self.hedged |= hedge;
         let started = clock::now();
-        match self.opener.start(candidate.address.socket, self.opening) {
-            Ok((stream, Standing::Connected)) => Some(self.won(place, hedge, started, stream)),
-            Ok((stream, Standing::Waiting)) => {
-                self.flying.push(Flying {
-                    place,
+        match self
+            .connector
+            .start(candidate.address.socket, self.client_data)
+        {
+            Ok((stream, ConnectStatus::Connected)) => Some(self.won(index, hedge, started, stream)),
+            Ok((stream, ConnectStatus::Waiting)) => {
+                self.in_flight.push(InFlight {
+                    index,
                     hedge,
                     started,
-                    deadline: Instant::now() + self.opener.settings.connect_timeout,
+                    deadline: Instant::now() + self.connector.settings.connect_timeout,
                     stream,
                 });
                 if self.next < self.candidates.len() {
-                    let stagger = self.opener.stagger(candidate);
+                    let stagger = self.connector.stagger(candidate);
                     self.stagger = stagger.map(|stagger| Instant::now() + stagger);
                 }
                 None
             }
             Err(outcome) => {
-                self.fail(place, hedge, started, outcome);
+                self.fail(index, hedge, started, outcome);
                 if self.next < self.candidates.len() {
                     self.stagger = Some(Instant::now());
                 }
@@ -127,17 +132,16 @@ impl<'a> Race<'a> {
         }
     }
 
-    /// Waits for the first thing to happen.
-    async fn happens(&mut self) -> Happened {
-        let deadlines = self.flying.iter().map(|flying| flying.deadline);
+    async fn next_event(&mut self) -> RaceEvent {
+        let deadlines = self.in_flight.iter().map(|in_flight| in_flight.deadline);
         let wake = deadlines.chain(self.stagger).min();
         let poll_all = poll_fn(|cx| {
-            for (index, flying) in self.flying.iter().enumerate() {
-                let to = self.candidates[flying.place].address.socket;
-                if let Poll::Ready(ended) = poll_connected(&flying.stream, to, cx) {
+            for (index, in_flight) in self.in_flight.iter().enumerate() {
+                let to = self.candidates[in_flight.index].address.socket;
+                if let Poll::Ready(ended) = poll_connected(&in_flight.stream, to, cx) {
                     return Poll::Ready(match ended {
-                        Ok(()) => Happened::Connected(index),
-                        Err(outcome) => Happened::Failed(index, outcome),
+                        Ok(()) => RaceEvent::Connected(index),
+                        Err(outcome) => RaceEvent::Failed(index, outcome),
                     });
                 }
             }
@@ -150,33 +154,36 @@ impl<'a> Race<'a> {
         let now = Instant::now();
         happened
             .or_else(|| {
-                let late = self.flying.iter().position(|flying| flying.deadline <= now);
-                late.map(|index| Happened::Failed(index, Outcome::Timeout))
+                let late = self
+                    .in_flight
+                    .iter()
+                    .position(|in_flight| in_flight.deadline <= now);
+                late.map(|index| RaceEvent::Failed(index, ConnectOutcome::Timeout))
             })
-            .unwrap_or(Happened::Due)
+            .unwrap_or(RaceEvent::StaggerOver)
     }
 
     fn win(&mut self, index: usize) -> Dialed {
-        let winner = self.flying.swap_remove(index);
-        self.won(winner.place, winner.hedge, winner.started, winner.stream)
+        let winner = self.in_flight.swap_remove(index);
+        self.won(winner.index, winner.hedge, winner.started, winner.stream)
     }
 
     /// Closes the losers, then reports the winner.
-    fn won(&mut self, place: usize, hedge: bool, started: Moment, stream: TcpStream) -> Dialed {
-        for loser in std::mem::take(&mut self.flying) {
-            let later = loser.place < place;
+    fn won(&mut self, index: usize, hedge: bool, started: Moment, stream: TcpStream) -> Dialed {
+        for loser in std::mem::take(&mut self.in_flight) {
+            let later = loser.index < index;
             drop(loser.stream);
-            self.tell(
-                loser.place,
+            self.report(
+                loser.index,
                 loser.hedge,
                 loser.started,
-                Outcome::LostRace { later },
+                ConnectOutcome::LostRace { later },
             );
         }
-        self.tell(place, hedge, started, Outcome::Ok);
+        self.report(index, hedge, started, ConnectOutcome::Ok);
         Dialed {
             stream,
-            candidate: self.candidates[place].clone(),
+            candidate: self.candidates[index].clone(),
             attempts: self.next as u32,
             hedged: self.hedged,
             took: clock::now().since(self.began),
@@ -184,17 +191,17 @@ impl<'a> Race<'a> {
         }
     }
 
-    fn fail(&mut self, place: usize, hedge: bool, started: Moment, outcome: Outcome) {
-        let ours = matches!(outcome, Outcome::Local(_));
+    fn fail(&mut self, index: usize, hedge: bool, started: Moment, outcome: ConnectOutcome) {
+        let ours = matches!(outcome, ConnectOutcome::Local(_));
         if self.failed.is_none() || !ours {
-            self.failed = Some((place, outcome.clone()));
+            self.failed = Some((index, outcome.clone()));
         }
-        self.tell(place, hedge, started, outcome);
+        self.report(index, hedge, started, outcome);
     }
 
-    fn tell(&mut self, place: usize, hedge: bool, started: Moment, outcome: Outcome) {
+    fn report(&mut self, index: usize, hedge: bool, started: Moment, outcome: ConnectOutcome) {
         (self.report)(Attempt {
-            candidate: self.candidates[place].clone(),
+            candidate: self.candidates[index].clone(),
             started,
             took: clock::now().since(started),
             hedge,
@@ -203,10 +210,10 @@ impl<'a> Race<'a> {
     }
 
     fn error(&mut self) -> Error {
-        let Some((place, outcome)) = self.failed.take() else {
+        let Some((index, outcome)) = self.failed.take() else {
             return Error::NoCandidate;
         };
-        let candidate = &self.candidates[place];
+        let candidate = &self.candidates[index];
         Error::Failed {
             endpoint: candidate.endpoint.name().clone(),
             socket: candidate.address.socket,

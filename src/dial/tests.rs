@@ -88,17 +88,21 @@ fn settings() -> DialSettings {
 }
 
 fn dialer(connect_timeout: u64, hedge_after: u64) -> Dialer {
-    warm_dialer(connect_timeout, hedge_after, WarmSettings::default()).0
+    warm_dialer(connect_timeout, hedge_after, PreconnectSettings::default()).0
 }
 
-fn warm_dialer(connect_timeout: u64, hedge_after: u64, warm: WarmSettings) -> (Dialer, Metrics) {
+fn warm_dialer(
+    connect_timeout: u64,
+    hedge_after: u64,
+    warm: PreconnectSettings,
+) -> (Dialer, Metrics) {
     let metrics = Metrics::default();
     let settings = DialSettings {
         connect_timeout: Duration::from_millis(connect_timeout),
         hedge_after: Duration::from_millis(hedge_after),
         ..settings()
     };
-    let warm = Warm::new(warm, metrics.clone());
+    let warm = Preconnected::new(warm, metrics.clone(), SpareLimit::default());
     (Dialer::new(settings, Vec::new(), warm), metrics)
 }
 
@@ -106,10 +110,10 @@ fn warm_dialer(connect_timeout: u64, hedge_after: u64, warm: WarmSettings) -> (D
 async fn dial(
     dialer: &Dialer,
     candidates: &[Candidate],
-) -> (Result<Dialed, Error>, Vec<(usize, Outcome)>) {
+) -> (Result<Dialed, Error>, Vec<(usize, ConnectOutcome)>) {
     let mut seen = Vec::new();
     let dialed = dialer
-        .dial(candidates, Opening::Silent, &mut |attempt: Attempt| {
+        .dial(candidates, ClientData::None, &mut |attempt: Attempt| {
             let place = candidates
                 .iter()
                 .position(|c| *c == attempt.candidate)
@@ -128,7 +132,10 @@ async fn a_refusal_moves_on_at_once() {
     assert_eq!(dialed.candidate, good);
     assert_eq!((dialed.attempts, dialed.hedged), (2, false));
     assert!(dialed.took < Duration::from_millis(100));
-    assert_eq!(seen, [(0, Outcome::Refused), (1, Outcome::Ok)]);
+    assert_eq!(
+        seen,
+        [(0, ConnectOutcome::Refused), (1, ConnectOutcome::Ok)]
+    );
     assert_eq!(dialed.stream.peer_addr().unwrap(), good.address.socket);
     assert!(dialed.stream.nodelay().unwrap());
 }
@@ -140,7 +147,10 @@ async fn all_refuse() {
     let error = dialed.unwrap_err();
     assert_eq!(error.reason(), Reason::ConnectRefused);
     assert!(error.to_string().ends_with("): refused"), "{error}");
-    assert_eq!(seen, [(0, Outcome::Refused), (1, Outcome::Refused)]);
+    assert_eq!(
+        seen,
+        [(0, ConnectOutcome::Refused), (1, ConnectOutcome::Refused)]
+    );
     let (nothing, _) = dial(&dialer(1500, 250), &[]).await;
     assert_eq!(nothing.unwrap_err().reason(), Reason::NoEndpoint);
 }
@@ -166,7 +176,10 @@ async fn a_black_hole_costs_the_stagger_only() {
     );
     assert_eq!(
         seen,
-        [(0, Outcome::LostRace { later: true }), (1, Outcome::Ok)]
+        [
+            (0, ConnectOutcome::LostRace { later: true }),
+            (1, ConnectOutcome::Ok)
+        ]
     );
 }
 
@@ -176,7 +189,10 @@ async fn without_hedging_the_timeout_decides() {
     let (dialed, seen) = dial(&dialer(120, 0), &[hole.candidate(), good]).await;
     let dialed = dialed.unwrap();
     assert!(!dialed.hedged && dialed.took >= Duration::from_millis(120));
-    assert_eq!(seen, [(0, Outcome::Timeout), (1, Outcome::Ok)]);
+    assert_eq!(
+        seen,
+        [(0, ConnectOutcome::Timeout), (1, ConnectOutcome::Ok)]
+    );
     let (alone, _) = dial(&dialer(50, 250), &[hole.candidate()]).await;
     assert_eq!(alone.unwrap_err().reason(), Reason::ConnectTimeout);
 }
@@ -204,13 +220,17 @@ async fn a_loser_is_closed_without_a_byte() {
 async fn our_own_listener_is_never_dialled() {
     let (_listener, own) = listen();
     let to = own.address.socket;
-    let warm = Warm::new(WarmSettings::default(), Metrics::default());
+    let warm = Preconnected::new(
+        PreconnectSettings::default(),
+        Metrics::default(),
+        SpareLimit::default(),
+    );
     let any = SocketAddr::from(([0, 0, 0, 0], to.port()));
     for listening in [to, any] {
         let dialer = Dialer::new(settings(), vec![listening], warm.clone());
         let (dialed, seen) = dial(&dialer, std::slice::from_ref(&own)).await;
         assert_eq!(dialed.unwrap_err().reason(), Reason::Resource);
-        assert!(matches!(&seen[..], [(0, Outcome::Local(_))]));
+        assert!(matches!(&seen[..], [(0, ConnectOutcome::Local(_))]));
     }
 }
 
@@ -224,7 +244,7 @@ async fn never_connects_to_itself() {
             .connect(to, Duration::from_secs(1))
             .await
             .unwrap_err();
-        assert_eq!(outcome, Outcome::Refused);
+        assert_eq!(outcome, ConnectOutcome::Refused);
     }
 }
 
@@ -241,13 +261,13 @@ async fn ipv6_when_the_machine_has_it() {
 #[tokio::test]
 async fn a_spare_is_used_and_a_dead_one_is_not() {
     let (listener, good) = listen();
-    let settings = WarmSettings {
+    let settings = PreconnectSettings {
         spares: 1,
-        ..WarmSettings::default()
+        ..PreconnectSettings::default()
     };
     let (dialer, metrics) = warm_dialer(1500, 250, settings);
     let preferred = [good.clone()];
-    dialer.tend_spares(&preferred).await;
+    dialer.maintain_spares(&preferred).await;
     let (_server_end, _) = listener.accept().await.unwrap();
     let dialed = dial(&dialer, &preferred).await.0.unwrap();
     assert!(dialed.warm && dialed.attempts == 0);
@@ -257,18 +277,18 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
     );
     let _dialled = listener.accept().await.unwrap();
 
-    dialer.tend_spares(&preferred).await;
+    dialer.maintain_spares(&preferred).await;
     let (server_end, _) = listener.accept().await.unwrap();
     drop(server_end);
     assert!(!dial(&dialer, &preferred).await.0.unwrap().warm);
     let count = |result| metrics.value("warm_total", &[("result", result)]);
     assert_eq!((count("used"), count("failed")), (Some(1.0), Some(1.0)));
 
-    dialer.tend_spares(&preferred).await;
+    dialer.maintain_spares(&preferred).await;
     assert_eq!(metrics.value("warm_spares", &[]), Some(1.0));
-    dialer.tend_spares(&[]).await;
+    dialer.maintain_spares(&[]).await;
     assert_eq!(
-        (dialer.warm().count(), metrics.sum("warm_spares")),
+        (dialer.preconnected().count(), metrics.sum("warm_spares")),
         (0, 0.0)
     );
     assert_eq!(count("expired"), Some(1.0));
@@ -279,9 +299,9 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
 #[tokio::test]
 async fn spares_are_connected_all_at_once() {
     let hole = Hole::new();
-    let settings = WarmSettings {
+    let settings = PreconnectSettings {
         spares: 3,
-        ..WarmSettings::default()
+        ..PreconnectSettings::default()
     };
     let (dialer, _meters) = warm_dialer(1500, 250, settings);
     let preferred = [hole.candidate()];
@@ -301,7 +321,7 @@ async fn spares_are_connected_all_at_once() {
         }
     };
     tokio::select! {
-        () = dialer.tend_spares(&preferred) => panic!("they were tried one after the other"),
+        () = dialer.maintain_spares(&preferred) => panic!("they were tried one after the other"),
         () = all_ask => {}
     }
 }
@@ -311,13 +331,13 @@ async fn spares_are_connected_all_at_once() {
 #[tokio::test]
 async fn an_upstream_sees_a_connection_that_brings_bytes_with_its_bytes() {
     let dialer = dialer(1500, 250);
-    for opening in [Opening::Silent, Opening::Spoken] {
+    for opening in [ClientData::None, ClientData::Ready] {
         let (listener, good) = listen();
         let listener = listener.into_std().unwrap();
         let dialed = dialer.dial(&[good], opening, &mut |_| {}).await.unwrap();
         let mut first = [0; 2];
         let accepted = listener.accept();
-        assert_eq!(accepted.is_ok(), opening == Opening::Silent);
+        assert_eq!(accepted.is_ok(), opening == ClientData::None);
         crate::sys::socket::send(&dialed.stream, b"hi").unwrap();
         let (mut upstream, _) = accepted.or_else(|_| listener.accept()).unwrap();
         std::io::Read::read_exact(&mut upstream, &mut first).unwrap();
@@ -326,7 +346,7 @@ async fn an_upstream_sees_a_connection_that_brings_bytes_with_its_bytes() {
 
     // Nothing comes after all: the kernel ends the handshake by itself.
     let (listener, good) = listen();
-    let _silent = dialer.dial(&[good], Opening::Spoken, &mut |_| {}).await;
+    let _silent = dialer.dial(&[good], ClientData::Ready, &mut |_| {}).await;
     tokio::time::timeout(Duration::from_secs(3), listener.accept())
         .await
         .unwrap()

@@ -10,12 +10,10 @@ use super::rules;
 use super::subject::{Instance, Subject};
 use super::words::{Facts, Stage, shown};
 use crate::duration;
-use crate::sys::holder::holder_of_port;
-use crate::sys::limits::Budget;
+use crate::sys::limits::{DescriptorBudget, FEW_CONNECTIONS};
+use crate::sys::port_owner::port_owner;
 use crate::sys::socket::{ListenOptions, listen};
 
-/// Fewer connections than one application with two clients may open, twice.
-const FEW_CONNECTIONS: usize = 256;
 /// The idle limit of network load balancers, VPC endpoints and NAT gateways.
 const IDLE_LIMIT: Duration = Duration::from_secs(350);
 /// What Kubernetes and ECS wait after TERM unless told otherwise.
@@ -70,7 +68,7 @@ fn judge_port(subject: &Subject, address: SocketAddr, ours: &mut Vec<SocketAddr>
     };
     let seen = shown(&error.to_string());
     match error.kind() {
-        ErrorKind::AddrInUse => match holder_of_port(address) {
+        ErrorKind::AddrInUse => match port_owner(address) {
             Some(holder) if holder.command == OWN_COMMAND => {
                 ours.push(address);
                 Check::pass(
@@ -114,14 +112,22 @@ fn judge_port(subject: &Subject, address: SocketAddr, ours: &mut Vec<SocketAddr>
 
 /// Stage `limits`; `towards` are the addresses that connections go to.
 pub(super) fn judge_limits(subject: &Subject, towards: &[SocketAddr]) -> Vec<Check> {
-    let mut checks = vec![judge_files(subject, &Budget::of_process(0))];
+    let mut checks = vec![judge_files(
+        subject,
+        &DescriptorBudget::planned(workers(), 0),
+    )];
     checks.extend(subject.instance.as_ref().and_then(judge_files_used));
     checks.extend(judge_local_ports(towards, local_ports()));
     checks.extend(judge_timers(subject));
     checks
 }
 
-fn judge_files(subject: &Subject, budget: &Budget) -> Check {
+/// Data threads that `run` would start.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn judge_files(subject: &Subject, budget: &DescriptorBudget) -> Check {
     let wanted = subject.timers.max_connections.unwrap_or(FEW_CONNECTIONS);
     let seen = format!(
         "{} open files allow {} connections",

@@ -1,28 +1,27 @@
-//! Binding: settings and addresses to listening sockets, and what went wrong in words.
+//! Binding: from settings to listening sockets, and errors that say who holds a port.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::connection::{Policy, WhenAllDown};
 use crate::sys::congestion::LoopbackCongestion;
-use crate::sys::holder::{Holder, holder_of_port};
+use crate::sys::port_owner::{PortOwner, port_owner};
 use crate::sys::socket::{self, ListenOptions, TcpOptions};
 
-/// Connections that the kernel may keep for us while we are busy: 2000 connects within a stopped second are not lost.
+/// Connections that the kernel queues while we are busy. 2000 connects within one second of standstill are not lost.
 const BACKLOG: i32 = 4096;
 
 /// `[[listener]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenerSettings {
-    /// Its name; a metric label.
+    /// A metric label.
     pub name: String,
-    /// Where it listens: `IP:PORT`.
+    /// `IP:PORT`.
     pub bind: Vec<String>,
-    /// The upstream it leads to.
     pub upstream: String,
     /// Allows addresses that other machines can reach.
     pub allow_remote: bool,
@@ -30,63 +29,54 @@ pub struct ListenerSettings {
     pub max_connections: Option<usize>,
     /// What to do while nothing can be dialled.
     pub when_all_down: WhenAllDown,
-    /// How long a connection is parked.
+    /// The longest time that a connection is parked.
     #[serde(with = "crate::duration")]
     pub hold_timeout: Duration,
-    /// Connections parked at once; more are treated like `try`.
+    /// Connections parked at once; further ones are treated as with `try`.
     pub hold_max: usize,
 }
 
-/// What the sockets of a listener are like.
+/// Options of the sockets of a listener.
 #[derive(Clone, Debug)]
 pub struct SocketSettings {
     /// Keepalive and user timeout of clients that are not on loopback.
     pub tcp: TcpOptions,
-    /// What to do about congestion controls that pace loopback.
     pub loopback_congestion: LoopbackCongestion,
 }
 
-/// A listener that is bound and queues clients.
+/// A listener whose sockets are bound and queue clients.
 #[derive(Debug)]
 pub struct Bound {
     pub(super) sockets: Vec<TcpListener>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) settings: SocketSettings,
-    /// Addresses of the default that this machine does not have.
-    pub missing: Vec<SocketAddr>,
+    /// Default addresses that could not be bound, with the reason.
+    pub missing: Vec<(SocketAddr, io::Error)>,
 }
 
 /// Why a listener cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Not an address.
     #[error("listen address `{0}` is not IP:PORT")]
     NotAnAddress(String),
-    /// Other machines could reach it.
     #[error(
         "listen address {0} is not on loopback: needs allow_remote (the data port has no encryption)"
     )]
     NotLoopback(SocketAddr),
-    /// Nothing to listen on.
     #[error("no listen address")]
     Nothing,
-    /// Another process has it.
-    #[error("listen on {address}: in use{}", .holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default())]
+    #[error("listen on {address}: in use{}", .owner.as_ref().map(|owner| format!(" by {owner}")).unwrap_or_default())]
     InUse {
-        /// The address.
         address: SocketAddr,
-        /// Who, where it can be seen.
-        holder: Option<Holder>,
+        /// Absent where it cannot be seen.
+        owner: Option<PortOwner>,
     },
-    /// Not allowed: a port below 1024, for example.
+    /// A port below 1024, for example.
     #[error("listen on {0}: permission denied")]
     Denied(SocketAddr),
-    /// Anything else.
     #[error("listen on {address}: {source}")]
     Other {
-        /// The address.
         address: SocketAddr,
-        /// What the system says.
         source: io::Error,
     },
 }
@@ -109,7 +99,6 @@ impl Default for ListenerSettings {
 }
 
 impl ListenerSettings {
-    /// What connections of this listener are promised while nothing can be dialled, and how many there may be.
     pub fn policy(&self) -> Policy {
         Policy {
             when_all_down: self.when_all_down,
@@ -119,7 +108,7 @@ impl ListenerSettings {
         }
     }
 
-    /// The addresses to bind, checked.
+    /// The addresses to bind, validated.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>, BindError> {
         let parse = |text: &String| {
             let address: SocketAddr = text
@@ -142,8 +131,8 @@ impl ListenerSettings {
 
 // === impl Bound ===
 
-/// Binds a listener; from here on clients are queued. `asked`: the addresses were asked for, so that one this machine
-/// does not have is an error; of the defaults, `::1` may be missing.
+/// Binds a listener; from here on clients are queued. `asked`: the addresses were configured, so that each must be
+/// bound. Of the default addresses, `::1` may be missing, because many hosts have IPv6 disabled.
 pub fn bind(
     settings: &ListenerSettings,
     asked: bool,
@@ -162,8 +151,11 @@ pub fn bind(
                 bound.sockets.push(socket);
                 bound.addresses.push(address);
             }
-            Err(error) if !asked && is_missing(&error) && address.is_ipv6() => {
-                bound.missing.push(address);
+            // Whatever the error: hosts without IPv6 answer with several. Only a port that is taken is worth an end.
+            Err(error)
+                if !asked && address.is_ipv6() && error.kind() != io::ErrorKind::AddrInUse =>
+            {
+                bound.missing.push((address, error));
             }
             Err(error) => return Err(BindError::of(address, error)),
         }
@@ -175,26 +167,35 @@ pub fn bind(
 }
 
 impl Bound {
-    /// Where it listens, ports filled in.
+    /// The bound addresses, with the real ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 }
 
 pub(super) fn listen(address: SocketAddr, settings: &SocketSettings) -> io::Result<TcpListener> {
+    let ip = address.ip();
+    // Accepted sockets inherit these, which costs nothing per connection. Behind a wildcard address clients differ, and
+    // each is given its options when it is accepted.
     let options = ListenOptions {
-        tcp: (!address.ip().is_loopback()).then_some(&settings.tcp),
-        congestion: settings.loopback_congestion.choice(address.ip()),
+        tcp: (!ip.is_loopback() && !ip.is_unspecified()).then_some(&settings.tcp),
+        congestion: settings.loopback_congestion.choice(ip),
     };
     socket::listen(address, BACKLOG, &options)
 }
 
-/// This machine does not have the address (or the family).
-fn is_missing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported
-    )
+// === impl SocketSettings ===
+
+impl SocketSettings {
+    /// Sets the options of a socket that was accepted behind a wildcard address.
+    pub(super) fn apply(&self, accepted: &TcpStream, client: IpAddr) {
+        if client.to_canonical().is_loopback() {
+            self.loopback_congestion.apply(accepted, client);
+        } else {
+            // A connection is worth more than an option.
+            let _ = socket::keepalive(accepted, &self.tcp);
+        }
+    }
 }
 
 // === impl BindError ===
@@ -204,7 +205,7 @@ impl BindError {
         match error.kind() {
             io::ErrorKind::AddrInUse => BindError::InUse {
                 address,
-                holder: holder_of_port(address),
+                owner: port_owner(address),
             },
             io::ErrorKind::PermissionDenied => BindError::Denied(address),
             _ => BindError::Other {

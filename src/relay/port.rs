@@ -17,9 +17,9 @@ use tokio::io::{Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
 use crate::stream::{Stream, Wrapped};
-use crate::sys::info;
 use crate::sys::pipe::{self, Moved, Pipe};
 use crate::sys::socket::{self, Fault};
+use crate::sys::tcp_info;
 
 /// One side of a pair.
 pub(super) struct Port<'a> {
@@ -89,7 +89,7 @@ impl<'a> Port<'a> {
         if let Link::Tcp(tcp) = self.link
             && !self.finished
             && self.reset.is_none()
-            && info::tcp_info(tcp).is_ok_and(|info| info.closed)
+            && tcp_info::query(tcp).is_ok_and(|info| info.closed)
         {
             self.reset = Some(Fault::Reset);
         }
@@ -256,9 +256,9 @@ impl<'a> Port<'a> {
         let Link::Tcp(tcp) = self.link else {
             return Some(true);
         };
-        match info::unsent(tcp) {
+        match tcp_info::unsent(tcp) {
             Ok(0) => Some(true),
-            Ok(_) => Some(info::tcp_info(tcp).is_ok_and(|info| info.closed)),
+            Ok(_) => Some(tcp_info::query(tcp).is_ok_and(|info| info.closed)),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
             Err(_) => Some(true),
         }
@@ -269,7 +269,7 @@ impl<'a> Port<'a> {
         let Link::Tcp(tcp) = self.link else {
             return true;
         };
-        info::unsent(tcp).unwrap_or(0) == 0 && info::unread(tcp).unwrap_or(0) == 0
+        tcp_info::unsent(tcp).unwrap_or(0) == 0 && tcp_info::unread(tcp).unwrap_or(0) == 0
     }
 
     /// Whether a send would be taken now, asked of the kernel.

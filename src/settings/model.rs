@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::addr::{self, HostPort, NameError};
 use crate::admin::settings::AdminSettings;
-use crate::dial::WarmSettings;
+use crate::dial::PreconnectSettings;
 use crate::dns::DnsSettings;
 use crate::events::LogSettings;
 use crate::listener::ListenerSettings;
@@ -84,7 +84,7 @@ pub struct UpstreamSettings {
     /// Size of the pipes they move through.
     pub pipe_size: Size,
     /// Connected spares.
-    pub warm: WarmSettings,
+    pub warm: PreconnectSettings,
 }
 
 /// One `[[upstream.endpoint]]`.
@@ -223,7 +223,7 @@ impl Default for UpstreamSettings {
             tcp: TcpSettings::default(),
             splice: Splice::default(),
             pipe_size: Size(64 * 1024),
-            warm: WarmSettings::default(),
+            warm: PreconnectSettings::default(),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Accepting: one call, and what its errors mean.
 //!
-//! accept(2) reports three different things as errors: a connection that died in the queue (go on), a shortage of
-//! ours (wait a little), a listener that cannot work any more. Mixing them up has killed listeners (realm 1741bfb)
-//! and burned CPUs (tokio#3529).
+//! accept(2) reports three different things as errors: a connection that died in the queue (go on), a shortage of this
+//! process (wait a little), a listening socket that cannot work any more. Confusing them has killed listeners and kept
+//! CPUs busy in other proxies (tokio#3529). An error that is not known is waited out like a shortage, because going on
+//! at once would be a busy loop if it is permanent.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,11 +14,11 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 /// What an error of accept asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptError {
-    /// This one connection is lost; go on at once.
+    /// Only this connection is lost; go on at once.
     Skip,
-    /// We are short of something; go on after a pause.
+    /// Go on after a pause: the process lacks something, or the error is not known.
     Wait,
-    /// This socket will never accept again.
+    /// This socket cannot accept any more.
     Fatal,
 }
 
@@ -41,12 +42,22 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
 /// The class of an error of [`accept`].
 pub fn classify(error: &io::Error) -> AcceptError {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => AcceptError::Wait,
-        Some(Errno::BADF | Errno::NOTSOCK | Errno::INVAL | Errno::OPNOTSUPP | Errno::FAULT) => {
-            AcceptError::Fatal
-        }
-        // ECONNABORTED, EPROTO, EPERM (a firewall), the network errors accept(2) passes on, and whatever is unknown.
-        _ => AcceptError::Skip,
+        Some(Errno::BADF | Errno::NOTSOCK | Errno::INVAL | Errno::OPNOTSUPP) => AcceptError::Fatal,
+        // EPERM: a firewall rule. The others are errors of the new connection that Linux passes on, see accept(2).
+        Some(
+            Errno::CONNABORTED
+            | Errno::AGAIN
+            | Errno::PROTO
+            | Errno::PERM
+            | Errno::NETDOWN
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::NETUNREACH
+            | Errno::TIMEDOUT,
+        ) => AcceptError::Skip,
+        // EMFILE, ENFILE, ENOBUFS, ENOMEM, and anything unknown.
+        _ => AcceptError::Wait,
     }
 }
 
@@ -74,6 +85,9 @@ mod tests {
         assert_eq!(class(Errno::PROTO), AcceptError::Skip);
         assert_eq!(class(Errno::MFILE), AcceptError::Wait);
         assert_eq!(class(Errno::NOBUFS), AcceptError::Wait);
+        // A seccomp filter may answer with any number; it must not become a busy loop.
+        assert_eq!(class(Errno::NOSYS), AcceptError::Wait);
+        assert_eq!(class(Errno::ACCESS), AcceptError::Wait);
         assert_eq!(class(Errno::BADF), AcceptError::Fatal);
     }
 

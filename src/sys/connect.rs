@@ -1,8 +1,8 @@
-//! Connecting without waiting: start, and ask how it stands.
+//! Non-blocking connect: start it, and ask for its status.
 //!
 //! `connect` is called a second time right away: on loopback, and often inside one host, the handshake has finished
-//! by then and no event loop is needed (measured: 1.06 × connects). Asking is also done by `connect`, which tells
-//! and takes the error, mostly without an SO_ERROR round.
+//! by then and no event loop is needed (measured: 1.06 × connects). The status is also asked for by `connect`, which
+//! returns and clears the error, mostly without reading SO_ERROR.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -11,12 +11,24 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-/// How a connect stands.
+/// What an error of connect says: about the address, or about this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    Refused,
+    TimedOut,
+    /// With the reason, for people.
+    Unreachable(&'static str),
+    Reset,
+    /// This process lacks something: a descriptor, a local port, memory. Says nothing about the address.
+    Local(String),
+}
+
+/// The status of a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum ConnectStatus {
     /// The handshake has finished.
     Connected,
-    /// Not yet; ask again when the socket is writable.
+    /// Ask again when the socket is writable.
     Waiting,
 }
 
@@ -24,54 +36,135 @@ pub enum Standing {
 pub fn start(
     to: SocketAddr,
     prepare: impl FnOnce(&Socket) -> io::Result<()>,
-) -> io::Result<(TcpStream, Standing)> {
+) -> io::Result<(TcpStream, ConnectStatus)> {
     let socket = Socket::new(
         Domain::for_address(to),
         Type::STREAM.nonblocking(),
         Some(Protocol::TCP),
     )?;
     prepare(&socket)?;
-    let standing = match ask(&socket, to)? {
-        Standing::Connected => Standing::Connected,
-        Standing::Waiting => ask(&socket, to)?,
+    let status = match ask(&socket, to)? {
+        ConnectStatus::Connected => ConnectStatus::Connected,
+        ConnectStatus::Waiting => ask(&socket, to)?,
     };
-    Ok((socket.into(), standing))
+    Ok((socket.into(), status))
 }
 
-/// How the connect of this socket stands, once the event loop says that something has happened to it; an error is the
-/// end of it.
-pub fn standing(stream: &impl AsFd, to: SocketAddr) -> io::Result<Standing> {
+/// The status of a started connect, to be asked for when the event loop reports the socket as ready. An error ends the
+/// connect.
+pub fn status(stream: &impl AsFd, to: SocketAddr) -> io::Result<ConnectStatus> {
     let socket = SockRef::from(stream);
     match ask(&socket, to)? {
-        Standing::Connected => Ok(Standing::Connected),
+        ConnectStatus::Connected => Ok(ConnectStatus::Connected),
         // An ICMP "unreachable" that comes while the socket is inside a call (a router on this host answers as quickly
-        // as that) leaves it connecting, with the error in SO_ERROR alone. Not asked for, the attempt would go on, and
-        // the event loop would say "error" again at once, for as long as it lasts.
-        Standing::Waiting => match socket.take_error()? {
+        // as that) leaves it connecting, with the error in SO_ERROR alone. Without reading it the attempt would go on,
+        // with the event loop reporting an error over and over.
+        ConnectStatus::Waiting => match socket.take_error()? {
             Some(error) => Err(error),
-            None => Ok(Standing::Waiting),
+            None => Ok(ConnectStatus::Waiting),
         },
     }
 }
 
 /// Whether a connection reached itself: a connect to a local port that nobody holds may be given that very port as
-/// its own, and then succeeds (reliability B30).
+/// its own, and then succeeds.
 pub fn is_to_itself(stream: &impl AsFd, to: SocketAddr) -> bool {
-    // Only possible on our own machine; asked for loopback alone to spare everybody else the call.
+    // Only possible on this machine; other addresses are spared the call.
     let own = || SockRef::from(stream).local_addr().ok()?.as_socket();
     to.ip().is_loopback() && own() == Some(to)
 }
 
-fn ask(socket: &Socket, to: SocketAddr) -> io::Result<Standing> {
+// === impl ConnectError ===
+
+impl ConnectError {
+    /// Classifies an error of connect, or of the first read or write after it.
+    pub fn classify(error: &io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::CONNREFUSED) => Self::Refused,
+            Some(Errno::TIMEDOUT) => Self::TimedOut,
+            Some(Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE | Errno::NOTCONN) => {
+                Self::Reset
+            }
+            Some(Errno::HOSTUNREACH | Errno::HOSTDOWN) => Self::Unreachable("host unreachable"),
+            Some(Errno::NETUNREACH) => Self::Unreachable("network unreachable"),
+            Some(Errno::NETDOWN) => Self::Unreachable("network down"),
+            Some(Errno::ACCESS | Errno::PERM) => {
+                Self::Unreachable("forbidden by a `prohibit` route or a firewall of this machine")
+            }
+            // The kernel's answer for a `blackhole` route.
+            Some(Errno::INVAL) => Self::Unreachable("a `blackhole` route of this machine"),
+            Some(Errno::AFNOSUPPORT) => {
+                Self::Unreachable("this machine has no support for the address family")
+            }
+            // ICMP errors that the kernel passes on.
+            Some(Errno::PROTO | Errno::NOPROTOOPT) => Self::Unreachable("rejected by ICMP"),
+            // Our sockets are bound to no address, so that there is only one reason for this.
+            Some(Errno::ADDRNOTAVAIL) => {
+                Self::Local(format!("no local port left for a connection ({error})"))
+            }
+            Some(_) => Self::Local(error.to_string()),
+            // Streams that are no sockets.
+            None => match error.kind() {
+                io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::NotConnected
+                | io::ErrorKind::UnexpectedEof => Self::Reset,
+                io::ErrorKind::TimedOut => Self::TimedOut,
+                _ => Self::Local(error.to_string()),
+            },
+        }
+    }
+}
+
+fn ask(socket: &Socket, to: SocketAddr) -> io::Result<ConnectStatus> {
     loop {
         let Err(error) = socket.connect(&to.into()) else {
-            return Ok(Standing::Connected);
+            return Ok(ConnectStatus::Connected);
         };
         return match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::ISCONN) => Ok(Standing::Connected),
-            Some(Errno::INPROGRESS | Errno::ALREADY) => Ok(Standing::Waiting),
+            Some(Errno::ISCONN) => Ok(ConnectStatus::Connected),
+            Some(Errno::INPROGRESS | Errno::ALREADY) => Ok(ConnectStatus::Waiting),
             Some(Errno::INTR) => continue,
             _ => Err(error),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_of_connect_is_about_the_address_or_about_us() {
+        let class = |errno: Errno| ConnectError::classify(&errno.into());
+        assert_eq!(class(Errno::CONNREFUSED), ConnectError::Refused);
+        assert_eq!(class(Errno::TIMEDOUT), ConnectError::TimedOut);
+        assert_eq!(class(Errno::CONNRESET), ConnectError::Reset);
+        for errno in [
+            Errno::HOSTUNREACH,
+            Errno::NETUNREACH,
+            Errno::NETDOWN,
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::INVAL,
+            Errno::AFNOSUPPORT,
+        ] {
+            assert!(
+                matches!(class(errno), ConnectError::Unreachable(_)),
+                "{errno}"
+            );
+        }
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::ADDRNOTAVAIL,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+        ] {
+            assert!(matches!(class(errno), ConnectError::Local(_)), "{errno}");
+        }
+        let end = io::Error::from(io::ErrorKind::UnexpectedEof);
+        assert_eq!(ConnectError::classify(&end), ConnectError::Reset);
     }
 }

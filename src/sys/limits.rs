@@ -1,7 +1,8 @@
-//! What this process may use and does use: file descriptors, pipes, CPU, memory.
+//! What this process may use and does use: file descriptors, CPU, memory.
 //!
-//! Owns the arithmetic from RLIMIT_NOFILE to the connection limit. A connection costs two descriptors; what probes,
-//! DNS, admin and pipes need is kept back first, so that a full proxy still answers its admin port.
+//! [`DescriptorBudget`] is the only formula from the limit of open files (RLIMIT_NOFILE) to what may be opened for which
+//! purpose. `run` enforces it, `check` and `doctor` show it. Admin, probes and DNS have a share of their own, so that a
+//! proxy at its connection limit still answers its admin port and sees its upstreams.
 
 use std::fs;
 use std::io;
@@ -9,37 +10,43 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Size of a large pipe, in pages of 4 KiB (1 MiB).
-const LARGE_PIPE_PAGES: u64 = 256;
+/// Fewer connections than this are worth a word at start: one application with two clients may open half as many.
+pub const FEW_CONNECTIONS: usize = 256;
 
-/// Large pipes a process uses at most, however much it may.
-const LARGE_PIPES: u64 = 32;
-
-/// Descriptors of one data thread: its event loop, what wakes it, its signals, its copies of two listening sockets.
+/// Descriptors that one data thread holds: its event loop, what wakes it, its signals, its copies of two listening
+/// sockets.
 const PER_WORKER: u64 = 6;
 
-/// Descriptors in use where they cannot be counted.
-const STANDARD: u64 = 16;
+/// Descriptors that are open whatever happens: standard streams, the control thread's event loop, listening sockets of
+/// the proxy, of admin and of the control socket, signals.
+const FIXED: u64 = 18;
 
-/// What Linux allows an ordinary user by default; taken where the setting cannot be read.
-const PIPE_PAGES_DEFAULT: u64 = 16384;
+/// What counts where there is no limit.
+const UNLIMITED: u64 = 1 << 20;
 
-/// What follows from the limits of the process.
+/// DNS queries under way, and a settings file being read.
+const OTHER: u64 = 4;
+
+/// The shares of one process in its limit of open files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Descriptors the process may open.
+pub struct DescriptorBudget {
+    /// The limit.
     pub descriptors: u64,
-    /// Connections at once, over all listeners, two descriptors each.
+    /// Connections at once, over all listeners: two descriptors each.
     pub max_connections: usize,
-    /// Connections above the limit that may be open for a moment, to be told so with a FIN.
-    pub turned_away: usize,
-    /// Pipes at once, two descriptors each.
+    /// Connections above the limit that are being closed.
+    pub rejecting: usize,
+    /// Pipes for splicing, in excess of what the connections use: two descriptors each.
     pub pipes: usize,
-    /// Of these, pipes of 1 MiB.
-    pub large_pipes: usize,
+    /// Preconnected sockets.
+    pub spares: usize,
+    /// Probes at once.
+    pub probes: usize,
+    /// Connections to admin HTTP, to the metrics port and to the control socket, each.
+    pub admin: usize,
 }
 
-/// Raises the soft limit of open files to the hard one; what holds afterwards.
+/// Raises the soft limit of open files to the hard one; returns what holds afterwards.
 pub fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let wanted = Rlimit {
@@ -48,13 +55,12 @@ pub fn raise_descriptors() -> u64 {
     };
     let raised = limit.current != limit.maximum && setrlimit(Resource::Nofile, wanted).is_ok();
     let holds = if raised { limit.maximum } else { limit.current };
-    // No limit at all: count as if a million, or the arithmetic loses its meaning.
-    holds.unwrap_or(1 << 20)
+    holds.unwrap_or(UNLIMITED)
 }
 
 /// The soft limit of open files.
 pub fn max_descriptors() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
+    getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED)
 }
 
 /// How many descriptors are open now.
@@ -89,37 +95,38 @@ pub fn resident_bytes() -> io::Result<u64> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
-// === impl Budget ===
+// === impl DescriptorBudget ===
 
-impl Budget {
-    /// The budget of this process; raises its soft limit first. `workers`: data threads that are still to be started.
-    pub fn of_process(workers: usize) -> Self {
-        let pages = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft")
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(PIPE_PAGES_DEFAULT);
-        let used = open_descriptors().unwrap_or(STANDARD) + workers as u64 * PER_WORKER;
-        Self::from_limits(raise_descriptors(), used, pages)
+impl DescriptorBudget {
+    /// The budget of this process, whose soft limit is raised to the hard one first.
+    pub fn of_process(workers: usize, spares: usize) -> Self {
+        Self::from_limit(raise_descriptors(), workers, spares)
     }
 
-    /// The budget under these limits: open files, those of them that are in use for good, and pages an ordinary user's
-    /// pipes may hold (0 = no limit).
-    pub fn from_limits(descriptors: u64, used: u64, pipe_pages: u64) -> Self {
-        // 20000 - 20 -> 1000 kept back; 64 - 20 -> 16. A quarter of it for pipes, an eighth for those turned away.
-        let free = descriptors.saturating_sub(used);
-        let kept = (free * 3 / 8).min(1000);
-        let pages = if pipe_pages == 0 {
-            u64::MAX
-        } else {
-            pipe_pages / 2
-        };
-        let pipes = kept / 8;
+    /// The budget that `run` would have with the limits of this process; changes nothing.
+    pub fn planned(workers: usize, spares: usize) -> Self {
+        let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(UNLIMITED);
+        Self::from_limit(limit, workers, spares)
+    }
+
+    /// The budget under a limit of open files. `spares`: how many are configured, over all upstreams.
+    pub fn from_limit(descriptors: u64, workers: usize, spares: usize) -> Self {
+        let free = descriptors.saturating_sub(FIXED + workers as u64 * PER_WORKER);
+        let admin = (free / 48).clamp(2, 32);
+        let probes = (free / 16).clamp(4, 128);
+        let rejecting = (free / 32).clamp(1, 64);
+        let pipes = (free / 32).min(512);
+        // A reload may ask for some where none were configured at start.
+        let spares = (spares as u64).clamp((free / 32).min(32), (free / 4).max(1));
+        let kept = 3 * admin + probes + OTHER + rejecting + 2 * pipes + spares;
         Self {
             descriptors,
-            max_connections: ((free - kept) / 2).max(1) as usize,
-            turned_away: (kept / 8).max(1) as usize,
+            max_connections: (free.saturating_sub(kept) / 2).max(1) as usize,
+            rejecting: rejecting as usize,
             pipes: pipes as usize,
-            large_pipes: (pages / LARGE_PIPE_PAGES).min(LARGE_PIPES).min(pipes / 2) as usize,
+            spares: spares as usize,
+            probes: probes as usize,
+            admin: admin as usize,
         }
     }
 }
@@ -128,17 +135,39 @@ impl Budget {
 mod tests {
     use super::*;
 
+    fn used(budget: &DescriptorBudget, workers: u64) -> u64 {
+        let shares = 2 * (budget.max_connections + budget.pipes)
+            + budget.rejecting
+            + budget.spares
+            + budget.probes
+            + 3 * budget.admin;
+        FIXED + workers * PER_WORKER + OTHER + shares as u64
+    }
+
     #[test]
-    fn a_small_limit_still_leaves_room_for_the_rest() {
-        let small = Budget::from_limits(64, 24, 16384);
-        assert_eq!(small.max_connections, 12);
-        // Eight and more for probes, DNS and admin.
-        assert!(24 + small.max_connections * 2 + small.turned_away + small.pipes * 2 <= 56);
-        let large = Budget::from_limits(20_000, 24, 16384);
-        assert_eq!(large.max_connections, 9488);
-        assert_eq!(large.large_pipes, 32);
-        assert_eq!(Budget::from_limits(20_000, 24, 1024).large_pipes, 2);
-        assert_eq!(Budget::from_limits(16, 24, 1024).max_connections, 1);
+    fn the_shares_never_exceed_the_limit() {
+        for (limit, workers, spares) in [
+            (64, 2, 0),
+            (128, 2, 1000),
+            (256, 2, 0),
+            (1024, 8, 32),
+            (20_000, 2, 100_000),
+            (1 << 20, 64, 0),
+        ] {
+            let budget = DescriptorBudget::from_limit(limit, workers, spares);
+            assert!(used(&budget, workers as u64) <= limit, "{budget:?}");
+            assert!(budget.max_connections > 1, "{budget:?}");
+        }
+        // Nothing works with so few, but nothing divides by zero either.
+        assert_eq!(DescriptorBudget::from_limit(16, 2, 0).max_connections, 1);
+    }
+
+    #[test]
+    fn what_usual_limits_allow() {
+        let connections = |limit| DescriptorBudget::from_limit(limit, 2, 0).max_connections;
+        assert_eq!([64, 256, 1024, 20_000].map(connections), [8, 84, 372, 9311]);
+        assert_eq!(DescriptorBudget::from_limit(1024, 2, 8).spares, 31);
+        assert_eq!(DescriptorBudget::from_limit(1024, 2, 1000).spares, 248);
     }
 
     #[test]

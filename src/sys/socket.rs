@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::info;
+use super::tcp_info;
 
 /// How the kernel watches over a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,19 +107,11 @@ pub fn fault_of(error: &io::Error) -> Option<Fault> {
 /// As [`fault_of`], and tells the two timeouts apart: with nothing unacknowledged it was keepalive that gave up.
 pub fn fault_on(socket: &impl AsRawFd, error: &io::Error) -> Option<Fault> {
     match fault_of(error) {
-        Some(Fault::UserTimeout) if info::unsent(socket).is_ok_and(|bytes| bytes == 0) => {
+        Some(Fault::UserTimeout) if tcp_info::unsent(socket).is_ok_and(|bytes| bytes == 0) => {
             Some(Fault::KeepaliveTimeout)
         }
         other => other,
     }
-}
-
-/// Whether an error is a lack of our own (descriptors, ports, memory) that says nothing about an address.
-pub fn is_local_fault(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL | libc::ENOBUFS | libc::ENOMEM)
-    )
 }
 
 /// Receives into `buf`. `Ok(0)` is the peer's end.
@@ -185,29 +177,33 @@ pub fn nodelay(socket: &impl AsFd) -> io::Result<()> {
 /// TCP_QUICKACK; HAProxy's `tcp-smart-connect`). Only for a client that has spoken: where nothing follows, the kernel
 /// sends the ACK after 200 ms. Afterwards the socket acknowledges like any other.
 #[cfg(target_os = "linux")]
-pub fn hold_first_ack(socket: &impl AsFd) -> io::Result<()> {
+pub fn defer_handshake_ack(socket: &impl AsFd) -> io::Result<()> {
     rustix::net::sockopt::set_tcp_quickack(socket, false).map_err(Into::into)
 }
 
 /// Nothing to hold here.
 #[cfg(not(target_os = "linux"))]
-pub fn hold_first_ack(_socket: &impl AsFd) -> io::Result<()> {
+pub fn defer_handshake_ack(_socket: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets keepalive and user timeout.
+/// Sets keepalive and user timeout, each on its own: a connection is worth more than an option, so a refused one does not
+/// keep the others from being set. The first refusal is returned.
 pub fn keepalive(socket: &impl AsFd, options: &TcpOptions) -> io::Result<()> {
     let socket_ref = SockRef::from(socket);
-    match options.keepalive {
-        Some(idle) => socket_ref.set_tcp_keepalive(
-            &TcpKeepalive::new()
-                .with_time(idle)
-                .with_interval(options.keepalive_interval)
-                .with_retries(options.keepalive_probes),
-        )?,
-        None => socket_ref.set_keepalive(false)?,
-    }
-    user_timeout(socket, options.user_timeout)
+    let keepalive = match options.keepalive {
+        Some(idle) => [
+            TcpKeepalive::new().with_time(idle),
+            TcpKeepalive::new().with_interval(options.keepalive_interval),
+            TcpKeepalive::new().with_retries(options.keepalive_probes),
+        ]
+        .iter()
+        .map(|option| socket_ref.set_tcp_keepalive(option))
+        .fold(Ok(()), io::Result::and),
+        None => socket_ref.set_keepalive(false),
+    };
+    let user_timeout = user_timeout(socket, options.user_timeout);
+    keepalive.and(user_timeout)
 }
 
 /// Sets TCP_USER_TIMEOUT; `None` = the kernel's default. It also ends a connection whose peer reads nothing
@@ -257,9 +253,12 @@ pub fn listen(
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    nodelay(&socket)?;
+    // Only speed depends on it.
+    let _ = nodelay(&socket);
     if let Some(tcp) = options.tcp {
-        keepalive(&socket, tcp)?;
+        // A listener without keepalive is better than none. What the kernel refuses here it refuses on the upstream
+        // leg too, where it is reported.
+        let _ = keepalive(&socket, tcp);
     }
     if let Some(name) = options.congestion {
         // Not every kernel has it loaded; then the system's stays.
@@ -275,7 +274,7 @@ pub fn listen(
 /// until the socket is closed and refuses them. Handshakes under way still finish, and the queue can be accepted empty.
 /// Without this, whoever connects between the last `accept` and the close is connected and then reset.
 #[cfg(target_os = "linux")]
-pub fn hold_newcomers(listener: &TcpListener) -> io::Result<()> {
+pub fn drop_new_syns(listener: &TcpListener) -> io::Result<()> {
     use socket2::SockFilter;
 
     /// Where the flags are in a TCP header, which is where a TCP socket's filter begins to look.
@@ -302,7 +301,7 @@ pub fn hold_newcomers(listener: &TcpListener) -> io::Result<()> {
 
 /// There is no such thing here.
 #[cfg(not(target_os = "linux"))]
-pub fn hold_newcomers(_listener: &TcpListener) -> io::Result<()> {
+pub fn drop_new_syns(_listener: &TcpListener) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -352,6 +351,36 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_option_leaves_the_others_and_the_listener() {
+        let refused = TcpOptions {
+            // The kernel's limit is 127.
+            keepalive_probes: 200,
+            keepalive: Some(Duration::from_secs(15)),
+            keepalive_interval: Duration::from_secs(5),
+            user_timeout: Some(Duration::from_secs(7)),
+        };
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        assert!(keepalive(&socket, &refused).is_err());
+        assert_eq!(
+            socket.tcp_keepalive_time().unwrap(),
+            Duration::from_secs(15)
+        );
+        assert_eq!(
+            socket.tcp_keepalive_interval().unwrap(),
+            Duration::from_secs(5)
+        );
+        assert_eq!(
+            socket.tcp_user_timeout().unwrap(),
+            Some(Duration::from_secs(7))
+        );
+        let options = ListenOptions {
+            tcp: Some(&refused),
+            congestion: Some("no such thing"),
+        };
+        listen("127.0.0.1:0".parse().unwrap(), 16, &options).unwrap();
+    }
+
+    #[test]
     fn newcomers_are_held_and_refused_and_the_queue_is_served() {
         let listener = listen(
             "127.0.0.1:0".parse().unwrap(),
@@ -361,7 +390,7 @@ mod tests {
         let listener = listener.unwrap();
         let address = listener.local_addr().unwrap();
         let mut queued = TcpStream::connect(address).unwrap();
-        hold_newcomers(&listener).unwrap();
+        drop_new_syns(&listener).unwrap();
         let short = Duration::from_millis(50);
         let error = TcpStream::connect_timeout(&address, short).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -388,7 +417,5 @@ mod tests {
         assert_eq!(fault_of(&os(libc::EHOSTUNREACH)), Some(Fault::Unreachable));
         assert_eq!(fault_of(&os(libc::EINVAL)), None);
         assert_eq!(fault_of(&os(libc::EMFILE)), None);
-        assert!(is_local_fault(&os(libc::EMFILE)) && is_local_fault(&os(libc::EADDRNOTAVAIL)));
-        assert!(!is_local_fault(&os(libc::ECONNREFUSED)));
     }
 }

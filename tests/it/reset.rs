@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::harness::client::{End, acknowledged, fill, ping, read_exactly, read_out};
 use crate::harness::upstream::{Upstream, pattern, reset};
 use crate::harness::{Conf, Entryway, Stage, no_leaks};
-use entryway::sys::info::unsent;
+use entryway::sys::tcp_info::unsent;
 
 #[tokio::test]
 async fn a_slow_reader_gets_all_that_was_acknowledged_and_then_the_reset() {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::clock;
 use crate::connection::*;
-use crate::dial::{DialSettings, Dialer, Warm, WarmSettings};
+use crate::dial::{DialSettings, Dialer, PreconnectSettings, Preconnected, SpareLimit};
 use crate::events::Event;
 use crate::events::{Events, Log};
 use crate::metrics::Metrics;
@@ -79,7 +79,11 @@ impl Rig {
             tcp: TcpSettings::default().options(),
             loopback_congestion: LoopbackCongestion::default(),
         };
-        let warm = Warm::new(WarmSettings::default(), metrics.clone());
+        let warm = Preconnected::new(
+            PreconnectSettings::default(),
+            metrics.clone(),
+            SpareLimit::default(),
+        );
         let route = Route::new(RouteParts {
             listener: ListenerName::new("datomic"),
             upstream,

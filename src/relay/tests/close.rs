@@ -205,7 +205,7 @@ async fn bytes_read_for_an_upstream_that_was_gone_go_to_the_next() {
     server.set_zero_linger().unwrap();
     drop(server);
     eventually("the reset is there", || {
-        crate::sys::info::tcp_info(&up).unwrap().closed
+        crate::sys::tcp_info::query(&up).unwrap().closed
     })
     .await;
     let _ = crate::sys::socket::take_error(&up);

@@ -1,7 +1,7 @@
 //! A reset on one side becomes a reset on the other, after every acknowledged byte (L2, bugs 11–13).
 
 use super::*;
-use crate::sys::{info, socket};
+use crate::sys::{socket, tcp_info};
 
 /// How fast the client reads.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,13 +41,13 @@ fn send_and_reset(
             }
         }
         if unhindered {
-            while info::unsent(&server).unwrap() > 0 {
+            while tcp_info::unsent(&server).unwrap() > 0 {
                 std::thread::yield_now();
             }
         }
         socket::reset_on_close(&server).unwrap();
         // Between this look and the close more may be acknowledged: a bound from below is what is needed.
-        sent - info::unsent(&server).unwrap() as usize
+        sent - tcp_info::unsent(&server).unwrap() as usize
     })
 }
 
@@ -133,7 +133,10 @@ async fn bug_13_r11_a_reset_whose_error_was_taken_is_still_a_reset() {
         server.write_all(b"said before").await.unwrap();
         server.set_zero_linger().unwrap();
         drop(server);
-        eventually("the reset is there", || info::tcp_info(&up).unwrap().closed).await;
+        eventually("the reset is there", || {
+            tcp_info::query(&up).unwrap().closed
+        })
+        .await;
         assert!(socket::send(&up, b"!").is_err(), "takes the error");
         let (tally, answers, plan) = (Arc::default(), Arc::default(), Plan::default());
         let done = tokio::spawn(run(down.into(), up.into(), tally, answers, plan));
@@ -161,7 +164,7 @@ async fn a_reset_after_a_half_close_is_seen_though_nobody_reads_that_side() {
     // A reader that has seen the end reads an end again or the error: the write tells.
     drop(error);
     eventually("the upstream is reset", || {
-        info::tcp_info(&rig.server).unwrap().closed
+        tcp_info::query(&rig.server).unwrap().closed
     })
     .await;
     assert!(matches!(
@@ -181,7 +184,7 @@ async fn an_upstream_that_closed_both_ways_resets_whoever_goes_on_writing() {
     );
     rig.client.write_all(b"x").await.unwrap();
     eventually("then the reset", || {
-        info::tcp_info(&rig.client).unwrap().closed
+        tcp_info::query(&rig.client).unwrap().closed
     })
     .await;
     assert!(matches!(

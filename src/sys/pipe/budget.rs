@@ -107,11 +107,13 @@ impl PipeLimits {
         }
     }
 
-    /// The same with at most so many large ones.
+    /// The same with at most this many pipes, half of which may be large.
     #[must_use]
-    pub fn with_large(self, large: usize) -> Self {
+    pub fn at_most(self, pipes: usize) -> Self {
+        let large = self.large.min(self.pages * PAGE / LARGE).min(pipes / 2);
         Self {
-            large: self.large.min(large),
+            large,
+            pipes: self.pipes.min(pipes),
             ..self
         }
     }

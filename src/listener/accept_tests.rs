@@ -7,20 +7,21 @@ use crate::connection::Policy;
 use crate::connection::tests::rig::{Later, Rig, echo, end_of, eventually, listen, policy, says};
 use crate::events::Reason;
 use crate::life::{Trigger, trigger};
-use crate::listener::{ListenerSettings, Threads, bind};
+use crate::listener::{ListenerSettings, bind};
 use crate::relay::TcpSettings;
 use crate::sys::congestion::LoopbackCongestion;
+use crate::workers::Workers;
 
-/// A door with a rig behind it.
+/// A listener with a test upstream behind it.
 struct Open {
     rig: Rig,
     front: SocketAddr,
     stop: Trigger,
-    threads: Threads,
+    workers: Workers,
 }
 
 impl Open {
-    async fn new(endpoints: &[SocketAddr], policy: Policy, budget: Budget) -> Self {
+    async fn new(endpoints: &[SocketAddr], policy: Policy, budget: DescriptorBudget) -> Self {
         let rig = Rig::new(endpoints, policy).await;
         let settings = ListenerSettings {
             bind: vec!["127.0.0.1:0".to_owned()],
@@ -32,15 +33,22 @@ impl Open {
         };
         let bound = bind(&settings, true, &sockets).unwrap();
         let front = bound.addresses()[0];
-        let threads = Threads::start(2).unwrap();
+        let workers = Workers::start(2).unwrap();
         let (stop, watch) = trigger();
         let route = Arc::clone(&rig.route);
-        Door::open(bound, route, threads.spread(), budget, &rig.metrics, watch);
+        Listener::start(
+            bound,
+            route,
+            workers.dispatcher(),
+            budget,
+            &rig.metrics,
+            watch,
+        );
         Self {
             rig,
             front,
             stop,
-            threads,
+            workers,
         }
     }
 
@@ -53,8 +61,8 @@ impl Open {
     }
 }
 
-fn budget() -> Budget {
-    Budget::from_limits(1024, 24, 16384)
+fn budget() -> DescriptorBudget {
+    DescriptorBudget::from_limit(1024, 2, 0)
 }
 
 #[tokio::test]
@@ -70,12 +78,12 @@ async fn spreads_connections_evenly() {
                 says(&mut client, b"hello").await;
                 clients.push(client);
             }
-            assert_eq!(open.threads.spread().loads(), [4, 4]);
+            assert_eq!(open.workers.dispatcher().loads(), [4, 4]);
             drop(clients);
             eventually(|| open.rig.route.registry.is_empty()).await;
-            eventually(|| open.threads.spread().loads() == [0, 0]).await;
+            eventually(|| open.workers.dispatcher().loads() == [0, 0]).await;
             open.rig.assert_settled();
-            open.threads.stop();
+            open.workers.stop();
         })
         .await;
 }
@@ -110,13 +118,13 @@ async fn above_the_limit_clients_get_a_fin() {
                     .value("connections_rejected_total", &rejected),
                 Some(5.0)
             );
-            open.threads.stop();
+            open.workers.stop();
         })
         .await;
 }
 
 #[tokio::test]
-async fn the_queue_is_served_before_the_door_closes() {
+async fn the_queue_is_served_before_the_sockets_close() {
     LocalSet::new()
         .run_until(async {
             let (listener, to) = listen().await;
@@ -135,7 +143,7 @@ async fn the_queue_is_served_before_the_door_closes() {
             }
             // Connections that the threads drop at the end say why they ended.
             open.rig.route.registry.set_ending(Reason::Killed);
-            open.threads.stop();
+            open.workers.stop();
             assert_eq!(open.rig.closed().await.text("conn.reason"), Some("killed"));
             open.rig.assert_settled();
         })
@@ -143,7 +151,7 @@ async fn the_queue_is_served_before_the_door_closes() {
 }
 
 #[tokio::test]
-async fn refuse_closes_the_door_until_there_is_hope() {
+async fn refuse_closes_the_sockets_until_an_address_is_usable() {
     LocalSet::new()
         .run_until(async {
             let (later, to) = Later::new();
@@ -164,7 +172,7 @@ async fn refuse_closes_the_door_until_there_is_hope() {
             assert!(began.elapsed() < Duration::from_secs(1));
             let mut second = open.client().await;
             says(&mut second, b"back").await;
-            open.threads.stop();
+            open.workers.stop();
         })
         .await;
 }

@@ -1,4 +1,4 @@
-//! What the kernel knows about a socket: unsent and unread bytes, TCP_INFO. The only `unsafe` of the house.
+//! What the kernel knows about a socket: unsent and unread bytes, TCP_INFO. The only `unsafe` code of the crate.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -46,7 +46,7 @@ fn queue(_socket: &impl AsRawFd, _request: libc::c_ulong) -> io::Result<u32> {
 
 /// The kernel's view of a TCP connection.
 #[cfg(target_os = "linux")]
-pub fn tcp_info(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
+pub fn query(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
     /// `TCP_CLOSE` of the kernel's state list.
     const CLOSE: u8 = 7;
     // SAFETY: tcp_info is a struct of plain integers; all zeros is a value of it.
@@ -75,7 +75,7 @@ pub fn tcp_info(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
 
 /// The kernel's view of a TCP connection; not known here.
 #[cfg(not(target_os = "linux"))]
-pub fn tcp_info(_socket: &impl AsRawFd) -> io::Result<TcpInfo> {
+pub fn query(_socket: &impl AsRawFd) -> io::Result<TcpInfo> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(unread(&server).unwrap(), 5);
         server.read_exact(&mut [0; 5]).unwrap();
         assert_eq!(unread(&server).unwrap(), 0);
-        assert!(!tcp_info(&client).unwrap().closed);
+        assert!(!query(&client).unwrap().closed);
 
         // More than the peer's buffers take: the rest is unsent.
         client.set_nonblocking(true).unwrap();
@@ -105,6 +105,6 @@ mod tests {
         assert!(unsent(&client).unwrap() > 0);
         crate::sys::socket::reset_on_close(&server).unwrap();
         drop(server);
-        assert!(tcp_info(&client).unwrap().closed);
+        assert!(query(&client).unwrap().closed);
     }
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// The process that listens on a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct PortOwner {
     /// Its process id.
     pub pid: u32,
     /// Its command, as the kernel names it.
@@ -16,7 +16,7 @@ pub struct Holder {
 }
 
 /// The process that listens on this address, or on its port of all addresses, where it can be seen.
-pub fn holder_of_port(address: SocketAddr) -> Option<Holder> {
+pub fn port_owner(address: SocketAddr) -> Option<PortOwner> {
     let ip = match address.ip() {
         IpAddr::V4(ip) => hex(&ip.octets()),
         IpAddr::V6(ip) => hex(&ip.octets()),
@@ -40,7 +40,7 @@ pub fn holder_of_port(address: SocketAddr) -> Option<Holder> {
             .flatten()
             .filter_map(|fd| fs::read_link(fd.path()).ok())
             .any(|target| wanted.iter().any(|socket| target.as_os_str() == &**socket));
-        holds.then(|| Holder {
+        holds.then(|| PortOwner {
             pid,
             command: fs::read_to_string(process.path().join("comm"))
                 .map(|comm| comm.trim().to_owned())
@@ -80,7 +80,7 @@ fn listening(table: &str, ip: &str, port: u16) -> Vec<u64> {
         .collect()
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for PortOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (pid {})", self.command, self.pid)
     }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn finds_ourselves() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let holder = holder_of_port(listener.local_addr().unwrap()).unwrap();
+        let holder = port_owner(listener.local_addr().unwrap()).unwrap();
         assert_eq!(holder.pid, std::process::id());
         assert!(!holder.command.is_empty());
     }
@@ -103,6 +103,6 @@ mod tests {
     fn a_free_port_has_no_holder() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let other = SocketAddr::from(([127, 0, 0, 9], held.local_addr().unwrap().port()));
-        assert_eq!(holder_of_port(other), None);
+        assert_eq!(port_owner(other), None);
     }
 }

@@ -33,6 +33,9 @@ use load::{Work, drive, hold};
 use proxies::{Peer, start_all};
 use tokio::time::Instant;
 
+/// The profile of `cargo bench`, see Cargo.toml.
+const PROFILE: &str = "profile bench = dist (fat LTO, one codegen unit)";
+
 struct Row {
     name: &'static str,
     work: Work,
@@ -181,6 +184,7 @@ fn main() {
         let _ = std::fs::remove_dir_all(dir);
         return;
     }
+    println!("built with: {}", PROFILE);
     let peers = start_all(&dir, Ipv4Addr::LOCALHOST, wanted);
     let mut report = BTreeMap::new();
     for row in ROWS.iter().filter(|row| listed("--rows", row.name)) {

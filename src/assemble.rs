@@ -15,7 +15,7 @@ use crate::events::Event;
 use crate::events::{Events, Log};
 use crate::life;
 use crate::metrics::Metrics;
-use crate::settings::{Loaded, Report, UpstreamSettings};
+use crate::settings::{Diagnostics, Loaded, UpstreamSettings};
 use crate::suspend;
 use crate::target::{self, ResolvedTarget, TargetPart};
 use crate::types::Zone;
@@ -40,7 +40,7 @@ pub struct Assembly {
 pub enum Error {
     /// Targets that are none, each where it was set.
     #[error(transparent)]
-    Targets(Box<Report>),
+    Targets(Box<Diagnostics>),
     /// A port of ours cannot be had, or no threads.
     #[error(transparent)]
     App(#[from] app::Error),

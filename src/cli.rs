@@ -9,16 +9,19 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use crate::admin::EndpointAction;
-use crate::settings::{self, Loaded, Report};
-use args::{Output, WaitFor, name};
+use crate::settings::{self, Diagnostics, Loaded};
+use args::{OutputFormat, WaitFor, name};
 use failure::{CliError, code};
 use online::Instance;
 
 pub mod args;
+#[cfg(feature = "gateway")]
+mod cert;
 pub mod check;
 pub mod demo;
 pub mod doctor;
 pub mod endpoint;
+pub mod exit_codes;
 pub mod explain;
 pub mod failure;
 pub mod guide;
@@ -40,7 +43,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
         Ok(matches) => matches,
         Err(mut error) => {
             // Help and version are no errors and belong to standard output.
-            let said = args::say(&mut error);
+            let said = args::render_error(&mut error);
             let _ = if error.use_stderr() {
                 write!(anstream::stderr(), "{said}")
             } else {
@@ -87,7 +90,10 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
                 .map_err(failed)
                 .map(|()| 0)
         }
-        name::GUIDE => guide::print(matches.get_one::<String>("topic").map(String::as_str), to),
+        name::GUIDE => {
+            let word = |id| matches.get_one::<String>(id).map(String::as_str);
+            guide::print(word("topic"), word("part"), to)
+        }
         name::COMPLETIONS => {
             if let Some(shell) = matches.get_one::<clap_complete::Shell>("shell") {
                 // Not straight to the output: the generator panics where nobody reads it.
@@ -97,6 +103,8 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
             }
             Ok(0)
         }
+        #[cfg(feature = "gateway")]
+        name::CERT => cert::run(matches, to),
         name::VERSION => version(output(matches), to),
         _ => block_on(online(name, matches)),
     }
@@ -177,9 +185,9 @@ fn instance(matches: &ArgMatches) -> Instance {
     }
 }
 
-fn output(matches: &ArgMatches) -> Output {
+fn output(matches: &ArgMatches) -> OutputFormat {
     matches
-        .get_one::<Output>(args::OUTPUT)
+        .get_one::<OutputFormat>(args::OUTPUT)
         .copied()
         .unwrap_or_default()
 }
@@ -191,7 +199,7 @@ fn load(matches: &ArgMatches, needs_target: bool) -> Result<Loaded, CliError> {
 }
 
 /// Prints the report, with colours where they are wanted; what is left to say.
-fn wrong_settings(report: &Report) -> CliError {
+fn wrong_settings(report: &Diagnostics) -> CliError {
     let _ = writeln!(anstream::stderr(), "{}", report.styled());
     CliError::new(
         report.exit_code(),
@@ -206,9 +214,9 @@ fn warn(loaded: &Loaded) {
     }
 }
 
-fn version(output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
+fn version(output: OutputFormat, to: &mut dyn Write) -> Result<u8, CliError> {
     let version = crate::admin::api_types::version();
-    if output == Output::Json {
+    if output == OutputFormat::Json {
         status::print_json(to, &crate::admin::api_types::versioned(version))?;
         return Ok(0);
     }

@@ -1,7 +1,6 @@
-//! Durations as people write them: `250ms 5s 2m 1h`, also `1m30s`, `1.5s` and a bare `0`.
+//! Durations as text: `250ms 5s 2m 1h`, also `1m30s`, `1.5s` and a bare `0`.
 //!
-//! Also a serde module: `#[serde(with = "crate::duration")]` on a `Duration` field; `crate::duration::option` on an
-//! `Option<Duration>`, where `0s` is `None` ("0 = never").
+//! Also a serde module: `#[serde(with = "crate::duration")]` on a `Duration` field.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,10 +8,10 @@ use std::time::Duration;
 use serde::de::{self, Visitor};
 use serde::{Deserializer, Serializer};
 
-/// What a duration looks like; the end of every error about one.
+/// End of every error about a duration.
 const LOOKS_LIKE: &str = "a duration looks like 250ms, 5s, 2m or 1h";
 
-/// Unit and its length in nanoseconds, longest first: the order in which [`show`] uses them.
+/// Units and their length in nanoseconds, longest first, the order in which [`show`] uses them.
 const UNITS: [(&str, u128); 6] = [
     ("h", 3_600_000_000_000),
     ("m", 60_000_000_000),
@@ -22,7 +21,7 @@ const UNITS: [(&str, u128); 6] = [
     ("ns", 1),
 ];
 
-/// Reads a duration. The error is a sentence without a final dot that names the text.
+/// Parses a duration. The error is a sentence without a final dot that contains the text.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{}` is not a duration; {LOOKS_LIKE}", text.escape_debug());
     let mut rest = text.trim();
@@ -48,7 +47,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
             .ok_or_else(bad)?;
         rest = after.trim_start();
     }
-    // A thousand years: nobody means it, and sums of such values cannot overflow.
+    // At most a thousand years, so that sums cannot overflow.
     u64::try_from(nanos / 1_000_000_000)
         .ok()
         .filter(|secs| *secs < 1000 * 366 * 24 * 3600)
@@ -59,7 +58,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is too long"))
 }
 
-/// Writes a duration so that [`parse`] reads the same one back.
+/// Formats a duration so that [`parse`] returns the same one.
 pub fn show(duration: Duration) -> String {
     let mut left = duration.as_nanos();
     if left == 0 {
@@ -83,12 +82,10 @@ pub fn show(duration: Duration) -> String {
     text
 }
 
-/// For `#[serde(with = "crate::duration")]`.
 pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&show(*duration))
 }
 
-/// For `#[serde(with = "crate::duration")]`.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     deserializer.deserialize_any(Reads)
 }
@@ -106,7 +103,7 @@ impl Visitor<'_> for Reads {
         parse(text).map_err(E::custom)
     }
 
-    /// A bare number gets the error about units rather than one about types; a bare 0 is one.
+    /// A bare number gets the error about missing units rather than one about types; a bare 0 is a duration.
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<Duration, E> {
         parse(&number.to_string()).map_err(E::custom)
     }
@@ -116,33 +113,11 @@ impl Visitor<'_> for Reads {
     }
 }
 
-/// For `#[serde(with = "crate::duration::option")]`: `0s` is `None`, which means "never".
-pub mod option {
-    use std::time::Duration;
-
-    use serde::{Deserializer, Serializer};
-
-    /// Writes `None` as `0s`.
-    pub fn serialize<S: Serializer>(
-        value: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        super::serialize(&value.unwrap_or_default(), serializer)
-    }
-
-    /// Reads `0s` as `None`.
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        super::deserialize(deserializer).map(|duration| Some(duration).filter(|d| !d.is_zero()))
-    }
-}
-
 fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
 }
 
-/// `number` × `length`, exactly; `None` where it is no number, or finer than a nanosecond.
+/// `number` × `length`, exactly; `None` if it is not a number, or finer than a nanosecond.
 fn scale(number: &str, length: u128) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if number.ends_with('.') || whole.len() > 15 || fraction.len() > 9 {
@@ -226,24 +201,5 @@ mod tests {
         ] {
             assert_eq!(show(parse(text).unwrap()), text);
         }
-    }
-
-    #[test]
-    fn zero_is_never() {
-        #[derive(serde::Serialize, serde::Deserialize)]
-        struct Limits {
-            #[serde(with = "crate::duration::option")]
-            idle: Option<Duration>,
-        }
-        let read = |text| serde_json::from_str::<Limits>(text).map(|limits| limits.idle);
-        assert_eq!(read(r#"{"idle":"0s"}"#).unwrap(), None);
-        assert_eq!(
-            read(r#"{"idle":"5s"}"#).unwrap(),
-            Some(Duration::from_secs(5))
-        );
-        assert_eq!(
-            serde_json::to_string(&Limits { idle: None }).unwrap(),
-            r#"{"idle":"0s"}"#
-        );
     }
 }

@@ -11,9 +11,11 @@ pub mod sys;
 pub mod types;
 // floor 1
 pub mod events;
+pub mod guide;
 pub mod http;
 pub mod metrics;
 pub mod stream;
+pub mod tls;
 // floor 2
 pub mod dial;
 pub mod dns;
@@ -31,6 +33,8 @@ pub mod app;
 pub mod settings;
 // wings
 pub mod admin;
+#[cfg(feature = "gateway")]
+pub mod cert;
 pub mod demo;
 pub mod doctor;
 pub mod edn;

@@ -1,33 +1,35 @@
-//! The settings: the sum of what the modules below want to know, and where each value was written.
+//! The settings of the process: the settings structs of all modules, and where each value came from.
 //!
-//! Owns the layers (flag > environment > file > profile > default), the errors that point at a line, and the settings
-//! that belong to no single module below. A key stands in one struct and in one line of `config/reference.toml`; how
-//! to add one: give it to the struct of the module that uses it, and to that file. Resolves nothing, connects nowhere.
+//! Implements the layers (flag > environment > file > profile > default), errors that point at a line, and the settings
+//! that no other module owns. To add a key: add a field to the struct of the module that uses it, a line to
+//! `config/reference.toml`, a range in `ranges` where it is a number, and a row in `flags` if it gets a flag; tests fail
+//! where one of them is missing. Loading settings resolves no name and opens no connection.
 
+pub use byte_size::ByteSize;
+pub use diagnostics::{Diagnostic, Diagnostics};
 pub use effective::Changes;
 pub use effective::REFERENCE;
 pub use layers::{Loaded, load};
 pub use model::*;
-pub use report::{Problem, Report};
-pub use size::Size;
-pub use source::Source;
-pub use tree::Place;
+pub use node::Origin;
+pub use source_file::SourceFile;
 
 pub mod flags;
 
+mod annotate;
+mod byte_size;
+mod deserialize;
+mod diagnostics;
 mod effective;
 mod endpoint;
-mod explain;
 mod file;
-mod given;
 mod layers;
 mod model;
+mod node;
+mod overrides;
 mod profile;
-mod read;
-mod report;
-mod size;
-mod source;
-mod tree;
+mod ranges;
+mod source_file;
 mod validate;
 
 #[cfg(test)]

@@ -15,15 +15,12 @@ pub struct AdminSettings {
     /// Where admin HTTP listens, loopback only; `off`: nowhere.
     pub bind: Bind,
     /// The control socket's path; `off`: none; absent: found out (contract section 3).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub control: Option<ControlPath>,
     /// Where `/metrics` and health alone are served; may leave loopback.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_bind: Option<SocketAddr>,
     /// Hosts that a request on `bind` may name, without a port.
     pub allowed_hosts: Vec<String>,
     /// A file with the token that allows changes over TCP.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
 }
 

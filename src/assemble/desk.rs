@@ -25,8 +25,6 @@ const QUIET: std::time::Duration = std::time::Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Desk {
     handles: Handles,
-    /// What was started with: a key that needs a restart is measured against it, however many reloads came between.
-    started: Arc<Loaded>,
     /// What holds; a reload replaces it.
     loaded: Arc<Mutex<Loaded>>,
 }
@@ -37,7 +35,6 @@ impl Desk {
     pub(super) fn new(handles: Handles, loaded: Loaded) -> Self {
         Self {
             handles,
-            started: Arc::new(loaded.clone()),
             loaded: Arc::new(Mutex::new(loaded)),
         }
     }
@@ -120,12 +117,7 @@ impl Desk {
     }
 }
 
-fn reload(
-    handles: &Handles,
-    started: &Loaded,
-    loaded: &Mutex<Loaded>,
-    dry_run: bool,
-) -> Result<Reloaded, ApiError> {
+fn reload(handles: &Handles, loaded: &Mutex<Loaded>, dry_run: bool) -> Result<Reloaded, ApiError> {
     let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
     let refuse = |report: String| {
         if !dry_run {
@@ -133,15 +125,14 @@ fn reload(
         }
         ApiError::Invalid(report)
     };
-    let new = loaded
-        .load_file_again()
-        .map_err(|report| refuse(report.plain()))?;
+    let reload = loaded.reload().map_err(|report| refuse(report.plain()))?;
+    let new = reload.in_force;
     let parts: Parts = parts(&new, &handles.metrics, &handles.events)
         .map_err(|error| refuse(error.to_string()))?;
     let reloaded = Reloaded {
         dry_run,
-        changed: loaded.changes(&new).applied,
-        restart_needed: started.changes(&new).restart,
+        changed: reload.changes.applied,
+        restart_needed: reload.changes.restart,
         warnings: new.warnings.clone(),
     };
     if !dry_run {
@@ -274,7 +265,7 @@ impl Backend for Desk {
     }
 
     fn config(&self) -> serde_json::Value {
-        self.loaded().effective()
+        self.loaded().effective().clone()
     }
 
     fn explain(&self, upstream: Option<&str>, what_if: &[String]) -> Result<Explain, ApiError> {
@@ -337,10 +328,10 @@ impl Backend for Desk {
     }
 
     fn reload(&self, dry_run: bool) -> ApiFuture<Reloaded> {
-        let (handles, started) = (self.handles.clone(), Arc::clone(&self.started));
+        let handles = self.handles.clone();
         let loaded = Arc::clone(&self.loaded);
         // A task of its own: the connection that asked may be dropped half-way.
-        let task = tokio::spawn(async move { reload(&handles, &started, &loaded, dry_run) });
+        let task = tokio::spawn(async move { reload(&handles, &loaded, dry_run) });
         Box::pin(async move {
             task.await
                 .unwrap_or_else(|error| Err(ApiError::Failed(error.to_string())))

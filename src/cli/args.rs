@@ -1,35 +1,36 @@
-//! The command line: every subcommand and flag. Flags that are settings come from one table, `settings::flags`.
+//! The command line: every subcommand and flag. Flags that are settings come from the table in `settings::flags`.
 //!
-//! Says what is understood and nothing of what happens then. A flag that exists works; names of the contract that are
-//! kept for later are not here.
+//! Only parsing and help; what a subcommand does is in its own file. Nothing is accepted here before it works.
 
 use clap::builder::PossibleValuesParser;
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 
 use shared::{
     EVERY, OFFLINE, duration_value, online, output, switch, wait_for, what_if, with_settings,
 };
 
-pub use words::*;
+pub use types::*;
 
+#[cfg(feature = "gateway")]
+mod cert;
+mod hint;
 mod shared;
-mod words;
+mod types;
 
-const ABOUT: &str = "One local port that always leads to a healthy Datomic Cloud entry point";
+const ABOUT: &str = "Forwards a local port to a healthy Datomic Cloud entry point";
 
 const AFTER: &str = "\
-Two commands to begin with:
-  entryway demo                                  everything on this machine, an outage included
-  entryway run --peering --system S --region R   http://127.0.0.1:8182 leads to Datomic from now on
-When it does not work: entryway doctor. How to do things: entryway guide.";
+To begin with:
+  entryway demo                                  try it on this machine, without AWS, with an outage
+  entryway run --peering --system S --region R   forward http://127.0.0.1:8182 to this Datomic system
+If it does not work: entryway doctor. Documentation: entryway guide. Exit codes: entryway guide reference cli.";
 
 const AFTER_RUN: &str = "\
-Every flag --x-y is also the variable ENTRYWAY_X_Y (lists separated by white space) and a key of the file.
-Flags win over variables, variables over the file, the file over the profile.
-config/reference.toml holds every key. Durations: 250ms 5s 2m 1h.";
+Every flag --x-y is also the variable ENTRYWAY_X_Y (lists separated by white space) and a key of the settings file.
+Precedence: flag, variable, file, profile, default. Durations: 250ms 5s 2m 1h.
+Every key with its default: entryway guide reference settings.";
 
-/// The whole command line.
 pub fn command() -> Command {
     Command::new("entryway")
         .bin_name("entryway")
@@ -58,13 +59,14 @@ pub fn command() -> Command {
             reload(),
             shutdown(),
         ])
+        .subcommands(optional())
         .subcommands([guide(), completions(), version()])
 }
 
-/// What clap says about a command line, in the words of the contract: "did you mean". Print it through `anstream`, which
-/// takes the colours away where they are not wanted.
-pub fn say(error: &mut clap::Error) -> String {
-    // clap's tip for a flag that does not exist is to pass it behind `--`: that would run it as a command.
+/// The text of a command line error, with a suggestion where the mistake is a known one. To be printed through
+/// `anstream`, which removes colours where they are not wanted.
+pub fn render_error(error: &mut clap::Error) -> String {
+    // clap suggests to pass an unknown flag behind `--`, where it would be run as a command.
     if error.kind() == ErrorKind::UnknownArgument {
         error.remove(ContextKind::Suggested);
     }
@@ -76,12 +78,29 @@ pub fn say(error: &mut clap::Error) -> String {
             "did you mean one of",
         );
     }
+    let invalid = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let hint = match error.kind() {
+        ErrorKind::UnknownArgument => {
+            invalid(ContextKind::InvalidArg).and_then(hint::unknown_argument)
+        }
+        ErrorKind::InvalidSubcommand if error.get(ContextKind::SuggestedSubcommand).is_none() => {
+            invalid(ContextKind::InvalidSubcommand)
+                .and_then(|word| hint::subcommand(word, &command()))
+        }
+        _ => None,
+    };
+    if let Some(hint) = hint {
+        text.push_str(&format!("\nhint: {hint}\n"));
+    }
     text
 }
 
 fn run() -> Command {
     with_settings(
-        Command::new(name::RUN).about("Run the proxy; with -- CMD…, for as long as CMD runs"),
+        Command::new(name::RUN).about("Run the proxy; with -- CMD…, as long as CMD runs"),
         &EVERY,
     )
     .after_help(AFTER_RUN)
@@ -92,17 +111,14 @@ fn run() -> Command {
             .last(true)
             .value_parser(value_parser!(std::ffi::OsString))
             .value_hint(ValueHint::CommandWithArguments)
-            .help("Start this once the proxy is ready, hand it ENTRYWAY_URL, end when it ends"),
+            .help("Run this command behind the proxy with ENTRYWAY_URL set, and exit with its exit code"),
     )
 }
 
 fn demo() -> Command {
     Command::new(name::DEMO)
-        .about("Mock entry points, the proxy in front of them, requests, and an outage to watch")
-        .arg(switch(
-            "forever",
-            "Keep it running for playing, after the outage",
-        ))
+        .about("Watch the proxy handle outages of mock entry points on this machine")
+        .arg(switch("forever", "Keep running after the scripted outages"))
 }
 
 fn mock() -> Command {
@@ -110,49 +126,49 @@ fn mock() -> Command {
 }
 
 fn doctor() -> Command {
-    let command = Command::new(name::DOCTOR).about("Find out what is wrong on the way to Datomic");
+    let command = Command::new(name::DOCTOR).about("Diagnose the path to Datomic");
     doctor_flags(online(with_settings(command, &OFFLINE)).arg(output()))
 }
 
 fn doctor_flags(command: Command) -> Command {
     command
         .long_about(
-            "Finds out what is wrong on the way to Datomic: settings, port, DNS, route, TCP, HTTP, identity, the way through \
-             entryway, limits. With a target (flags or file) that one is examined, without one the running instance's. \
-             Changes nothing; done within 15 s. Exit code 1 when a connection made now would not reach the system.",
+            "Diagnoses the path to Datomic: settings, port, DNS, route, TCP, HTTP, identity, the path through entryway, \
+             limits. Examines the target given by flags or file, else that of the running instance. Changes nothing and \
+             ends within 15 s. Exit code 1 if a connection made now would not reach the system.",
         )
         .arg(
             Arg::new("message")
                 .long("message")
                 .value_name("TEXT")
-                .help("Explain what the application printed, and look at nothing"),
+                .help("Only explain this error message of an application"),
         )
         .arg(
             Arg::new("redact")
                 .long("redact")
                 .action(ArgAction::SetTrue)
-                .help("Put placeholders for host names, addresses, systems and buckets"),
+                .help("Replace host names, addresses, systems and buckets by placeholders"),
         )
 }
 
 fn check() -> Command {
     let command = Command::new(name::CHECK)
-        .about("Check the settings and print what holds, and why; connects nowhere");
+        .about("Validate the settings and print every value with its source; no network access");
     with_settings(command, &EVERY).arg(output())
 }
 
 fn plan() -> Command {
     let command = Command::new(name::PLAN)
-        .about("Tell how fast an outage will be noticed with these settings");
+        .about("Compute detection and failover times of these settings; no network access");
     with_settings(command, &EVERY).arg(output())
 }
 
 fn explain() -> Command {
     let command = Command::new(name::EXPLAIN)
-        .about("Tell which address the next connection goes to, and why")
+        .about("Show which address the next connection would use, and why")
         .long_about(
-            "Tells which address the next connection goes to, and why. With a target (flags or file) it works from the \
-             settings, without one it asks the running instance.",
+            "Shows which address the next connection would use, and why. With a target (flags or file) it probes that \
+             target, without one it asks the running instance.",
         );
     online(with_settings(command, &OFFLINE)).arg(output()).arg(
         Arg::new("what-if")
@@ -160,7 +176,7 @@ fn explain() -> Command {
             .value_name("zone-down=Z")
             .action(ArgAction::Append)
             .value_parser(what_if)
-            .help("Pretend that this zone is down; may be repeated"),
+            .help("Assume that this zone is down; may be repeated"),
     )
 }
 
@@ -171,36 +187,34 @@ const KINDS: [&str; 11] = [
 
 fn snippet() -> Command {
     let command = Command::new(name::SNIPPET)
-        .about("Print a document to paste: client map, deployment, alerts");
+        .about("Print a client map, deployment, alert or dashboard to paste");
     with_settings(command, &EVERY)
         .arg(
             Arg::new("kind")
                 .value_name("KIND")
                 .required(true)
                 .value_parser(PossibleValuesParser::new(KINDS))
-                .help("What to print"),
+                .help("Kind of document"),
         )
         .arg(
             Arg::new("patch")
                 .long("patch")
                 .value_name("FILE")
                 .value_hint(ValueHint::FilePath)
-                .help("Kind edn: print this client map with its endpoint changed, everything else as it is"),
+                .help("With kind edn: print this client map with only its endpoint changed"),
         )
 }
 
 fn status() -> Command {
-    online(
-        Command::new(name::STATUS)
-            .about("Listeners, zones, addresses, the current order: on one screen"),
-    )
-    .arg(output())
+    online(Command::new(name::STATUS).about("Show listeners, zones, addresses and their health"))
+        .arg(output())
 }
 
 fn wait() -> Command {
     online(
-        Command::new(name::WAIT)
-            .about("Wait until the instance is up, ready or healthy; exit 75 when time is up"),
+        Command::new(name::WAIT).about(
+            "Wait until the instance has started, is ready or healthy; exit code 75 on timeout",
+        ),
     )
     .arg(
         Arg::new("for")
@@ -216,14 +230,14 @@ fn wait() -> Command {
             .value_name("D")
             .default_value("30s")
             .value_parser(duration_value)
-            .help("How long at most"),
+            .help("Maximum time to wait"),
     )
     .arg(output())
 }
 
 fn healthcheck() -> Command {
-    online(Command::new(name::HEALTHCHECK).about("Print one word; exit 0 when alive, else 1"))
-        .arg(switch("ready", "Ask whether it is ready, not only alive"))
+    online(Command::new(name::HEALTHCHECK).about("Print one word; exit code 0 if alive, else 1"))
+        .arg(switch("ready", "Check readiness instead of liveness"))
 }
 
 fn endpoint() -> Command {
@@ -233,19 +247,19 @@ fn endpoint() -> Command {
                 .value_name("[UPSTREAM/]NAME")
                 .required(true)
                 .num_args(1..)
-                .help("As `endpoint list` prints it"),
+                .help("Name as printed by `endpoint list`"),
         )
     };
     Command::new(name::ENDPOINT)
-        .about("Look at endpoints, take them out of use, put them back")
+        .about("List endpoints, take them out of use and put them back")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(
-            online(Command::new("list").about("All endpoints and their state")).arg(output()),
+            online(Command::new("list").about("List endpoints and their state")).arg(output()),
         )
         .subcommand(one(
             "drain",
-            "No new connections to it; those at rest are closed",
+            "Make no new connections to it, and close those at rest",
         ))
         .subcommand(one("ready", "Use it again"))
         .subcommand(one("probe", "Probe its addresses now"))
@@ -254,9 +268,9 @@ fn endpoint() -> Command {
 fn reload() -> Command {
     online(
         Command::new(name::RELOAD)
-            .about("Read the settings again; exit 78 and no change when they are wrong"),
+            .about("Read the settings file again; exit code 78 and no change if it is invalid"),
     )
-    .arg(switch("dry-run", "Only say what would change"))
+    .arg(switch("dry-run", "Only print what would change"))
     .arg(output())
 }
 
@@ -264,25 +278,38 @@ fn shutdown() -> Command {
     online(Command::new(name::SHUTDOWN).about("Drain and stop the instance")).arg(output())
 }
 
+/// Commands of features that this build may lack.
+fn optional() -> Vec<Command> {
+    vec![
+        #[cfg(feature = "gateway")]
+        cert::command(),
+    ]
+}
+
 fn guide() -> Command {
     Command::new(name::GUIDE)
-        .about("Print the documentation, by task")
+        .about("Print the documentation")
         .arg(
             Arg::new("topic")
                 .value_name("TOPIC")
-                .help("Without one: the list of topics"),
+                .help("Topic; without one, the list of topics"),
+        )
+        .arg(
+            Arg::new("part")
+                .value_name("PART")
+                .help("Part of the topic `reference`"),
         )
 }
 
 fn completions() -> Command {
     Command::new(name::COMPLETIONS)
-        .about("Print the completion script of a shell")
+        .about("Print a shell completion script")
         .arg(
             Arg::new("shell")
                 .value_name("SHELL")
                 .required(true)
                 .value_parser(value_parser!(clap_complete::Shell))
-                .help("Which"),
+                .help("Shell to complete for"),
         )
 }
 

@@ -1,16 +1,16 @@
-//! `entryway check`: are the settings right, and what holds? Resolves nothing, connects nowhere.
+//! `entryway check`: validates the settings and prints every value with its source. No network access.
 
 use std::io::{self, Write};
 
 use serde_json::json;
 
-use super::args::Output;
+use super::args::OutputFormat;
 use crate::settings::Loaded;
 
 /// Prints the effective settings, each with where it was set.
-pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> io::Result<()> {
+pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> io::Result<()> {
     match output {
-        Output::Json => {
+        OutputFormat::Json => {
             let document = json!({
                 "schema_version": 1,
                 "ok": true,
@@ -20,7 +20,7 @@ pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> io::Result<
             });
             writeln!(to, "{document:#}")
         }
-        Output::Text => {
+        OutputFormat::Text => {
             let lines = loaded.lines();
             let width = |pick: fn(&(String, String, String)) -> &String, most: usize| {
                 lines
@@ -61,7 +61,7 @@ mod tests {
     use crate::cli::args;
     use crate::settings;
 
-    fn printed(output: Output) -> String {
+    fn printed(output: OutputFormat) -> String {
         let line = [
             "entryway",
             "check",
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn text_has_one_line_a_key_and_a_verdict() {
-        let text = printed(Output::Text);
+        let text = printed(OutputFormat::Text);
         let squeezed: Vec<String> = text
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn json_has_a_version_and_sources() {
-        let document: serde_json::Value = serde_json::from_str(&printed(Output::Json)).unwrap();
+        let document: serde_json::Value =
+            serde_json::from_str(&printed(OutputFormat::Json)).unwrap();
         assert_eq!(document["schema_version"], 1);
         assert_eq!(document["ok"], true);
         let fall = &document["settings"]["upstream"][0]["health"]["fall"];

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use serde_json::{Value as Json, json};
 
-use super::args::{self, Output};
+use super::args::{self, OutputFormat};
 use super::failure::{CliError, code};
 use super::online;
 use crate::addr::aws;
@@ -36,7 +36,7 @@ pub async fn run(
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
     let output = matches
-        .get_one::<Output>(args::OUTPUT)
+        .get_one::<OutputFormat>(args::OUTPUT)
         .copied()
         .unwrap_or_default();
     if let Some(text) = matches.get_one::<String>("message") {
@@ -51,8 +51,8 @@ pub async fn run(
         doctor::redact(&mut report, &subject);
     }
     match output {
-        Output::Json => writeln!(to, "{:#}", report.json())?,
-        Output::Text => {
+        OutputFormat::Json => writeln!(to, "{:#}", report.json())?,
+        OutputFormat::Text => {
             let colour = io::stdout().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
             to.write_all(report.text(colour).as_bytes())?;
@@ -272,9 +272,9 @@ fn plain(shown: &Json) -> Option<Json> {
 
 // === --message ===
 
-fn explain(text: &str, output: Output, to: &mut dyn Write) -> io::Result<()> {
+fn explain(text: &str, output: OutputFormat, to: &mut dyn Write) -> io::Result<()> {
     let row = message::explain(text);
-    if output == Output::Json {
+    if output == OutputFormat::Json {
         let document = match row {
             Some(row) => json!({
                 "schema_version": 1, "known": true, "rule": row.id, "message": row.message,

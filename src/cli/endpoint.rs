@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::args::Output;
+use super::args::OutputFormat;
 use super::failure::CliError;
 use super::online::{Instance, clean};
 use super::status::{endpoint_lines, print_json};
@@ -13,11 +13,15 @@ use crate::admin::api_types::{Changed, ChangedEndpoint, Endpoints, Versioned, ve
 use crate::http::query::encode;
 
 /// All endpoints and their state.
-pub async fn list(instance: &Instance, output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
+pub async fn list(
+    instance: &Instance,
+    output: OutputFormat,
+    to: &mut dyn Write,
+) -> Result<u8, CliError> {
     let all: Endpoints = instance.read("/v1/endpoints").await?;
     match output {
-        Output::Json => print_json(to, &versioned(all))?,
-        Output::Text => {
+        OutputFormat::Json => print_json(to, &versioned(all))?,
+        OutputFormat::Text => {
             // With one upstream its name says nothing.
             let several = all
                 .endpoints
@@ -37,7 +41,7 @@ pub async fn order(
     instance: &Instance,
     order: EndpointAction,
     names: &[String],
-    output: Output,
+    output: OutputFormat,
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
     let mut done = Vec::new();
@@ -52,8 +56,8 @@ pub async fn order(
         }
     }
     match output {
-        Output::Json => print_json(to, &document(done))?,
-        Output::Text => {
+        OutputFormat::Json => print_json(to, &document(done))?,
+        OutputFormat::Text => {
             for one in &done {
                 writeln!(
                     to,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::args::Output;
+use super::args::OutputFormat;
 use super::failure::{CliError, code};
 use super::online::{Instance, clean};
 use super::status::print_json;
@@ -24,7 +24,7 @@ use crate::upstream::order::WhatIf;
 pub async fn run(
     instance: &Instance,
     what_if: &[String],
-    output: Output,
+    output: OutputFormat,
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
     let query: Vec<String> = what_if
@@ -46,7 +46,7 @@ pub async fn run(
 pub async fn survey(
     loaded: Loaded,
     what_if: &[String],
-    output: Output,
+    output: OutputFormat,
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
     let wrong = |what: String| CliError::new(code::SETTING, what);
@@ -78,8 +78,8 @@ pub async fn survey(
 }
 
 /// Prints an explanation, wherever it comes from.
-pub fn print(explain: &Explain, output: Output, to: &mut dyn Write) -> Result<(), CliError> {
-    if output == Output::Json {
+pub fn print(explain: &Explain, output: OutputFormat, to: &mut dyn Write) -> Result<(), CliError> {
+    if output == OutputFormat::Json {
         return print_json(to, &versioned(explain));
     }
     let several = explain

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::failure::{CliError, code};
+use crate::guide;
 
 /// Every topic: its word, what it is about, its text.
 pub const TOPICS: &[(&str, &str, &str)] = &[
@@ -53,22 +54,64 @@ pub const TOPICS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Prints a topic, or the list of topics.
-pub fn print(topic: Option<&str>, to: &mut dyn Write) -> Result<u8, CliError> {
+/// The topic whose parts are the pages of [`guide::REFERENCE`].
+const REFERENCE: &str = "reference";
+
+/// Prints a topic, or the list of topics; of the reference one part, or all.
+pub fn print(topic: Option<&str>, part: Option<&str>, to: &mut dyn Write) -> Result<u8, CliError> {
     let Some(topic) = topic else {
         for (word, about, _) in TOPICS {
             writeln!(to, "entryway guide {word:<14} {about}")?;
         }
+        for (part, about, _) in guide::REFERENCE {
+            writeln!(to, "entryway guide {REFERENCE} {part:<9} {about}")?;
+        }
         return Ok(0);
     };
+    if topic == REFERENCE {
+        return reference(part, to);
+    }
+    if let Some(part) = part {
+        return Err(CliError::new(
+            code::NOT_UNDERSTOOD,
+            format!("topic `{topic}` has no part `{part}`"),
+        )
+        .next(format!("entryway guide {topic}")));
+    }
     if let Some((_, _, text)) = TOPICS.iter().find(|(word, ..)| *word == topic) {
         to.write_all(text.as_bytes())?;
         return Ok(0);
     }
-    let words: Vec<&str> = TOPICS.iter().map(|(word, ..)| *word).collect();
-    Err(CliError::new(
-        code::NOT_UNDERSTOOD,
-        format!("no topic is called `{topic}`"),
+    let words: Vec<&str> = TOPICS
+        .iter()
+        .map(|(word, ..)| *word)
+        .chain([REFERENCE])
+        .collect();
+    Err(
+        CliError::new(code::NOT_UNDERSTOOD, format!("there is no topic `{topic}`"))
+            .next(format!("entryway guide {}", words.join("|"))),
     )
-    .next(format!("entryway guide {}", words.join("|"))))
+}
+
+fn reference(part: Option<&str>, to: &mut dyn Write) -> Result<u8, CliError> {
+    let pages: Vec<&str> = guide::REFERENCE
+        .iter()
+        .filter(|(name, ..)| part.is_none_or(|part| part == *name))
+        .map(|(.., text)| *text)
+        .collect();
+    if pages.is_empty() {
+        let parts: Vec<&str> = guide::REFERENCE.iter().map(|(name, ..)| *name).collect();
+        return Err(CliError::new(
+            code::NOT_UNDERSTOOD,
+            format!("the reference has no part `{}`", part.unwrap_or_default()),
+        )
+        .next(format!("entryway guide reference {}", parts.join("|"))));
+    }
+    for (index, page) in pages.iter().enumerate() {
+        if index > 0 {
+            writeln!(to)?;
+        }
+        to.write_all(guide::without_markers(page).as_bytes())?;
+    }
+    Ok(0)
 }

@@ -1,10 +1,10 @@
-//! `entryway plan`: how fast what is noticed with these settings. Arithmetic only.
+//! `entryway plan`: detection and failover times of the settings. Arithmetic only, no network access.
 
 use std::io::Write;
 
 use serde_json::json;
 
-use super::args::Output;
+use super::args::OutputFormat;
 use super::failure::CliError;
 use super::status::print_json;
 use crate::assemble;
@@ -12,8 +12,8 @@ use crate::settings::{Loaded, UpstreamSettings};
 use crate::upstream::endpoint::Role;
 use crate::upstream::timing::{Inputs, Predictions, predict};
 
-/// Prints the predictions for every upstream; JSON is the contract's for one, and a list under `upstreams` for several.
-pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
+/// Prints the predictions for every upstream; JSON is one object for one upstream, and a list under `upstreams` for several.
+pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> Result<u8, CliError> {
     let recipes = assemble::recipes(loaded).map_err(super::run::explain)?;
     let max_drain = loaded.settings.shutdown.max_delay;
     let planned: Vec<(&UpstreamSettings, Predictions)> = loaded
@@ -32,7 +32,7 @@ pub fn print(loaded: &Loaded, output: Output, to: &mut dyn Write) -> Result<u8, 
             (upstream, predict(&inputs(upstream, max_drain, endpoints)))
         })
         .collect();
-    if output == Output::Json {
+    if output == OutputFormat::Json {
         let one = |(upstream, predictions): &(&UpstreamSettings, Predictions)| {
             let mut value = json!(predictions);
             value["schema_version"] = json!(1);

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::args::Output;
+use super::args::OutputFormat;
 use super::failure::CliError;
 use super::online::{Instance, clean};
 use super::status::print_json;
@@ -12,7 +12,7 @@ use crate::admin::api_types::{Reloaded, versioned};
 pub async fn run(
     instance: &Instance,
     dry_run: bool,
-    output: Output,
+    output: OutputFormat,
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
     let path = if dry_run {
@@ -21,7 +21,7 @@ pub async fn run(
         "/v1/reload"
     };
     let reloaded: Reloaded = instance.change(path).await?;
-    if output == Output::Json {
+    if output == OutputFormat::Json {
         print_json(to, &versioned(reloaded))?;
         return Ok(0);
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::args::Output;
+use super::args::OutputFormat;
 use super::failure::CliError;
 use super::online::{Instance, ago, clean, plural, span};
 use crate::admin::api_types::{
@@ -27,11 +27,15 @@ struct Document {
 }
 
 /// Asks and prints. `to` should strip styles where it is no terminal.
-pub async fn run(instance: &Instance, output: Output, to: &mut dyn Write) -> Result<u8, CliError> {
+pub async fn run(
+    instance: &Instance,
+    output: OutputFormat,
+    to: &mut dyn Write,
+) -> Result<u8, CliError> {
     let status: Status = instance.read("/v1/status").await?;
     let endpoints: Endpoints = instance.read("/v1/endpoints").await?;
     let explain: Explain = instance.read("/v1/explain").await?;
-    if output == Output::Json {
+    if output == OutputFormat::Json {
         let document = Document {
             schema_version: crate::admin::api_types::SCHEMA_VERSION,
             status,

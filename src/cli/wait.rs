@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::args::{Output, WaitFor};
+use super::args::{OutputFormat, WaitFor};
 use super::failure::{CliError, code};
 use super::online::Instance;
 use super::status::print_json;
@@ -19,7 +19,7 @@ pub async fn run(
     instance: &Instance,
     goal: WaitFor,
     timeout: Duration,
-    output: Output,
+    output: OutputFormat,
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
     let started = Instant::now();
@@ -43,8 +43,8 @@ pub async fn run(
         tokio::time::sleep(PAUSE).await;
     }
     match output {
-        Output::Text => writeln!(to, "{}", word(goal))?,
-        Output::Json => print_json(
+        OutputFormat::Text => writeln!(to, "{}", word(goal))?,
+        OutputFormat::Json => print_json(
             to,
             &serde_json::json!({
                 "schema_version": crate::admin::api_types::SCHEMA_VERSION,

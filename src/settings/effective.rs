@@ -1,125 +1,183 @@
-//! The effective settings as `check` and `/v1/config` show them, and what a reload changes.
+//! The effective settings: every key with its value and source, as `check` and `/v1/config` show them, and what a reload
+//! changes.
 //!
-//! Defaults are shown as `config/reference.toml` writes them, which a test holds to be the structs' own. There are no
-//! secrets to leave out: settings hold only paths of secrets.
+//! Values are the settings structs themselves, serialized, so what is shown is what is in force. There are no secrets
+//! among them: settings hold only the paths of secrets.
 
-use std::collections::BTreeMap;
+use serde_json::{Map, Value as Json};
 
-use serde_json::{Map, Value as Json, json};
-
-use super::file;
-use super::layers::{Loaded, lay_under};
-use super::source::Source;
-use super::tree::{Node, Place, Value};
+use super::layers::Loaded;
 
 /// `config/reference.toml`: every key with its default and meaning.
 pub const REFERENCE: &str = include_str!("../../config/reference.toml");
 
-/// Keys whose change needs a restart; a key below one of them, too. All others hold for new work at once.
-const NEEDS_RESTART: &[&str] = &[
-    "listener.bind",
-    "listener.name",
-    "listener.upstream",
-    "upstream.name",
-    "admin",
-    "runtime",
-    "log.format",
-    "profile",
-];
+/// Keys whose change needs a restart, keys below them included. Everything else applies to new work at once.
+pub(super) const NEEDS_RESTART: &[&str] =
+    &["listener.bind", "listener.upstream", "admin", "runtime"];
 
-/// What a reload changes: dotted keys, sorted.
+/// What a reload changes: keys with the names of listeners and upstreams (`upstream[prod].health.fall`), sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Hold at once for new work.
     pub applied: Vec<String>,
-    /// Need a restart.
+    /// Not in force before a restart. A listener or upstream that is new, or gone, is named as a whole.
     pub restart: Vec<String>,
+}
+
+/// A reload: the settings that are in force after it, and what became of each change.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    pub in_force: Loaded,
+    pub changes: Changes,
 }
 
 // === impl Loaded ===
 
 impl Loaded {
-    /// Every key as nested `{value, source}`; keys that have no value are null.
-    pub fn effective(&self) -> Json {
-        self.shown(&self.complete())
+    /// Every key as nested `{value, source}`; a key without a value is null.
+    pub fn effective(&self) -> &Json {
+        &self.effective
     }
 
-    /// Every key in one line each: `key`, value, source, in the order of keys.
+    /// One line per key: key, value, source, sorted by key.
     pub fn lines(&self) -> Vec<(String, String, String)> {
         let mut lines = Vec::new();
-        self.complete().leaves(&mut |path, node| {
-            lines.push((
-                path.to_owned(),
-                plain(&self.value(node)),
-                self.say(&node.place),
-            ));
-        });
+        flatten(&self.effective, String::new(), &mut lines);
         lines
     }
 
-    /// What differs in `new`.
-    pub fn changes(&self, new: &Loaded) -> Changes {
-        let flat = |loaded: &Loaded| -> BTreeMap<String, Json> {
-            let mut values = BTreeMap::new();
-            let complete = loaded.complete();
-            complete.leaves(&mut |path, node| {
-                values.insert(path.to_owned(), loaded.value(node));
-            });
-            values
-        };
-        let (before, after) = (flat(self), flat(new));
+    /// Reads the settings file again and lays it under the same flags and variables. What needs a restart keeps its
+    /// value in the result, so that the result is what runs after it has been applied.
+    pub fn reload(&self) -> Result<Reload, super::Diagnostics> {
+        Ok(self.merge(self.load_file_again()?))
+    }
+
+    fn merge(&self, new: Loaded) -> Reload {
         let mut changes = Changes::default();
-        let keys: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-        for key in keys {
-            if before.get(key) != after.get(key) {
-                match needs_restart(key) {
-                    true => changes.restart.push(key.clone()),
-                    false => changes.applied.push(key.clone()),
-                }
-            }
-        }
-        changes
-    }
-
-    /// The merged tree over the defaults.
-    fn complete(&self) -> Node {
-        let mut tree = self.tree.clone();
-        lower_dwell(&mut tree);
-        lay_under(&mut tree, defaults());
-        tree
-    }
-
-    fn shown(&self, node: &Node) -> Json {
-        match &node.value {
-            Value::Table(table) => {
-                let entries = table
-                    .iter()
-                    .map(|(key, entry)| (key.clone(), self.shown(&entry.node)));
-                Json::Object(entries.collect::<Map<String, Json>>())
-            }
-            Value::List(items) if items.iter().any(|item| item.entries().is_some()) => {
-                Json::Array(items.iter().map(|item| self.shown(item)).collect())
-            }
-            _ => json!({"value": self.value(node), "source": self.say(&node.place)}),
-        }
-    }
-
-    fn value(&self, node: &Node) -> Json {
-        match &node.value {
-            Value::Text(text) => json!(text),
-            // The reader of a loose value knows its type, this place does not: numbers and booleans look like ones.
-            Value::Loose(text) => match (text.trim().parse::<i64>(), text.trim()) {
-                (Ok(number), _) => json!(number),
-                (_, "true") => json!(true),
-                (_, "false") => json!(false),
-                (_, text) => json!(text),
+        let effective = merge(&self.effective, &new.effective, String::new(), &mut changes);
+        changes.applied.sort();
+        changes.restart.sort();
+        // What was serialized from settings can be read as settings.
+        let settings =
+            serde_json::from_value(values(&effective)).unwrap_or_else(|_| new.settings.clone());
+        Reload {
+            in_force: Loaded {
+                settings,
+                effective,
+                admin_asked_for: self.admin_asked_for,
+                ..new
             },
-            Value::Int(number) => json!(number),
-            Value::Float(number) => json!(number),
-            Value::Bool(yes) => json!(yes),
-            Value::List(items) => Json::Array(items.iter().map(|item| self.value(item)).collect()),
-            Value::Other(_) | Value::Table(_) | Value::Null | Value::Gone => Json::Null,
+            changes,
         }
+    }
+}
+
+/// A leaf of the annotated tree.
+fn leaf(node: &Json) -> Option<&Json> {
+    node.as_object()
+        .filter(|entries| entries.len() == 2 && entries.contains_key("source"))
+        .and_then(|entries| entries.get("value"))
+}
+
+/// The annotated tree without its sources.
+fn values(node: &Json) -> Json {
+    if let Some(value) = leaf(node) {
+        return value.clone();
+    }
+    match node {
+        Json::Object(entries) => entries
+            .iter()
+            .map(|(key, node)| (key.clone(), values(node)))
+            .collect::<Map<_, _>>()
+            .into(),
+        Json::Array(items) => items.iter().map(values).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Lays `new` over what is in force, and records what becomes of each difference.
+fn merge(old: &Json, new: &Json, key: String, changes: &mut Changes) -> Json {
+    let (before, after) = (values(old), values(new));
+    let is_leaf = leaf(old).is_some() || leaf(new).is_some() || key.ends_with("].endpoint");
+    match (old, new) {
+        (Json::Object(old), Json::Object(new)) if !is_leaf => {
+            let merged = old.iter().map(|(name, old)| {
+                let key = match key.is_empty() {
+                    true => name.clone(),
+                    false => format!("{key}.{name}"),
+                };
+                let merged = match new.get(name) {
+                    Some(new) => merge(old, new, key, changes),
+                    None => old.clone(),
+                };
+                (name.clone(), merged)
+            });
+            merged.collect::<Map<_, _>>().into()
+        }
+        (Json::Array(old), Json::Array(new)) if !is_leaf && (named(old) || named(new)) => {
+            for item in new.iter().filter(|item| find(old, name_of(item)).is_none()) {
+                changes.restart.push(format!("{key}[{}]", name_of(item)));
+            }
+            let merged = old.iter().map(|old| {
+                let key = format!("{key}[{}]", name_of(old));
+                match find(new, name_of(old)) {
+                    Some(new) => merge(old, new, key, changes),
+                    None => {
+                        changes.restart.push(key);
+                        old.clone()
+                    }
+                }
+            });
+            merged.collect()
+        }
+        _ if before == after => new.clone(),
+        _ if needs_restart(&key) => {
+            changes.restart.push(key);
+            old.clone()
+        }
+        _ => {
+            changes.applied.push(key);
+            new.clone()
+        }
+    }
+}
+
+fn named(items: &[Json]) -> bool {
+    items.iter().any(|item| !name_of(item).is_empty())
+}
+
+fn name_of(item: &Json) -> &str {
+    item.get("name")
+        .and_then(leaf)
+        .and_then(Json::as_str)
+        .unwrap_or_default()
+}
+
+fn find<'a>(items: &'a [Json], name: &str) -> Option<&'a Json> {
+    items.iter().find(|item| name_of(item) == name)
+}
+
+fn flatten(node: &Json, key: String, lines: &mut Vec<(String, String, String)>) {
+    if let Some(value) = leaf(node) {
+        let source = node["source"].as_str().unwrap_or_default().to_owned();
+        lines.push((key, plain(value), source));
+        return;
+    }
+    match node {
+        Json::Object(entries) => {
+            for (name, node) in entries {
+                let key = match key.is_empty() {
+                    true => name.clone(),
+                    false => format!("{key}.{name}"),
+                };
+                flatten(node, key, lines);
+            }
+        }
+        Json::Array(items) => {
+            for (index, node) in items.iter().enumerate() {
+                flatten(node, format!("{key}[{index}]"), lines);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -136,110 +194,15 @@ fn plain(value: &Json) -> String {
 }
 
 fn needs_restart(key: &str) -> bool {
-    let mut bare = String::new();
-    let mut inside = false;
-    for c in key.chars() {
-        match c {
-            '[' => inside = true,
-            ']' => inside = false,
-            c if !inside => bare.push(c),
-            _ => {}
-        }
-    }
+    let bare = super::ranges::without_indices(key);
     NEEDS_RESTART.iter().any(|prefix| {
         bare.strip_prefix(prefix)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     })
 }
 
-/// `failback.after` below the default dwell lowers the dwell (contract section 3): shown as what holds.
-fn lower_dwell(tree: &mut Node) {
-    let Some(entry) = tree
-        .entries_mut()
-        .and_then(|table| table.get_mut("upstream"))
-    else {
-        return;
-    };
-    let Value::List(upstreams) = &mut entry.node.value else {
-        return;
-    };
-    for upstream in upstreams {
-        let Some(after) = upstream.get("failback.after").cloned() else {
-            continue;
-        };
-        let length = |node: &Node| {
-            node.as_text()
-                .and_then(|text| crate::duration::parse(text).ok())
-        };
-        let dwell = match upstream.get("failback.dwell") {
-            Some(node) => length(node),
-            None => Some(crate::upstream::timing::FailbackSettings::default().dwell),
-        };
-        if length(&after) < dwell {
-            upstream.set("failback.dwell", after);
-        }
-    }
-}
-
-/// The tree of `config/reference.toml` with every default in force; keys without a default are null.
-fn defaults() -> Node {
-    let parsed = |text: String| {
-        file::parse(&Source {
-            name: "reference.toml".to_owned(),
-            text: text.into(),
-        })
-        .0
-    };
-    let mut all = parsed(uncomment(true));
-    blank(&mut all, &parsed(uncomment(false)));
-    for key in ["listener", "upstream"] {
-        if let Some(entry) = all.entries_mut().and_then(|table| table.get_mut(key))
-            && let Value::List(items) = &mut entry.node.value
-            && let Some(first) = items.pop()
-        {
-            entry.node = first;
-        }
-    }
-    // An endpoint is no default of anything.
-    if let Some(upstream) = all
-        .entries_mut()
-        .and_then(|table| table.get_mut("upstream"))
-        && let Some(table) = upstream.node.entries_mut()
-    {
-        table.remove("endpoint");
-    }
-    all
-}
-
-/// Makes null what `with_default` does not have; all places are `Default`.
-fn blank(node: &mut Node, with_default: &Node) {
-    node.place = Place::Default;
-    match (&mut node.value, &with_default.value) {
-        (Value::Table(table), Value::Table(other)) => {
-            let nothing = Node {
-                place: Place::Default,
-                value: Value::Null,
-            };
-            for (key, entry) in table {
-                entry.key = Place::Default;
-                blank(
-                    &mut entry.node,
-                    other.get(key).map_or(&nothing, |entry| &entry.node),
-                );
-            }
-        }
-        (Value::List(items), Value::List(others)) => {
-            items
-                .iter_mut()
-                .zip(others)
-                .for_each(|(item, other)| blank(item, other));
-        }
-        (value, Value::Null) => *value = Value::Null,
-        _ => {}
-    }
-}
-
 /// The reference with its keys in force: lines `#key = value`. With `examples`, also those that end in `# no default`.
+#[cfg(test)]
 pub(super) fn uncomment(examples: bool) -> String {
     let line = |line: &str| {
         let key = line

@@ -1,22 +1,24 @@
-//! The short form of an endpoint, `HOST:PORT?zone=Z&name=N`, and what a name may look like. What a place may look like
-//! is `crate::addr`'s knowledge.
+//! The short form of an endpoint, `HOST:PORT?zone=Z&name=N`, and what a name may look like. What a host may look like
+//! is decided by `crate::addr`.
 
-use super::report::{Problem, closest};
-use super::tree::{Node, Place, Value};
+use super::diagnostics::{Diagnostic, closest};
+use super::node::{Node, Origin, Value};
 
 /// Splits the short form of an endpoint into the table that a file would hold.
-pub(super) fn from_text(text: &str, place: &Place) -> Result<Node, Problem> {
+pub(super) fn from_text(text: &str, origin: &Origin) -> Result<Node, Diagnostic> {
     let (address, query) = text.split_once('?').unwrap_or((text, ""));
-    let mut node = Node::table(place.clone());
-    node.set("address", Node::text(place.clone(), address));
+    let mut node = Node::table(origin.clone());
+    node.set("address", Node::text(origin.clone(), address));
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         match key {
-            "zone" | "name" if !value.is_empty() => node.set(key, Node::text(place.clone(), value)),
+            "zone" | "name" if !value.is_empty() => {
+                node.set(key, Node::text(origin.clone(), value))
+            }
             "zone" | "name" => {
-                return Err(Problem::new(
+                return Err(Diagnostic::new(
                     format!("`{key}=` in `{}` has no value", text.escape_debug()),
-                    place.clone(),
+                    origin.clone(),
                 ));
             }
             _ => {
@@ -29,7 +31,7 @@ pub(super) fn from_text(text: &str, place: &Place) -> Result<Node, Problem> {
                     || "an endpoint is HOST:PORT, then ?zone=Z&name=N where wanted".to_owned(),
                     |close| format!("did you mean `{close}`?"),
                 );
-                return Err(Problem::new(title, place.clone()).help(known));
+                return Err(Diagnostic::new(title, origin.clone()).help(known));
             }
         }
     }
@@ -37,33 +39,33 @@ pub(super) fn from_text(text: &str, place: &Place) -> Result<Node, Problem> {
 }
 
 /// Turns endpoints that were written in the short form, or alone, into a list of tables.
-pub(super) fn normalise(upstream: &mut Node, problems: &mut Vec<Problem>) {
+pub(super) fn normalise(upstream: &mut Node, problems: &mut Vec<Diagnostic>) {
     let Some(entry) = upstream
         .entries_mut()
         .and_then(|table| table.get_mut("endpoint"))
     else {
         return;
     };
-    let place = entry.node.place.clone();
+    let origin = entry.node.origin.clone();
     let items = entry.node.items().to_vec();
     let tables = items.into_iter().map(|item| match item.as_text() {
-        Some(text) => from_text(text, &item.place).unwrap_or_else(|problem| {
+        Some(text) => from_text(text, &item.origin).unwrap_or_else(|problem| {
             problems.push(problem);
             Node {
-                place: item.place.clone(),
-                value: Value::Gone,
+                origin: item.origin.clone(),
+                value: Value::Invalid,
             }
         }),
         None => item,
     });
     entry.node = Node {
-        place,
+        origin,
         value: Value::List(tables.collect()),
     };
 }
 
-/// Whether a listener, an upstream, an endpoint or a zone can be called so: the name becomes a metric label, a part of
-/// a path and a word of a command line.
+/// Whether a listener, an upstream, an endpoint or a zone may have this name. It becomes a metric label, a segment of a
+/// URL and an argument on a command line: `-x` would be read as a flag there, and `..` as the segment above.
 pub(super) fn check_label(name: &str) -> Result<(), String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
     match name.chars().find(|c| !fine(*c)) {
@@ -73,6 +75,12 @@ pub(super) fn check_label(name: &str) -> Result<(), String> {
             c.escape_debug()
         )),
         None if name.is_empty() => Err("a name cannot be empty".to_owned()),
+        None if name.starts_with('-') => Err(format!(
+            "`{name}` cannot be a name: on a command line it would be read as a flag"
+        )),
+        None if name == "." || name == ".." => Err(format!(
+            "`{name}` cannot be a name: in a URL it means another path"
+        )),
         None if name.len() > 253 => Err("a name cannot be longer than 253 bytes".to_owned()),
         None => Ok(()),
     }

@@ -1,78 +1,127 @@
-//! The settings file: read, checked to be text, parsed into a tree whose values know their bytes.
+//! The settings file: read, checked to be text, and parsed into a tree whose values know their position.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::report::Problem;
-use super::source::Source;
-use super::tree::{Entry, Node, Place, Table, Value};
+use super::diagnostics::Diagnostic;
+use super::node::{Entry, Node, Origin, Table, Value};
+use super::source_file::SourceFile;
 
-/// Nobody writes that much by hand; it keeps `--config /dev/zero` from eating the memory.
-const LARGEST: u64 = 1024 * 1024;
+/// Largest settings file.
+const MAX_SIZE: u64 = 1024 * 1024;
 
-/// Reads the text of a file.
-pub(super) fn load(name: &str) -> Result<Source, Problem> {
+/// Syntax errors that are shown: what follows the first ones is mostly their consequence.
+const MAX_SYNTAX_ERRORS: usize = 3;
+
+/// Reads the text of a regular file. Opening does not wait, so that a FIFO without a writer is refused as well.
+pub(super) fn load(name: &str) -> Result<SourceFile, Diagnostic> {
     let mut bytes = Vec::new();
-    File::open(name)
-        .and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes))
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(name)
         .map_err(|error| unreadable(name, &error))?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(Problem::bare(format!(
-            "{name} is larger than 1 MiB; that is no settings file"
+    let kind = file
+        .metadata()
+        .map_err(|error| unreadable(name, &error))?
+        .file_type();
+    if kind.is_dir() {
+        return Err(unreadable(name, &io::ErrorKind::IsADirectory.into()));
+    }
+    if !kind.is_file() {
+        return Err(Diagnostic::bare(format!("{name} is not a regular file"))
+            .help("a reload reads the file again, which pipes and devices do not allow; save it to a file"));
+    }
+    file.take(MAX_SIZE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(name, &error))?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(Diagnostic::bare(format!(
+            "{name} is larger than 1 MiB; that is not a settings file"
         )));
     }
     if bytes.contains(&0) {
-        return Err(Problem::bare(format!("{name} is a binary file, not TOML")));
+        return Err(Diagnostic::bare(format!(
+            "{name} is a binary file, not TOML"
+        )));
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-        Problem::bare(format!("{name}:{line} is not UTF-8 text"))
-            .help("save the file as UTF-8; TOML knows no other encoding")
+        Diagnostic::bare(format!("{name}:{line} is not UTF-8 text"))
+            .help("save the file as UTF-8, the only encoding of TOML")
     })?;
     if text.trim().is_empty() {
-        return Err(Problem::bare(format!("{name} is empty"))
-            .help("start from one of the samples in config/, or leave out --config"));
+        return Err(Diagnostic::bare(format!("{name} is empty"))
+            .help("start from one of the samples in config/, or omit --config"));
     }
-    Ok(Source {
+    Ok(SourceFile {
         name: name.to_owned(),
         text: text.into(),
     })
 }
 
-/// Parses the text; syntax errors come back beside whatever could be understood.
-pub(super) fn parse(source: &Source) -> (Node, Vec<Problem>) {
+/// Parses the text. Syntax errors are returned beside what could be parsed.
+pub(super) fn parse(source: &SourceFile) -> (Node, Vec<Diagnostic>) {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
+    if !errors.is_empty()
+        && let Some(language) = other_language(&source.text)
+    {
+        let problem = Diagnostic::bare(format!(
+            "{} is {language}; a settings file is TOML",
+            source.name
+        ));
+        let help = "TOML looks like: [upstream] and below it endpoint = \"HOST:8182\"; samples are in config/";
+        return (Node::table(Origin::Default), vec![problem.help(help)]);
+    }
     let problems = errors
         .iter()
+        .take(MAX_SYNTAX_ERRORS)
         .map(|error| {
             let span = error.span().unwrap_or(0..0);
-            Problem::new(error.message(), Place::File(span))
+            Diagnostic::new(error.message(), Origin::File(span))
         })
         .collect();
     let span = table.span();
     (convert(span, DeValue::Table(table.into_inner())), problems)
 }
 
-fn unreadable(name: &str, error: &std::io::Error) -> Problem {
-    use std::io::ErrorKind;
-    let problem = Problem::bare(format!("cannot read {name}: {}", lower(&error.to_string())));
+/// The language of a text that is not TOML, where its first line gives it away.
+fn other_language(text: &str) -> Option<&'static str> {
+    let mut lines = text.lines().map(str::trim_end);
+    let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    let key = first.split_once(':').filter(|(key, value)| {
+        let is_key = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+        !key.is_empty() && key.chars().all(is_key) && (value.is_empty() || value.starts_with(' '))
+    });
+    match first.trim_start() {
+        "---" => Some("YAML"),
+        first if first.starts_with('{') => Some("JSON"),
+        "[" => Some("JSON"),
+        _ if key.is_some() => Some("YAML"),
+        _ => None,
+    }
+}
+
+fn unreadable(name: &str, error: &io::Error) -> Diagnostic {
+    use io::ErrorKind;
+    let problem = Diagnostic::bare(format!("cannot read {name}: {}", lower(&error.to_string())));
     match error.kind() {
-        ErrorKind::NotFound => problem.help(
-            "give the path of a file with --config, or leave it out: no file is searched for",
-        ),
+        ErrorKind::NotFound => problem
+            .help("give the path of an existing file with --config; there is no default location"),
         ErrorKind::PermissionDenied => {
             problem.help("the user that entryway runs as must be allowed to read it")
         }
-        ErrorKind::IsADirectory => problem.help("give the path of a file, not of a folder"),
+        ErrorKind::IsADirectory => problem.help("give the path of a file, not of a directory"),
         _ => problem,
     }
 }
 
-/// The system's words without its number, beginning small as all our messages do.
+/// The text of a system error without its number, in lower case like all messages here.
 fn lower(text: &str) -> String {
     let text = text.split(" (os error").next().unwrap_or(text);
     let mut chars = text.chars();
@@ -90,7 +139,7 @@ fn convert(span: std::ops::Range<usize>, value: DeValue<'_>) -> Node {
                 Value::Int,
             ),
         DeValue::Float(number) => number.as_str().parse().map_or_else(
-            |_| Value::Other("a number that is none".to_owned()),
+            |_| Value::Other("a number that cannot be parsed".to_owned()),
             Value::Float,
         ),
         DeValue::Boolean(yes) => Value::Bool(yes),
@@ -99,7 +148,7 @@ fn convert(span: std::ops::Range<usize>, value: DeValue<'_>) -> Node {
         DeValue::Table(table) => Value::Table(entries(table)),
     };
     Node {
-        place: Place::File(span),
+        origin: Origin::File(span),
         value,
     }
 }
@@ -110,11 +159,11 @@ fn item(spanned: Spanned<DeValue<'_>>) -> Node {
 
 fn entries(table: DeTable<'_>) -> Table {
     let entry = |(key, value): (Spanned<std::borrow::Cow<'_, str>>, _)| {
-        let key_place = Place::File(key.span());
+        let key_origin = Origin::File(key.span());
         (
             key.into_inner().into_owned(),
             Entry {
-                key: key_place,
+                key: key_origin,
                 node: item(value),
             },
         )

@@ -1,58 +1,54 @@
-//! The flags that are settings: one table, from which the command line, the variables and their trees are made.
+//! The table of flags that are settings. The command line, the environment variables and the reference page are made
+//! from it.
 //!
-//! A flag `--x-y` is the variable `ENTRYWAY_X_Y`. What is no setting (`--output`, `--timeout`) belongs to `cli::args`.
+//! Flag `--x-y` is also the variable `ENTRYWAY_X_Y`. Flags that are not settings (`--output`, `--timeout`) are in
+//! `cli::args`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
 use clap::{Arg, ArgAction};
 
-use super::report::Problem;
-use super::tree::{Node, Place, Value};
+use super::diagnostics::Diagnostic;
+use super::node::{Node, Origin, Value};
 use super::{endpoint, profile};
 use crate::duration;
 
-/// What a flag is about; subcommands take those they have a use for.
+/// The heading of a flag in help texts; each subcommand takes the groups it has a use for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
-    /// Where connections go, and how they are made.
+pub enum FlagGroup {
     Target,
-    /// Where clients connect.
     Listen,
-    /// Probes, failover, failback.
     Health,
-    /// How names are resolved.
     Dns,
-    /// Admin HTTP, control socket, metrics.
     Admin,
-    /// Logs, drain, threads, profile.
     Process,
 }
 
 /// How a flag's text becomes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Taken as it is; whether it can be so is the settings' business.
+pub enum ValueKind {
+    /// Any text; validated with the settings.
     Text,
-    /// `HOST:PORT?zone=Z&name=N`, several.
+    /// `HOST:PORT?zone=Z&name=N`, repeatable.
     Endpoints,
-    /// `IP:PORT`, several.
+    /// `IP:PORT`, repeatable.
     Addresses,
+    /// `IP` or `IP:PORT`, port 53 where none is given, repeatable.
+    DnsServers,
     /// `IP:PORT`.
     Address,
     /// `IP:PORT` or `off`.
     AddressOrOff,
-    /// A duration.
     Duration,
-    /// A whole number.
     Number,
-    /// One of these.
+    /// One of these words.
     Word(&'static [&'static str]),
-    /// Yes or no; the bare flag is yes.
+    /// A boolean; the bare flag means true.
     Switch,
-    /// Like `Switch`, but yes sets the key to `off`.
+    /// Like `Switch`, but true sets the key to `off`.
     Off,
-    /// `conns,probes`: see [`quiet`].
+    /// `conns,probes`; see [`quiet`].
     Quiet,
 }
 
@@ -61,25 +57,22 @@ pub enum Kind {
 pub struct Flag {
     /// Without dashes.
     pub long: &'static str,
-    /// One letter.
     pub short: Option<char>,
-    /// The key it sets.
+    /// The TOML key it sets.
     pub path: &'static str,
-    /// How its text becomes a value.
-    pub kind: Kind,
-    /// What it is about.
-    pub group: Group,
-    /// What stands for its value in help texts.
+    pub kind: ValueKind,
+    pub group: FlagGroup,
+    /// Name of its value in help texts.
     pub value: &'static str,
-    /// In one line, with the default.
+    /// One line, with the default.
     pub help: &'static str,
 }
 
 const fn flag(
-    group: Group,
+    group: FlagGroup,
     long: &'static str,
     path: &'static str,
-    kind: Kind,
+    kind: ValueKind,
     value: &'static str,
     help: &'static str,
 ) -> Flag {
@@ -99,95 +92,95 @@ const fn flag(
     }
 }
 
-/// All of them, in the order of the help text.
+/// All flags that are settings, in the order of the help text.
 #[rustfmt::skip]
 pub const FLAGS: &[Flag] = {
-    use Group::{Admin, Dns, Health, Listen, Process, Target};
-    use Kind::{ Address, AddressOrOff, Addresses, Duration, Endpoints, Number, Off, Quiet, Switch, Text, Word, };
+    use FlagGroup::{Admin, Dns, Health, Listen, Process, Target};
+    use ValueKind::{ Address, AddressOrOff, Addresses, DnsServers, Duration, Endpoints, Number, Off, Quiet, Switch, Text, Word, };
     &[
         flag(Target, "endpoint", "upstream.endpoint", Endpoints, "HOST:PORT[?zone=Z&name=N]",
-            "An entry point; may be repeated"),
+            "Address of a Datomic entry point; may be repeated"),
         flag(Target, "vpce", "upstream.vpce", Text, "NAME[:PORT]",
-            "Regional VPC-endpoint name; the zonal names are derived from it [port: 8182]"),
+            "Regional DNS name of a VPC endpoint; zonal names are derived from it [port: 8182]"),
         flag(Target, "peering", "upstream.peering", Switch, "BOOL",
-            "The peered entry name, entry-http.SYSTEM.REGION.datomic.net"),
+            "Use the entry name of a peered VPC: entry-http.SYSTEM.REGION.datomic.net"),
         flag(Target, "system", "upstream.system", Text, "SYSTEM",
-            "Datomic system, for --peering"),
+            "Name of the Datomic system (with --peering)"),
         flag(Target, "region", "upstream.region", Text, "REGION",
-            "AWS region, for --peering"),
+            "AWS region of the system (with --peering)"),
         flag(Target, "from-client", "upstream.from_client", Text, "FILE.edn",
-            "Take endpoint, system and region from a Datomic client map"),
+            "Read endpoint, system and region from a Datomic client map"),
         flag(Target, "zone", "upstream.zone", Text, "ZONE|auto|none",
-            "Own availability zone, preferred over others [default: auto]"),
+            "Availability zone of this host, preferred over others [default: auto]"),
         flag(Target, "connect-timeout", "upstream.connect_timeout", Duration, "D",
-            "Limit of one connect attempt [default: 1500ms]"),
+            "Timeout of one connection attempt [default: 1500ms]"),
         flag(Target, "hedge-after", "upstream.hedge_after", Duration, "D",
-            "At most this long until the next address is tried too; 0 = never [default: 250ms]"),
+            "Start a second connection attempt after at most this delay; 0s disables hedging [default: 250ms]"),
         flag(Target, "no-splice", "upstream.splice", Off, "BOOL",
-            "Never move bytes inside the kernel"),
+            "Copy through a buffer instead of splice(2)"),
         flag(Target, "warm", "upstream.warm.spares", Number, "N",
-            "Connected spares per preferred endpoint [default: 0]"),
+            "Preconnected spare connections per preferred endpoint [default: 0]"),
         flag(Listen, "listen", "listener.bind", Addresses, "IP:PORT",
-            "Where clients connect; may be repeated [default: 127.0.0.1:8182 [::1]:8182]"),
+            "Address to listen on; may be repeated [default: 127.0.0.1:8182 [::1]:8182]"),
         flag(Listen, "allow-remote", "listener.allow_remote", Switch, "BOOL",
-            "Allow --listen beyond loopback: no encryption, no login"),
+            "Allow non-loopback --listen addresses; the port has no encryption and no authentication"),
         flag(Listen, "max-connections", "listener.max_connections", Number, "N",
-            "Connections at once [default: what the limit of open files allows]"),
+            "Maximum number of concurrent connections [default: derived from the open-file limit]"),
         flag(Listen, "when-all-down", "listener.when_all_down", Word(&["hold", "try", "refuse"]), "WHAT",
-            "What a client meets while nothing can be reached: hold, try or refuse [default: hold]"),
+            "New connections while no address is reachable: hold, try or refuse [default: hold]"),
         flag(Health, "probe", "upstream.health.kind", Word(&["datomic", "http", "tcp", "off"]), "KIND",
-            "How addresses are probed: datomic, http, tcp or off [default: datomic]"),
+            "Kind of health probe: datomic, http, tcp or off [default: datomic]"),
         flag(Health, "probe-interval", "upstream.health.interval", Duration, "D",
-            "Between two probes of an address [default: 5s]"),
+            "Interval between probes of a healthy address [default: 5s]"),
         flag(Health, "fall", "upstream.health.fall", Number, "N",
-            "Failures running that mark an address down [default: 3]"),
+            "Consecutive failed probes before an address is marked down [default: 3]"),
         flag(Health, "rise", "upstream.health.rise", Number, "N",
-            "Successes running that let it return [default: 2]"),
+            "Consecutive successful probes before a down address may return [default: 2]"),
         flag(Health, "expect-s3-auth-path", "upstream.health.expect_s3_auth_path", Text, "auto|off|VALUE",
-            "The identity all addresses must answer with [default: auto]"),
+            "Expected :s3-auth-path of every address [default: auto]"),
         flag(Health, "failback-after", "upstream.failback.after", Duration, "D",
-            "How long a returning address is watched before it is used again [default: 60s]"),
-        flag(Dns, "dns-server", "dns.servers", Addresses, "IP:PORT",
-            "Ask this DNS server; may be repeated [default: the system's]"),
+            "Observe a returning address this long before it is used again [default: 60s]"),
+        flag(Dns, "dns-server", "dns.servers", DnsServers, "IP[:PORT]",
+            "DNS server to query; may be repeated [port: 53] [default: those of /etc/resolv.conf]"),
         flag(Dns, "allow-local-answers", "dns.allow_local_answers", Switch, "BOOL",
-            "Take loopback and link-local addresses from DNS"),
+            "Accept loopback and link-local addresses in DNS answers"),
         flag(Admin, "admin", "admin.bind", AddressOrOff, "IP:PORT|off",
-            "Admin HTTP: health, metrics, /v1 [default: 127.0.0.1:8183]"),
+            "Admin HTTP server: health checks, /metrics, /v1 [default: 127.0.0.1:8183]"),
         flag(Admin, "control", "admin.control", Text, "PATH|off",
             "Control socket [default: below $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR]"),
         flag(Admin, "metrics-bind", "admin.metrics_bind", Address, "IP:PORT",
-            "/metrics and health once more, read-only; may leave loopback"),
+            "Extra read-only listener for /metrics and health checks; may be non-loopback"),
         flag(Process, "min-drain", "shutdown.min_delay", Duration, "D",
-            "Go on accepting this long after the signal to stop [default: 0s]"),
+            "Keep accepting connections this long after the signal to stop [default: 0s]"),
         flag(Process, "max-drain", "shutdown.max_delay", Duration, "D",
-            "Reset what is still open after this long [default: 25s]"),
+            "Reset connections that are still open after this long [default: 25s]"),
         flag(Process, "strict-exit", "shutdown.strict_exit", Switch, "BOOL",
-            "Exit with 3 when connections had to be cut"),
+            "Exit with code 3 if connections had to be reset"),
         flag(Process, "log-format", "log.format", Word(&["auto", "text", "json"]), "FORMAT",
-            "auto, text or json; auto: text on a terminal [default: auto]"),
+            "Log format: auto, text or json; auto is text on a terminal, else json [default: auto]"),
         flag(Process, "log-level", "log.level", Word(&["error", "warn", "info", "debug"]), "LEVEL",
-            "error, warn, info or debug [default: info]"),
+            "Log level: error, warn, info or debug [default: info]"),
         flag(Process, "quiet", "log", Quiet, "conns,probes",
-            "Fewer lines: only failed connections, no probes"),
+            "conns: log failed connections only; probes: do not log probes"),
         flag(Process, "workers", "runtime.workers", Number, "N",
-            "Data threads [default: the CPUs available]"),
+            "Number of data threads [default: available CPUs]"),
         flag(Process, "profile", "profile", Word(profile::NAMES), "PROFILE",
-            "Other defaults: sidecar, laptop or load [default: sidecar]"),
+            "Preset of defaults: sidecar, laptop or load [default: sidecar]"),
     ]
 };
 
-/// The flag that names the file; it is no setting.
+/// The flag that names the settings file; not itself a setting.
 pub const CONFIG: &str = "config";
 
 // === impl Flag ===
 
 impl Flag {
-    /// The variable that says the same.
+    /// The environment variable with the same meaning.
     pub fn variable(&self) -> String {
         variable(self.long)
     }
 
-    /// The flag for clap: a value that is not of its type never gets beyond it (exit code 2).
+    /// The clap argument. It rejects values of the wrong type (exit code 2).
     pub fn arg(&self) -> Arg {
         let arg = Arg::new(self.long)
             .long(self.long)
@@ -195,16 +188,18 @@ impl Flag {
             .help(self.help);
         let arg = self.short.map_or(arg.clone(), |short| arg.short(short));
         let arg = match self.kind {
-            Kind::Endpoints | Kind::Addresses => arg.action(ArgAction::Append),
-            Kind::Quiet => arg.action(ArgAction::Append).value_delimiter(','),
-            Kind::Switch | Kind::Off => arg
+            ValueKind::Endpoints | ValueKind::Addresses | ValueKind::DnsServers => {
+                arg.action(ArgAction::Append)
+            }
+            ValueKind::Quiet => arg.action(ArgAction::Append).value_delimiter(','),
+            ValueKind::Switch | ValueKind::Off => arg
                 .num_args(0..=1)
                 .require_equals(true)
                 .default_missing_value("true")
                 .hide_possible_values(true),
             _ => arg,
         };
-        let arg = if matches!(self.kind, Kind::Word(_) | Kind::Quiet) {
+        let arg = if matches!(self.kind, ValueKind::Word(_) | ValueKind::Quiet) {
             arg.hide_possible_values(true)
         } else {
             arg
@@ -217,90 +212,99 @@ impl Flag {
             ValueParser::new(move |text: &str| check(text).map(|()| text.to_owned()))
         }
         match self.kind {
-            Kind::Text | Kind::Endpoints => ValueParser::string(),
-            Kind::Addresses | Kind::Address => checked(address),
-            Kind::AddressOrOff => {
+            ValueKind::Text | ValueKind::Endpoints => ValueParser::string(),
+            ValueKind::Addresses | ValueKind::Address => checked(address),
+            ValueKind::DnsServers => checked(|text| dns_server(text).map(drop)),
+            ValueKind::AddressOrOff => {
                 checked(|text| if text == "off" { Ok(()) } else { address(text) })
             }
-            Kind::Duration => checked(|text| duration::parse(text).map(drop)),
-            Kind::Number => checked(|text| match text.parse::<u32>() {
+            ValueKind::Duration => checked(|text| duration::parse(text).map(drop)),
+            ValueKind::Number => checked(|text| match text.parse::<u32>() {
                 Ok(_) => Ok(()),
-                Err(_) => Err("a whole number is expected".to_owned()),
+                Err(_) => Err("expected a whole number".to_owned()),
             }),
-            Kind::Word(words) => PossibleValuesParser::new(words).map(|word| word).into(),
-            Kind::Switch | Kind::Off => {
+            ValueKind::Word(words) => PossibleValuesParser::new(words).map(|word| word).into(),
+            ValueKind::Switch | ValueKind::Off => {
                 PossibleValuesParser::new(["true", "false", "1", "0"]).into()
             }
-            Kind::Quiet => PossibleValuesParser::new(["conns", "probes"]).into(),
+            ValueKind::Quiet => PossibleValuesParser::new(["conns", "probes"]).into(),
         }
     }
 
-    /// Lays what was written with this flag or variable into `tree`.
-    pub(super) fn lay_into(
+    /// Sets the key of this flag or variable in `tree`.
+    pub(super) fn set_in(
         &self,
         tree: &mut Node,
         texts: &[&str],
-        place: &Place,
-        problems: &mut Vec<Problem>,
+        origin: &Origin,
+        problems: &mut Vec<Diagnostic>,
     ) {
         let Some(last) = texts.last() else { return };
         let list = |nodes: Vec<Node>| Node {
-            place: place.clone(),
+            origin: origin.clone(),
             value: Value::List(nodes),
         };
         match self.kind {
-            Kind::Endpoints => {
+            ValueKind::Endpoints => {
                 let mut nodes = Vec::new();
                 for text in texts {
-                    match endpoint::from_text(text, place) {
+                    match endpoint::from_text(text, origin) {
                         Ok(node) => nodes.push(node),
                         Err(problem) => {
                             problems.push(problem);
                             nodes.push(Node {
-                                place: place.clone(),
-                                value: Value::Gone,
+                                origin: origin.clone(),
+                                value: Value::Invalid,
                             });
                         }
                     }
                 }
                 tree.set(self.path, list(nodes));
             }
-            Kind::Addresses => {
+            ValueKind::Addresses => {
                 let nodes = texts
                     .iter()
-                    .map(|text| Node::loose(place.clone(), *text))
+                    .map(|text| Node::untyped(origin.clone(), *text))
                     .collect();
                 tree.set(self.path, list(nodes));
             }
-            Kind::Off => match *last {
-                "true" | "1" => tree.set(self.path, Node::text(place.clone(), "off")),
-                "false" | "0" => tree.set(self.path, Node::text(place.clone(), "auto")),
-                text => problems.push(Problem::new(
+            ValueKind::DnsServers => {
+                let nodes = texts
+                    .iter()
+                    .map(|text| Node::untyped(origin.clone(), *text));
+                let mut servers = list(nodes.collect());
+                complete_dns_servers(&mut servers);
+                tree.set(self.path, servers);
+            }
+            ValueKind::Off => match *last {
+                "true" | "1" => tree.set(self.path, Node::text(origin.clone(), "off")),
+                "false" | "0" => tree.set(self.path, Node::text(origin.clone(), "auto")),
+                text => problems.push(Diagnostic::new(
                     format!(
                         "expected true, false, 1 or 0, found the text `{}`",
                         text.escape_debug()
                     ),
-                    place.clone(),
+                    origin.clone(),
                 )),
             },
-            Kind::Quiet => quiet(tree, texts, place, problems),
-            _ => tree.set(self.path, Node::loose(place.clone(), *last)),
+            ValueKind::Quiet => quiet(tree, texts, origin, problems),
+            _ => tree.set(self.path, Node::untyped(origin.clone(), *last)),
         }
     }
 }
 
-/// `conns`: only connections that failed; `probes`: no probes.
-fn quiet(tree: &mut Node, texts: &[&str], place: &Place, problems: &mut Vec<Problem>) {
+/// `--quiet`: `conns` logs failed connections only, `probes` logs no probes.
+fn quiet(tree: &mut Node, texts: &[&str], origin: &Origin, problems: &mut Vec<Diagnostic>) {
     for text in texts {
         match *text {
-            "conns" => tree.set("log.connections", Node::text(place.clone(), "errors")),
-            "probes" => tree.set("log.probes", Node::text(place.clone(), "off")),
-            text => problems.push(Problem::new(
+            "conns" => tree.set("log.connections", Node::text(origin.clone(), "errors")),
+            "probes" => tree.set("log.probes", Node::text(origin.clone(), "off")),
+            text => problems.push(Diagnostic::new(
                 format!(
                     "expected conns or probes, found the text `{}`",
                     text.escape_debug()
                 ),
-                place.clone(),
+                origin.clone(),
             )),
         }
     }
@@ -308,11 +312,34 @@ fn quiet(tree: &mut Node, texts: &[&str], place: &Place, problems: &mut Vec<Prob
 
 fn address(text: &str) -> Result<(), String> {
     text.parse::<SocketAddr>().map(drop).map_err(|_| {
-        "an IP address with its port is expected, such as 127.0.0.1:8182 or [::1]:8182".to_owned()
+        "expected an IP address with a port, such as 127.0.0.1:8182 or [::1]:8182".to_owned()
     })
 }
 
-/// The variable of a flag.
+/// `IP` or `IP:PORT`, with or without brackets around IPv6.
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    text.parse()
+        .or_else(|_| bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
+        .map_err(|_| {
+            "expected the IP address of a DNS server, such as 10.0.0.2 or 10.0.0.2:53".to_owned()
+        })
+}
+
+/// Adds the port to servers that were given without one. What is not an address is reported when it is read.
+pub(super) fn complete_dns_servers(servers: &mut Node) {
+    let complete = |node: &mut Node| {
+        if let Some(server) = node.as_text().and_then(|text| dns_server(text).ok()) {
+            *node = Node::text(node.origin.clone(), server.to_string());
+        }
+    };
+    match &mut servers.value {
+        Value::List(items) => items.iter_mut().for_each(complete),
+        _ => complete(servers),
+    }
+}
+
+/// The environment variable of a flag.
 pub(super) fn variable(long: &str) -> String {
     format!("ENTRYWAY_{}", long.to_uppercase().replace('-', "_"))
 }

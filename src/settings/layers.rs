@@ -1,41 +1,41 @@
-//! Flags, environment, file and profile laid over each other, and read once.
+//! Merges flags, environment, file and profile, and reads the result once.
 //!
-//! Flags and variables know nothing of how many listeners and upstreams a file has: what they say of one they say of
-//! each, except where that makes no sense (a target, a bind address), which is an error. Whatever names a target
-//! replaces the target of the layers below, as a whole.
+//! A flag or variable applies to every listener or upstream of the file, except where that makes no sense (a target, a
+//! bind address): beside several of them it is an error. A layer that names a target replaces the target of the layers
+//! below as a whole.
 
 use std::ffi::OsString;
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
+use super::diagnostics::{Diagnostic, Diagnostics, closest};
 use super::model::Settings;
-use super::report::{Problem, Report};
-use super::source::Source;
-use super::tree::{Node, Path, Place, Table, Value};
-use super::{endpoint, explain, file, flags, given, profile, read, validate};
+use super::node::{KeyPath, Node, Origin, Table, Value};
+use super::source_file::SourceFile;
+use super::{annotate, deserialize, endpoint, file, flags, overrides, profile, validate};
 
-/// What says where to go; an upstream has one of them.
+/// The keys that are targets; an upstream has exactly one of them.
 pub(super) const TARGETS: [&str; 4] = ["endpoint", "vpce", "peering", "from_client"];
 
-/// Settings, and where they come from.
+/// Validated settings, and where each value came from.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// Validated.
     pub settings: Settings,
-    /// What is odd but no error, each in one line.
+    /// What is unusual but not an error, one line each.
     pub warnings: Vec<String>,
-    /// Whether `admin.bind` was asked for: by flag or file. A variable does not count, because the wrapper sets it for
-    /// whatever it starts (contract section 3).
+    /// Whether `admin.bind` was set by flag or file. A variable does not count: the wrapper sets it for its child, which
+    /// may be another instance.
     pub admin_asked_for: bool,
+    pub(super) effective: serde_json::Value,
     pub(super) tree: Node,
-    source: Option<Source>,
-    layers: Layers,
+    pub(super) source: Option<SourceFile>,
+    pub(super) layers: Layers,
 }
 
-/// What stays the same when the file is read again.
+/// The layers that stay the same when the file is read again.
 #[derive(Clone, Debug)]
-struct Layers {
+pub(super) struct Layers {
     config: Option<String>,
     flags: Node,
     env: Node,
@@ -43,16 +43,16 @@ struct Layers {
 }
 
 /// Reads the settings of this run. `matches` are those of a subcommand that takes some or all of [`flags::FLAGS`].
-/// `needs_target`: whether settings without a target are an error (`run`, `check`, `plan`), or not (`explain`, which
-/// then asks the running instance).
+/// `needs_target`: whether settings without a target are an error (`run`, `check`, `plan`) or not (`explain`, which then
+/// asks the running instance).
 pub fn load(
     matches: &ArgMatches,
     env: impl Iterator<Item = (OsString, OsString)>,
     needs_target: bool,
-) -> Result<Loaded, Report> {
+) -> Result<Loaded, Diagnostics> {
     let mut problems = Vec::new();
-    let flags = given::from_command_line(matches, &mut problems);
-    let env = given::from_environment(env, &mut problems);
+    let flags = overrides::from_command_line(matches, &mut problems);
+    let env = overrides::from_environment(env, &mut problems);
     let given = matches.try_contains_id(flags::CONFIG).is_ok()
         && matches.value_source(flags::CONFIG) == Some(ValueSource::CommandLine);
     let config = given
@@ -71,11 +71,11 @@ pub fn load(
 
 impl Loaded {
     /// The same flags and environment over the file as it is now.
-    pub fn load_file_again(&self) -> Result<Loaded, Report> {
+    pub(super) fn load_file_again(&self) -> Result<Loaded, Diagnostics> {
         lay(self.layers.clone(), Vec::new(), true)
     }
 
-    /// Whether anything says where to go.
+    /// Whether any upstream has a target.
     pub fn has_target(&self) -> bool {
         let upstreams = &self.settings.upstreams;
         upstreams.iter().any(|upstream| {
@@ -86,78 +86,73 @@ impl Loaded {
         })
     }
 
-    /// The file's path, as given.
+    /// Path of the settings file, as given.
     pub fn file(&self) -> Option<&str> {
         self.layers.config.as_deref()
     }
 
-    /// Where a key was set, in the words of `/v1/config`; `listener[0].bind` for the first listener's.
+    /// Source of a key as in `/v1/config`; `listener[0].bind` is the first listener's.
     pub fn source(&self, key: &str) -> String {
         let mut source = "default".to_owned();
         self.tree.leaves(&mut |path, node| {
             if path == key {
-                source = self.say(&node.place);
+                source = origin_text(&node.origin, self.source.as_ref());
             }
         });
         source
     }
 
-    /// A report about what only shows later (a client map that cannot be read, a name that another has), each at the
-    /// key it is about: `upstream[0].endpoint[1].name`, or the innermost of its tables that was written.
-    pub fn report(&self, wrong: impl IntoIterator<Item = (String, String)>) -> Report {
-        let problem = |(key, what): (String, String)| Problem::new(what, self.place(&key));
-        Report::new(
+    /// Diagnostics about problems found after loading (a client map that cannot be read), each at the key it is about:
+    /// `upstream[0].endpoint[1].name`, or the innermost of its tables that was written.
+    pub fn report(&self, wrong: impl IntoIterator<Item = (String, String)>) -> Diagnostics {
+        let problem =
+            |(key, what): (String, String)| Diagnostic::new(what, self.tree.origin_of(&key));
+        Diagnostics::new(
             self.source.clone(),
             wrong.into_iter().map(problem).collect(),
         )
     }
+}
 
-    fn place(&self, key: &str) -> Place {
-        let mut path = Path::default();
-        let mut place = Place::Default;
-        for step in key.split(['.', '[']) {
-            path = match step.strip_suffix(']').map(str::parse) {
-                Some(Ok(index)) => path.index(index),
-                _ => path.key(step),
-            };
-            match self.tree.at(&path) {
-                Some(node) if node.place != Place::Default => place = node.place.clone(),
-                Some(_) => {}
-                None => break,
-            }
-        }
-        place
-    }
-
-    pub(super) fn say(&self, place: &Place) -> String {
-        match (place, &self.source) {
-            (Place::Default, _) => "default".to_owned(),
-            (Place::Profile, _) => "profile".to_owned(),
-            (Place::File(span), Some(source)) => source.line_of(span.start),
-            (Place::File(_), None) => "file".to_owned(),
-            (Place::Env(_), _) => "env".to_owned(),
-            (Place::Flag(_), _) => "flag".to_owned(),
-        }
+/// An origin as `/v1/config` shows it.
+fn origin_text(origin: &Origin, source: Option<&SourceFile>) -> String {
+    match (origin, source) {
+        (Origin::Default, _) => "default".to_owned(),
+        (Origin::Profile, _) => "profile".to_owned(),
+        (Origin::File(span), Some(source)) => source.line_of(span.start),
+        (Origin::File(_), None) => "file".to_owned(),
+        (Origin::Env(_), _) => "env".to_owned(),
+        (Origin::Flag(_), _) => "flag".to_owned(),
     }
 }
 
-fn lay(layers: Layers, mut problems: Vec<Problem>, needs_target: bool) -> Result<Loaded, Report> {
+/// Whether an unknown key was probably meant to be a target: then "no target" would only distract.
+fn means_target(error: &deserialize::Error) -> bool {
+    matches!(&error.what, deserialize::What::UnknownKey(key, known)
+        if closest(key, known.iter().copied()).is_some_and(|close| TARGETS.contains(&close)))
+}
+
+fn lay(
+    layers: Layers,
+    mut problems: Vec<Diagnostic>,
+    needs_target: bool,
+) -> Result<Loaded, Diagnostics> {
     let (source, mut tree) = match open(layers.config.as_deref()) {
         Ok(opened) => opened,
         Err(report) => {
             problems.extend(report.problems);
-            return Err(Report::new(report.source, problems));
+            return Err(Diagnostics::new(report.source, problems));
         }
     };
     normalise(&mut tree, &mut problems);
     merge(&mut tree, layers.env.clone(), &mut problems);
     merge(&mut tree, layers.flags.clone(), &mut problems);
     let profile = profile_of(&tree);
-    lay_under(&mut tree, profile);
+    merge_under(&mut tree, profile);
     let mut warnings = layers.warnings.clone();
     let whole = tree.clone();
-    let outcome = read::read::<Settings>(&mut tree);
-    let wrong: Vec<Path> = outcome
+    let outcome = deserialize::read::<Settings>(&mut tree);
+    let wrong: Vec<KeyPath> = outcome
         .errors
         .iter()
         .map(|error| error.path.clone())
@@ -166,52 +161,57 @@ fn lay(layers: Layers, mut problems: Vec<Problem>, needs_target: bool) -> Result
         outcome
             .errors
             .iter()
-            .map(|error| explain::explain(error, &whole)),
+            .map(|error| deserialize::diagnose(error, &whole)),
     );
     let Some(settings) = outcome.value else {
-        return Err(Report::new(source, problems));
+        return Err(Diagnostics::new(source, problems).with_warnings(layers.warnings));
     };
-    let mut check = validate::Check::new(&settings, &tree, &wrong, needs_target);
-    check.all();
-    problems.extend(check.problems);
+    let needs_target = needs_target && !outcome.errors.iter().any(means_target);
+    let mut validator = validate::Validator::new(&settings, &tree, &wrong, needs_target);
+    validator.all();
+    problems.extend(validator.problems);
     warnings.extend(
-        check
+        validator
             .warnings
             .iter()
             .map(|warning| warning.line(source.as_ref())),
     );
     if !problems.is_empty() {
-        return Err(Report::new(source, problems));
+        return Err(Diagnostics::new(source, problems).with_warnings(layers.warnings));
     }
+    let effective = annotate::with_sources(&settings, &tree, |origin| {
+        origin_text(origin, source.as_ref())
+    });
     let admin_asked_for = tree
         .get("admin.bind")
-        .is_some_and(|node| matches!(node.place, Place::Flag(_) | Place::File(_)));
+        .is_some_and(|node| matches!(node.origin, Origin::Flag(_) | Origin::File(_)));
     Ok(Loaded {
         settings,
         warnings,
         admin_asked_for,
+        effective,
         tree,
         source,
         layers,
     })
 }
 
-/// The file and its tree; both are empty where there is none. What follows from a syntax error is anybody's guess, so
-/// a file that has some is read no further.
-fn open(config: Option<&str>) -> Result<(Option<Source>, Node), Report> {
+/// The file and its tree; both are empty where there is no file. A file with syntax errors is not read any further:
+/// what its other lines mean is uncertain.
+fn open(config: Option<&str>) -> Result<(Option<SourceFile>, Node), Diagnostics> {
     let Some(name) = config else {
-        return Ok((None, Node::table(Place::Default)));
+        return Ok((None, Node::table(Origin::Default)));
     };
-    let source = file::load(name).map_err(|problem| Report::new(None, vec![problem]))?;
+    let source = file::load(name).map_err(|problem| Diagnostics::new(None, vec![problem]))?;
     let (tree, syntax) = file::parse(&source);
     match syntax.is_empty() {
         true => Ok((Some(source), tree)),
-        false => Err(Report::new(Some(source), syntax)),
+        false => Err(Diagnostics::new(Some(source), syntax)),
     }
 }
 
-/// One listener and one upstream at least; endpoints as tables.
-fn normalise(tree: &mut Node, problems: &mut Vec<Problem>) {
+/// Normal form: at least one listener and one upstream, endpoints as tables, DNS servers with a port.
+fn normalise(tree: &mut Node, problems: &mut Vec<Diagnostic>) {
     for key in ["listener", "upstream"] {
         let node = tree
             .entries()
@@ -222,29 +222,37 @@ fn normalise(tree: &mut Node, problems: &mut Vec<Problem>) {
             .map(|node| node.items().to_vec())
             .unwrap_or_default();
         if items.is_empty() {
-            items.push(Node::table(Place::Default));
+            items.push(Node::table(Origin::Default));
         }
         if key == "upstream" {
             items
                 .iter_mut()
                 .for_each(|upstream| endpoint::normalise(upstream, problems));
         }
-        let place = node.map_or(Place::Default, |node| node.place);
+        let origin = node.map_or(Origin::Default, |node| node.origin);
         match tree.entries_mut().and_then(|table| table.get_mut(key)) {
             Some(entry) => {
                 entry.node = Node {
-                    place,
+                    origin,
                     value: Value::List(items),
                 }
             }
             None => tree.set(
                 key,
                 Node {
-                    place,
+                    origin,
                     value: Value::List(items),
                 },
             ),
         }
+    }
+    if let Some(entry) = tree.entries_mut().and_then(|table| table.get_mut("dns"))
+        && let Some(servers) = entry
+            .node
+            .entries_mut()
+            .and_then(|table| table.get_mut("servers"))
+    {
+        flags::complete_dns_servers(&mut servers.node);
     }
     // With one upstream there is nothing to choose.
     let upstreams = tree.get("upstream").map(Node::items).unwrap_or_default();
@@ -258,14 +266,14 @@ fn normalise(tree: &mut Node, problems: &mut Vec<Problem>) {
         _ => None,
     };
     if let Some(only) = only {
-        let mut said = Node::table(Place::Default);
-        said.set("listener.upstream", Node::text(Place::Default, only));
-        lay_under(tree, said);
+        let mut said = Node::table(Origin::Default);
+        said.set("listener.upstream", Node::text(Origin::Default, only));
+        merge_under(tree, said);
     }
 }
 
-/// Lays a tree of flags or variables over the file's.
-fn merge(tree: &mut Node, upper: Node, problems: &mut Vec<Problem>) {
+/// Lays the tree of flags or variables over the file's.
+fn merge(tree: &mut Node, upper: Node, problems: &mut Vec<Diagnostic>) {
     let Value::Table(upper) = upper.value else {
         return;
     };
@@ -275,13 +283,13 @@ fn merge(tree: &mut Node, upper: Node, problems: &mut Vec<Problem>) {
             _ => {
                 let mut one = Node::table(entry.key.clone());
                 one.value = Value::Table(Table::from([(key, entry)]));
-                tree.lay_over(one);
+                tree.merge_over(one);
             }
         }
     }
 }
 
-fn merge_each(tree: &mut Node, key: &str, upper: Node, problems: &mut Vec<Problem>) {
+fn merge_each(tree: &mut Node, key: &str, upper: Node, problems: &mut Vec<Diagnostic>) {
     let Some(Value::List(items)) = tree
         .entries_mut()
         .and_then(|table| table.get_mut(key))
@@ -308,11 +316,11 @@ fn merge_each(tree: &mut Node, key: &str, upper: Node, problems: &mut Vec<Proble
             .collect();
         for (name, entry) in &ambiguous {
             let title = format!(
-                "cannot say which of the file's {} {key}s is meant",
+                "the file has {} {key}s, and a flag or variable cannot say which one it means",
                 items.len()
             );
             problems.push(
-                Problem::new(title, entry.key.clone())
+                Diagnostic::new(title, entry.key.clone())
                     .help(format!("set `{key}.{name}` in the file")),
             );
         }
@@ -326,12 +334,12 @@ fn merge_each(tree: &mut Node, key: &str, upper: Node, problems: &mut Vec<Proble
         if names_target && let Some(table) = item.entries_mut() {
             table.retain(|name, _| !TARGETS.contains(&name.as_str()));
         }
-        item.lay_over(upper.clone());
+        item.merge_over(upper.clone());
     }
 }
 
-/// Lays `lower` under the tree; what it says of a listener or upstream is said of each.
-pub(super) fn lay_under(tree: &mut Node, lower: Node) {
+/// Lays `lower` under the tree; its `listener` and `upstream` tables apply to each of the tree's.
+pub(super) fn merge_under(tree: &mut Node, lower: Node) {
     let Value::Table(lower) = lower.value else {
         return;
     };
@@ -342,13 +350,13 @@ pub(super) fn lay_under(tree: &mut Node, lower: Node) {
                 Value::List(items) if entry.node.entries().is_some() => {
                     for item in items {
                         let mut merged = entry.node.clone();
-                        merged.lay_over(item.clone());
+                        merged.merge_over(item.clone());
                         *item = merged;
                     }
                 }
                 _ => {
                     let mut merged = entry.node;
-                    merged.lay_over(above.node.clone());
+                    merged.merge_over(above.node.clone());
                     above.node = merged;
                 }
             },

@@ -1,9 +1,9 @@
-//! The settings structs that belong to no single module below, and their sum.
+//! The settings structs that no other module owns, and the struct of all settings.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::addr::{self, HostPort, NameError};
 use crate::admin::settings::AdminSettings;
@@ -16,79 +16,66 @@ use crate::sys::congestion::LoopbackCongestion;
 use crate::types::{EndpointName, UpstreamName, Zone};
 use crate::upstream::timing::{FailbackSettings, HealthSettings};
 
-use super::size::Size;
+use super::byte_size::ByteSize;
 
-/// Everything that can be set, validated.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+/// All settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Version of the file's layout; 1 is the only one.
+    /// Version of the file format; 1 is the only one.
     pub schema: u32,
-    /// Other defaults for another place to run in.
+    /// Other defaults for another origin to run in.
     pub profile: Profile,
-    /// Where clients connect; at least one.
+    /// At least one.
     #[serde(rename = "listener")]
     pub listeners: Vec<ListenerSettings>,
-    /// Where connections go; at least one.
+    /// At least one.
     #[serde(rename = "upstream")]
     pub upstreams: Vec<UpstreamSettings>,
-    /// How names are resolved.
     pub dns: DnsSettings,
-    /// Admin HTTP and control socket.
     pub admin: AdminSettings,
-    /// What `/readyz` asks for.
     pub readiness: ReadinessSettings,
-    /// How it ends.
     pub shutdown: ShutdownSettings,
-    /// What is logged, and how.
     pub log: LogSettings,
-    /// Threads and sockets.
     pub runtime: RuntimeSettings,
 }
 
 /// One `[[upstream]]`: endpoints that lead to one Datomic system or query group.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamSettings {
-    /// Metric label; what `listener.upstream` names.
+    /// Metric label, and the value of `listener.upstream`.
     pub name: UpstreamName,
     /// Target: explicit endpoints.
     #[serde(rename = "endpoint")]
     pub endpoints: Vec<EndpointSettings>,
     /// Target: the regional name of a VPC endpoint, with or without a port.
     pub vpce: Option<String>,
-    /// Target: the peered entry name, made of system and region.
+    /// Target: the entry name of a peered VPC, derived from system and region.
     pub peering: bool,
-    /// The Datomic system.
     pub system: Option<String>,
-    /// The AWS region.
     pub region: Option<String>,
-    /// Target: a Datomic client map.
+    /// Target: path of a Datomic client map.
     pub from_client: Option<String>,
-    /// Our own zone.
+    /// The availability zone of this host.
     pub zone: ZoneSetting,
-    /// Limit of one connect attempt; 1.5 s covers one lost SYN.
+    /// Timeout of one connection attempt. The default covers one lost SYN.
     #[serde(with = "crate::duration")]
     pub connect_timeout: Duration,
-    /// Upper bound of the stagger between attempts; zero: never.
+    /// Upper bound of the delay before a second attempt; zero disables hedging.
     #[serde(with = "crate::duration")]
     pub hedge_after: Duration,
-    /// Probes, and what marks an address up or down.
     pub health: HealthSettings,
-    /// The way back to an endpoint that was down.
     pub failback: FailbackSettings,
-    /// Keepalive and the timers of a connection.
     pub tcp: TcpSettings,
-    /// Whether bytes may move inside the kernel.
     pub splice: Splice,
-    /// Size of the pipes they move through.
-    pub pipe_size: Size,
-    /// Connected spares.
+    /// Size of the pipes used by splice.
+    pub pipe_size: ByteSize,
     pub warm: PreconnectSettings,
 }
 
 /// One `[[upstream.endpoint]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointSettings {
     /// `HOST:PORT`, as typed.
@@ -102,85 +89,81 @@ pub struct EndpointSettings {
 }
 
 /// `upstream.zone`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "String")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub enum ZoneSetting {
-    /// Found out.
+    /// Detected.
     #[default]
     Auto,
-    /// No zone is ours: nearest first.
+    /// Without a preference for a zone.
     None,
-    /// This one.
     Named(Zone),
 }
 
 /// `upstream.splice`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Splice {
-    /// Where both ends are plain TCP and messages are large.
+    /// Used where both sides are plain TCP and messages are large.
     #[default]
     Auto,
-    /// Never.
     Off,
 }
 
 /// `[shutdown]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShutdownSettings {
-    /// Accepting goes on this long after the signal, so that an app that stops with us can finish.
+    /// Time after the signal during which connections are still accepted, so that an application that is stopped at the
+    /// same moment can finish.
     #[serde(with = "crate::duration")]
     pub min_delay: Duration,
-    /// What is still open after this long is reset.
+    /// Connections still open after this time are reset.
     #[serde(with = "crate::duration")]
     pub max_delay: Duration,
-    /// Exit code 3 when connections had to be cut.
+    /// Exit with code 3 if connections had to be reset.
     pub strict_exit: bool,
 }
 
 /// `[runtime]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RuntimeSettings {
-    /// Congestion control of legs that stay on this machine.
+    /// Congestion control of connections within this host.
     pub loopback_congestion: LoopbackCongestion,
-    /// Data threads; `None`: the CPUs available.
+    /// Data threads; the available CPUs where absent.
     pub workers: Option<NonZeroUsize>,
 }
 
 /// `[readiness]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadinessSettings {
-    /// How much of the upstreams must be healthy for `/readyz` to say 200.
+    /// What `/readyz` requires of upstreams.
     pub upstream: Readiness,
 }
 
-/// What is asked of upstreams.
+/// What `/readyz` requires of upstreams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Readiness {
-    /// Nothing.
     #[default]
     None,
-    /// One healthy address of any upstream.
+    /// One healthy address.
     Any,
-    /// Every upstream has a healthy address.
+    /// A healthy address of every upstream.
     All,
-    /// So many healthy addresses.
+    /// This many healthy addresses.
     AtLeast(usize),
 }
 
 /// `profile`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
-    /// Beside an app.
+    /// Beside an application.
     #[default]
     Sidecar,
-    /// On a developer's machine.
     Laptop,
-    /// In front of a load test.
     Load,
 }
 
@@ -222,7 +205,7 @@ impl Default for UpstreamSettings {
             failback: FailbackSettings::default(),
             tcp: TcpSettings::default(),
             splice: Splice::default(),
-            pipe_size: Size(64 * 1024),
+            pipe_size: ByteSize(64 * 1024),
             warm: PreconnectSettings::default(),
         }
     }
@@ -232,7 +215,7 @@ impl Default for UpstreamSettings {
 
 impl EndpointSettings {
     /// Host and port; the error says what the address is instead.
-    pub fn place(&self) -> Result<HostPort, NameError> {
+    pub fn host_port(&self) -> Result<HostPort, NameError> {
         addr::check_name(addr::NameKind::Endpoint, &self.address)
     }
 }
@@ -261,6 +244,16 @@ impl From<String> for ZoneSetting {
     }
 }
 
+impl From<ZoneSetting> for String {
+    fn from(zone: ZoneSetting) -> String {
+        match zone {
+            ZoneSetting::Auto => "auto".to_owned(),
+            ZoneSetting::None => "none".to_owned(),
+            ZoneSetting::Named(zone) => zone.as_str().to_owned(),
+        }
+    }
+}
+
 // === impl Readiness ===
 
 impl std::str::FromStr for Readiness {
@@ -282,6 +275,17 @@ impl std::str::FromStr for Readiness {
     }
 }
 
+impl Serialize for Readiness {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Readiness::None => serializer.serialize_str("none"),
+            Readiness::Any => serializer.serialize_str("any"),
+            Readiness::All => serializer.serialize_str("all"),
+            Readiness::AtLeast(number) => serializer.serialize_u64(*number as u64),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Readiness {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reads;
@@ -294,6 +298,13 @@ impl<'de> Deserialize<'de> for Readiness {
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Readiness, E> {
                 text.parse().map_err(E::custom)
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Readiness, E> {
+                let words = serde::de::Unexpected::Unsigned(number);
+                usize::try_from(number)
+                    .map(Readiness::AtLeast)
+                    .map_err(|_| E::invalid_value(words, &self))
             }
 
             fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Readiness, E> {

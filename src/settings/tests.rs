@@ -6,11 +6,13 @@ use super::*;
 use crate::cli::args;
 
 mod layering;
+mod ranges;
+mod reference;
 mod reports;
 mod samples;
 
 /// Loads as `entryway run ARGS` with these variables would.
-fn load_with(args: &[&str], env: &[(&str, &str)]) -> Result<Loaded, Report> {
+fn load_with(args: &[&str], env: &[(&str, &str)]) -> Result<Loaded, Diagnostics> {
     let line = [&["entryway", "run"], args].concat();
     let matches = args::command().try_get_matches_from(line).unwrap();
     let (_, matches) = matches.subcommand().unwrap();
@@ -46,7 +48,7 @@ impl OneFile {
             .to_string()
     }
 
-    fn load(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Loaded, Report> {
+    fn load(&self, args: &[&str], env: &[(&str, &str)]) -> Result<Loaded, Diagnostics> {
         load_with(&[args, &["--config", &self.path()]].concat(), env)
     }
 

@@ -1,32 +1,37 @@
-//! What only shows when settings are seen together: duplicates, targets, references, addresses.
+//! Validation of the settings as a whole: ranges, duplicates, references, bind addresses.
 //!
-//! Each value was read already; a value that could not be is in `wrong`, and nothing that follows from its absence is
-//! reported a second time.
+//! Every value has been deserialized before. A value that could not be is in `wrong`, and nothing that merely follows
+//! from its absence is reported a second time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::endpoint;
-use super::model::UpstreamSettings;
-use super::report::{Problem, closest};
-use super::tree::{Node, Path, Place, Step, Value};
+use super::diagnostics::{Diagnostic, closest};
+use super::model::{UpstreamSettings, ZoneSetting};
+use super::node::{KeyPath, Node, Origin, PathStep, Value};
+use super::{endpoint, ranges};
 use crate::duration;
 
-mod check;
 mod target;
+mod validator;
 
-pub(super) use check::Check;
-use check::DEFAULT_BINDS;
+use validator::DEFAULT_BINDS;
+pub(super) use validator::Validator;
 
-impl Check<'_> {
+impl Validator<'_> {
     pub(super) fn all(&mut self) {
         if self.settings.schema != 1 {
             let title = format!(
-                "schema {} is not known; this version reads schema 1",
+                "schema {} is not supported; this version reads schema 1",
                 self.settings.schema
             );
             self.problems
-                .push(Problem::new(title, self.place(self.tree, "schema")));
+                .push(Diagnostic::new(title, self.origin(self.tree, "schema")));
+        }
+        self.ranges();
+        if self.too_many {
+            // What follows compares entries with each other.
+            return;
         }
         self.names("listener");
         self.names("upstream");
@@ -35,6 +40,7 @@ impl Check<'_> {
             self.target(upstream, &path, node);
             self.endpoints(upstream, node);
             self.upstream_times(upstream, node);
+            self.zone_in_use(upstream, node);
         }
         self.process();
     }
@@ -45,37 +51,33 @@ impl Check<'_> {
         } else {
             "default"
         };
-        let mut seen: BTreeMap<&str, Place> = BTreeMap::new();
+        let mut seen: BTreeMap<&str, Origin> = BTreeMap::new();
         for (path, node) in self.items(key) {
             let name = node.get("name").and_then(Node::as_text).unwrap_or(default);
-            let place = self.place(node, "name");
+            let origin = self.origin(node, "name");
             if self.is_wrong(&path.key("name")) {
                 continue;
             }
             if let Err(why) = endpoint::check_label(name) {
-                self.error(place, why);
+                self.error(origin, why);
             } else if let Some(first) = seen.get(name) {
-                let problem = Problem::new(format!("two {key}s are called `{name}`"), place);
-                let problem = problem.also(first.clone(), "the first one");
+                let problem = Diagnostic::new(format!("two {key}s are named `{name}`"), origin);
+                let problem = problem.also(first.clone(), "first used here");
                 self.problems
                     .push(problem.help(format!("give each [[{key}]] a `name` of its own")));
             } else {
-                seen.insert(name, place);
+                seen.insert(name, origin);
             }
         }
     }
 
-    /// A limit of none is a listener that serves nobody.
-    fn some_connections(&mut self, listener: &Node) {
-        let none = listener.get("max_connections").is_some_and(|node| {
-            matches!(&node.value, Value::Int(0))
-                || matches!(&node.value, Value::Loose(text) if text.trim() == "0")
-        });
-        if none {
-            self.problems.push(Problem::new(
-                "`max_connections` must be at least 1",
-                self.place(listener, "max_connections"),
-            ));
+    /// Values that are out of their range, each where it was set.
+    fn ranges(&mut self) {
+        for wrong in ranges::check(self.settings) {
+            let label = format!("`{}`", ranges::without_indices(&wrong.key));
+            let problem = Diagnostic::new(wrong.message, self.tree.origin_of(&wrong.key));
+            self.problems.push(problem.label(label));
+            self.too_many |= wrong.too_many;
         }
     }
 
@@ -87,26 +89,27 @@ impl Check<'_> {
             .map(|upstream| upstream.name.as_str())
             .collect();
         let mut used = Vec::new();
-        let mut bound: BTreeMap<SocketAddr, Place> = BTreeMap::new();
+        let mut bound: BTreeMap<SocketAddr, Origin> = BTreeMap::new();
         for (path, node) in self.items("listener") {
             match node.get("upstream").and_then(Node::as_text) {
                 Some(name) if upstreams.contains(&name) => used.push(name),
-                Some(_) if self.is_wrong(&Path(vec![Step::Key("upstream".to_owned())])) => {}
+                Some(_) if self.is_wrong(&KeyPath(vec![PathStep::Key("upstream".to_owned())])) => {}
                 Some(name) => {
                     let title = format!("there is no upstream `{}`", name.escape_debug());
-                    let problem = Problem::new(title, self.place(node, "upstream"));
+                    let problem = Diagnostic::new(title, self.origin(node, "upstream"));
                     self.problems
                         .push(match closest(name, upstreams.iter().copied()) {
                             Some(close) => problem.label(format!("did you mean `{close}`?")),
-                            None => {
-                                problem.help(format!("the upstreams are: {}", upstreams.join(", ")))
-                            }
+                            None => problem
+                                .help(format!("configured upstreams: {}", upstreams.join(", "))),
                         });
                 }
                 None if self.is_wrong(&path.key("upstream")) => {}
+                // With two upstreams of one name there is nothing to choose from yet.
+                None if has_duplicates(&upstreams) => {}
                 None => {
-                    let title = "with several upstreams, a listener must say which one is its own";
-                    let problem = Problem::new(title, node.place.clone());
+                    let title = "with several upstreams, each listener must name its own";
+                    let problem = Diagnostic::new(title, node.origin.clone());
                     self.problems.push(problem.help(format!(
                         "set `listener.upstream` to one of: {}",
                         upstreams.join(", ")
@@ -114,31 +117,30 @@ impl Check<'_> {
                 }
             }
             self.binds(node, &mut bound);
-            self.some_connections(node);
         }
         for (name, (_, node)) in upstreams.iter().zip(self.items("upstream")) {
             if !used.contains(name) && self.problems.is_empty() {
-                self.warnings.push(Problem::new(
-                    format!("no listener leads to upstream `{name}`"),
-                    node.place.clone(),
+                self.warnings.push(Diagnostic::new(
+                    format!("no listener uses upstream `{name}`"),
+                    node.origin.clone(),
                 ));
             }
         }
     }
 
-    fn binds(&mut self, node: &Node, bound: &mut BTreeMap<SocketAddr, Place>) {
+    fn binds(&mut self, node: &Node, bound: &mut BTreeMap<SocketAddr, Origin>) {
         let remote = node.get("allow_remote").is_some_and(yes);
         let Some(bind) = node.get("bind") else {
             for address in DEFAULT_BINDS
                 .iter()
                 .filter_map(|text| text.parse::<SocketAddr>().ok())
             {
-                self.bind_once(address, &node.place, bound);
+                self.bind_once(address, &node.origin, bound);
             }
             return;
         };
-        if bind.items().is_empty() && bind.place != Place::Default {
-            self.error(bind.place.clone(), "a listener without an address");
+        if bind.items().is_empty() && bind.origin != Origin::Default {
+            self.error(bind.origin.clone(), "a listener needs at least one address");
         }
         for item in bind.items() {
             let Some(text) = item.as_text() else { continue };
@@ -147,37 +149,38 @@ impl Check<'_> {
                     "`{}` is not an IP address with its port",
                     text.escape_debug()
                 );
-                let problem = Problem::new(title, item.place.clone());
+                let problem = Diagnostic::new(title, item.origin.clone());
                 self.problems
                     .push(problem.help("an address looks like 127.0.0.1:8182 or [::1]:8182"));
                 continue;
             };
             if !address.ip().to_canonical().is_loopback() && !remote {
-                let title = format!("{address} can be reached from outside this machine");
-                let help = "port 8182 has neither encryption nor login; if that is wanted, say --allow-remote or \
-                            `allow_remote = true` below [[listener]]";
+                let title =
+                    format!("{address} is not a loopback address: other machines could connect");
+                let help = "the port has no encryption and no authentication; to allow it anyway, set --allow-remote or \
+                            `allow_remote = true` in [[listener]]";
                 self.problems
-                    .push(Problem::new(title, item.place.clone()).help(help));
+                    .push(Diagnostic::new(title, item.origin.clone()).help(help));
             }
-            self.bind_once(address, &item.place, bound);
+            self.bind_once(address, &item.origin, bound);
         }
     }
 
     fn bind_once(
         &mut self,
         address: SocketAddr,
-        place: &Place,
-        bound: &mut BTreeMap<SocketAddr, Place>,
+        origin: &Origin,
+        bound: &mut BTreeMap<SocketAddr, Origin>,
     ) {
         if address.port() == 0 {
             return;
         }
         if let Some(first) = bound.get(&address) {
-            let problem = Problem::new(format!("two listeners ask for {address}"), place.clone());
+            let problem = Diagnostic::new(format!("two listeners bind {address}"), origin.clone());
             self.problems
-                .push(problem.also(first.clone(), "the first one"));
+                .push(problem.also(first.clone(), "first used here"));
         } else {
-            bound.insert(address, place.clone());
+            bound.insert(address, origin.clone());
         }
     }
 
@@ -188,60 +191,81 @@ impl Check<'_> {
             .into_iter()
             .chain(upstream.failback.validate())
         {
-            self.error(self.place(node, &key), format!("`{key}` {message}"));
-        }
-        if upstream.connect_timeout.is_zero() {
-            self.error(
-                self.place(node, "connect_timeout"),
-                "a connect attempt needs time; `connect_timeout` cannot be 0",
-            );
+            self.error(self.origin(node, &key), format!("`{key}` {message}"));
         }
         if upstream.hedge_after > upstream.connect_timeout {
-            let title = "`hedge_after` is longer than `connect_timeout` and never comes to bear";
+            let title = "`hedge_after` is longer than `connect_timeout` and has no effect";
             self.warnings
-                .push(Problem::new(title, self.place(node, "hedge_after")));
+                .push(Diagnostic::new(title, self.origin(node, "hedge_after")));
         }
         if upstream.health.probes() && upstream.health.timeout > upstream.health.interval {
             let title = format!(
-                "a probe may take {}, longer than the interval of {}",
+                "the probe timeout of {} is longer than the probe interval of {}",
                 duration::show(upstream.health.timeout),
                 duration::show(upstream.health.interval)
             );
             self.warnings
-                .push(Problem::new(title, self.place(node, "health.interval")));
+                .push(Diagnostic::new(title, self.origin(node, "health.interval")));
         }
-        if !(4096..=1024 * 1024).contains(&upstream.pipe_size.0) {
-            self.error(
-                self.place(node, "pipe_size"),
-                "`pipe_size` must be between 4KiB and 1MiB",
-            );
+    }
+
+    /// A zone that no explicit endpoint has gives no preference, without any error.
+    fn zone_in_use(&mut self, upstream: &UpstreamSettings, node: &Node) {
+        let ZoneSetting::Named(zone) = &upstream.zone else {
+            return;
+        };
+        let zones: BTreeSet<&str> = upstream
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| endpoint.zone.as_ref().map(|zone| zone.as_str()))
+            .collect();
+        if upstream.endpoints.is_empty() || zones.contains(zone.as_str()) {
+            return;
         }
+        let title = match zones.is_empty() {
+            true => format!(
+                "`zone` is {zone}, but no endpoint has a zone; give each one: HOST:PORT?zone=ZONE"
+            ),
+            false => {
+                let known = zones.into_iter().collect::<Vec<_>>().join(", ");
+                format!("no endpoint is in zone {zone}; the zones of the endpoints are: {known}")
+            }
+        };
+        self.warnings
+            .push(Diagnostic::new(title, self.origin(node, "zone")));
     }
 
     fn process(&mut self) {
         let root = self.tree;
         if self.settings.shutdown.min_delay > self.settings.shutdown.max_delay {
             let title = "`shutdown.min_delay` is longer than `shutdown.max_delay`";
-            self.warnings
-                .push(Problem::new(title, self.place(root, "shutdown.min_delay")));
+            self.warnings.push(Diagnostic::new(
+                title,
+                self.origin(root, "shutdown.min_delay"),
+            ));
         }
         for (key, message) in self.settings.admin.problems() {
-            let place = self.place(root, &format!("admin.{key}"));
+            let origin = self.origin(root, &format!("admin.{key}"));
             self.problems
-                .push(Problem::new(message, place).label(format!("`admin.{key}`")));
+                .push(Diagnostic::new(message, origin).label(format!("`admin.{key}`")));
         }
         for (key, message) in self.settings.dns.validate() {
-            let place = self.place(root, &format!("dns.{key}"));
-            self.error(place, format!("`{key}` {message}"));
+            let origin = self.origin(root, &format!("dns.{key}"));
+            self.error(origin, format!("`{key}` {message}"));
         }
     }
+}
+
+fn has_duplicates(names: &[&str]) -> bool {
+    let mut seen = BTreeSet::new();
+    !names.iter().all(|name| seen.insert(name))
 }
 
 fn yes(node: &Node) -> bool {
     match &node.value {
         Value::Bool(yes) => *yes,
         Value::Int(number) => *number == 1,
-        Value::Loose(text) => matches!(text.trim(), "true" | "1"),
+        Value::Untyped(text) => matches!(text.trim(), "true" | "1"),
         _ => false,
     }
 }

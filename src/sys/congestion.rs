@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::socket;
 
 /// `runtime.loopback_congestion`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LoopbackCongestion {
     /// One that does not pace, where the system's does.

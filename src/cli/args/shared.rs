@@ -1,39 +1,46 @@
-//! Flags that several subcommands have, and how their values are read.
+//! Flags shared by several subcommands, and the parsers of their values.
 
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command, ValueHint};
 
-use super::words::{CONTROL_SOCKET, DEFAULT_INSTANCE, INSTANCE, OFF, OUTPUT, Output, WaitFor};
+use super::types::{
+    CONTROL_SOCKET, DEFAULT_INSTANCE, INSTANCE, OFF, OUTPUT, OutputFormat, WaitFor,
+};
 use crate::duration;
-use crate::settings::flags::{self, Group};
+use crate::settings::flags::{self, FlagGroup};
 
-/// Every flag that is a setting.
-pub(super) const EVERY: [Group; 6] = [
-    Group::Target,
-    Group::Listen,
-    Group::Health,
-    Group::Dns,
-    Group::Admin,
-    Group::Process,
+/// All groups of flags that are settings.
+pub(super) const EVERY: [FlagGroup; 6] = [
+    FlagGroup::Target,
+    FlagGroup::Listen,
+    FlagGroup::Health,
+    FlagGroup::Dns,
+    FlagGroup::Admin,
+    FlagGroup::Process,
 ];
-/// For commands whose `--admin` and `--control` name an instance to ask, not one to start.
-pub(super) const OFFLINE: [Group; 4] = [Group::Target, Group::Listen, Group::Health, Group::Dns];
+/// Groups of commands whose `--admin` and `--control` name an instance to ask instead of one to start.
+pub(super) const OFFLINE: [FlagGroup; 4] = [
+    FlagGroup::Target,
+    FlagGroup::Listen,
+    FlagGroup::Health,
+    FlagGroup::Dns,
+];
 
-pub(super) fn with_settings(command: Command, groups: &[Group]) -> Command {
+pub(super) fn with_settings(command: Command, groups: &[FlagGroup]) -> Command {
     let config = Arg::new(flags::CONFIG)
         .long(flags::CONFIG)
         .short('c')
         .value_name("FILE")
         .value_hint(ValueHint::FilePath)
-        .help("Settings file (TOML); none is searched for");
-    let heading = |group: Group| match group {
-        Group::Target => "Where to",
-        Group::Listen => "Where from",
-        Group::Health => "Health and failover",
-        Group::Dns => "DNS",
-        Group::Admin => "Looking in",
-        Group::Process => "Process",
+        .help("Path to a TOML settings file (no default location)");
+    let heading = |group: FlagGroup| match group {
+        FlagGroup::Target => "Upstream",
+        FlagGroup::Listen => "Listener",
+        FlagGroup::Health => "Health and failover",
+        FlagGroup::Dns => "DNS",
+        FlagGroup::Admin => "Admin",
+        FlagGroup::Process => "Process",
     };
     let wanted = flags::FLAGS
         .iter()
@@ -53,7 +60,7 @@ pub(super) fn online(command: Command) -> Command {
                 .default_value(DEFAULT_INSTANCE)
                 .value_parser(host_port)
                 .help_heading("Instance")
-                .help("Admin address of the instance to ask"),
+                .help("Admin address of the instance"),
         )
         .arg(
             Arg::new(CONTROL_SOCKET)
@@ -62,7 +69,9 @@ pub(super) fn online(command: Command) -> Command {
                 .env("ENTRYWAY_CONTROL")
                 .value_hint(ValueHint::FilePath)
                 .help_heading("Instance")
-                .help("Its control socket [default: what the admin address names]"),
+                .help(
+                    "Control socket of the instance [default: the one named by its admin server]",
+                ),
         )
 }
 
@@ -74,11 +83,11 @@ pub(super) fn output() -> Arg {
         .default_value("text")
         .value_parser(|text: &str| match text {
             // An empty variable counts as not set.
-            "text" | "" => Ok(Output::Text),
-            "json" => Ok(Output::Json),
-            _ => Err("text or json is expected"),
+            "text" | "" => Ok(OutputFormat::Text),
+            "json" => Ok(OutputFormat::Json),
+            _ => Err("expected text or json"),
         })
-        .help("How the result is printed")
+        .help("Output format")
 }
 
 pub(super) fn switch(long: &'static str, help: &'static str) -> Arg {
@@ -88,7 +97,7 @@ pub(super) fn switch(long: &'static str, help: &'static str) -> Arg {
         .help(help)
 }
 
-/// `HOST:PORT`, or what an instance's own variable says. An empty variable counts as not set.
+/// `HOST:PORT` or `off`. An empty variable counts as not set.
 pub(super) fn host_port(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Ok(DEFAULT_INSTANCE.to_owned());
@@ -100,7 +109,7 @@ pub(super) fn host_port(text: &str) -> Result<String, String> {
     if port.is_some() || text == OFF {
         Ok(text.to_owned())
     } else {
-        Err(format!("HOST:PORT is expected, such as {DEFAULT_INSTANCE}"))
+        Err(format!("expected HOST:PORT, such as {DEFAULT_INSTANCE}"))
     }
 }
 
@@ -117,13 +126,13 @@ pub(super) fn wait_for(text: &str) -> Result<WaitFor, String> {
             .parse()
             .map(WaitFor::Healthy)
             .map_err(|_| "healthy=N needs a number of addresses".to_owned()),
-        _ => Err("startup, ready, healthy or healthy=N is expected".to_owned()),
+        _ => Err("expected startup, ready, healthy or healthy=N".to_owned()),
     }
 }
 
 pub(super) fn what_if(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some(("zone-down", zone)) if !zone.is_empty() => Ok(text.to_owned()),
-        _ => Err("zone-down=ZONE is expected".to_owned()),
+        _ => Err("expected zone-down=ZONE".to_owned()),
     }
 }

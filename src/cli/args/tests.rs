@@ -32,12 +32,12 @@ fn what_is_not_understood_is_exit_code_2_with_a_guess() {
 }
 
 #[test]
-fn every_subcommand_of_the_contract_is_there() {
-    let contract = "run demo mock doctor check plan explain snippet status wait healthcheck endpoint reload shutdown \
-                    guide completions version";
+fn every_subcommand_is_there() {
+    let expected = "run demo mock doctor check plan explain snippet status wait healthcheck endpoint reload shutdown \
+                    cert guide completions version";
     let command = command();
     let ours: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
-    assert_eq!(ours, contract.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(ours, expected.split_whitespace().collect::<Vec<_>>());
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_near_miss_is_answered_with_a_guess() {
         ("entryway snippet promtheus", "did you mean"),
     ] {
         let mut error = command().try_get_matches_from(line.split(' ')).unwrap_err();
-        let said = say(&mut error);
+        let said = render_error(&mut error);
         assert!(said.contains(guess), "{line}: {said}");
     }
 }
@@ -70,7 +70,7 @@ fn a_near_miss_is_answered_with_a_guess() {
 fn an_unknown_flag_is_not_offered_as_a_command() {
     let line = ["entryway", "run", "--nonesuch"];
     let mut error = command().try_get_matches_from(line).unwrap_err();
-    let said = say(&mut error);
+    let said = render_error(&mut error);
     assert!(
         said.contains("nonesuch") && !said.contains("as a value"),
         "{said}"
@@ -86,4 +86,141 @@ fn an_instance_is_host_and_port_and_an_empty_variable_is_none() {
     for bad in ["8183", "localhost", "a:b", "a:99999"] {
         assert!(shared::host_port(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn known_mistakes_are_answered_with_what_to_type() {
+    for (line, hint) in [
+        ("entryway rnu", "did you mean `run`"),
+        ("entryway run 10.0.0.1:8182", "--endpoint 10.0.0.1:8182"),
+        ("entryway check my.toml", "-c my.toml"),
+        ("entryway run --socks localhost:1080", "HOST"),
+        ("entryway run --proxy=x", "HOST"),
+        ("entryway run -e a:1 -v", "--log-level debug"),
+        ("entryway run -e a:1 --verbose", "--log-level debug"),
+        ("entryway run -e a:1 -p 9000", "--listen 127.0.0.1:PORT"),
+        (
+            "entryway run -e a:1 --connect-timeout -5s",
+            "cannot be negative",
+        ),
+    ] {
+        let mut error = command().try_get_matches_from(line.split(' ')).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+        let text = render_error(&mut error);
+        assert!(
+            text.contains("hint: ") && text.contains(hint),
+            "{line}: {text}"
+        );
+    }
+}
+
+#[test]
+fn a_dns_server_needs_no_port() {
+    for (text, fine) in [
+        ("10.0.0.2", true),
+        ("10.0.0.2:5353", true),
+        ("::1", true),
+        ("[::1]", true),
+        ("[::1]:53", true),
+        ("dns.example", false),
+        ("10.0.0.2:", false),
+        ("10.0.0.2:99999", false),
+    ] {
+        let line = ["entryway", "run", "-e", "a:1", "--dns-server", text];
+        assert_eq!(command().try_get_matches_from(line).is_ok(), fine, "{text}");
+    }
+}
+
+/// Usage, arguments and flags of a command, without the flags that are settings.
+fn describe(command: &Command, name: &str, page: &mut String) {
+    use std::fmt::Write as _;
+    let about = command
+        .get_about()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    writeln!(
+        page,
+        "\n### entryway {name}\n\n{}",
+        crate::guide::wrap(&format!("{about}."), "")
+    )
+    .unwrap();
+    let mut groups: Vec<&str> = Vec::new();
+    for arg in command.get_arguments() {
+        let id = arg.get_id().as_str();
+        if crate::settings::flags::FLAGS
+            .iter()
+            .any(|flag| flag.long == id)
+        {
+            let heading = arg.get_help_heading().unwrap_or_default();
+            if !groups.contains(&heading) {
+                groups.push(heading);
+            }
+            continue;
+        }
+        if ["help", "version"].contains(&id) {
+            continue;
+        }
+        let value = arg
+            .get_value_names()
+            .unwrap_or_default()
+            .first()
+            .map(|name| name.to_string());
+        let takes_value = arg.get_action().takes_values();
+        let spelling = match (arg.get_long(), value.filter(|_| takes_value)) {
+            (Some(long), Some(value)) => format!("--{long} {value}"),
+            (Some(long), None) => format!("--{long}"),
+            (None, Some(value)) if arg.is_last_set() => format!("-- {value}…"),
+            (None, value) => value.unwrap_or_default(),
+        };
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let defaults: Vec<_> = arg
+            .get_default_values()
+            .iter()
+            .map(|value| value.to_string_lossy())
+            .collect();
+        let default = match defaults[..] {
+            [ref only] if takes_value => format!(" Default {only}."),
+            _ => String::new(),
+        };
+        page.push_str(&format!(
+            "- `{spelling}`:\n{}",
+            crate::guide::wrap(&format!("{help}.{default}"), "  ")
+        ));
+    }
+    if !groups.is_empty() {
+        page.push_str(&format!("- setting flags: {}\n", groups.join(", ")));
+    }
+    for sub in command
+        .get_subcommands()
+        .filter(|sub| sub.get_name() != "help")
+    {
+        describe(sub, &format!("{name} {}", sub.get_name()), page);
+    }
+}
+
+#[test]
+fn the_reference_page_lists_every_command() {
+    let mut command = command();
+    command.build();
+    let mut page = String::new();
+    for sub in command
+        .get_subcommands()
+        .filter(|sub| sub.get_name() != "help")
+    {
+        describe(sub, sub.get_name(), &mut page);
+    }
+    let page = page.replace("\n\n\n", "\n\n");
+    crate::guide::check_generated("reference-cli.md", "commands", &page);
+}
+
+#[test]
+fn the_reference_page_lists_every_exit_code() {
+    let rows: String = crate::cli::exit_codes::TABLE
+        .iter()
+        .map(|(code, meaning)| {
+            let text = crate::guide::wrap(meaning, "     ");
+            format!("- {code:<3}{}", text.trim_start())
+        })
+        .collect();
+    crate::guide::check_generated("reference-cli.md", "exit codes", &rows);
 }

@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use crate::admin::EndpointAction;
 use crate::admin::tests::{Running, start};
-use crate::cli::args::{Output, WaitFor};
+use crate::cli::args::{OutputFormat, WaitFor};
 use crate::cli::{endpoint, explain, healthcheck, reload, shutdown, status, wait};
 
 use super::*;
@@ -33,7 +33,7 @@ async fn status_on_one_screen_and_as_a_document() {
     let running = start(None).await;
     let mut out = Vec::new();
     assert_eq!(
-        status::run(&at(&running), Output::Text, &mut out).await,
+        status::run(&at(&running), OutputFormat::Text, &mut out).await,
         Ok(0)
     );
     let screen = text(&out);
@@ -44,7 +44,7 @@ async fn status_on_one_screen_and_as_a_document() {
     assert!(screen.lines().count() < 25, "{screen}");
     let mut out = Vec::new();
     assert_eq!(
-        status::run(&at(&running), Output::Json, &mut out).await,
+        status::run(&at(&running), OutputFormat::Json, &mut out).await,
         Ok(0)
     );
     let document = json(&out);
@@ -56,7 +56,7 @@ async fn status_on_one_screen_and_as_a_document() {
         control: Some(running.control.clone()),
     };
     assert_eq!(
-        status::run(&control, Output::Text, &mut Vec::new()).await,
+        status::run(&control, OutputFormat::Text, &mut Vec::new()).await,
         Ok(0)
     );
 }
@@ -68,7 +68,7 @@ async fn wait_and_healthcheck_follow_the_health() {
     for goal in [WaitFor::Startup, WaitFor::Ready] {
         let mut out = Vec::new();
         assert_eq!(
-            wait::run(&instance, goal, SOON, Output::Json, &mut out).await,
+            wait::run(&instance, goal, SOON, OutputFormat::Json, &mut out).await,
             Ok(0)
         );
         json(&out);
@@ -77,7 +77,7 @@ async fn wait_and_healthcheck_follow_the_health() {
         &instance,
         WaitFor::Healthy(1),
         SOON,
-        Output::Text,
+        OutputFormat::Text,
         &mut Vec::new(),
     )
     .await;
@@ -105,17 +105,17 @@ async fn changes_find_the_control_socket() {
         &instance,
         EndpointAction::Drain,
         &names,
-        Output::Text,
+        OutputFormat::Text,
         &mut out,
     )
     .await
     .unwrap_err();
     assert_eq!((failed.code, text(&out).as_str()), (69, "drain u/a\n"));
     assert_eq!(
-        reload::run(&instance, false, Output::Text, &mut Vec::new()).await,
+        reload::run(&instance, false, OutputFormat::Text, &mut Vec::new()).await,
         Ok(0)
     );
-    let wrong = reload::run(&instance, true, Output::Text, &mut Vec::new())
+    let wrong = reload::run(&instance, true, OutputFormat::Text, &mut Vec::new())
         .await
         .unwrap_err();
     assert_eq!(
@@ -126,7 +126,7 @@ async fn changes_find_the_control_socket() {
         )
     );
     assert_eq!(
-        shutdown::run(&instance, Output::Json, &mut Vec::new()).await,
+        shutdown::run(&instance, OutputFormat::Json, &mut Vec::new()).await,
         Ok(0)
     );
     assert_eq!(
@@ -140,14 +140,14 @@ async fn changes_find_the_control_socket() {
     );
     let mut out = Vec::new();
     assert_eq!(
-        endpoint::list(&instance, Output::Json, &mut out).await,
+        endpoint::list(&instance, OutputFormat::Json, &mut out).await,
         Ok(0)
     );
     json(&out);
     let mut out = Vec::new();
     let what_if = ["zone-down=a b".to_owned()];
     assert_eq!(
-        explain::run(&instance, &what_if, Output::Text, &mut out).await,
+        explain::run(&instance, &what_if, OutputFormat::Text, &mut out).await,
         Ok(0)
     );
     assert!(
@@ -171,13 +171,13 @@ async fn nobody_there_is_69_and_a_stranger_too() {
         watch,
         async |_request| crate::http::text(StatusCode::OK, "hello"),
     ));
-    let failed = status::run(&stranger, Output::Text, &mut Vec::new())
+    let failed = status::run(&stranger, OutputFormat::Text, &mut Vec::new())
         .await
         .unwrap_err();
     assert_eq!(failed.code, 69, "{failed}");
     task.abort();
     let _ = task.await;
-    let failed = status::run(&stranger, Output::Text, &mut Vec::new())
+    let failed = status::run(&stranger, OutputFormat::Text, &mut Vec::new())
         .await
         .unwrap_err();
     assert_eq!(failed.code, 69);
@@ -192,7 +192,7 @@ async fn nobody_there_is_69_and_a_stranger_too() {
         &stranger,
         WaitFor::Startup,
         SOON,
-        Output::Text,
+        OutputFormat::Text,
         &mut Vec::new(),
     )
     .await;

@@ -97,7 +97,7 @@ fn lists_in_a_variable_are_separated_by_white_space() {
     assert_eq!(endpoints[0].zone, Some(Zone::new("a")));
     assert_eq!(endpoints[0].name, Some(EndpointName::new("x")));
     assert_eq!(
-        endpoints[2].place().map(|place| (place.host, place.port)),
+        endpoints[2].host_port().map(|at| (at.host, at.port)),
         Ok(("::2".to_owned(), 8182))
     );
     assert_eq!(settings.listeners[0].bind.len(), 2);
@@ -213,7 +213,7 @@ fn with_several_upstreams_flags_hold_for_each() {
     assert_eq!(loaded.settings.listeners[0].upstream, "b");
     assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
     assert!(
-        loaded.warnings[0].ends_with("entryway.toml:5: no listener leads to upstream `a`"),
+        loaded.warnings[0].ends_with("entryway.toml:5: no listener uses upstream `a`"),
         "{:?}",
         loaded.warnings
     );
@@ -286,7 +286,8 @@ fn reload_reads_the_file_again_under_the_same_flags() {
     let file = OneFile::new("[upstream]\nendpoint = \"a:1\"\n");
     let before = file.load(&["--fall", "4"], &[]).unwrap();
     file.write("[listener]\nbind = \"127.0.0.1:0\"\nhold_max = 5\n[upstream]\nendpoint = \"b:1\"\nhealth.fall = 9\nhealth.rise = 3\n");
-    let after = before.load_file_again().unwrap();
+    let reload = before.reload().unwrap();
+    let after = reload.in_force;
     assert_eq!(
         (
             after.settings.upstreams[0].health.fall,
@@ -294,26 +295,25 @@ fn reload_reads_the_file_again_under_the_same_flags() {
         ),
         (4, 3)
     );
-    let changes = before.changes(&after);
+    let changes = reload.changes;
     assert_eq!(
         changes.applied,
         [
-            "listener[0].hold_max",
-            "upstream[0].endpoint[0].address",
-            "upstream[0].health.rise"
+            "listener[datomic].hold_max",
+            "upstream[default].endpoint",
+            "upstream[default].health.rise"
         ]
     );
-    assert_eq!(changes.restart, ["listener[0].bind"]);
-    assert_eq!(after.changes(&after), Changes::default());
+    assert_eq!(changes.restart, ["listener[datomic].bind"]);
+    // What needs a restart is not in force.
+    assert_eq!(
+        after.settings.listeners[0].bind,
+        before.settings.listeners[0].bind
+    );
+    assert_eq!(after.reload().unwrap().changes.applied, [] as [&str; 0]);
 
     file.write("[upstream]\nendpoint = \"b:1\"\nhealth.rise = \"x\"\n");
-    assert!(
-        after
-            .load_file_again()
-            .unwrap_err()
-            .plain()
-            .contains(":3:15")
-    );
+    assert!(after.reload().unwrap_err().plain().contains(":3:15"));
 }
 
 #[test]
@@ -382,4 +382,166 @@ fn later_findings_point_at_their_key_too() {
     assert_eq!(say("upstream[0].health.fall"), "error: --fall: is odd");
     assert!(say("upstream[0].zone").contains("entryway.toml:1:1"));
     assert_eq!(say("dns.servers"), "error: is odd");
+}
+
+#[test]
+fn a_reload_matches_listeners_and_upstreams_by_name() {
+    let two = |first: &str, second: &str| {
+        let one = |name: &str, port: u16| {
+            format!(
+                "[[listener]]\nname = \"{name}\"\nbind = \"127.0.0.1:{port}\"\nupstream = \"{name}\"\n[[upstream]]\nname = \"{name}\"\nendpoint = \"{name}.example:1\"\n"
+            )
+        };
+        let port = |name: &str| 7000 + name.bytes().map(u16::from).sum::<u16>();
+        one(first, port(first)) + &one(second, port(second))
+    };
+    let file = OneFile::new(two("a", "b"));
+    let before = file.load(&[], &[]).unwrap();
+    file.write(two("b", "a"));
+    assert_eq!(before.reload().unwrap().changes, Changes::default());
+    // One that is new, or gone, is named as a whole and not in force.
+    file.write(two("a", "c"));
+    let reload = before.reload().unwrap();
+    assert_eq!(
+        reload.changes.restart,
+        ["listener[b]", "listener[c]", "upstream[b]", "upstream[c]"]
+    );
+    assert_eq!(reload.changes.applied, [] as [&str; 0]);
+    assert_eq!(reload.in_force.settings, before.settings);
+}
+
+/// Another valid value for each key: a reload either applies it, or names it and keeps the old one in force.
+#[test]
+fn a_reload_accounts_for_every_key() {
+    let base = "[listener]\n[upstream]\nendpoint = \"a:1\"\n[dns]\n[admin]\n[log]\n";
+    let file = OneFile::new(base);
+    let before = file.load(&[], &[]).unwrap();
+    let mut keys = 0;
+    for (key, value, _) in before.lines() {
+        let bare = super::super::ranges::without_indices(&key);
+        let Some(other) = other_value(&bare, &value) else {
+            continue;
+        };
+        let (table, name) = bare.rsplit_once('.').unwrap_or(("", &bare));
+        let toml = match table {
+            "" => format!("{name} = {other}\n{base}"),
+            "listener" | "upstream" | "dns" | "admin" | "log" => base.replace(
+                &format!("[{table}]\n"),
+                &format!("[{table}]\n{name} = {other}\n"),
+            ),
+            _ => format!("{base}[{table}]\n{name} = {other}\n"),
+        };
+        file.write(&toml);
+        let reload = before
+            .reload()
+            .unwrap_or_else(|error| panic!("{toml}\n{error}"));
+        let named = |list: &[String]| {
+            list.iter()
+                .any(|changed| super::super::ranges::without_indices(changed) == bare)
+        };
+        let (applied, restart) = (
+            named(&reload.changes.applied),
+            named(&reload.changes.restart),
+        );
+        assert!(applied != restart, "{bare}: {:?}", reload.changes);
+        let in_force = reload
+            .in_force
+            .lines()
+            .into_iter()
+            .find(|(now, ..)| *now == key)
+            .unwrap()
+            .1;
+        assert_eq!(in_force != value, applied, "{bare}");
+        keys += 1;
+    }
+    assert!(keys > 45, "{keys}");
+}
+
+fn other_value(key: &str, value: &str) -> Option<String> {
+    let quoted = |text: &str| Some(format!("\"{text}\""));
+    match key {
+        // Structure and targets; other tests change them.
+        "schema" | "listener.name" | "upstream.name" | "listener.upstream" => None,
+        "upstream.vpce" | "upstream.peering" | "upstream.from_client" => None,
+        "upstream.endpoint.address" | "upstream.endpoint.zone" | "upstream.endpoint.name" => None,
+        // Needs another probe kind.
+        "upstream.health.expect_body" => None,
+        "listener.bind" => quoted("127.0.0.1:7"),
+        "listener.max_connections" | "runtime.workers" => Some("3".to_owned()),
+        "listener.when_all_down" => quoted("try"),
+        "upstream.system" => quoted("other"),
+        "upstream.region" => quoted("eu-west-1"),
+        "upstream.zone" => quoted("none"),
+        "upstream.splice" | "upstream.failback.rebalance" | "log.probes" => quoted("off"),
+        "upstream.pipe_size" => quoted("128KiB"),
+        "upstream.health.kind" => quoted("tcp"),
+        "upstream.health.path" => quoted("/other"),
+        "upstream.health.expect_s3_auth_path" => quoted("off"),
+        "upstream.health.on_down" => quoted("keep"),
+        "upstream.health.fast_interval" => quoted("300ms"),
+        "dns.servers" => Some("[\"10.0.0.2\"]".to_owned()),
+        "admin.bind" | "admin.metrics_bind" => quoted("127.0.0.1:7"),
+        "admin.control" => quoted("/tmp/other.sock"),
+        "admin.token_file" => quoted("/tmp/token"),
+        "admin.allowed_hosts" => Some("[\"ops.example\"]".to_owned()),
+        "profile" => quoted("load"),
+        "readiness.upstream" => quoted("any"),
+        "log.format" => quoted("json"),
+        "log.level" => quoted("debug"),
+        "log.connections" => quoted("errors"),
+        "runtime.loopback_congestion" => quoted("system"),
+        _ => match value {
+            "true" => Some("false".to_owned()),
+            "false" => Some("true".to_owned()),
+            number if number.parse::<u32>().is_ok() => {
+                Some((number.parse::<u32>().unwrap() + 1).to_string())
+            }
+            _ => quoted(&crate::duration::show(
+                crate::duration::parse(value).unwrap() + std::time::Duration::from_secs(1),
+            )),
+        },
+    }
+}
+
+#[test]
+fn settings_survive_being_shown_and_read_back() {
+    let loaded = load_with(&E, &[]).unwrap();
+    let file = OneFile::new("[upstream]\nendpoint = \"a.example:8182\"\n");
+    let before = file.load(&[], &[]).unwrap();
+    let reload = before.reload().unwrap();
+    assert_eq!(reload.in_force.settings, before.settings);
+    assert_eq!(loaded.settings, before.settings);
+}
+
+#[test]
+fn a_zone_that_no_endpoint_has_is_a_warning() {
+    for (args, warning) in [
+        (
+            &[
+                "-e",
+                "a.example:1?zone=a",
+                "-e",
+                "b.example:1?zone=b",
+                "--zone",
+                "zzz",
+            ][..],
+            Some("a, b"),
+        ),
+        (
+            &["-e", "a.example:1", "--zone", "a"],
+            Some("HOST:PORT?zone=ZONE"),
+        ),
+        (&["-e", "a.example:1?zone=a", "--zone", "a"], None),
+        (&["-e", "a.example:1?zone=a", "--zone", "none"], None),
+        (&["--vpce", VPCE, "--zone", "us-east-1a"], None),
+    ] {
+        let warnings = load_with(args, &[]).unwrap().warnings;
+        match warning {
+            Some(text) => assert!(
+                warnings.len() == 1 && warnings[0].contains(text),
+                "{warnings:?}"
+            ),
+            None => assert_eq!(warnings, [] as [&str; 0], "{args:?}"),
+        }
+    }
 }

@@ -1,12 +1,12 @@
 use std::time::Duration;
 
 use super::*;
-use crate::settings::source::Source;
-use crate::settings::tree::{Node, Path, Step};
-use crate::settings::{effective, file, read};
+use crate::settings::node::{KeyPath, Node, PathStep};
+use crate::settings::source_file::SourceFile;
+use crate::settings::{deserialize, effective, file};
 
 fn tree(text: String) -> Node {
-    let source = Source {
+    let source = SourceFile {
         name: "reference.toml".to_owned(),
         text: text.into(),
     };
@@ -17,7 +17,7 @@ fn tree(text: String) -> Node {
 
 #[test]
 fn the_reference_holds_the_defaults() {
-    let outcome = read::read::<Settings>(&mut tree(effective::uncomment(false)));
+    let outcome = deserialize::read::<Settings>(&mut tree(effective::uncomment(false)));
     assert_eq!(outcome.errors, []);
     assert_eq!(outcome.value.unwrap(), Settings::default());
 }
@@ -25,13 +25,13 @@ fn the_reference_holds_the_defaults() {
 #[test]
 fn the_reference_holds_every_key() {
     let tree = tree(effective::uncomment(true));
-    let known = read::known_keys::<Settings>(&tree).unwrap();
+    let known = deserialize::known_keys::<Settings>(&tree).unwrap();
     for (table, fields) in &known {
         let steps = table.split('.').filter(|step| !step.is_empty());
-        let path = steps.fold(Path::default(), |path, step| {
+        let path = steps.fold(KeyPath::default(), |path, step| {
             let below = path.key(step);
             match tree.at(&below).map(|node| &node.value) {
-                Some(tree::Value::List(_)) => Path([below.0, vec![Step::Index(0)]].concat()),
+                Some(node::Value::List(_)) => KeyPath([below.0, vec![PathStep::Index(0)]].concat()),
                 _ => below,
             }
         });
@@ -76,7 +76,7 @@ fn every_sample_is_right_and_odd_in_nothing() {
 }
 
 #[test]
-fn the_fast_sample_is_what_the_contract_says() {
+fn the_fast_sample_has_the_documented_values() {
     let loaded = load_with(
         &[
             "--config",

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::check::{Check, DEFAULT_BINDS};
+use super::validator::{DEFAULT_BINDS, Validator};
 use crate::addr::{self, HostPort};
+use crate::settings::diagnostics::Diagnostic;
 use crate::settings::endpoint;
 use crate::settings::layers::TARGETS;
 use crate::settings::model::{UpstreamSettings, ZoneSetting};
-use crate::settings::report::Problem;
-use crate::settings::tree::{Node, Path, Place, Value};
+use crate::settings::node::{KeyPath, Node, Origin, Value};
 
 const WAYS: &str = "say one of --endpoint HOST:PORT, --vpce NAME, --peering --system S --region R, \
                     --from-client FILE.edn";
 
-impl Check<'_> {
-    pub(super) fn target(&mut self, upstream: &UpstreamSettings, path: &Path, node: &Node) {
+impl Validator<'_> {
+    pub(super) fn target(&mut self, upstream: &UpstreamSettings, path: &KeyPath, node: &Node) {
         let name = upstream.name.as_str();
         let set: Vec<&str> = TARGETS
             .into_iter()
@@ -30,15 +30,15 @@ impl Check<'_> {
             .iter()
             .chain(&TARGETS)
             .any(|key| self.is_wrong(&path.key(key)))
-            || node.get("endpoint").is_some_and(has_gone);
+            || node.get("endpoint").is_some_and(has_invalid);
         if let [first, second, ..] = set[..] {
             let title = format!(
                 "upstream `{name}` has two targets: {} and {}",
                 flag(first),
                 flag(second)
             );
-            let problem = Problem::new(title, self.place(node, second))
-                .also(self.place(node, first), "the first one");
+            let problem = Diagnostic::new(title, self.origin(node, second))
+                .also(self.origin(node, first), "the first one");
             self.problems.push(
                 problem
                     .help("an upstream is one Datomic system, found in one way; keep one of them"),
@@ -52,7 +52,7 @@ impl Check<'_> {
             for (key, value) in [("system", &upstream.system), ("region", &upstream.region)] {
                 if value.is_none() {
                     let title = format!("peering needs a {key}");
-                    let problem = Problem::new(title, self.place(node, "peering"));
+                    let problem = Diagnostic::new(title, self.origin(node, "peering"));
                     let help = format!("add --{key} or `upstream.{key}`");
                     self.problems.push(problem.help(help));
                 }
@@ -83,7 +83,7 @@ impl Check<'_> {
             ("zone", zone),
         ] {
             if let Some(why) = wrong {
-                self.error(self.place(node, key), why);
+                self.error(self.origin(node, key), why);
             }
         }
     }
@@ -94,9 +94,9 @@ impl Check<'_> {
         } else {
             "no target: ".to_owned()
         };
-        let problem = Problem::new(
+        let problem = Diagnostic::new(
             format!("{named}nobody said where Datomic is"),
-            node.place.clone(),
+            node.origin.clone(),
         );
         self.problems
             .push(if upstream.system.is_some() || upstream.region.is_some() {
@@ -112,26 +112,26 @@ impl Check<'_> {
 
     pub(super) fn endpoints(&mut self, upstream: &UpstreamSettings, node: &Node) {
         let items = node.get("endpoint").map(Node::items).unwrap_or_default();
-        let items = items.iter().filter(|item| item.value != Value::Gone);
-        let mut names: BTreeMap<&str, Place> = BTreeMap::new();
-        let mut places: BTreeMap<(String, u16), Place> = BTreeMap::new();
+        let items = items.iter().filter(|item| item.value != Value::Invalid);
+        let mut names: BTreeMap<&str, Origin> = BTreeMap::new();
+        let mut places: BTreeMap<(String, u16), Origin> = BTreeMap::new();
         for (given, item) in upstream.endpoints.iter().zip(items) {
-            let place = self.place(item, "address");
-            match given.place() {
+            let origin = self.origin(item, "address");
+            match given.host_port() {
                 Err(why) => {
                     let shown = given.address.escape_debug();
-                    self.error(place, format!("endpoint `{shown}`: {why}"));
+                    self.error(origin, format!("endpoint `{shown}`: {why}"));
                 }
                 Ok(HostPort { host, port }) => {
-                    self.not_ourselves(&host, port, &place);
+                    self.not_ourselves(&host, port, &origin);
                     let key = (host.to_lowercase(), port);
                     if let Some(first) = places.get(&key) {
                         let title = format!("endpoint {} is there twice", given.address);
-                        let problem = Problem::new(title, place);
+                        let problem = Diagnostic::new(title, origin);
                         self.problems
                             .push(problem.also(first.clone(), "the first one"));
                     } else {
-                        places.insert(key, place);
+                        places.insert(key, origin);
                     }
                 }
             }
@@ -140,24 +140,25 @@ impl Check<'_> {
                 ("zone", given.zone.as_ref().map(|z| z.as_str())),
             ] {
                 if let Some(Err(why)) = label.map(endpoint::check_label) {
-                    self.error(self.place(item, key), why);
+                    self.error(self.origin(item, key), why);
                 }
             }
             if let Some(name) = &given.name {
-                let place = self.place(item, "name");
+                let origin = self.origin(item, "name");
                 if let Some(first) = names.get(name.as_str()) {
-                    let problem = Problem::new(format!("two endpoints are called `{name}`"), place);
+                    let problem =
+                        Diagnostic::new(format!("two endpoints are called `{name}`"), origin);
                     self.problems
                         .push(problem.also(first.clone(), "the first one"));
                 } else {
-                    names.insert(name.as_str(), place);
+                    names.insert(name.as_str(), origin);
                 }
             }
         }
     }
 
     /// A proxy that forwards to itself would go round until the sockets run out.
-    fn not_ourselves(&mut self, host: &str, port: u16, place: &Place) {
+    fn not_ourselves(&mut self, host: &str, port: u16, origin: &Origin) {
         let ips: Vec<IpAddr> = match host.parse::<IpAddr>() {
             Ok(ip) => vec![ip.to_canonical()],
             Err(_) if host.eq_ignore_ascii_case("localhost") => {
@@ -186,9 +187,9 @@ impl Check<'_> {
                 address.port() == port && (ips.contains(&bound) || any_local)
             });
         if let Some(address) = hit {
-            let problem = Problem::new(
+            let problem = Diagnostic::new(
                 format!("endpoint {host}:{port} is our own listener {address}"),
-                place.clone(),
+                origin.clone(),
             );
             self.problems.push(
                 problem.help(
@@ -200,8 +201,8 @@ impl Check<'_> {
 }
 
 /// Whether something was taken out of the list because it is wrong.
-fn has_gone(list: &Node) -> bool {
-    list.items().iter().any(|item| item.value == Value::Gone)
+fn has_invalid(list: &Node) -> bool {
+    list.items().iter().any(|item| item.value == Value::Invalid)
 }
 
 fn flag(key: &str) -> String {

@@ -1,15 +1,16 @@
-//! Sizes in bytes as people write them: `64KiB`, `1MiB`, or a plain number of bytes.
+//! Sizes in bytes: `64KiB`, `1MiB`, or a plain number of bytes.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::{Serialize, Serializer};
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u32);
+pub struct ByteSize(pub u32);
 
 /// Reads a size.
-pub(super) fn parse(text: &str) -> Result<Size, String> {
+pub(super) fn parse(text: &str) -> Result<ByteSize, String> {
     let trimmed = text.trim();
     let digits = trimmed.trim_end_matches(|c: char| !c.is_ascii_digit());
     let factor = match trimmed[digits.len()..].trim() {
@@ -23,7 +24,7 @@ pub(super) fn parse(text: &str) -> Result<Size, String> {
         .ok()
         .zip(factor)
         .and_then(|(number, factor)| number.checked_mul(factor));
-    size.map(Size).ok_or_else(|| {
+    size.map(ByteSize).ok_or_else(|| {
         format!(
             "`{}` is not a size; a size looks like 64KiB or 1MiB",
             text.escape_debug()
@@ -31,21 +32,44 @@ pub(super) fn parse(text: &str) -> Result<Size, String> {
     })
 }
 
-impl<'de> Deserialize<'de> for Size {
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u32, &str); 2] = [(1024 * 1024, "MiB"), (1024, "KiB")];
+        match UNITS
+            .iter()
+            .find(|(size, _)| self.0 > 0 && self.0.is_multiple_of(*size))
+        {
+            Some((size, unit)) => write!(f, "{}{unit}", self.0 / size),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reads;
         impl Visitor<'_> for Reads {
-            type Value = Size;
+            type Value = ByteSize;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a size such as \"64KiB\"")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
                 parse(text).map_err(E::custom)
             }
 
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Size, E> {
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<ByteSize, E> {
+                parse(&number.to_string()).map_err(E::custom)
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<ByteSize, E> {
                 parse(&number.to_string()).map_err(E::custom)
             }
         }
@@ -59,9 +83,9 @@ mod tests {
 
     #[test]
     fn reads_sizes_and_refuses_the_rest() {
-        assert_eq!(parse("64KiB"), Ok(Size(65_536)));
-        assert_eq!(parse("1 MiB"), Ok(Size(1_048_576)));
-        assert_eq!(parse("4096"), Ok(Size(4096)));
+        assert_eq!(parse("64KiB"), Ok(ByteSize(65_536)));
+        assert_eq!(parse("1 MiB"), Ok(ByteSize(1_048_576)));
+        assert_eq!(parse("4096"), Ok(ByteSize(4096)));
         for text in ["", "KiB", "-1", "64KB", "1.5MiB", "99999999999", "4096MiB"] {
             assert!(parse(text).is_err(), "{text}");
         }

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 /// A file as it was read: name and text stay together, so that a span is never used on another version of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct SourceFile {
     /// The path as it was given.
     pub name: String,
     /// The whole text.
     pub text: Arc<str>,
 }
 
-// === impl Source ===
+// === impl SourceFile ===
 
-impl Source {
+impl SourceFile {
     /// `FILE:LINE` of a byte.
     pub fn line_of(&self, byte: usize) -> String {
         let before = &self.text.as_bytes()[..byte.min(self.text.len())];

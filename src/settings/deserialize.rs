@@ -1,8 +1,8 @@
-//! Reads the merged tree into the settings structs: a serde deserializer whose errors know their path.
+//! Deserializes the merged tree into the settings structs; every error has the path of its value.
 //!
-//! serde stops at the first error of a struct. To report all of them in one run, [`read`] records an error, takes
-//! the value it is about out of the tree and reads again. Unknown keys are found here and not left to the structs'
-//! own attributes, so that no struct can forget to refuse them.
+//! serde stops at the first error of a struct. To report all of them in one run, [`read`] records an error, marks the
+//! value it is about as invalid and reads again, as long as the work stays linear in the size of the tree. Unknown keys
+//! are found here and not left to attributes of the structs, so that no struct can forget to refuse them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,33 +10,43 @@ use std::collections::BTreeMap;
 use serde::de::{self, Deserialize, DeserializeSeed, IntoDeserializer, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
+pub(super) use diagnose::diagnose;
 pub(super) use error::{Error, What};
 
-use super::tree::{Entry, Node, Path, Step, Value};
+use super::node::{Entry, KeyPath, Node, PathStep, Value};
 
+mod diagnose;
 mod error;
 
-/// The keys that each table was found to know, by the table's dotted path.
-pub(super) type Known = BTreeMap<String, &'static [&'static str]>;
+/// Errors that are reported one by one in a tree of any size.
+const MIN_READINGS: usize = 50;
 
-/// What came of reading: the value, read without what was wrong, and what was wrong.
+/// Nodes visited in all before further errors are left for the next run.
+const MAX_NODES_READ: usize = 2_000_000;
+
+/// Keys of each table, by the table's dotted path.
+pub(super) type KnownKeys = BTreeMap<String, &'static [&'static str]>;
+
 #[derive(Debug)]
-pub(super) struct Outcome<T> {
-    /// `None` when nothing could be read even so.
+pub(super) struct Deserialized<T> {
+    /// The value without its invalid parts; `None` if nothing could be read.
     pub value: Option<T>,
-    /// Everything that is wrong, in the order of the tree.
+    /// In the order of the tree.
     pub errors: Vec<Error>,
 }
 
-/// Reads `tree` as `T`; what is wrong is `Gone` from the tree afterwards.
-pub(super) fn read<T: for<'de> Deserialize<'de>>(tree: &mut Node) -> Outcome<T> {
+/// Deserializes `tree`; values that are wrong are `Invalid` in it afterwards.
+pub(super) fn read<T: for<'de> Deserialize<'de>>(tree: &mut Node) -> Deserialized<T> {
     let mut errors: Vec<Error> = Vec::new();
+    // Each error costs a reading of the whole tree.
+    let nodes = tree.count().max(1);
+    let readings = MIN_READINGS.max(MAX_NODES_READ / nodes);
     loop {
         let found = RefCell::new(Vec::new());
-        let error = match T::deserialize(Reader::new(tree, Some(&found), None)) {
+        let error = match T::deserialize(NodeDeserializer::new(tree, Some(&found), None)) {
             Ok(value) => {
                 errors.extend(found.into_inner());
-                return Outcome {
+                return Deserialized {
                     value: Some(value),
                     errors,
                 };
@@ -51,12 +61,16 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(tree: &mut Node) -> Outcome<T> 
             errors.push(error);
         }
         match tree.at_mut(&path) {
-            Some(node) if node.value != Value::Gone && !path.0.is_empty() => {
-                node.value = Value::Gone
+            Some(node)
+                if node.value != Value::Invalid
+                    && !path.0.is_empty()
+                    && errors.len() < readings =>
+            {
+                node.value = Value::Invalid
             }
             _ => {
                 errors.extend(found.into_inner());
-                return Outcome {
+                return Deserialized {
                     value: None,
                     errors,
                 };
@@ -65,41 +79,40 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(tree: &mut Node) -> Outcome<T> 
     }
 }
 
-/// Reads `tree` and notes which keys each struct knows.
+/// The keys that each struct knows.
 #[cfg(test)]
-pub(super) fn known_keys<T: for<'de> Deserialize<'de>>(tree: &Node) -> Result<Known, Error> {
-    let known = RefCell::new(Known::new());
-    T::deserialize(Reader::new(tree, None, Some(&known))).map_err(Error::outside_in)?;
+pub(super) fn known_keys<T: for<'de> Deserialize<'de>>(tree: &Node) -> Result<KnownKeys, Error> {
+    let known = RefCell::new(KnownKeys::new());
+    T::deserialize(NodeDeserializer::new(tree, None, Some(&known))).map_err(Error::outside_in)?;
     Ok(known.into_inner())
 }
 
 #[derive(Clone)]
-struct Reader<'a> {
+struct NodeDeserializer<'a> {
     node: &'a Node,
     /// Steps from the root, for unknown keys and for `known`.
-    path: Path,
-    /// Where unknown keys go.
+    path: KeyPath,
     unknown: Option<&'a RefCell<Vec<Error>>>,
-    known: Option<&'a RefCell<Known>>,
+    known: Option<&'a RefCell<KnownKeys>>,
 }
 
-// === impl Reader ===
+// === impl NodeDeserializer ===
 
-impl<'a> Reader<'a> {
+impl<'a> NodeDeserializer<'a> {
     fn new(
         node: &'a Node,
         unknown: Option<&'a RefCell<Vec<Error>>>,
-        known: Option<&'a RefCell<Known>>,
+        known: Option<&'a RefCell<KnownKeys>>,
     ) -> Self {
         Self {
             node,
-            path: Path::default(),
+            path: KeyPath::default(),
             unknown,
             known,
         }
     }
 
-    fn child(&self, node: &'a Node, path: Path) -> Self {
+    fn child(&self, node: &'a Node, path: KeyPath) -> Self {
         Self {
             node,
             path,
@@ -109,14 +122,14 @@ impl<'a> Reader<'a> {
 
     fn found(&self) -> Unexpected<'a> {
         match &self.node.value {
-            Value::Text(text) | Value::Loose(text) => Unexpected::Str(text),
+            Value::Text(text) | Value::Untyped(text) => Unexpected::Str(text),
             Value::Int(number) => Unexpected::Signed(*number),
             Value::Float(number) => Unexpected::Float(*number),
             Value::Bool(yes) => Unexpected::Bool(*yes),
             Value::Other(words) => Unexpected::Other(words),
             Value::List(_) => Unexpected::Seq,
             Value::Table(_) => Unexpected::Map,
-            Value::Null | Value::Gone => Unexpected::Other("nothing"),
+            Value::Invalid => Unexpected::Other("nothing"),
         }
     }
 
@@ -144,7 +157,7 @@ impl<'a> Reader<'a> {
                         });
                     }
                 }
-                _ if matches!(entry.node.value, Value::Gone | Value::Null) => {}
+                _ if entry.node.value == Value::Invalid => {}
                 _ => entries.push((key, entry)),
             }
         }
@@ -157,7 +170,7 @@ impl<'a> Reader<'a> {
 
     fn visit_number<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Loose(text) => match text.trim().parse::<i64>() {
+            Value::Untyped(text) => match text.trim().parse::<i64>() {
                 Ok(number) => visitor.visit_i64(number),
                 Err(_) => Err(self.wrong(&visitor)),
             },
@@ -174,7 +187,7 @@ macro_rules! numbers {
     )*};
 }
 
-impl<'de> de::Deserializer<'de> for Reader<'de> {
+impl<'de> de::Deserializer<'de> for NodeDeserializer<'de> {
     type Error = Error;
 
     numbers!(deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_i8 deserialize_i16
@@ -182,20 +195,20 @@ impl<'de> de::Deserializer<'de> for Reader<'de> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Text(text) | Value::Loose(text) => visitor.visit_borrowed_str(text),
+            Value::Text(text) | Value::Untyped(text) => visitor.visit_borrowed_str(text),
             Value::Int(number) => visitor.visit_i64(*number),
             Value::Float(number) => visitor.visit_f64(*number),
             Value::Bool(yes) => visitor.visit_bool(*yes),
             Value::List(_) => self.deserialize_seq(visitor),
             Value::Table(_) => self.visit_table(None, visitor),
-            Value::Null | Value::Gone => visitor.visit_none(),
+            Value::Invalid => visitor.visit_none(),
             Value::Other(_) => Err(self.wrong(&visitor)),
         }
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Loose(text) => match text.trim() {
+            Value::Untyped(text) => match text.trim() {
                 "true" | "1" => visitor.visit_bool(true),
                 "false" | "0" => visitor.visit_bool(false),
                 _ => Err(self.wrong(&"true, false, 1 or 0")),
@@ -207,7 +220,7 @@ impl<'de> de::Deserializer<'de> for Reader<'de> {
 
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Loose(text) => match text.trim().parse() {
+            Value::Untyped(text) => match text.trim().parse() {
                 Ok(number) => visitor.visit_f64(number),
                 Err(_) => Err(self.wrong(&visitor)),
             },
@@ -270,7 +283,7 @@ impl<'de> de::Deserializer<'de> for Reader<'de> {
 }
 
 struct Entries<'a> {
-    reader: Reader<'a>,
+    reader: NodeDeserializer<'a>,
     left: std::vec::IntoIter<(&'a String, &'a Entry)>,
     value: Option<(&'a String, &'a Entry)>,
 }
@@ -288,7 +301,7 @@ impl<'a> de::MapAccess<'a> for Entries<'a> {
             Some((key, _)) => seed
                 .deserialize(de::value::BorrowedStrDeserializer::new(key))
                 .map(Some)
-                .map_err(|error: Error| error.inside(Step::Key(key.clone()))),
+                .map_err(|error: Error| error.inside(PathStep::Key(key.clone()))),
         }
     }
 
@@ -298,12 +311,12 @@ impl<'a> de::MapAccess<'a> for Entries<'a> {
         };
         let path = self.reader.path.key(key);
         seed.deserialize(self.reader.child(&entry.node, path))
-            .map_err(|error| error.inside(Step::Key(key.clone())))
+            .map_err(|error| error.inside(PathStep::Key(key.clone())))
     }
 }
 
 struct Items<'a> {
-    reader: Reader<'a>,
+    reader: NodeDeserializer<'a>,
     items: &'a [Node],
     next: usize,
 }
@@ -318,12 +331,12 @@ impl<'a> de::SeqAccess<'a> for Items<'a> {
         while let Some(item) = self.items.get(self.next) {
             let index = self.next;
             self.next += 1;
-            if item.value != Value::Gone {
+            if item.value != Value::Invalid {
                 let path = self.reader.path.index(index);
                 return seed
                     .deserialize(self.reader.child(item, path))
                     .map(Some)
-                    .map_err(|error| error.inside(Step::Index(index)));
+                    .map_err(|error| error.inside(PathStep::Index(index)));
             }
         }
         Ok(None)

@@ -1,59 +1,47 @@
-//! A tree of settings in which every value knows where it stands.
+//! A tree of settings in which every value has its origin.
 //!
-//! Flags, environment, file and profile each become one such tree; laid over each other they are one tree, which
-//! `read` turns into the settings structs. Knows nothing of which keys exist.
+//! Flags, environment, file and profile each become one such tree. Merged into one, it is what `deserialize` turns into
+//! the settings structs. Which keys exist is not known here.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-/// Where a value was written.
+/// Where a value was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Nowhere: it is the default.
+pub enum Origin {
+    /// Nowhere; it is the default.
     Default,
-    /// By the profile.
     Profile,
-    /// In the file, at these bytes.
+    /// In the settings file, at these bytes.
     File(Range<usize>),
-    /// In this environment variable.
+    /// In the environment variable of this name.
     Env(String),
-    /// With this flag (without dashes).
+    /// With the flag of this name (without dashes).
     Flag(&'static str),
 }
 
-/// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node {
-    /// Where it stands.
-    pub place: Place,
-    /// What it is.
+    pub origin: Origin,
     pub value: Value,
 }
 
-/// What stands there.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
-    /// Text that is text.
+    /// Text in quotes.
     Text(String),
-    /// Text of a flag or variable: whoever reads it decides whether it is a number, a boolean or text.
-    Loose(String),
-    /// A whole number.
+    /// Text of a flag or variable: a number, a boolean or text, as the field it is read into requires.
+    Untyped(String),
     Int(i64),
-    /// A number with a fraction.
     Float(f64),
-    /// Yes or no.
     Bool(bool),
-    /// What no setting is (a date); the words for it.
+    /// A type that no setting has (a date), in words.
     Other(String),
-    /// Several.
     List(Vec<Node>),
-    /// Named ones.
     Table(Table),
-    /// Known to have no value; read as absent.
-    Null,
-    /// Taken out because it is wrong: the rest is read as if it were not there.
-    Gone,
+    /// Known to be wrong; the rest is read as if it were absent.
+    Invalid,
 }
 
 /// The entries of a table.
@@ -62,44 +50,39 @@ pub(super) type Table = BTreeMap<String, Entry>;
 /// One `key = value`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entry {
-    /// Where the key stands.
-    pub key: Place,
-    /// The value.
+    /// Origin of the key itself.
+    pub key: Origin,
     pub node: Node,
 }
 
-/// One step into the tree.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Step {
-    /// Into a table.
+pub(super) enum PathStep {
     Key(String),
-    /// Into a list; what is `Gone` is counted.
+    /// Position in a list, `Invalid` items included.
     Index(usize),
 }
 
-/// Steps from the root.
+/// A path from the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Path(pub Vec<Step>);
+pub(super) struct KeyPath(pub Vec<PathStep>);
 
 // === impl Node ===
 
 impl Node {
-    /// An empty table.
-    pub(super) fn table(place: Place) -> Self {
+    pub(super) fn table(origin: Origin) -> Self {
         let value = Value::Table(Table::new());
-        Self { place, value }
+        Self { origin, value }
     }
 
-    /// Loose text.
-    pub(super) fn loose(place: Place, text: impl Into<String>) -> Self {
-        let value = Value::Loose(text.into());
-        Self { place, value }
+    /// Untyped text.
+    pub(super) fn untyped(origin: Origin, text: impl Into<String>) -> Self {
+        let value = Value::Untyped(text.into());
+        Self { origin, value }
     }
 
-    /// Plain text.
-    pub(super) fn text(place: Place, text: impl Into<String>) -> Self {
+    pub(super) fn text(origin: Origin, text: impl Into<String>) -> Self {
         let value = Value::Text(text.into());
-        Self { place, value }
+        Self { origin, value }
     }
 
     /// The entries, if this is a table.
@@ -118,19 +101,18 @@ impl Node {
         }
     }
 
-    /// The items of a list; a value that is no list is its own only item.
+    /// The items of a list; any other value is a list of itself.
     pub(super) fn items(&self) -> &[Node] {
         match &self.value {
             Value::List(items) => items,
-            Value::Gone | Value::Null => &[],
+            Value::Invalid => &[],
             _ => std::slice::from_ref(self),
         }
     }
 
-    /// The text, if this is one.
     pub(super) fn as_text(&self) -> Option<&str> {
         match &self.value {
-            Value::Text(text) | Value::Loose(text) => Some(text),
+            Value::Text(text) | Value::Untyped(text) => Some(text),
             _ => None,
         }
     }
@@ -138,29 +120,29 @@ impl Node {
     /// The entry `a.b.c` of nested tables.
     pub(super) fn get(&self, dotted: &str) -> Option<&Node> {
         dotted.split('.').try_fold(self, |node, key| {
-            Some(&node.entries()?.get(key)?.node).filter(|node| node.value != Value::Gone)
+            Some(&node.entries()?.get(key)?.node).filter(|node| node.value != Value::Invalid)
         })
     }
 
-    /// Sets the entry `a.b.c`, making the tables on the way; they stand nowhere themselves.
+    /// Sets the entry `a.b.c`, creating the tables on the way with a default origin.
     pub(super) fn set(&mut self, dotted: &str, node: Node) {
         let (key, rest) = match dotted.split_once('.') {
             Some((key, rest)) => (key, Some(rest)),
             None => (dotted, None),
         };
         if self.entries().is_none() {
-            *self = Node::table(Place::Default);
+            *self = Node::table(Origin::Default);
         }
         let Some(table) = self.entries_mut() else {
             return;
         };
-        let key_place = node.place.clone();
+        let key_origin = node.origin.clone();
         match rest {
             None => {
                 table.insert(
                     key.to_owned(),
                     Entry {
-                        key: key_place,
+                        key: key_origin,
                         node,
                     },
                 );
@@ -168,42 +150,75 @@ impl Node {
             Some(rest) => table
                 .entry(key.to_owned())
                 .or_insert_with(|| Entry {
-                    key: key_place,
-                    node: Node::table(Place::Default),
+                    key: key_origin,
+                    node: Node::table(Origin::Default),
                 })
                 .node
                 .set(rest, node),
         }
     }
 
-    /// Follows a path; a value that is no list is item 0 of itself.
-    pub(super) fn at(&self, path: &Path) -> Option<&Node> {
+    /// Follows a path; a value that is not a list is item 0 of itself.
+    pub(super) fn at(&self, path: &KeyPath) -> Option<&Node> {
         path.0
             .iter()
             .try_fold(self, |node, step| match (step, &node.value) {
-                (Step::Key(key), Value::Table(table)) => table.get(key).map(|entry| &entry.node),
-                (Step::Index(index), Value::List(items)) => items.get(*index),
-                (Step::Index(0), _) => Some(node),
+                (PathStep::Key(key), Value::Table(table)) => {
+                    table.get(key).map(|entry| &entry.node)
+                }
+                (PathStep::Index(index), Value::List(items)) => items.get(*index),
+                (PathStep::Index(0), _) => Some(node),
                 _ => None,
             })
     }
 
-    /// Follows a path, to change what is there.
-    pub(super) fn at_mut(&mut self, path: &Path) -> Option<&mut Node> {
+    /// Where a key with indices (`upstream[0].tcp.keepalive`) was set, or the innermost table around it that was written.
+    pub(super) fn origin_of(&self, key: &str) -> Origin {
+        let mut path = KeyPath::default();
+        let mut origin = Origin::Default;
+        for step in key.split(['.', '[']) {
+            path = match step.strip_suffix(']').map(str::parse) {
+                Some(Ok(index)) => path.index(index),
+                _ => path.key(step),
+            };
+            match self.at(&path) {
+                Some(node) if node.origin != Origin::Default => origin = node.origin.clone(),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        origin
+    }
+
+    pub(super) fn at_mut(&mut self, path: &KeyPath) -> Option<&mut Node> {
         path.0.iter().try_fold(self, |node, step| {
-            if matches!((step, &node.value), (Step::Index(0), value) if !matches!(value, Value::List(_))) {
+            if matches!((step, &node.value), (PathStep::Index(0), value) if !matches!(value, Value::List(_))) {
                 return Some(node);
             }
             match (step, &mut node.value) {
-                (Step::Key(key), Value::Table(table)) => table.get_mut(key).map(|entry| &mut entry.node),
-                (Step::Index(index), Value::List(items)) => items.get_mut(*index),
+                (PathStep::Key(key), Value::Table(table)) => table.get_mut(key).map(|entry| &mut entry.node),
+                (PathStep::Index(index), Value::List(items)) => items.get_mut(*index),
                 _ => None,
             }
         })
     }
 
-    /// Lays `upper` over this: tables entry by entry, anything else as a whole.
-    pub(super) fn lay_over(&mut self, upper: Node) {
+    /// Number of nodes in the tree.
+    pub(super) fn count(&self) -> usize {
+        match &self.value {
+            Value::Table(table) => {
+                1 + table
+                    .values()
+                    .map(|entry| entry.node.count())
+                    .sum::<usize>()
+            }
+            Value::List(items) => 1 + items.iter().map(Node::count).sum::<usize>(),
+            _ => 1,
+        }
+    }
+
+    /// Merges `upper` over this: tables entry by entry, anything else as a whole.
+    pub(super) fn merge_over(&mut self, upper: Node) {
         let mergeable = matches!(
             (&self.value, &upper.value),
             (Value::Table(_), Value::Table(_))
@@ -212,8 +227,8 @@ impl Node {
             *self = upper;
             return;
         }
-        if self.place == Place::Default {
-            self.place = upper.place;
+        if self.origin == Origin::Default {
+            self.origin = upper.origin;
         }
         let (Some(table), Value::Table(upper)) = (self.entries_mut(), upper.value) else {
             return;
@@ -222,7 +237,7 @@ impl Node {
             match table.get_mut(&key) {
                 Some(below) => {
                     below.key = entry.key;
-                    below.node.lay_over(entry.node);
+                    below.node.merge_over(entry.node);
                 }
                 None => {
                     table.insert(key, entry);
@@ -256,42 +271,40 @@ impl Node {
                     path.truncate(length);
                 }
             }
-            Value::Gone => {}
+            Value::Invalid => {}
             _ => visit(path, self),
         }
     }
 }
 
-// === impl Path ===
+// === impl KeyPath ===
 
-impl Path {
+impl KeyPath {
     /// Whether the path lies at or below `prefix`.
-    pub(super) fn starts_with(&self, prefix: &Path) -> bool {
+    pub(super) fn starts_with(&self, prefix: &KeyPath) -> bool {
         self.0.starts_with(&prefix.0)
     }
 
-    /// This path and one more key.
     #[must_use]
-    pub(super) fn key(&self, key: &str) -> Path {
+    pub(super) fn key(&self, key: &str) -> KeyPath {
         let mut steps = self.0.clone();
-        steps.push(Step::Key(key.to_owned()));
-        Path(steps)
+        steps.push(PathStep::Key(key.to_owned()));
+        KeyPath(steps)
     }
 
-    /// This path and one more index.
     #[must_use]
-    pub(super) fn index(&self, index: usize) -> Path {
+    pub(super) fn index(&self, index: usize) -> KeyPath {
         let mut steps = self.0.clone();
-        steps.push(Step::Index(index));
-        Path(steps)
+        steps.push(PathStep::Index(index));
+        KeyPath(steps)
     }
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut keys = self.0.iter().filter_map(|step| match step {
-            Step::Key(key) => Some(key),
-            Step::Index(_) => None,
+            PathStep::Key(key) => Some(key),
+            PathStep::Index(_) => None,
         });
         if let Some(first) = keys.next() {
             f.write_str(first)?;

@@ -1,8 +1,7 @@
-//! Names of subcommands and flags, and values that are neither text nor settings.
+//! Names of subcommands and arguments, and the types of values that are not settings.
 
-/// Subcommands, by name: what `run` of the caller matches on.
+/// Names of the subcommands.
 pub mod name {
-    #![allow(missing_docs, reason = "each is the word it holds")]
     pub const RUN: &str = "run";
     pub const DEMO: &str = "demo";
     pub const MOCK: &str = "mock";
@@ -17,43 +16,38 @@ pub mod name {
     pub const ENDPOINT: &str = "endpoint";
     pub const RELOAD: &str = "reload";
     pub const SHUTDOWN: &str = "shutdown";
+    pub const CERT: &str = "cert";
     pub const GUIDE: &str = "guide";
     pub const COMPLETIONS: &str = "completions";
     pub const VERSION: &str = "version";
 }
 
-/// Where online commands look for an instance (id `instance`; a `String`).
+/// Id of `--admin` of commands that ask an instance.
 pub const INSTANCE: &str = "instance";
-/// The control socket that online commands were given (id `control-socket`; a `String`).
+/// Id of `--control` of commands that ask an instance.
 pub const CONTROL_SOCKET: &str = "control-socket";
-/// `--output` (id `output`; [`Output`]).
 pub const OUTPUT: &str = "output";
-/// What `run` starts (id `command`; `OsString`s).
+/// Id of the command behind `--`.
 pub const COMMAND: &str = "command";
 
-/// The admin address of an instance that has none.
+/// `--admin` of an instance without an admin server.
 pub const OFF: &str = "off";
 
-/// Where the admin address is looked for when nobody says.
+/// Admin address of an instance where none is given.
 pub const DEFAULT_INSTANCE: &str = "127.0.0.1:8183";
 
-/// How a result is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Output {
-    /// For people.
+pub enum OutputFormat {
     #[default]
     Text,
-    /// For programs.
     Json,
 }
 
 /// `wait --for`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitFor {
-    /// Listeners are bound.
     Startup,
-    /// `/readyz` says yes.
     Ready,
-    /// So many addresses are healthy.
+    /// This many addresses are healthy.
     Healthy(usize),
 }

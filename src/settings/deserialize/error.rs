@@ -1,30 +1,26 @@
-//! Why a value cannot be read, in plain words rather than serde's.
+//! Why a value cannot be deserialized, in words for users of TOML rather than of serde.
 
 use std::fmt;
 
 use serde::de::{self, Unexpected};
 
-use crate::settings::tree::{Path, Step};
+use crate::settings::node::{KeyPath, PathStep};
 
-/// One value that cannot be read.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::settings) struct Error {
-    /// Where it is in the tree. Built from the inside out: innermost step first while it travels.
-    pub path: Path,
-    /// What is wrong.
+    /// Path from the root. While an error travels up it is built from the inside out, innermost step first.
+    pub path: KeyPath,
     pub what: What,
 }
 
-/// What is wrong with a value.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::settings) enum What {
-    /// In words.
     Message(String),
-    /// The key is none of these.
+    /// The key, and the known ones.
     UnknownKey(String, &'static [&'static str]),
-    /// The text is none of these.
+    /// The word, and the known ones.
     UnknownWord(String, &'static [&'static str]),
-    /// The key has to be there.
+    /// A required key.
     Missing(&'static str),
 }
 
@@ -33,12 +29,12 @@ pub(in crate::settings) enum What {
 impl Error {
     fn new(what: What) -> Self {
         Self {
-            path: Path::default(),
+            path: KeyPath::default(),
             what,
         }
     }
 
-    pub(super) fn inside(mut self, step: Step) -> Self {
+    pub(super) fn inside(mut self, step: PathStep) -> Self {
         self.path.0.push(step);
         self
     }
@@ -101,7 +97,7 @@ impl de::Error for Error {
     }
 }
 
-/// serde's words for a type, in plain ones.
+/// serde's name of a type, in words for users.
 fn plain(expected: &str) -> &str {
     match expected {
         "a boolean" => "true or false",

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
+use crate::drain::DrainWatcher;
 use crate::events::Events;
 use crate::http::{self, HttpListener, Request};
-use crate::life::Watch;
 
 pub use backend::{ApiError, ApiFuture, Backend, EndpointAction};
 pub use convert::{millis, seconds, wall};
@@ -17,6 +17,7 @@ pub use listeners::{AdminBindError, AdminListeners, BindOptions, open};
 pub use settings::{AdminSettings, Bind, ControlPath};
 
 pub mod api_types;
+pub mod registration;
 pub mod settings;
 
 mod access;
@@ -34,7 +35,7 @@ pub async fn serve(
     backend: Arc<dyn Backend>,
     events: Events,
     settings: &AdminSettings,
-    stop: Watch,
+    stop: DrainWatcher,
 ) {
     let handler = Arc::new(routes::Handler {
         backend,

@@ -1,201 +1,193 @@
-//! How the parts live and end: everything that runs is started here, and joined here, in one order.
+//! Wiring: from settings to the running program and to its end. The only module that spawns the long-lived tasks, and
+//! the only one that joins them.
 //!
-//! [`bind`] takes the ports, [`start`] gives everything its task, [`App::run`] waits for the stop and takes it all down
-//! in the order of ARCHITECTURE.md. Which parts there are is `assemble`'s business.
+//! [`start`] takes the ports and starts every part on the control runtime; nothing in it waits for the network.
+//! [`App::run`] waits until a stop is requested and takes the parts down in the order that ARCHITECTURE.md gives. While
+//! it runs, [`Handles`] show and steer the parts, and [`Reloader`] applies changed settings for the signal handler and
+//! for the admin API alike.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::admin::registration::Registered;
+use crate::admin::{self, AdminBindError, AdminListeners, BindOptions};
 use crate::clock::{self, Moment};
-use crate::connection::Registry;
+use crate::connection::{Registry, Route};
 use crate::dial::{self, SpareLimit};
 use crate::dns::ResolverHandle;
+use crate::drain::{self, DrainTrigger, DrainWatcher};
 use crate::events::Event;
-use crate::events::Events;
-use crate::life::{Startup, Trigger, Watch, trigger};
-use crate::listener::{self, BindError, Bound, Listener as RunningListener, SocketSettings};
+use crate::events::{Events, Log};
+use crate::listener::{
+    self, BindError, Bound, Listener as RunningListener, Shortage, SocketSettings,
+};
 use crate::metrics::{Metrics, family};
+use crate::readiness::Readiness;
 use crate::relay::{Counters, TcpSettings};
-use crate::settings::{Settings, UpstreamSettings};
+use crate::settings::{Diagnostics, Loaded, ShutdownSettings};
 use crate::supervisor::{self, Ending};
+use crate::suspend;
 use crate::sys::limits::{self, DescriptorBudget};
 use crate::sys::pipe::PipeLimits;
-use crate::types::UpstreamName;
-use crate::upstream::endpoint::EndpointSpec;
+use crate::types::{ListenerName, UpstreamName};
 use crate::workers::{Dispatcher, Workers};
+use backend::AdminBackend;
 
+pub use config::{Config, UpstreamConfig, targets};
+pub use reload::{ReloadError, Reloader};
 pub use upstream::Upstream;
 
-mod listeners;
-mod numbers;
+mod backend;
+mod config;
+mod instance_metrics;
+mod own_zone;
 mod reload;
 mod upstream;
 
-pub use listeners::Listener;
+/// How often the control runtime records that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How often the control runtime shows that it is alive.
-const BEAT: Duration = Duration::from_secs(1);
+/// How often a drain checks whether the last connection has ended.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
 
-/// How often a drain looks whether it is over.
-const LOOK: Duration = Duration::from_millis(10);
-
-/// What the end of the last connections may take beyond `max_delay`: their resets are sent by the data threads.
+/// Time beyond `max_delay` for the workers to send the last resets.
 const LAST_RESETS: Duration = Duration::from_millis(200);
 
-/// One upstream, as a recipe made it.
-#[derive(Clone, Debug)]
-pub struct UpstreamPart {
-    /// Its settings.
-    pub settings: UpstreamSettings,
-    /// Its endpoints.
-    pub endpoints: Vec<EndpointSpec>,
-    /// The Datomic system, where told.
-    pub system: Option<String>,
-    /// The region, where told.
-    pub region: Option<String>,
-    /// What is worth knowing about this way in.
-    pub notes: Vec<String>,
-}
+/// How long admin answers under way may hold up the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// Which parts there are.
-#[derive(Clone, Debug)]
-pub struct Parts {
-    /// All settings.
-    pub settings: Settings,
-    /// One per upstream of the settings, in their order.
-    pub upstreams: Vec<UpstreamPart>,
-    /// Whether the bind addresses were asked for (else a missing `::1` is no error).
-    pub listen_asked: bool,
-    /// Where everything is counted.
-    pub metrics: Metrics,
-    /// Where everything is told.
-    pub events: Events,
-}
-
-/// All listeners, bound: clients are queued from here on.
-#[derive(Debug)]
-pub struct Bindings {
-    bound: Vec<Bound>,
-}
-
-/// What wants the end.
+/// Who asks for the end. A signal after a request counts as the first one; only a second signal ends the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Drain; a second one is [`Stop::Now`].
-    Drain,
-    /// At once.
+    /// `entryway shutdown` or the admin API: drain. Repeating it changes nothing.
+    Request,
+    /// A signal: drain; the second one ends the drain.
+    Signal,
+    /// End now.
     Now,
 }
 
-/// How it ended.
+/// The outcome of [`App::run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Connections that had to be reset.
+    /// Connections that were reset because the drain was over.
     pub cut: u64,
 }
 
-/// The running parts, to look at and to steer. Cheap to clone.
+/// A listener with its bound addresses.
 #[derive(Clone, Debug)]
-pub struct Handles {
-    /// The listeners, in the order of the settings.
-    pub listeners: Arc<[Listener]>,
-    /// The upstreams, in the order of the settings.
-    pub upstreams: Arc<[Upstream]>,
-    /// All live connections.
-    pub registry: Registry,
-    /// Every series.
-    pub metrics: Metrics,
-    /// Every event.
-    pub events: Events,
-    /// Start-up tasks that are not done.
-    pub startup: Startup,
-    /// Fires when the shutdown begins.
-    pub draining: Watch,
-    /// Connections at once, over all listeners.
-    pub max_connections: usize,
-    /// When it was started.
-    pub started: Moment,
-    resolver: ResolverHandle,
-    beat: Arc<AtomicU64>,
-    dispatcher: Dispatcher,
-    stops: mpsc::UnboundedSender<Stop>,
+pub struct Listener {
+    pub name: ListenerName,
+    pub addresses: Vec<SocketAddr>,
+    /// What its connections share.
+    pub route: Arc<Route>,
+    /// Whether it lacks what it needs to accept.
+    pub shortage: Shortage,
 }
 
-/// Everything that runs. Dropping it without [`App::run`] ends everything at once.
+/// The running parts: to read their state and to steer them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handles {
+    /// In the order of the settings.
+    pub listeners: Arc<[Listener]>,
+    /// In the order of the settings.
+    pub upstreams: Arc<[Upstream]>,
+    pub registry: Registry,
+    pub metrics: Metrics,
+    pub events: Events,
+    pub readiness: Readiness,
+    /// Fires when the shutdown begins.
+    pub draining: DrainWatcher,
+    /// Connections at once, over all listeners.
+    pub max_connections: usize,
+    pub started: Moment,
+    /// As last loaded.
+    pub shutdown: Arc<ArcSwap<ShutdownSettings>>,
+    resolver: ResolverHandle,
+    heartbeat: Arc<AtomicU64>,
+    dispatcher: Dispatcher,
+    stops: mpsc::UnboundedSender<Stop>,
+    /// Where requested shutdowns go instead, if anywhere.
+    diverted: Arc<OnceLock<mpsc::UnboundedSender<()>>>,
+}
+
+/// The running program. Dropping it without [`App::run`] ends everything at once.
 #[derive(Debug)]
 pub struct App {
     handles: Handles,
+    reloader: Reloader,
+    admin: AdminListeners,
+    admin_settings: admin::AdminSettings,
     stops: mpsc::UnboundedReceiver<Stop>,
-    shutdown: crate::settings::ShutdownSettings,
-    draining: Trigger,
-    listeners: Trigger,
+    draining: DrainTrigger,
+    listeners: DrainTrigger,
     ending: Ending,
     workers: Workers,
-    /// Probes, resolver, actors, sweep, spares.
-    tasks: JoinSet<()>,
+    /// Probes, resolver, upstreams, supervisor, spares.
+    core: JoinSet<()>,
+    /// Optional parts beside the core; they end after it.
+    services: JoinSet<()>,
 }
 
-/// Why it did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A port cannot be had.
+    /// Targets that cannot be resolved, each where it was set.
+    #[error(transparent)]
+    Targets(#[from] Box<Diagnostics>),
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// No threads.
-    #[error("start the data threads: {0}")]
+    #[error("start the worker threads: {0}")]
     Workers(#[source] io::Error),
+    #[error(transparent)]
+    Admin(#[from] AdminBindError),
 }
 
-/// Binds every listener.
-pub fn bind(parts: &Parts) -> Result<Bindings, Error> {
-    let settings = &parts.settings;
-    let mut bound = Vec::new();
-    for listener in &settings.listeners {
-        let tcp = settings
-            .upstreams
-            .iter()
-            .find(|upstream| upstream.name.as_str() == listener.upstream);
-        let sockets = SocketSettings {
-            tcp: tcp.map_or_else(
-                || TcpSettings::default().options(),
-                |upstream| upstream.tcp.options(),
-            ),
-            loopback_congestion: settings.runtime.loopback_congestion,
-        };
-        let one = listener::bind(listener, parts.listen_asked, &sockets)?;
-        for (address, error) in &one.missing {
-            let event = Event::warn(
-                "listener.up",
-                "default address not available on this host; skipping it",
-            )
-            .with("error", error.to_string());
-            parts.events.emit(
-                event
-                    .with("name", listener.name.clone())
-                    .with("address", address.to_string()),
-            );
-        }
-        bound.push(one);
+/// Takes the ports and starts everything, on the runtime that calls it (the control runtime).
+pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
+    let (metrics, events) = (Metrics::default(), Events::new(log));
+    events.emit(
+        Event::info("start", "entryway starts")
+            .with("version", env!("CARGO_PKG_VERSION"))
+            .with("pid", std::process::id()),
+    );
+    for warning in &loaded.warnings {
+        events.emit(Event::warn("start", "settings").with("warning", warning.clone()));
     }
-    Ok(Bindings { bound })
-}
+    let config = Config::resolve(&loaded)?;
+    for upstream in &config.upstreams {
+        for note in &upstream.notes {
+            let name = upstream.settings.name.as_str().to_owned();
+            let event = Event::info("start", "target note").with("upstream", name);
+            events.emit(event.with("note", note.clone()));
+        }
+    }
+    let bound = bind(&config, &events)?;
+    let listener_port = bound
+        .iter()
+        .flat_map(Bound::addresses)
+        .next()
+        .map_or(0, SocketAddr::port);
+    let asked = BindOptions {
+        bind: loaded.admin_asked_for,
+        listener_port,
+    };
+    let admin = admin::open(&loaded.settings.admin, asked, &events)?;
+    let own: Vec<SocketAddr> = bound
+        .iter()
+        .flat_map(Bound::addresses)
+        .copied()
+        .chain(admin.addresses())
+        .collect();
 
-/// Starts everything, on the runtime that calls it (the control runtime). `own`: further addresses of ours, which are
-/// never dialled.
-pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App, Error> {
-    let Parts {
-        settings,
-        metrics,
-        events,
-        ..
-    } = &parts;
+    let settings = &config.settings;
     let workers = settings
         .runtime
         .workers
@@ -206,105 +198,176 @@ pub fn start(parts: Parts, bindings: Bindings, own: &[SocketAddr]) -> Result<App
         .iter()
         .map(|upstream| upstream.warm.spares);
     let budget = DescriptorBudget::of_process(workers, spares.sum());
-    say_what_the_limit_allows(&budget, events);
+    warn_about_few_connections(&budget, &events);
     let workers = Workers::start(workers).map_err(Error::Workers)?;
-    let startup = Startup::default();
-    let pending = startup.register("listeners");
+    let readiness = Readiness::default();
+    let listening = readiness.register("listeners");
     let registry = Registry::default();
     let counters = Arc::new(Counters::new(
         PipeLimits::of_this_machine().at_most(budget.pipes),
     ));
-    let own: Vec<SocketAddr> = bindings.addresses().chain(own.iter().copied()).collect();
 
-    let mut tasks = JoinSet::new();
-    let (upstreams, resolver) = observe(&parts, &own, &SpareLimit::new(budget.spares), &mut tasks);
-    let swept = upstreams.iter().map(Upstream::swept).collect();
+    let mut core = JoinSet::new();
+    let (upstreams, resolver) = observe(
+        &config,
+        &own,
+        &metrics,
+        &events,
+        &SpareLimit::new(budget.spares),
+        &mut core,
+    );
     for upstream in upstreams.iter() {
-        tasks.spawn(dial::keep_preconnected(
+        core.spawn(dial::keep_preconnected(
             Arc::clone(&upstream.dialer),
             upstream.view.clone(),
         ));
     }
+    let swept = upstreams.iter().map(Upstream::swept).collect();
     let (sweep, ending) = supervisor::sweep(
         registry.clone(),
         swept,
         Arc::clone(&counters),
-        metrics,
-        events,
+        &metrics,
+        &events,
     );
-    tasks.spawn(sweep.run());
+    core.spawn(sweep.run());
 
-    let (listener_trigger, listener_watch) = trigger();
-    let mut listeners = Vec::new();
-    for (bound, listener) in bindings.bound.into_iter().zip(&settings.listeners) {
+    let (listener_trigger, listener_watcher) = drain::channel();
+    let mut listeners: Vec<Listener> = Vec::new();
+    for (bound, listener) in bound.into_iter().zip(&settings.listeners) {
         let upstream = upstream_of(&upstreams, &listener.upstream);
-        let route = upstream.route(listener, &registry, &counters, metrics, events);
+        let route = upstream.route(listener, &registry, &counters, &metrics, &events);
         let addresses = bound.addresses().to_vec();
         let shortage = RunningListener::start(
             bound,
             Arc::clone(&route),
             workers.dispatcher(),
             budget,
-            metrics,
-            listener_watch.clone(),
+            &metrics,
+            listener_watcher.clone(),
         );
         listeners.push(Listener {
+            name: ListenerName::new(&listener.name),
             addresses,
             route,
             shortage,
         });
     }
-    drop(pending);
-    numbers::say_what_runs(metrics, workers.dispatcher().threads());
+    drop(listening);
+    instance_metrics::init(&metrics, workers.dispatcher().threads());
 
-    let (draining_trigger, draining) = trigger();
-    let (stops, wanted) = mpsc::unbounded_channel();
-    let beat = Arc::new(AtomicU64::new(clock::now().as_millis()));
-    tasks.spawn(keep_beating(
-        Arc::clone(&beat),
+    let (draining, draining_watcher) = drain::channel();
+    let (stops_sender, stops) = mpsc::unbounded_channel();
+    let heartbeat = Arc::new(AtomicU64::new(clock::now().as_millis()));
+    core.spawn(keep_beating(
+        Arc::clone(&heartbeat),
         workers.dispatcher().clone(),
     ));
     let handles = Handles {
         listeners: listeners.into(),
         upstreams,
         registry,
-        metrics: metrics.clone(),
-        events: events.clone(),
-        startup,
-        draining,
+        metrics,
+        events,
+        readiness,
+        draining: draining_watcher,
         max_connections: budget.max_connections,
         started: clock::now(),
+        shutdown: Arc::new(ArcSwap::from_pointee(settings.shutdown.clone())),
         resolver,
-        beat,
+        heartbeat,
         dispatcher: workers.dispatcher().clone(),
-        stops,
+        stops: stops_sender,
+        diverted: Arc::default(),
     };
+
+    let mut services = JoinSet::new();
+    let woken = handles.clone();
+    services
+        .spawn(async move { match suspend::watch(|woke| woken.woke(woke.to_string())).await {} });
+    for upstream in handles.upstreams.iter() {
+        services.spawn(own_zone::keep(upstream.clone(), handles.events.clone()));
+    }
+    let registered = Registered {
+        pid: std::process::id(),
+        admin: admin.admin_address().map(|address| address.to_string()),
+        control: admin.control_path().map(|path| path.display().to_string()),
+        listeners: handles
+            .listeners
+            .iter()
+            .flat_map(|listener| &listener.addresses)
+            .map(ToString::to_string)
+            .collect(),
+    };
+    let events = handles.events.clone();
+    services.spawn(async move {
+        if let Err(error) = admin::registration::register(registered).await {
+            let event = Event::debug("start", "not registered for client commands");
+            events.emit(event.with("error", error.to_string()));
+        }
+    });
     Ok(App {
+        reloader: Reloader::new(handles.clone(), loaded.clone()),
         handles,
-        stops: wanted,
-        shutdown: settings.shutdown.clone(),
-        draining: draining_trigger,
+        admin,
+        admin_settings: loaded.settings.admin,
+        stops,
+        draining,
         listeners: listener_trigger,
         ending,
         workers,
-        tasks,
+        core,
+        services,
     })
 }
 
-/// Starts what looks at the upstreams (resolver, probes, pools) and nothing that serves: for [`start`], and for whoever
-/// only wants to know.
+/// Binds every listener; clients are queued from here on.
+fn bind(config: &Config, events: &Events) -> Result<Vec<Bound>, BindError> {
+    let settings = &config.settings;
+    let mut bound = Vec::new();
+    for listener in &settings.listeners {
+        let upstream = settings
+            .upstreams
+            .iter()
+            .find(|upstream| upstream.name.as_str() == listener.upstream);
+        let sockets = SocketSettings {
+            tcp: upstream.map_or_else(
+                || TcpSettings::default().options(),
+                |upstream| upstream.tcp.options(),
+            ),
+            loopback_congestion: settings.runtime.loopback_congestion,
+        };
+        let one = listener::bind(listener, config.binds_are_explicit, &sockets)?;
+        for (address, error) in &one.missing {
+            let event = Event::warn(
+                "listener.up",
+                "default address not available on this host; skipping it",
+            )
+            .with("error", error.to_string());
+            let event = event.with("name", listener.name.clone());
+            events.emit(event.with("address", address.to_string()));
+        }
+        bound.push(one);
+    }
+    Ok(bound)
+}
+
+/// Starts what watches the upstreams (resolver, probes, health) and nothing that serves connections: for [`start`], and
+/// for commands that only report. `own`: addresses of ours, which are never dialled.
 pub fn observe(
-    parts: &Parts,
+    config: &Config,
     own: &[SocketAddr],
+    metrics: &Metrics,
+    events: &Events,
     spare_limit: &SpareLimit,
     tasks: &mut JoinSet<()>,
 ) -> (Arc<[Upstream]>, ResolverHandle) {
-    let upstreams: Arc<[Upstream]> = parts
+    let upstreams: Arc<[Upstream]> = config
         .upstreams
         .iter()
-        .map(|part| Upstream::start(part, parts, own, spare_limit, tasks))
+        .map(|upstream| Upstream::start(upstream, config, own, metrics, events, spare_limit, tasks))
         .collect();
-    let resolver = upstream::resolve(&upstreams, parts.settings.dns.clone(), tasks);
+    let resolver = upstream::resolve(&upstreams, config.settings.dns.clone(), tasks);
     (upstreams, resolver)
 }
 
@@ -318,7 +381,7 @@ fn upstream_of<'a>(upstreams: &'a [Upstream], name: &str) -> &'a Upstream {
 }
 
 /// A small limit is felt much later, as connections that are closed: it is said before.
-fn say_what_the_limit_allows(budget: &DescriptorBudget, events: &Events) {
+fn warn_about_few_connections(budget: &DescriptorBudget, events: &Events) {
     if budget.max_connections >= limits::FEW_CONNECTIONS {
         return;
     }
@@ -330,37 +393,58 @@ fn say_what_the_limit_allows(budget: &DescriptorBudget, events: &Events) {
     events.emit(Event::warn("resource", text).with("hint", hint));
 }
 
-async fn keep_beating(beat: Arc<AtomicU64>, dispatcher: Dispatcher) {
+async fn keep_beating(heartbeat: Arc<AtomicU64>, dispatcher: Dispatcher) {
     loop {
+        heartbeat.store(clock::now().as_millis(), Relaxed);
         dispatcher.ping();
-        beat.store(clock::now().as_millis(), Relaxed);
-        sleep(BEAT).await;
-    }
-}
-
-// === impl Bindings ===
-
-impl Bindings {
-    /// Every address that clients can connect to, listener by listener.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.bound
-            .iter()
-            .flat_map(|bound| bound.addresses().iter().copied())
+        sleep(HEARTBEAT).await;
     }
 }
 
 // === impl App ===
 
 impl App {
-    /// To look at it and to steer it.
     pub fn handles(&self) -> &Handles {
         &self.handles
     }
 
-    /// Runs until a stop is wanted, then takes everything down in the order of ARCHITECTURE.md (contract sections 1
-    /// and 7.7). Services that watch the end, admin above all, end after this.
+    /// Where admin HTTP listens.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin.admin_address()
+    }
+
+    pub fn reloader(&self) -> &Reloader {
+        &self.reloader
+    }
+
+    /// Serves until a stop is requested, then takes everything down in the order of ARCHITECTURE.md; the admin API ends
+    /// last, so that the drain can be watched.
     pub async fn run(mut self) -> Ended {
+        let (admin_stop, admin_watcher) = drain::channel();
+        let backend = Arc::new(AdminBackend::new(
+            self.handles.clone(),
+            self.reloader.clone(),
+        ));
+        let (doors, settings) = (std::mem::take(&mut self.admin), self.admin_settings.clone());
+        let admin_bus = self.handles.events.clone();
+        let admin = tokio::spawn(async move {
+            admin::serve(doors, backend, admin_bus, &settings, admin_watcher).await
+        });
+        let events = self.handles.events.clone();
+        let mut services = std::mem::take(&mut self.services);
         let first = self.stops.recv().await.unwrap_or(Stop::Now);
+        let ended = self.drain(first).await;
+        admin_stop.fire();
+        services.shutdown().await;
+        // Answers under way may finish; one that hangs does not hold up the end.
+        let _ = timeout(LAST_ANSWERS, admin).await;
+        let event = Event::info("stop", "entryway ends").with("cut", ended.cut);
+        events.emit(event);
+        ended
+    }
+
+    /// The shutdown of the core, after the first stop.
+    async fn drain(mut self, first: Stop) -> Ended {
         let began = Instant::now();
         let Handles {
             events,
@@ -368,6 +452,7 @@ impl App {
             registry,
             ..
         } = self.handles.clone();
+        let shutdown = self.handles.shutdown.load_full();
         self.draining.fire();
         metrics.gauge(&family::DRAINING, &[]).set(1.0);
         events
@@ -375,34 +460,35 @@ impl App {
         let cut = metrics.counter(&family::DRAIN_CUT, &[]);
         let cut_before = cut.get();
 
-        let mut now = first == Stop::Now;
-        if !now && !self.shutdown.min_delay.is_zero() {
-            now = timeout(self.shutdown.min_delay, self.stops.recv())
+        let mut urgent = Urgency::new(first);
+        let mut now = urgent.is_now();
+        if !now && !shutdown.min_delay.is_zero() {
+            now = timeout(shutdown.min_delay, urgent.wait(&mut self.stops))
                 .await
                 .is_ok();
         }
         self.listeners.fire();
         self.listeners.finished().await;
-        let left = self.shutdown.max_delay.saturating_sub(began.elapsed());
+        let left = shutdown.max_delay.saturating_sub(began.elapsed());
         self.ending.drain(left);
         let until = Instant::now() + left + LAST_RESETS;
         while !now && !registry.is_empty() && Instant::now() < until {
             tokio::select! {
-                () = sleep(LOOK) => {}
-                _again = self.stops.recv() => now = true,
+                () = sleep(DRAIN_POLL) => {}
+                () = urgent.wait(&mut self.stops) => now = true,
             }
         }
         if !registry.is_empty() {
             self.ending.kill();
             let until = Instant::now() + LAST_RESETS;
             while !registry.is_empty() && Instant::now() < until {
-                sleep(LOOK).await;
+                sleep(DRAIN_POLL).await;
             }
         }
         // A connection that is still there is dropped with its thread, and counted by its guard.
         self.workers.stop();
         registry.settle();
-        self.tasks.shutdown().await;
+        self.core.shutdown().await;
         let cut = cut.get() - cut_before;
         let end = Event::info("drain.end", "stopped").with("cut", cut);
         events.emit(end.with(
@@ -410,5 +496,69 @@ impl App {
             u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         ));
         Ended { cut }
+    }
+}
+
+/// Decides which stop ends a drain that is under way.
+#[derive(Debug)]
+struct Urgency {
+    signals: u32,
+    now: bool,
+}
+
+// === impl Urgency ===
+
+impl Urgency {
+    fn new(first: Stop) -> Self {
+        let mut urgency = Self {
+            signals: 0,
+            now: false,
+        };
+        urgency.record(first);
+        urgency
+    }
+
+    fn record(&mut self, stop: Stop) {
+        match stop {
+            Stop::Request => {}
+            Stop::Signal => self.signals += 1,
+            Stop::Now => self.now = true,
+        }
+    }
+
+    fn is_now(&self) -> bool {
+        self.now || self.signals > 1
+    }
+
+    /// Resolves when the drain is to end now. Cancel-safe: what was received is kept.
+    async fn wait(&mut self, stops: &mut mpsc::UnboundedReceiver<Stop>) {
+        while !self.is_now() {
+            match stops.recv().await {
+                Some(stop) => self.record(stop),
+                // The handles hold a sender for as long as the drain runs.
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_after_a_request_is_the_first_one() {
+        let mut urgency = Urgency::new(Stop::Request);
+        urgency.record(Stop::Request);
+        urgency.record(Stop::Signal);
+        assert!(!urgency.is_now());
+        urgency.record(Stop::Signal);
+        assert!(urgency.is_now());
+        assert!(Urgency::new(Stop::Now).is_now());
+        let mut signalled = Urgency::new(Stop::Signal);
+        signalled.record(Stop::Request);
+        assert!(!signalled.is_now());
+        signalled.record(Stop::Signal);
+        assert!(signalled.is_now());
     }
 }

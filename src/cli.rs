@@ -1,6 +1,5 @@
-//! The door: what each subcommand speaks and prints, and the exit code it ends with (contract section 4).
-//!
-//! Turns errors into text (what · likely why · next command). Decides nothing else.
+//! Command line: dispatches to the subcommands, one file each, and turns their errors into text (what happened, the
+//! likely reason, what to do next) and exit codes.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -11,35 +10,40 @@ use clap::ArgMatches;
 use crate::admin::EndpointAction;
 use crate::settings::{self, Diagnostics, Loaded};
 use args::{OutputFormat, WaitFor, name};
-use failure::{CliError, code};
-use online::Instance;
+use client::Instance;
+use error::{CliError, code};
+use output::Stdout;
+use signals::print_error;
 
 pub mod args;
 #[cfg(feature = "gateway")]
 mod cert;
 pub mod check;
+pub mod child;
+pub mod client;
 pub mod demo;
 pub mod doctor;
 pub mod endpoint;
+pub mod error;
 pub mod exit_codes;
 pub mod explain;
-pub mod failure;
 pub mod guide;
 pub mod healthcheck;
 pub mod mock;
-pub mod online;
+pub mod output;
 pub mod plan;
 pub mod reload;
 pub mod run;
 pub mod shutdown;
+pub mod signals;
 pub mod snippet;
 pub mod status;
 pub mod wait;
-pub mod wrapper;
 
-/// Understands the command line, does what it says, and returns the exit code.
+/// Runs the command line and returns the exit code.
 pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
-    let matches = match args::command().try_get_matches_from(args) {
+    let words: Vec<OsString> = args.collect();
+    let matches = match args::command().try_get_matches_from(&words) {
         Ok(matches) => matches,
         Err(mut error) => {
             // Help and version are no errors and belong to standard output.
@@ -55,21 +59,41 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
     let Some((name, matches)) = matches.subcommand() else {
         return 2;
     };
-    match dispatch(name, matches) {
+    if name == name::RUN
+        && words.last().is_some_and(|word| word == "--")
+        && child::Command::of(matches).is_none()
+    {
+        print_error(
+            "error: no command after --\n  next:   entryway run [FLAGS] -- CMD [ARGS], or leave out --\n",
+        );
+        return code::NOT_UNDERSTOOD;
+    }
+    if !handles_signals(name, matches) {
+        signals::end_on_signals();
+    }
+    let mut to = Stdout::default();
+    let outcome = dispatch(name, matches, &mut to).and_then(|code| {
+        to.flush()?;
+        Ok(code)
+    });
+    match outcome {
         Ok(code) => code,
-        // Whoever read the output has what it wanted.
-        Err(error) if error.is_broken_pipe() => 0,
         Err(error) => {
-            let _ = writeln!(anstream::stderr(), "error: {error}");
+            print_error(&format!("error: {error}\n"));
             error.code
         }
     }
 }
 
-fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
-    let to = &mut anstream::stdout();
+/// Whether the command has an end of its own for TERM and INT.
+fn handles_signals(name: &str, matches: &ArgMatches) -> bool {
+    let watches = || matches.try_get_one::<bool>("watch").ok().flatten() == Some(&true);
+    matches!(name, name::RUN | name::MOCK | name::DEMO) || watches()
+}
+
+fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, CliError> {
     match name {
-        name::RUN => run::run(load(matches, true)?, wrapper::command_of(matches)),
+        name::RUN => run::run(load(matches, true)?, child::Command::of(matches)),
         name::DEMO => block_on(demo::run(matches.get_flag("forever"))),
         name::MOCK => block_on(async {
             let outcome = mock::run(matches).await;
@@ -77,7 +101,7 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
         }),
         name::CHECK => {
             let loaded = load(matches, true)?;
-            crate::assemble::recipes(&loaded).map_err(run::explain)?;
+            crate::app::targets(&loaded).map_err(|report| wrong_settings(&report))?;
             warn(&loaded);
             check::print(&loaded, output(matches), to)?;
             Ok(0)
@@ -85,7 +109,10 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
         name::PLAN => plan::print(&load(matches, true)?, output(matches), to),
         name::SNIPPET => {
             let loaded = load(matches, false)?;
-            let failed = |error: snippet::Error| CliError::new(code::SETTING, error.to_string());
+            let failed = |error: snippet::Error| match error {
+                snippet::Error::Io(error) => CliError::from(error),
+                error => CliError::new(code::SETTING, error.to_string()),
+            };
             snippet::print(matches, &loaded, to)
                 .map_err(failed)
                 .map(|()| 0)
@@ -106,18 +133,22 @@ fn dispatch(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
         #[cfg(feature = "gateway")]
         name::CERT => cert::run(matches, to),
         name::VERSION => version(output(matches), to),
-        _ => block_on(online(name, matches)),
+        _ => block_on(online(name, matches, to)),
     }
 }
 
-async fn online(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
+async fn online(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, CliError> {
     if name == name::ENDPOINT {
-        return endpoint_command(matches).await;
+        return endpoint_command(matches, to).await;
     }
-    let to = &mut anstream::stdout();
-    let instance = instance(matches);
+    if name == name::DOCTOR {
+        return doctor::run(matches, std::env::vars_os(), to).await;
+    }
+    if name == name::EXPLAIN {
+        return explain_command(matches, to).await;
+    }
+    let instance = instance(matches).await?;
     match name {
-        name::DOCTOR => doctor::run(matches, std::env::vars_os(), to).await,
         name::STATUS => status::run(&instance, output(matches), to).await,
         name::WAIT => {
             let goal = matches
@@ -134,33 +165,34 @@ async fn online(name: &str, matches: &ArgMatches) -> Result<u8, CliError> {
         name::RELOAD => {
             reload::run(&instance, matches.get_flag("dry-run"), output(matches), to).await
         }
-        name::SHUTDOWN => shutdown::run(&instance, output(matches), to).await,
-        name::EXPLAIN => {
-            let what_if: Vec<String> = matches
-                .get_many("what-if")
-                .unwrap_or_default()
-                .cloned()
-                .collect();
-            let loaded = load(matches, false)?;
-            if loaded.has_target() {
-                explain::survey(loaded, &what_if, output(matches), to).await
-            } else {
-                explain::run(&instance, &what_if, output(matches), to).await
-            }
+        name::SHUTDOWN => {
+            shutdown::run(&instance, matches.get_flag("wait"), output(matches), to).await
         }
         _ => Err(CliError::new(
             code::INTERNAL,
-            format!("no one answers for `{name}`"),
+            format!("internal error: unhandled subcommand `{name}`"),
         )),
     }
 }
 
-async fn endpoint_command(matches: &ArgMatches) -> Result<u8, CliError> {
-    let to = &mut anstream::stdout();
+async fn explain_command(matches: &ArgMatches, to: &mut Stdout) -> Result<u8, CliError> {
+    let what_if: Vec<String> = matches
+        .get_many("what-if")
+        .unwrap_or_default()
+        .cloned()
+        .collect();
+    let loaded = load(matches, false)?;
+    if loaded.has_target() {
+        return explain::survey(loaded, &what_if, output(matches), to).await;
+    }
+    explain::run(&instance(matches).await?, &what_if, output(matches), to).await
+}
+
+async fn endpoint_command(matches: &ArgMatches, to: &mut Stdout) -> Result<u8, CliError> {
     let Some((verb, matches)) = matches.subcommand() else {
         return Ok(2);
     };
-    let instance = instance(matches);
+    let instance = instance(matches).await?;
     if verb == "list" {
         return endpoint::list(&instance, output(matches), to).await;
     }
@@ -177,12 +209,14 @@ async fn endpoint_command(matches: &ArgMatches) -> Result<u8, CliError> {
     endpoint::order(&instance, order, &names, output(matches), to).await
 }
 
-fn instance(matches: &ArgMatches) -> Instance {
+/// The instance that the command line names, or the one that is registered.
+async fn instance(matches: &ArgMatches) -> Result<Instance, CliError> {
     let text = |id| matches.get_one::<String>(id).cloned();
-    Instance {
-        admin: text(args::INSTANCE).unwrap_or_else(|| args::DEFAULT_INSTANCE.to_owned()),
-        control: text(args::CONTROL_SOCKET).map(Into::into),
-    }
+    Instance::locate(
+        text(args::INSTANCE),
+        text(args::CONTROL_SOCKET).map(Into::into),
+    )
+    .await
 }
 
 fn output(matches: &ArgMatches) -> OutputFormat {
@@ -200,7 +234,7 @@ fn load(matches: &ArgMatches, needs_target: bool) -> Result<Loaded, CliError> {
 
 /// Prints the report, with colours where they are wanted; what is left to say.
 fn wrong_settings(report: &Diagnostics) -> CliError {
-    let _ = writeln!(anstream::stderr(), "{}", report.styled());
+    print_error(&format!("{}\n", report.styled()));
     CliError::new(
         report.exit_code(),
         "the settings above are wrong; nothing was started",

@@ -1,6 +1,6 @@
 //! The demo: mock entry points in three zones, the real proxy in front of them, clients, and two outages to watch.
 //!
-//! Owns the script and what is shown. Everything else is what `run` uses: the same assembly, the same sockets; only
+//! Owns the script and what is shown. Everything else is what `run` uses: the same wiring, the same sockets; only
 //! some times are shorter, and it says so.
 
 use std::io::{self, IsTerminal, Write};
@@ -11,8 +11,7 @@ use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::app::{Handles, Stop};
-use crate::assemble::Assembly;
+use crate::app::{App, Handles, Stop};
 use crate::events::Event;
 use crate::mock::{Mock, Mode};
 use crate::settings::Settings;
@@ -62,10 +61,10 @@ pub fn shorten(settings: &mut Settings) {
     }
 }
 
-/// Plays the script. With `forever` it goes on serving until the returned assembly is told to stop by a signal.
-pub async fn run(mock: &Mock, assembly: Assembly, forever: bool) -> Result<Summary, Error> {
-    let handles = assembly.handles().clone();
-    let admin = assembly.admin();
+/// Plays the script. With `forever` it goes on serving until a signal ends it.
+pub async fn run(mock: &Mock, app: App, forever: bool) -> Result<Summary, Error> {
+    let handles = app.handles().clone();
+    let admin = app.admin();
     let address = handles
         .listeners
         .iter()
@@ -73,7 +72,7 @@ pub async fn run(mock: &Mock, assembly: Assembly, forever: bool) -> Result<Summa
         .next()
         .copied();
     let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8182)));
-    let serving = tokio::spawn(assembly.run());
+    let serving = tokio::spawn(app.run());
     let mut stage = Stage::new(&handles, address);
     stage.say(&format!(
         "three mock entry points, zones a b c; entryway on http://{address}, own zone {OWN}"
@@ -118,7 +117,7 @@ pub async fn run(mock: &Mock, assembly: Assembly, forever: bool) -> Result<Summa
             stage.say(&format!("take a zone down: curl -X POST 'http://{switch}/zones/a?mode=silent' (ok brings it back)"))?;
         }
     } else {
-        handles.stop(Stop::Drain);
+        handles.stop(Stop::Request);
     }
     // A panic of the control task has been told by the runtime.
     let _ = serving.await;

@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use crate::life::Watch;
+use crate::drain::DrainWatcher;
 
 pub use hyper::header::{HeaderMap, HeaderValue};
 pub use hyper::{Method, StatusCode};
@@ -116,7 +116,7 @@ pub struct Problem {
 }
 
 /// Answers requests until `stop` fires, then lets answers under way finish. `handler` is called once per request.
-pub async fn serve<H, F>(listener: HttpListener, mut stop: Watch, handler: H)
+pub async fn serve<H, F>(listener: HttpListener, mut stop: DrainWatcher, handler: H)
 where
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
@@ -156,7 +156,7 @@ where
     .await;
 }
 
-async fn converse<H, F>(stream: Box<dyn Duplex>, caller: Caller, mut stop: Watch, handler: H)
+async fn converse<H, F>(stream: Box<dyn Duplex>, caller: Caller, mut stop: DrainWatcher, handler: H)
 where
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,

@@ -4,9 +4,10 @@
 // floor 0
 pub mod addr;
 pub mod clock;
+pub mod drain;
 pub mod duration;
 pub mod duration_window;
-pub mod life;
+pub mod readiness;
 pub mod sys;
 pub mod types;
 // floor 1
@@ -29,7 +30,6 @@ pub mod listener;
 pub mod supervisor;
 pub mod workers;
 // floor 5
-pub mod app;
 pub mod settings;
 // wings
 pub mod admin;
@@ -44,5 +44,5 @@ pub mod suspend;
 pub mod target;
 pub mod zone;
 // floor 6
-pub mod assemble;
+pub mod app;
 pub mod cli;

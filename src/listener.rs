@@ -22,8 +22,8 @@ use rejections::Rejections;
 
 use crate::clock::{self, Moment};
 use crate::connection::{Route, WhenAllDown};
+use crate::drain::DrainWatcher;
 use crate::events::Event;
-use crate::life::Watch;
 use crate::metrics::{Gauge, Metrics, family};
 use crate::sys::limits::DescriptorBudget;
 use crate::sys::socket::drop_new_syns;
@@ -109,7 +109,7 @@ impl Listener {
         dispatcher: &Dispatcher,
         budget: DescriptorBudget,
         metrics: &Metrics,
-        stop: Watch,
+        stop: DrainWatcher,
     ) -> Shortage {
         let listener = Self {
             up: metrics.gauge(&family::LISTENER_UP, &[route.listener.as_str()]),
@@ -132,7 +132,7 @@ impl Listener {
         shortage
     }
 
-    async fn run(self, mut sockets: Vec<TcpListener>, mut stop: Watch) {
+    async fn run(self, mut sockets: Vec<TcpListener>, mut stop: DrainWatcher) {
         let listener = Arc::new(self);
         // While it lasts: the pause before the next attempt.
         let mut failing: Option<Duration> = None;
@@ -167,7 +167,7 @@ impl Listener {
         self: &Arc<Self>,
         sockets: Vec<TcpListener>,
         failing: &mut Option<Duration>,
-        stop: &mut Watch,
+        stop: &mut DrainWatcher,
     ) -> Close {
         let loops = match AcceptLoops::start(self, &sockets) {
             Ok(loops) => loops,

@@ -7,8 +7,8 @@
 
 pub use byte_size::ByteSize;
 pub use diagnostics::{Diagnostic, Diagnostics};
-pub use effective::Changes;
 pub use effective::REFERENCE;
+pub use effective::{Changes, Reload};
 pub use layers::{Loaded, load};
 pub use model::*;
 pub use node::Origin;

@@ -9,5 +9,6 @@ pub mod connect;
 pub mod limits;
 pub mod pipe;
 pub mod port_owner;
+pub mod process;
 pub mod socket;
 pub mod tcp_info;

@@ -312,9 +312,9 @@ fn unsafe_stays_in_one_file_and_files_stay_small() {
         let uses_unsafe = code
             .filter(|line| !line.contains("unsafe_code"))
             .any(|line| line.contains("unsafe "));
-        if uses_unsafe && !file.ends_with("sys/tcp_info.rs") {
+        if uses_unsafe && !file.ends_with("sys/tcp_info.rs") && !file.ends_with("sys/process.rs") {
             wrong.push(format!(
-                "{}: unsafe belongs to sys/tcp_info.rs alone",
+                "{}: unsafe belongs to sys/tcp_info.rs and sys/process.rs",
                 file.display()
             ));
         }

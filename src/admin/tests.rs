@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::drain::{self, DrainTrigger};
 use crate::events::{Lines, Log, LogSettings};
 use crate::http::client::{self, Bounds, Target};
-use crate::life::{Trigger, trigger};
 use crate::metrics::{Metrics, family};
 
 const BOUNDS: Bounds = Bounds {
@@ -144,7 +144,7 @@ pub(crate) struct Running {
     pub(crate) control: PathBuf,
     lines: Lines,
     log: Log,
-    trigger: Trigger,
+    trigger: DrainTrigger,
     task: JoinHandle<()>,
     _folder: tempfile::TempDir,
 }
@@ -174,7 +174,7 @@ pub(crate) async fn start(token: Option<&str>) -> Running {
     assert_eq!(listeners.control_path(), Some(control.as_path()));
     let backend = Arc::new(FakeBackend::default());
     backend.health.lock().unwrap().max_connections = 10;
-    let (trigger, watch) = trigger();
+    let (trigger, watch) = drain::channel();
     let served: Arc<dyn Backend> = backend.clone();
     let task =
         tokio::spawn(async move { serve(listeners, served, events, &settings, watch).await });

@@ -1,32 +1,183 @@
-//! Steering what runs: a reload, probes and lookups now, wake-ups, stops.
+//! Applying changed settings while everything runs, and the other ways to steer the running parts.
+//!
+//! [`Reloader`] is the one way to reload: signals and the admin API share it, so that both report the same and two
+//! reloads never interleave. Reading the settings file and the client maps it names happens on a thread of its own: a
+//! file on a network file system that hangs must not stall probes, health answers or signals.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::numbers::reload_gauges;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::instance_metrics::reload_gauges;
 use super::upstream::{all_names, limits_of, names_of, pool_settings, rules_of};
-use super::{Handles, Parts, Stop};
+use super::{Config, Handles, Stop};
 use crate::clock::{self, Moment};
 use crate::events::Event;
 use crate::metrics::family;
+use crate::settings::{Diagnostics, Loaded, Reload};
 use crate::upstream::fact::Fact;
+
+/// Reading the settings may take this long before the reload is given up.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reloads the settings. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Reloader {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    handles: Handles,
+    /// The settings in force.
+    current: Mutex<Loaded>,
+    /// Held during a reload.
+    turn: tokio::sync::Mutex<()>,
+    /// A thread is still reading; it may hang for ever.
+    reading: Arc<AtomicBool>,
+}
+
+/// What a reload has changed, or with `dry_run` would change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Keys whose new value holds for new work.
+    pub changed: Vec<String>,
+    /// Keys whose new value needs a restart.
+    pub restart_needed: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The settings are wrong: the report that `check` prints.
+    #[error("{}", .0.plain())]
+    Invalid(Box<Diagnostics>),
+    #[error("{0}")]
+    Failed(String),
+}
+
+// === impl Reloader ===
+
+impl Reloader {
+    pub(super) fn new(handles: Handles, loaded: Loaded) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                handles,
+                current: Mutex::new(loaded),
+                turn: tokio::sync::Mutex::default(),
+                reading: Arc::default(),
+            }),
+        }
+    }
+
+    /// The settings in force.
+    pub fn current(&self) -> MutexGuard<'_, Loaded> {
+        self.shared
+            .current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the settings again and applies them to new work. Invalid settings, and with `dry_run` valid ones, change
+    /// nothing. The outcome is logged, each error as a line of its own.
+    pub async fn reload(&self, dry_run: bool) -> Result<Applied, ReloadError> {
+        // In a task of its own: the connection that asked for it may be dropped half-way.
+        let this = self.clone();
+        let task = tokio::spawn(async move { this.reload_in_turn(dry_run).await });
+        task.await
+            .unwrap_or_else(|error| Err(ReloadError::Failed(error.to_string())))
+    }
+
+    async fn reload_in_turn(&self, dry_run: bool) -> Result<Applied, ReloadError> {
+        let _turn = self.shared.turn.lock().await;
+        let (reload, config) = match self.read().await {
+            Ok(read) => read,
+            Err(error) => {
+                if !dry_run {
+                    self.shared.handles.reload_failed(&error);
+                }
+                return Err(error);
+            }
+        };
+        let applied = Applied {
+            changed: reload.changes.applied,
+            restart_needed: reload.changes.restart,
+            warnings: reload.in_force.warnings.clone(),
+        };
+        if !dry_run {
+            self.shared.handles.apply(&config);
+            *self.current() = reload.in_force;
+        }
+        Ok(applied)
+    }
+
+    /// Reads and resolves on a thread of its own, for at most [`READ_TIMEOUT`].
+    async fn read(&self) -> Result<(Reload, Config), ReloadError> {
+        let reading = Arc::clone(&self.shared.reading);
+        if reading.swap(true, Relaxed) {
+            return Err(ReloadError::Failed(
+                "an earlier reload is still reading the settings; their file system does not answer".to_owned(),
+            ));
+        }
+        let current = self.current().clone();
+        let (sender, receiver) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("reload".to_owned());
+        let spawned = thread.spawn(move || {
+            let read = current
+                .reload()
+                .map_err(|report| ReloadError::Invalid(Box::new(report)))
+                .and_then(|new| {
+                    let config = Config::resolve(&new.in_force).map_err(ReloadError::Invalid)?;
+                    Ok((new, config))
+                });
+            reading.store(false, Relaxed);
+            // The reload may have been given up.
+            let _ = sender.send(read);
+        });
+        if let Err(error) = spawned {
+            self.shared.reading.store(false, Relaxed);
+            return Err(ReloadError::Failed(format!("start a thread: {error}")));
+        }
+        match timeout(READ_TIMEOUT, receiver).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(_panicked)) => {
+                self.shared.reading.store(false, Relaxed);
+                Err(ReloadError::Failed(
+                    "reading the settings panicked".to_owned(),
+                ))
+            }
+            Err(_late) => Err(ReloadError::Failed(format!(
+                "the settings could not be read within {} s; is their file system reachable?",
+                READ_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+}
 
 // === impl Handles ===
 
 impl Handles {
-    /// Wants the end; a second time at once.
-    pub fn stop(&self, how: Stop) {
-        // The receiver is gone only when it has ended.
-        let _ = self.stops.send(how);
+    /// Sends every requested shutdown to the returned receiver instead of stopping at once, because something has to end
+    /// before the proxy does. Can be done once.
+    pub fn divert_requests(&self) -> mpsc::UnboundedReceiver<()> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        // A second receiver would never get anything, which is what its caller sees.
+        let _ = self.diverted.set(sender);
+        receiver
     }
 
-    /// How long ago the control runtime last showed that it is alive.
-    pub fn beat(&self) -> Duration {
-        clock::now().since(Moment::at(Duration::from_millis(self.beat.load(Relaxed))))
+    /// A shutdown requested by a command or over HTTP.
+    pub fn request_shutdown(&self) {
+        match self.diverted.get() {
+            Some(diverted) if diverted.send(()).is_ok() => {}
+            _ => self.stop(Stop::Request),
+        }
     }
 
-    /// How long the least responsive data thread has not answered.
+    /// How long the least responsive worker thread has not answered.
     pub fn workers_unresponsive_for(&self) -> Duration {
         self.dispatcher.unresponsive_for()
     }
@@ -37,6 +188,18 @@ impl Handles {
             .listeners
             .iter()
             .any(|listener| listener.shortage.is_present())
+    }
+
+    pub fn stop(&self, stop: Stop) {
+        // The receiver is gone once everything has ended.
+        let _ = self.stops.send(stop);
+    }
+
+    /// How long ago the control runtime last recorded that it is alive.
+    pub fn since_heartbeat(&self) -> Duration {
+        clock::now().since(Moment::at(Duration::from_millis(
+            self.heartbeat.load(Relaxed),
+        )))
     }
 
     /// Resolves every name and probes every address now.
@@ -61,19 +224,10 @@ impl Handles {
         }
     }
 
-    /// Notes that a reload was refused.
-    pub fn reload_failed(&self, report: String) {
-        reload_gauges(&self.metrics, false);
-        self.events.emit(
-            Event::error("config.reload", "settings are wrong; nothing was changed")
-                .with("error", report),
-        );
-    }
-
-    /// Applies new settings to new work; live connections are not touched. Upstreams and listeners are matched by
-    /// name; that one appears or leaves needs a restart, which is `assemble`'s business to say.
-    pub fn apply(&self, parts: &Parts) {
-        for part in &parts.upstreams {
+    /// Applies new settings to new work; live connections are not touched. Upstreams and listeners are matched by name;
+    /// one that appears or leaves needs a restart.
+    fn apply(&self, config: &Config) {
+        for part in &config.upstreams {
             let Some(upstream) = self
                 .upstreams
                 .iter()
@@ -84,7 +238,12 @@ impl Handles {
             upstream.hosts.store(Arc::new(names_of(&part.endpoints)));
             upstream.rules.store(Arc::new(rules_of(&part.settings)));
             upstream.prober.set(part.settings.health.clone());
-            let loopback = parts.settings.runtime.loopback_congestion;
+            upstream.zone.send_if_modified(|zone| {
+                let changed = *zone != part.settings.zone;
+                zone.clone_from(&part.settings.zone);
+                changed
+            });
+            let loopback = config.settings.runtime.loopback_congestion;
             let dialer = upstream.redial(&part.settings, loopback, &self.metrics);
             let limits = limits_of(&part.settings);
             for listener in self
@@ -101,7 +260,7 @@ impl Handles {
                 settings,
             });
         }
-        for listener in &parts.settings.listeners {
+        for listener in &config.settings.listeners {
             let known = self
                 .listeners
                 .iter()
@@ -110,10 +269,31 @@ impl Handles {
                 known.route.policy.store(Arc::new(listener.policy()));
             }
         }
-        self.resolver.set_settings(parts.settings.dns.clone());
+        self.shutdown
+            .store(Arc::new(config.settings.shutdown.clone()));
+        self.resolver.set_settings(config.settings.dns.clone());
         self.resolver.set_names(all_names(&self.upstreams));
-        self.events.log().apply(&parts.settings.log);
+        self.events.log().apply(&config.settings.log);
         reload_gauges(&self.metrics, true);
         self.events.emit(Event::info("config.reload", "applied"));
+    }
+
+    fn reload_failed(&self, error: &ReloadError) {
+        reload_gauges(&self.metrics, false);
+        let lines = match error {
+            ReloadError::Invalid(report) => report
+                .problems
+                .iter()
+                .map(|problem| problem.line(report.source.as_ref()))
+                .collect(),
+            ReloadError::Failed(what) => vec![what.clone()],
+        };
+        for line in lines {
+            let event = Event::error(
+                "config.reload",
+                "settings not reloaded; nothing was changed",
+            );
+            self.events.emit(event.with("error", line));
+        }
     }
 }

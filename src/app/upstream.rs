@@ -1,13 +1,14 @@
-//! One upstream at work: its pool, its probes, how it is dialled; and the resolver that all of them share.
+//! One running upstream: its health state, its probes and its dialer; and the resolver that all upstreams share.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Parts, UpstreamPart};
+use super::{Config, UpstreamConfig};
 use crate::connection::{Registry, Route, RouteParts};
 use crate::dial::{DialSettings, Dialer, Preconnected, SpareLimit};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
@@ -43,8 +44,10 @@ pub struct Upstream {
     pub(super) hosts: Arc<ArcSwap<Vec<NameSpec>>>,
     pub(super) dialer: Arc<ArcSwap<Dialer>>,
     pub(super) limits: Limits,
-    own: Arc<[SocketAddr]>,
+    /// `upstream.zone`; a change starts the search for our own zone anew.
+    pub(super) zone: Arc<watch::Sender<ZoneSetting>>,
     spare_limit: SpareLimit,
+    own: Arc<[SocketAddr]>,
 }
 
 /// The names of these endpoints; derived ones are candidates.
@@ -147,19 +150,21 @@ pub(super) fn rules_of(settings: &UpstreamSettings) -> Rules {
 
 impl Upstream {
     pub(super) fn start(
-        part: &UpstreamPart,
-        parts: &Parts,
+        upstream: &UpstreamConfig,
+        config: &Config,
         own: &[SocketAddr],
+        metrics: &Metrics,
+        events: &Events,
         spare_limit: &SpareLimit,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let settings = &part.settings;
+        let settings = &upstream.settings;
         let (feed, view, actor) = upstream::start(PoolConfig {
             upstream: settings.name.clone(),
-            endpoints: part.endpoints.clone(),
+            endpoints: upstream.endpoints.clone(),
             settings: pool_settings(settings),
-            metrics: parts.metrics.clone(),
-            events: parts.events.clone(),
+            metrics: metrics.clone(),
+            events: events.clone(),
             own_listeners: own.to_vec(),
         });
         tasks.spawn(actor);
@@ -168,26 +173,23 @@ impl Upstream {
             tell.tell(fact)
         });
         tasks.spawn(probes);
-        let warm = Preconnected::new(
-            settings.warm.clone(),
-            parts.metrics.clone(),
-            spare_limit.clone(),
-        );
-        let dial = dial_settings(settings, parts.settings.runtime.loopback_congestion);
+        let warm = Preconnected::new(settings.warm.clone(), metrics.clone(), spare_limit.clone());
+        let dial = dial_settings(settings, config.settings.runtime.loopback_congestion);
         let dialer = Dialer::new(dial, own.to_vec(), warm);
         Self {
             name: settings.name.clone(),
-            system: part.system.clone(),
-            region: part.region.clone(),
+            system: upstream.system.clone(),
+            region: upstream.region.clone(),
             view,
             feed,
             prober,
             rules: Arc::new(ArcSwap::from_pointee(rules_of(settings))),
-            hosts: Arc::new(ArcSwap::from_pointee(names_of(&part.endpoints))),
+            hosts: Arc::new(ArcSwap::from_pointee(names_of(&upstream.endpoints))),
             dialer: Arc::new(ArcSwap::from_pointee(dialer)),
             limits: limits_of(settings),
-            own: own.into(),
+            zone: Arc::new(watch::Sender::new(settings.zone.clone())),
             spare_limit: spare_limit.clone(),
+            own: own.into(),
         }
     }
 

@@ -275,7 +275,12 @@ fn reload() -> Command {
 }
 
 fn shutdown() -> Command {
-    online(Command::new(name::SHUTDOWN).about("Drain and stop the instance")).arg(output())
+    online(Command::new(name::SHUTDOWN).about("Drain and stop the instance"))
+        .arg(switch(
+            "wait",
+            "Return once it has ended; exit 75 when that takes longer than its max_delay and 5 s",
+        ))
+        .arg(output())
 }
 
 /// Commands of features that this build may lack.

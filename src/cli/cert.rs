@@ -7,7 +7,7 @@ use clap::ArgMatches;
 use serde_json::json;
 
 use super::args::{OUTPUT, OutputFormat};
-use super::failure::{CliError, code};
+use super::error::{CliError, code};
 use crate::cert::{self, Description, Error, Output};
 
 pub(super) fn run(matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliError> {

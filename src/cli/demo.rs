@@ -6,10 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args;
-use super::failure::{CliError, code};
+use super::error::{CliError, code};
 use super::run::explain;
-use crate::app::Stop;
-use crate::assemble;
+use crate::app::{self, Stop};
 use crate::demo;
 use crate::events::Log;
 use crate::mock::{self, Mock, MockConfig};
@@ -26,7 +25,7 @@ pub async fn run(forever: bool) -> Result<u8, CliError> {
         ..MockConfig::default()
     })
     .map_err(|error| CliError::new(code::CANNOT_BIND, error.to_string()))?;
-    let listen = if assemble::is_free(LISTEN) {
+    let listen = if is_free(LISTEN) {
         LISTEN
     } else {
         writeln!(anstream::stdout(), "{LISTEN} is taken; using another port")?;
@@ -34,8 +33,8 @@ pub async fn run(forever: bool) -> Result<u8, CliError> {
     };
     let mut loaded = load(&mock, listen)?;
     demo::shorten(&mut loaded.settings);
-    let assembly = assemble::assemble(loaded, Log::default()).map_err(explain)?;
-    let handles = assembly.handles().clone();
+    let app = app::start(loaded, Log::default()).map_err(explain)?;
+    let handles = app.handles().clone();
     let stop = tokio::spawn(async move {
         let (Ok(mut term), Ok(mut int)) = (
             signal(SignalKind::terminate()),
@@ -45,15 +44,19 @@ pub async fn run(forever: bool) -> Result<u8, CliError> {
         };
         loop {
             tokio::select! {
-                _ = term.recv() => handles.stop(Stop::Drain),
-                _ = int.recv() => handles.stop(Stop::Drain),
+                _ = term.recv() => handles.stop(Stop::Signal),
+                _ = int.recv() => handles.stop(Stop::Signal),
             }
         }
     });
-    let played = demo::run(&mock, assembly, forever).await;
+    let played = demo::run(&mock, app, forever).await;
     stop.abort();
     let summary = played.map_err(|error| CliError::new(code::NOT_OK, format!("demo: {error}")))?;
     Ok(u8::from(summary.failed > 0 || summary.answered == 0))
+}
+
+fn is_free(address: SocketAddr) -> bool {
+    std::net::TcpListener::bind(address).is_ok()
 }
 
 /// What `run` would be started with: three zones, the first our own.

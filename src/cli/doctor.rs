@@ -13,8 +13,8 @@ use clap::ArgMatches;
 use serde_json::{Value as Json, json};
 
 use super::args::{self, OutputFormat};
-use super::failure::{CliError, code};
-use super::online;
+use super::client;
+use super::error::{CliError, code};
 use crate::addr::aws;
 use crate::admin::api_types::{Endpoints, Status};
 use crate::doctor::{self, Instance, Subject, Verdict, Way, message};
@@ -80,17 +80,12 @@ async fn subject(
     matches: &ArgMatches,
     env: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Subject, CliError> {
-    let admin = matches
-        .get_one::<String>(args::INSTANCE)
-        .map_or(args::DEFAULT_INSTANCE, String::as_str);
+    let admin = matches.get_one::<String>(args::INSTANCE).cloned();
     let control = matches
         .try_get_one::<String>(args::CONTROL_SOCKET)
         .ok()
         .flatten();
-    let instance = online::Instance {
-        admin: admin.to_owned(),
-        control: control.map(PathBuf::from),
-    };
+    let located = client::Instance::locate(admin, control.map(PathBuf::from)).await;
     let loaded = match settings::load(matches, env, false) {
         Ok(loaded) => loaded,
         Err(report) => {
@@ -106,12 +101,16 @@ async fn subject(
     };
     if loaded.has_target() {
         let mut subject = of_settings(&loaded);
-        subject.instance = ask(&instance)
-            .await
-            .ok()
-            .map(|(status, _)| running(&status, &[], false));
+        // Several instances, none of them named: the target is examined without one.
+        if let Ok(instance) = &located {
+            subject.instance = ask(instance)
+                .await
+                .ok()
+                .map(|(status, _)| running(&status, &[], false));
+        }
         return Ok(subject);
     }
+    let instance = located?;
     let (status, endpoints) = ask(&instance).await.map_err(|error| {
         error.next("give a target (--endpoint, --vpce, --peering, --from-client), start `entryway run`, or name the instance with --admin")
     })?;
@@ -140,7 +139,7 @@ fn cook(upstream: &UpstreamSettings) -> Result<ResolvedTarget, Vec<String>> {
 
 // === the running instance ===
 
-async fn ask(instance: &online::Instance) -> Result<(Status, Endpoints), CliError> {
+async fn ask(instance: &client::Instance) -> Result<(Status, Endpoints), CliError> {
     // The first question tells within a second whether anybody is there.
     instance.ask("/v1/version", ASK).await?;
     Ok((
@@ -289,7 +288,7 @@ fn explain(text: &str, output: OutputFormat, to: &mut dyn Write) -> io::Result<(
     }
     let Some(row) = row else {
         let cut: String = text.chars().take(REPEATED).collect();
-        let seen = online::clean(&cut);
+        let seen = client::clean(&cut);
         return writeln!(to, "unknown: {seen}\n  {}", message::UNKNOWN);
     };
     writeln!(to, "{}\n  means:  {}", row.message, row.meaning)?;

@@ -5,8 +5,8 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::args::OutputFormat;
-use super::failure::CliError;
-use super::online::{Instance, clean};
+use super::client::{Instance, clean};
+use super::error::CliError;
 use super::status::{endpoint_lines, print_json};
 use crate::admin::EndpointAction;
 use crate::admin::api_types::{Changed, ChangedEndpoint, Endpoints, Versioned, versioned};

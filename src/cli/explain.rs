@@ -6,12 +6,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::args::OutputFormat;
-use super::failure::{CliError, code};
-use super::online::{Instance, clean};
+use super::client::{Instance, clean};
+use super::error::{CliError, code};
 use super::status::print_json;
 use crate::admin::api_types::{Explain, versioned};
-use crate::app;
-use crate::assemble;
+use crate::app::{self, Config};
 use crate::clock;
 use crate::dial::SpareLimit;
 use crate::events::{Events, Log};
@@ -55,10 +54,17 @@ pub async fn survey(
         .map(|text| WhatIf::parse(text))
         .collect::<Result<_, _>>()
         .map_err(wrong)?;
-    let parts = assemble::parts(&loaded, &Metrics::default(), &Events::new(Log::default()))
-        .map_err(super::run::explain)?;
+    let config = Config::resolve(&loaded).map_err(|report| super::wrong_settings(&report))?;
+    let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
     let mut tasks = JoinSet::new();
-    let (upstreams, _resolver) = app::observe(&parts, &[], &SpareLimit::default(), &mut tasks);
+    let (upstreams, _resolver) = app::observe(
+        &config,
+        &[],
+        &metrics,
+        &events,
+        &SpareLimit::default(),
+        &mut tasks,
+    );
     let probed = async {
         while !upstreams
             .iter()

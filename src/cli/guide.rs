@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::failure::{CliError, code};
+use super::error::{CliError, code};
 use crate::guide;
 
 /// Every topic: its word, what it is about, its text.

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::failure::{CliError, code};
-use super::online::Instance;
+use super::client::Instance;
+use super::error::{CliError, code};
 
 /// Container runtimes wait some seconds at most.
 const TIME: Duration = Duration::from_secs(3);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Arg, ArgMatches, Command, value_parser};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::failure::CliError;
+use super::error::CliError;
 use crate::duration;
 use crate::mock::{self, Mock, MockConfig, StartError};
 use crate::sys::port_owner::port_owner;

@@ -5,16 +5,16 @@ use std::io::Write;
 use serde_json::json;
 
 use super::args::OutputFormat;
-use super::failure::CliError;
+use super::error::CliError;
 use super::status::print_json;
-use crate::assemble;
+use crate::app;
 use crate::settings::{Loaded, UpstreamSettings};
 use crate::upstream::endpoint::Role;
 use crate::upstream::timing::{Inputs, Predictions, predict};
 
-/// Prints the predictions for every upstream; JSON is one object for one upstream, and a list under `upstreams` for several.
+/// Prints the predictions for every upstream; JSON is the contract's for one, and a list under `upstreams` for several.
 pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> Result<u8, CliError> {
-    let recipes = assemble::recipes(loaded).map_err(super::run::explain)?;
+    let recipes = app::targets(loaded).map_err(|report| super::wrong_settings(&report))?;
     let max_drain = loaded.settings.shutdown.max_delay;
     let planned: Vec<(&UpstreamSettings, Predictions)> = loaded
         .settings

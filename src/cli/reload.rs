@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use super::args::OutputFormat;
-use super::failure::CliError;
-use super::online::{Instance, clean};
+use super::client::{Instance, clean};
+use super::error::CliError;
 use super::status::print_json;
 use crate::admin::api_types::{Reloaded, versioned};
 

@@ -1,147 +1,235 @@
 //! `entryway run`: the proxy, until it is told to stop; with `-- CMD…` for as long as CMD runs.
+//!
+//! One event loop ([`Run::until_ended`]) receives everything that decides about the end: signals, requests over the
+//! admin API, the exit of CMD, the end of the proxy. Signal handlers are installed before the first port is taken, so
+//! that there is no moment at which a signal is lost. While CMD lives, signals are CMD's, and a requested shutdown ends
+//! CMD first; the proxy drains once CMD has ended.
 
-use std::future::pending;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep, timeout_at};
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::block_on;
-use super::failure::{CliError, code};
-use super::wrapper::{self, Child};
+use super::child::{self, Child};
+use super::error::{CliError, code};
+use super::signals::Signals;
 use crate::admin::AdminBindError;
-use crate::app::{self, Handles, Listener, Stop};
-use crate::assemble::{self, Assembly};
+use crate::app::{self, Ended, Handles, Listener, Reloader, Stop};
 use crate::events::Log;
 use crate::listener::BindError;
 use crate::settings::Loaded;
+use crate::sys::process::{self, Inherited};
 
-/// The line to paste waits this long for the first probes.
+/// The listening line waits this long for the first probes.
 const FIRST_PROBES: Duration = Duration::from_secs(1);
 
-/// What the log may take at the end.
+/// How long the log may take to write its last lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
+/// After a child of ours has exited, whoever waits for it gets this long to collect it before orphans are looked for.
+const COLLECT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Runs it, and returns the exit code.
-pub fn run(loaded: Loaded, command: Option<wrapper::Command>) -> Result<u8, CliError> {
-    let strict = loaded.settings.shutdown.strict_exit;
+pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliError> {
+    // Before the first thread, which would copy the signal mask.
+    let inherited = Inherited::take_over();
+    if let Some(command) = &command {
+        command.find()?;
+    }
     let log = Log::stderr(&loaded.settings.log)
         .map_err(|error| CliError::new(code::OS, format!("start the log: {error}")))?;
     let flush = log.clone();
     let outcome = block_on(async {
-        let assembly = assemble::assemble(loaded, log).map_err(explain)?;
-        let handles = assembly.handles().clone();
-        let with_us = wrapper::Life::default();
-        let signals = tokio::spawn(listen_to_signals(
-            assembly.desk(),
-            handles.clone(),
-            with_us.clone(),
-        ));
-        let (cut, child) = match command {
-            None => {
-                let said = tokio::spawn(say_where(handles, false));
-                let ended = assembly.run().await;
-                said.abort();
-                (ended.cut, None)
-            }
-            Some(command) => with_child(assembly, command, &with_us).await?,
+        let signals = Signals::open()?;
+        let app = app::start(loaded, log).map_err(explain)?;
+        let run = Run {
+            handles: app.handles().clone(),
+            reloader: app.reloader().clone(),
+            admin: app.admin(),
+            requests: command.is_some().then(|| app.handles().divert_requests()),
+            is_wrapper: command.is_some(),
+            waiting: command,
+            child: None,
+            exit_code: None,
+            child_was_told: false,
+            look_for_orphans: None,
+            signals,
+            inherited,
         };
-        signals.abort();
-        Ok(match child {
-            Some(code) => code,
-            None if strict && cut > 0 => 3,
-            None => 0,
-        })
+        run.until_ended(tokio::spawn(app.run())).await
     });
     flush.flush(LAST_LINES);
     outcome
 }
 
-/// Starts the child once the proxy is ready, and drains when it has ended.
-async fn with_child(
-    assembly: Assembly,
-    command: wrapper::Command,
-    life: &wrapper::Life,
-) -> Result<(u64, Option<u8>), CliError> {
-    let handles = assembly.handles().clone();
-    let admin = assembly.admin();
-    let running = tokio::spawn(assembly.run());
-    let join = |error: tokio::task::JoinError| CliError::new(code::INTERNAL, error.to_string());
-    let mut stopped = handles.draining.clone();
-    tokio::select! {
-        () = wrapper::wait_until_healthy(&handles) => {}
-        // A signal before there is a child to send it to.
-        () = stopped.fired() => {
-            let ended = running.await.map_err(join)?;
-            return Ok((ended.cut, Some(life.signalled())));
-        }
-    }
-    say_where(handles.clone(), true).await;
-    let address = handles
-        .listeners
-        .iter()
-        .flat_map(|listener| &listener.addresses)
-        .next()
-        .copied();
-    let code = match Child::start(&command, address, admin, life) {
-        Ok(child) => child.wait().await,
-        Err(error) => {
-            handles.stop(Stop::Now);
-            let _ = running.await;
-            return Err(error);
-        }
-    };
-    handles.stop(Stop::Drain);
-    let ended = running.await.map_err(join)?;
-    Ok((ended.cut, Some(code)))
-}
-
-/// TERM and INT drain, the second one ends; HUP reloads; USR1 resolves and probes; USR2 and QUIT mean nothing yet
-/// (contract 7.13). While there is a child TERM, INT and HUP are the child's.
-async fn listen_to_signals(
-    desk: std::sync::Arc<dyn crate::admin::Backend>,
+struct Run {
     handles: Handles,
-    child: wrapper::Life,
-) {
-    let open = |kind: SignalKind| signal(kind).ok();
-    let (mut term, mut int, mut hup) = (
-        open(SignalKind::terminate()),
-        open(SignalKind::interrupt()),
-        open(SignalKind::hangup()),
-    );
-    let (mut usr1, mut usr2, mut quit) = (
-        open(SignalKind::user_defined1()),
-        open(SignalKind::user_defined2()),
-        open(SignalKind::quit()),
-    );
-    async fn next(signal: &mut Option<tokio::signal::unix::Signal>) {
-        match signal {
-            Some(signal) => drop(signal.recv().await),
-            None => pending().await,
+    reloader: Reloader,
+    admin: Option<SocketAddr>,
+    signals: Signals,
+    inherited: Inherited,
+    /// Shutdowns requested over the admin API, where a child is to end first.
+    requests: Option<mpsc::UnboundedReceiver<()>>,
+    is_wrapper: bool,
+    /// The command, until it is started.
+    waiting: Option<child::Command>,
+    child: Option<Child>,
+    /// CMD's, or the one of the signal that came before it was started.
+    exit_code: Option<u8>,
+    /// A signal or request was passed on to the child, so that the next signal to us is the second.
+    child_was_told: bool,
+    look_for_orphans: Option<Instant>,
+}
+
+// === impl Run ===
+
+impl Run {
+    async fn until_ended(mut self, mut proxy: JoinHandle<Ended>) -> Result<u8, CliError> {
+        if !self.is_wrapper {
+            tokio::spawn(print_listening(self.handles.clone(), Output::Stdout));
+        }
+        let healthy = child::wait_until_healthy(self.handles.clone());
+        tokio::pin!(healthy);
+        loop {
+            let orphans = self.look_for_orphans;
+            tokio::select! {
+                ended = &mut proxy => {
+                    let ended = ended.map_err(|error| CliError::new(code::INTERNAL, error.to_string()))?;
+                    return Ok(self.code_of(ended));
+                }
+                signal = self.signals.next() => self.handle_signal(signal),
+                () = requested(&mut self.requests) => self.handle_request(),
+                () = &mut healthy, if self.waiting.is_some() => {
+                    if let Err(error) = self.start_child() {
+                        self.handles.stop(Stop::Now);
+                        let _ = proxy.await;
+                        return Err(error);
+                    }
+                }
+                code = ended(&mut self.child), if self.child.is_some() => self.handle_exit(code),
+                () = sleep_until(orphans.unwrap_or_else(Instant::now)), if orphans.is_some() => {
+                    let again = process::reap_orphans();
+                    self.look_for_orphans = again.then(|| Instant::now() + COLLECT_PAUSE);
+                }
+            }
         }
     }
-    let stop = |signal: SignalKind| {
-        if !child.is_alive() {
-            child.signal(signal);
-            handles.stop(Stop::Drain);
+
+    fn start_child(&mut self) -> Result<(), CliError> {
+        let Some(command) = self.waiting.take() else {
+            return Ok(());
+        };
+        tokio::spawn(print_listening(self.handles.clone(), Output::Stderr));
+        let listen = self
+            .handles
+            .listeners
+            .iter()
+            .flat_map(|listener| &listener.addresses)
+            .next()
+            .copied();
+        self.child = Some(command.start(listen, self.admin, &self.inherited)?);
+        Ok(())
+    }
+
+    /// TERM and INT drain, the second one ends the drain; HUP reloads; USR1 resolves and probes; the others mean nothing.
+    /// While the child lives all of them are the child's.
+    fn handle_signal(&mut self, signal: Signal) {
+        if signal == Signal::CHILD {
+            self.look_for_orphans
+                .get_or_insert_with(|| Instant::now() + COLLECT_PAUSE);
+            return;
         }
-    };
-    loop {
-        tokio::select! {
-            () = next(&mut term) => stop(SignalKind::terminate()),
-            () = next(&mut int) => stop(SignalKind::interrupt()),
-            // What is wrong with the settings stands in the log.
-            () = next(&mut hup) => if !child.is_alive() { drop(desk.reload(false).await) },
-            () = next(&mut usr1) => handles.refresh(),
-            () = next(&mut usr2) => {}
-            () = next(&mut quit) => {}
+        if let Some(child) = &self.child {
+            if !self.signals.is_from_terminal(signal) {
+                child.signal(signal);
+            }
+            self.child_was_told |= matches!(signal, Signal::TERM | Signal::INT);
+            return;
+        }
+        match signal {
+            Signal::TERM | Signal::INT => {
+                if self.waiting.take().is_some() {
+                    self.exit_code = u8::try_from(128 + signal.as_raw()).ok();
+                }
+                self.handles.stop(Stop::Signal);
+            }
+            Signal::HUP => {
+                let reloader = self.reloader.clone();
+                // The outcome is in the log.
+                tokio::spawn(async move { drop(reloader.reload(false).await) });
+            }
+            Signal::USR1 => self.handles.refresh(),
+            _ => {}
+        }
+    }
+
+    /// A shutdown requested over the admin API: the child ends first.
+    fn handle_request(&mut self) {
+        match &self.child {
+            Some(child) => {
+                self.child_was_told = true;
+                child.signal(Signal::TERM);
+            }
+            None => {
+                if self.waiting.take().is_some() {
+                    self.exit_code = u8::try_from(128 + Signal::TERM.as_raw()).ok();
+                }
+                self.handles.stop(Stop::Request);
+            }
+        }
+    }
+
+    fn handle_exit(&mut self, code: u8) {
+        self.child = None;
+        self.exit_code = Some(code);
+        self.handles.stop(if self.child_was_told {
+            Stop::Signal
+        } else {
+            Stop::Request
+        });
+    }
+
+    fn code_of(&self, ended: Ended) -> u8 {
+        let strict = self.handles.shutdown.load().strict_exit;
+        match self.exit_code {
+            Some(code) => code,
+            None if strict && ended.cut > 0 => code::CUT,
+            None => 0,
         }
     }
 }
 
-/// One line per listener, once the first probe of every address has answered or a second has passed.
-async fn say_where(handles: Handles, to_stderr: bool) {
+async fn requested(requests: &mut Option<mpsc::UnboundedReceiver<()>>) {
+    match requests {
+        Some(requests) => match requests.recv().await {
+            Some(()) => {}
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended(child: &mut Option<Child>) -> u8 {
+    match child {
+        Some(child) => child.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Output {
+    Stdout,
+    Stderr,
+}
+
+/// Prints one line per listener, once every address has answered its first probe or a second has passed. Written on a
+/// thread of its own: a pipe that nobody reads must stall neither the proxy nor the start of a command.
+async fn print_listening(handles: Handles, output: Output) {
     let until = Instant::now() + FIRST_PROBES;
     let probed = async {
         while !handles
@@ -158,15 +246,23 @@ async fn say_where(handles: Handles, to_stderr: bool) {
         .iter()
         .map(|listener| line(listener, &handles))
         .collect();
-    // Nobody may be reading any more; the proxy goes on.
-    let _ = match to_stderr {
-        true => io::stderr().write_all(lines.as_bytes()),
-        false => io::stdout()
-            .write_all(lines.as_bytes())
-            .and_then(|()| io::stdout().flush()),
+    let write = move || {
+        // Where nobody reads any more the proxy goes on.
+        let _ = match output {
+            Output::Stderr => io::stderr().write_all(lines.as_bytes()),
+            Output::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout
+                    .write_all(lines.as_bytes())
+                    .and_then(|()| stdout.flush())
+            }
+        };
     };
+    // Without a thread the line is left out; the log has the addresses.
+    let _ = std::thread::Builder::new()
+        .name("listening-line".to_owned())
+        .spawn(write);
 }
-
 fn line(listener: &Listener, handles: &Handles) -> String {
     let Some(upstream) = handles
         .upstreams
@@ -203,7 +299,7 @@ fn line(listener: &Listener, handles: &Handles) -> String {
     )
 }
 
-fn admin_bind_error(open: &AdminBindError, what: String) -> CliError {
+fn admin_error(open: &AdminBindError, what: String) -> CliError {
     let next = match open.what {
         "metrics" => "--metrics-bind with another port",
         _ => "--admin 127.0.0.1:0 takes any free port, --admin off none",
@@ -216,13 +312,13 @@ fn admin_bind_error(open: &AdminBindError, what: String) -> CliError {
     CliError::new(code, what).likely(likely).next(next)
 }
 
-pub(super) fn explain(error: assemble::Error) -> CliError {
+pub(super) fn explain(error: app::Error) -> CliError {
     let what = error.to_string();
     match &error {
-        assemble::Error::Targets(report) => super::wrong_settings(report),
-        assemble::Error::Admin(open) => admin_bind_error(open, what),
-        assemble::Error::App(app::Error::Workers(_)) => CliError::new(code::OS, what),
-        assemble::Error::App(app::Error::Bind(bind)) => match bind {
+        app::Error::Targets(report) => super::wrong_settings(report),
+        app::Error::Admin(open) => admin_error(open, what),
+        app::Error::Workers(_) => CliError::new(code::OS, what),
+        app::Error::Bind(bind) => match bind {
             BindError::NotAnAddress(_) | BindError::Nothing => CliError::new(code::SETTING, what),
             BindError::NotLoopback(_) => {
                 CliError::new(code::SETTING, what).next("--allow-remote, if that is what you want")

@@ -6,8 +6,8 @@ use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
 use super::args::OutputFormat;
-use super::failure::CliError;
-use super::online::{Instance, ago, clean, plural, span};
+use super::client::{Instance, ago, clean, plural, span};
+use super::error::CliError;
 use crate::admin::api_types::{
     Address, Connections, Endpoint, Endpoints, Explain, Listener, RankedAddress, Status, Upstream,
 };
@@ -68,7 +68,7 @@ pub async fn run(
 /// Any result as JSON for programs, one document.
 pub(super) fn print_json(to: &mut dyn Write, value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value)
-        .map_err(|error| CliError::new(super::failure::code::INTERNAL, error.to_string()))?;
+        .map_err(|error| CliError::new(super::error::code::INTERNAL, error.to_string()))?;
     writeln!(to, "{text}")?;
     Ok(())
 }

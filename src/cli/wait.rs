@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::args::{OutputFormat, WaitFor};
-use super::failure::{CliError, code};
-use super::online::Instance;
+use super::client::Instance;
+use super::error::{CliError, code};
 use super::status::print_json;
 use crate::admin::api_types::Status;
 

@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::client::{Bounds, Error, Target, get, post, request};
 use super::*;
-use crate::life::{Trigger, trigger};
+use crate::drain::{self, DrainTrigger};
 
 const BOUNDS: Bounds = Bounds {
     time: Duration::from_secs(10),
@@ -36,10 +36,10 @@ async fn echo(request: Request) -> Reply {
     }
 }
 
-async fn start() -> (String, Trigger, JoinHandle<()>) {
+async fn start() -> (String, DrainTrigger, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (trigger, watch) = trigger();
+    let (trigger, watch) = drain::channel();
     let task = tokio::spawn(serve(HttpListener::Tcp(listener), watch, echo));
     (address, trigger, task)
 }
@@ -96,7 +96,7 @@ async fn unix_sockets_and_nobody_there() {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("listener.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
-    let (_trigger, watch) = trigger();
+    let (_trigger, watch) = drain::channel();
     let task = tokio::spawn(serve(
         HttpListener::Unix(listener),
         watch,

@@ -16,8 +16,8 @@ use tokio::time::sleep;
 
 use super::{FIRST, Listener};
 use crate::connection;
+use crate::drain::{self, DrainBlocker, DrainTrigger, DrainWatcher};
 use crate::events::Reason;
-use crate::life::{Blocker, Trigger, Watch, trigger};
 use crate::metrics::family;
 use crate::sys::accept::{AcceptError, accept, classify};
 
@@ -33,7 +33,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 /// The running accept loops of one listener.
 #[derive(Debug)]
 pub(super) struct AcceptLoops {
-    stop: Trigger,
+    stop: DrainTrigger,
     failed: Arc<Notify>,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct AcceptLoops {
 impl AcceptLoops {
     /// Starts them, each with copies of the sockets.
     pub(super) fn start(listener: &Arc<Listener>, sockets: &[TcpListener]) -> io::Result<Self> {
-        let (stop, watch) = trigger();
+        let (stop, watch) = drain::channel();
         let failed = Arc::new(Notify::new());
         for thread in 0..listener.dispatcher.threads().min(THREADS) {
             let copies = sockets
@@ -83,8 +83,8 @@ impl Listener {
         self: Arc<Self>,
         thread: usize,
         sockets: Vec<TcpListener>,
-        mut stop: Watch,
-        _blocker: Blocker,
+        mut stop: DrainWatcher,
+        _blocker: DrainBlocker,
     ) {
         let mut loops = JoinSet::new();
         let registered: io::Result<Vec<_>> = sockets.into_iter().map(register).collect();

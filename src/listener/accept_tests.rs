@@ -5,8 +5,8 @@ use tokio::task::{LocalSet, spawn_local};
 use super::*;
 use crate::connection::Policy;
 use crate::connection::tests::rig::{Later, Rig, echo, end_of, eventually, listen, policy, says};
+use crate::drain::{self, DrainTrigger};
 use crate::events::Reason;
-use crate::life::{Trigger, trigger};
 use crate::listener::{ListenerSettings, bind};
 use crate::relay::TcpSettings;
 use crate::sys::congestion::LoopbackCongestion;
@@ -16,7 +16,7 @@ use crate::workers::Workers;
 struct Open {
     rig: Rig,
     front: SocketAddr,
-    stop: Trigger,
+    stop: DrainTrigger,
     workers: Workers,
 }
 
@@ -34,7 +34,7 @@ impl Open {
         let bound = bind(&settings, true, &sockets).unwrap();
         let front = bound.addresses()[0];
         let workers = Workers::start(2).unwrap();
-        let (stop, watch) = trigger();
+        let (stop, watch) = drain::channel();
         let route = Arc::clone(&rig.route);
         Listener::start(
             bound,

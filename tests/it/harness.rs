@@ -10,7 +10,7 @@ use std::time::Duration;
 use entryway::app::{Ended, Handles, Stop};
 use entryway::events::{Lines, Log};
 use entryway::settings::{self, Loaded};
-use entryway::{assemble, cli};
+use entryway::{app, cli};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -78,11 +78,9 @@ impl Entryway {
                     .build()
                     .unwrap();
                 runtime.block_on(async {
-                    let assembly = assemble::assemble(loaded, log).unwrap();
-                    started
-                        .send((assembly.handles().clone(), assembly.admin()))
-                        .unwrap();
-                    let ended = assembly.run().await;
+                    let app = app::start(loaded, log).unwrap();
+                    started.send((app.handles().clone(), app.admin())).unwrap();
+                    let ended = app.run().await;
                     // The test may have failed and gone meanwhile.
                     let _ = ends.send(ended);
                 });
@@ -170,7 +168,7 @@ impl Entryway {
 
     /// Ends it in order and waits for the end, with how long that took.
     pub async fn drain(self) -> (Ended, Duration, Past) {
-        self.handles.stop(Stop::Drain);
+        self.handles.stop(Stop::Signal);
         self.end().await
     }
 

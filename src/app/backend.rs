@@ -1,49 +1,35 @@
-//! The core as admin sees it: answers out of the handles, and the reload.
+//! The admin API's [`Backend`]: answers read from the handles, changes passed on to the parts they concern.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Parts, parts};
+use super::{Handles, ReloadError, Reloader, instance_metrics};
 use crate::admin::api_types::{
     Bytes, Changed, ChangedEndpoint, Connection, Dns, Endpoint, Endpoints, Explain, Listener, Name,
     Reloaded, Status, Upstream,
 };
 use crate::admin::{ApiError, ApiFuture, Backend, Counts, EndpointAction, Health, seconds};
-use crate::app::{self, Handles, Stop};
 use crate::clock;
-use crate::metrics::family;
-use crate::settings::Loaded;
-use crate::sys::limits;
 use crate::types::{Direction, EndpointName};
 use crate::upstream::fact::{Fact, Intent};
 use crate::upstream::order::WhatIf;
 
-/// How quiet a connection must be to be shown as at rest (contract section 1).
+/// Quiet after which a connection without framing is shown as at rest.
 const QUIET: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Answers admin's questions.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct AdminBackend {
     handles: Handles,
-    /// What holds; a reload replaces it.
-    loaded: Arc<Mutex<Loaded>>,
+    reloader: Reloader,
 }
 
-// === impl Desk ===
+// === impl AdminBackend ===
 
-impl Desk {
-    pub(super) fn new(handles: Handles, loaded: Loaded) -> Self {
-        Self {
-            handles,
-            loaded: Arc::new(Mutex::new(loaded)),
-        }
+impl AdminBackend {
+    pub(super) fn new(handles: Handles, reloader: Reloader) -> Self {
+        Self { handles, reloader }
     }
 
-    fn loaded(&self) -> MutexGuard<'_, Loaded> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn upstreams(&self, name: Option<&str>) -> Result<Vec<&app::Upstream>, ApiError> {
+    fn upstreams(&self, name: Option<&str>) -> Result<Vec<&super::Upstream>, ApiError> {
         let all = self.handles.upstreams.iter();
         let found: Vec<_> = all
             .filter(|upstream| name.is_none_or(|name| upstream.name.as_str() == name))
@@ -69,80 +55,9 @@ impl Desk {
             .min_by_key(|(open, most)| most.saturating_sub(*open))
             .unwrap_or(whole)
     }
-
-    /// Brings up to date what is measured on demand.
-    fn measure(&self) {
-        let Handles {
-            metrics,
-            registry,
-            upstreams,
-            started,
-            ..
-        } = &self.handles;
-        registry.settle();
-        let now = clock::now();
-        for name in upstreams
-            .iter()
-            .flat_map(|upstream| upstream.view.load().names.clone())
-        {
-            if let Some(answered) = name.answered {
-                metrics
-                    .gauge(&family::DNS_AGE_SECONDS, &[&name.name])
-                    .set(now.since(answered).as_secs_f64());
-            }
-        }
-        let set = |family, value: f64| metrics.gauge(family, &[]).set(value);
-        set(
-            &family::PROCESS_CPU_SECONDS,
-            limits::cpu_time().unwrap_or_default().as_secs_f64(),
-        );
-        set(
-            &family::PROCESS_RESIDENT_MEMORY_BYTES,
-            limits::resident_bytes().unwrap_or(0) as f64,
-        );
-        set(
-            &family::PROCESS_OPEN_FDS,
-            limits::open_descriptors().unwrap_or(0) as f64,
-        );
-        set(&family::PROCESS_MAX_FDS, limits::max_descriptors() as f64);
-        let since_epoch = std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .unwrap_or_default();
-        set(
-            &family::PROCESS_START_TIME_SECONDS,
-            since_epoch
-                .saturating_sub(now.since(*started))
-                .as_secs_f64(),
-        );
-    }
 }
 
-fn reload(handles: &Handles, loaded: &Mutex<Loaded>, dry_run: bool) -> Result<Reloaded, ApiError> {
-    let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-    let refuse = |report: String| {
-        if !dry_run {
-            handles.reload_failed(report.clone());
-        }
-        ApiError::Invalid(report)
-    };
-    let reload = loaded.reload().map_err(|report| refuse(report.plain()))?;
-    let new = reload.in_force;
-    let parts: Parts = parts(&new, &handles.metrics, &handles.events)
-        .map_err(|error| refuse(error.to_string()))?;
-    let reloaded = Reloaded {
-        dry_run,
-        changed: reload.changes.applied,
-        restart_needed: reload.changes.restart,
-        warnings: new.warnings.clone(),
-    };
-    if !dry_run {
-        handles.apply(&parts);
-        *loaded = new;
-    }
-    Ok(reloaded)
-}
-
-impl Backend for Desk {
+impl Backend for AdminBackend {
     fn health(&self) -> Health {
         let upstreams = self.handles.upstreams.iter().map(|upstream| {
             let snapshot = upstream.view.load();
@@ -154,21 +69,21 @@ impl Backend for Desk {
         });
         let (connections, max_connections) = self.tightest();
         Health {
-            beat: self.handles.beat(),
-            workers_beat: self.handles.workers_unresponsive_for(),
-            shortage: !self.handles.can_accept(),
+            beat: self.handles.since_heartbeat(),
             pending: self
                 .handles
-                .startup
+                .readiness
                 .pending()
                 .into_iter()
                 .map(str::to_owned)
                 .collect(),
             draining: self.handles.draining.has_fired(),
+            workers_beat: self.handles.workers_unresponsive_for(),
+            shortage: !self.handles.can_accept(),
             connections,
             max_connections,
             upstreams: upstreams.collect(),
-            wanted: self.loaded().settings.readiness.upstream,
+            wanted: self.reloader.current().settings.readiness.upstream,
         }
     }
 
@@ -265,7 +180,7 @@ impl Backend for Desk {
     }
 
     fn config(&self) -> serde_json::Value {
-        self.loaded().effective().clone()
+        self.reloader.current().effective().clone()
     }
 
     fn explain(&self, upstream: Option<&str>, what_if: &[String]) -> Result<Explain, ApiError> {
@@ -284,7 +199,7 @@ impl Backend for Desk {
     }
 
     fn metrics(&self) -> Box<dyn Iterator<Item = String> + Send + Sync> {
-        self.measure();
+        instance_metrics::update(&self.handles);
         Box::new(self.handles.metrics.slices())
     }
 
@@ -328,17 +243,22 @@ impl Backend for Desk {
     }
 
     fn reload(&self, dry_run: bool) -> ApiFuture<Reloaded> {
-        let handles = self.handles.clone();
-        let loaded = Arc::clone(&self.loaded);
-        // A task of its own: the connection that asked may be dropped half-way.
-        let task = tokio::spawn(async move { reload(&handles, &loaded, dry_run) });
+        let reloader = self.reloader.clone();
         Box::pin(async move {
-            task.await
-                .unwrap_or_else(|error| Err(ApiError::Failed(error.to_string())))
+            match reloader.reload(dry_run).await {
+                Ok(applied) => Ok(Reloaded {
+                    dry_run,
+                    changed: applied.changed,
+                    restart_needed: applied.restart_needed,
+                    warnings: applied.warnings,
+                }),
+                Err(ReloadError::Invalid(report)) => Err(ApiError::Invalid(report.plain())),
+                Err(ReloadError::Failed(what)) => Err(ApiError::Failed(what)),
+            }
         })
     }
 
     fn shutdown(&self) {
-        self.handles.stop(Stop::Drain);
+        self.handles.request_shutdown();
     }
 }

@@ -126,7 +126,7 @@ async fn changes_find_the_control_socket() {
         )
     );
     assert_eq!(
-        shutdown::run(&instance, OutputFormat::Json, &mut Vec::new()).await,
+        shutdown::run(&instance, false, OutputFormat::Json, &mut Vec::new()).await,
         Ok(0)
     );
     assert_eq!(
@@ -165,7 +165,7 @@ async fn nobody_there_is_69_and_a_stranger_too() {
         admin: address.clone(),
         control: None,
     };
-    let (_trigger, watch) = crate::life::trigger();
+    let (_trigger, watch) = crate::drain::channel();
     let task = tokio::spawn(crate::http::serve(
         crate::http::HttpListener::Tcp(listener),
         watch,

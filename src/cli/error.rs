@@ -1,9 +1,9 @@
-//! What a subcommand ends with when it does not succeed: what · likely why · next command, and the exit code.
+//! [`CliError`]: how a subcommand fails. It says what happened, the likely reason and what to do next, and has an exit
+//! code.
 
 use std::fmt;
 use std::io;
 
-/// A failure as people see it. Exit codes are those of contract section 4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CliError {
     /// The exit code.
@@ -16,12 +16,14 @@ pub struct CliError {
     pub next: String,
 }
 
-/// Exit codes of contract section 4 that online commands use.
+/// The exit codes; see the reference page of the command line.
 pub mod code {
     /// Not ok (`healthcheck`).
     pub const NOT_OK: u8 = 1;
     /// The command line was not understood.
     pub const NOT_UNDERSTOOD: u8 = 2;
+    /// `--strict-exit`, and connections were cut.
+    pub const CUT: u8 = 3;
     /// No instance answers, no such endpoint.
     pub const NOT_THERE: u8 = 69;
     /// A bug.
@@ -38,9 +40,6 @@ pub mod code {
     pub const SETTING: u8 = 78;
 }
 
-/// What a failure is called whose reader went away.
-const BROKEN_PIPE: &str = "standard output: nobody reads it any more";
-
 // === impl CliError ===
 
 impl CliError {
@@ -52,11 +51,6 @@ impl CliError {
             likely: String::new(),
             next: String::new(),
         }
-    }
-
-    /// Whether nobody reads the output any more (`entryway status | head`).
-    pub fn is_broken_pipe(&self) -> bool {
-        self.what == BROKEN_PIPE
     }
 
     /// With what is likely behind it.
@@ -91,10 +85,6 @@ impl std::error::Error for CliError {}
 
 impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
-        let what = match error.kind() {
-            io::ErrorKind::BrokenPipe => BROKEN_PIPE.to_owned(),
-            _ => format!("standard output: {error}"),
-        };
-        CliError::new(code::OS, what)
+        CliError::new(code::OS, format!("write to standard output: {error}"))
     }
 }

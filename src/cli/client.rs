@@ -1,4 +1,4 @@
-//! How subcommands talk to a running instance: read over admin HTTP, change through the control socket.
+//! Client of a running instance: finds it, reads over admin HTTP, changes through the control socket.
 
 use std::borrow::Cow;
 use std::io;
@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::args::OFF;
-use super::failure::{CliError, code};
+use super::args::{DEFAULT_INSTANCE, OFF};
+use super::error::{CliError, code};
 use crate::admin::api_types::Status;
+use crate::admin::registration::{self, Registered};
 use crate::http::client::{self, Answer, Bounds, Error, Target};
 use crate::http::{Problem, StatusCode};
 
@@ -31,6 +32,43 @@ pub struct Instance {
 // === impl Instance ===
 
 impl Instance {
+    /// The instance that was named, else the one that is registered for this user in this network namespace, else the
+    /// default address. Several registered ones are an error: a command must not speak to the wrong one.
+    pub async fn locate(admin: Option<String>, control: Option<PathBuf>) -> Result<Self, CliError> {
+        let default = || DEFAULT_INSTANCE.to_owned();
+        if admin.is_some() || control.is_some() {
+            let admin = admin.unwrap_or_else(default);
+            return Ok(Self { admin, control });
+        }
+        let found = registration::discover().await;
+        match found.as_slice() {
+            [] => Ok(Self {
+                admin: default(),
+                control: None,
+            }),
+            [one] => Ok(Self {
+                admin: one.admin.clone().unwrap_or_else(default),
+                // Where admin HTTP is off everything goes through the control socket.
+                control: match one.admin {
+                    Some(_) => None,
+                    None => one.control.clone().map(PathBuf::from),
+                },
+            }),
+            several => {
+                let list: Vec<String> = several.iter().map(describe).collect();
+                Err(CliError::new(
+                    code::SETTING,
+                    format!(
+                        "{} instances run here, and none was named:\n{}",
+                        several.len(),
+                        list.join("\n")
+                    ),
+                )
+                .next("name one with --admin HOST:PORT or --control PATH"))
+            }
+        }
+    }
+
     /// Whom to ask what changes nothing.
     fn reading(&self) -> Target {
         match &self.control {
@@ -95,6 +133,20 @@ impl Instance {
             .next("name the instance with --admin HOST:PORT (its log: listener.up, listener admin)")
         })
     }
+}
+
+fn describe(one: &Registered) -> String {
+    let name = match (&one.admin, &one.control) {
+        (Some(admin), _) => format!("--admin {}", clean(admin)),
+        (None, Some(control)) => format!("--control {}", clean(control)),
+        (None, None) => "admin and control are off".to_owned(),
+    };
+    let listeners: Vec<_> = one.listeners.iter().map(|address| clean(address)).collect();
+    format!(
+        "  pid {}, listening on {}: {name}",
+        one.pid,
+        listeners.join(" ")
+    )
 }
 
 fn unreachable(target: &Target, error: &Error) -> CliError {

@@ -1,0 +1,203 @@
+//! Process state that a parent leaves to us and that we leave to a child: the signal mask, ignored signals, the limit
+//! of open files; and the collection of processes that have lost their own parent.
+//!
+//! entryway changes all of them for itself: it must receive TERM even where its parent has blocked it, it must see the
+//! exit of its own children even where its parent ignores SIGCHLD, and it raises the soft limit of open files. A command
+//! that runs behind the proxy (`run -- CMD`) gets back what it would have had without us.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::process::{Resource, Rlimit, getrlimit};
+
+/// The last classic signal; real-time signals are left as they are.
+const LAST_SIGNAL: libc::c_int = 31;
+
+/// What this process found when it started.
+#[derive(Clone)]
+pub struct Inherited {
+    mask: libc::sigset_t,
+    ignored: Vec<libc::c_int>,
+    open_files: Rlimit,
+}
+
+/// Whether the last signal of one kind was sent by the kernel on behalf of a terminal, which sends it to every process
+/// in the foreground and so to our child as well.
+#[derive(Clone, Debug, Default)]
+pub struct FromTerminal(Arc<AtomicBool>);
+
+impl std::fmt::Debug for Inherited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inherited")
+            .field("ignored", &self.ignored)
+            .field("open_files", &self.open_files)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Inherited ===
+
+impl Inherited {
+    /// Records the state and sets what entryway needs: no signal blocked, SIGCHLD at its default. To be called before
+    /// the first thread is started (threads copy the mask) and before the limit of open files is raised.
+    pub fn take_over() -> Self {
+        let open_files = getrlimit(Resource::Nofile);
+        let mut ignored = Vec::new();
+        // SAFETY: both sets are initialised by the calls before they are read; sigaction with a null action only reads.
+        let mask = unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            let mut mask: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, &raw mut mask);
+            for signal in 1..=LAST_SIGNAL {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                if libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+                    && action.sa_sigaction == libc::SIG_IGN
+                    // Rust's own start-up ignores it; its children get the default back.
+                    && signal != libc::SIGPIPE
+                {
+                    ignored.push(signal);
+                }
+            }
+            if ignored.contains(&libc::SIGCHLD) {
+                libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+            }
+            mask
+        };
+        Self {
+            mask,
+            ignored,
+            open_files,
+        }
+    }
+
+    /// Makes `command` start with the recorded state. With `ends_with_us` the child gets SIGTERM when the thread that
+    /// starts it ends, so that it does not outlive a killed proxy.
+    pub fn give_to(&self, command: &mut Command, ends_with_us: bool) {
+        let inherited = self.clone();
+        let parent = std::process::id();
+        // SAFETY: between fork and exec only calls that are async-signal-safe are made, and nothing is allocated.
+        unsafe {
+            command.pre_exec(move || inherited.apply(ends_with_us.then_some(parent)));
+        }
+    }
+
+    /// In the child, between fork and exec.
+    fn apply(&self, parent: Option<u32>) -> io::Result<()> {
+        // SAFETY: plain system calls on values that live long enough.
+        unsafe {
+            #[cfg(target_os = "linux")]
+            if let Some(parent) = parent {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+                // Gone between fork and prctl: the signal will never come.
+                if libc::getppid().cast_unsigned() != parent {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
+                }
+            }
+            #[cfg(not(target_os = "linux"))]
+            let _ = parent;
+            for signal in &self.ignored {
+                libc::signal(*signal, libc::SIG_IGN);
+            }
+            let _ = rustix::process::setrlimit(Resource::Nofile, self.open_files);
+            if libc::sigprocmask(
+                libc::SIG_SETMASK,
+                &raw const self.mask,
+                std::ptr::null_mut(),
+            ) != 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl FromTerminal ===
+
+impl FromTerminal {
+    /// Watches the origin of `signal`. Where the system does not tell, it is never the terminal.
+    pub fn watch(signal: libc::c_int) -> io::Result<Self> {
+        let from_terminal = Self::default();
+        #[cfg(target_os = "linux")]
+        {
+            let flag = Arc::clone(&from_terminal.0);
+            let action =
+                move |info: &libc::siginfo_t| flag.store(info.si_code == libc::SI_KERNEL, Relaxed);
+            // SAFETY: the action stores an atomic and does nothing else, which is async-signal-safe.
+            unsafe { signal_hook_registry::register_sigaction(signal, action)? };
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = signal;
+        Ok(from_terminal)
+    }
+
+    /// Whether the last one came from the terminal.
+    pub fn get(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Our own children, whose exit somebody waits for. One set for the process, because there is one table of children.
+static OWN_CHILDREN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Keeps [`reap_orphans`] from collecting one of our own children, until dropped.
+#[derive(Debug)]
+pub struct OwnChild(u32);
+
+// === impl OwnChild ===
+
+impl OwnChild {
+    pub fn register(pid: u32) -> Self {
+        own_children().insert(pid);
+        Self(pid)
+    }
+}
+
+impl Drop for OwnChild {
+    fn drop(&mut self) {
+        own_children().remove(&self.0);
+    }
+}
+
+fn own_children() -> MutexGuard<'static, BTreeSet<u32>> {
+    OWN_CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Collects exited processes that were handed to us because their parent has gone, as happens to process 1 of a
+/// container. Stops at one of our own children ([`OwnChild`]) and returns true: the caller looks again once whoever
+/// waits for it has collected it.
+#[cfg(target_os = "linux")]
+pub fn reap_orphans() -> bool {
+    loop {
+        // SAFETY: siginfo_t is plain data that waitid fills in; si_pid is 0 where it has found no process.
+        let pid = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+            if libc::waitid(libc::P_ALL, 0, &raw mut info, options) != 0 {
+                return false;
+            }
+            info.si_pid()
+        };
+        let Some(found) = rustix::process::Pid::from_raw(pid) else {
+            return false;
+        };
+        if own_children().contains(&pid.cast_unsigned()) {
+            return true;
+        }
+        if rustix::process::waitpid(Some(found), rustix::process::WaitOptions::NOHANG).is_err() {
+            return false;
+        }
+    }
+}
+
+/// Only Linux hands processes over to process 1 of a container.
+#[cfg(not(target_os = "linux"))]
+pub fn reap_orphans() -> bool {
+    false
+}

@@ -141,7 +141,7 @@ pub fn issue_client(
                     identity.escape_debug()
                 )));
             }
-            SanType::URI(Ia5String::try_from(identity).map_err(rcgen::Error::from)?)
+            SanType::URI(Ia5String::try_from(identity)?)
         }
         None => SanType::DnsName(dns_name(identity)?),
     };
@@ -356,7 +356,7 @@ fn dns_name(name: &str) -> Result<Ia5String, Error> {
             name.escape_debug()
         )));
     }
-    Ok(Ia5String::try_from(name).map_err(rcgen::Error::from)?)
+    Ok(Ia5String::try_from(name)?)
 }
 
 /// A file name made of a DNS name or URI.

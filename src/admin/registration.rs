@@ -142,7 +142,7 @@ Num       RefCount Protocol Flags    Type St Inode Path
         };
         let task = tokio::spawn(register(own.clone()));
         let found = async || discover().await.contains(&own);
-        let start = std::time::Instant::now();
+        let start = tokio::time::Instant::now();
         while !found().await {
             assert!(start.elapsed() < Duration::from_secs(20), "not found");
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -89,7 +89,7 @@ impl End {
     async fn is_over(&self, instance: &Instance) -> bool {
         if self.sees_process {
             let pid = Pid::from_raw(self.pid.cast_signed());
-            return !pid.is_some_and(|pid| is_alive(pid));
+            return !pid.is_some_and(is_alive);
         }
         match instance.read::<Status>("/v1/status").await {
             // A supervisor may have started the next one.

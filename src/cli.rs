@@ -29,6 +29,8 @@ pub mod exit_codes;
 pub mod explain;
 pub mod guide;
 pub mod healthcheck;
+#[cfg(feature = "load")]
+pub mod load;
 pub mod mock;
 pub mod output;
 pub mod plan;
@@ -132,6 +134,8 @@ fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, Cli
         }
         #[cfg(feature = "gateway")]
         name::CERT => cert::run(matches, to),
+        #[cfg(feature = "load")]
+        name::LOAD => load::run(matches, std::env::var("ENTRYWAY_URL").ok(), to),
         name::VERSION => version(output(matches), to),
         _ => block_on(online(name, matches, to)),
     }

@@ -38,6 +38,8 @@ pub mod cert;
 pub mod demo;
 pub mod doctor;
 pub mod edn;
+#[cfg(feature = "load")]
+pub mod load;
 pub mod mock;
 pub mod snippet;
 pub mod suspend;

@@ -5,7 +5,7 @@
 //! `config/reference.toml`, a range in `ranges` where it is a number, and a row in `flags` if it gets a flag; tests fail
 //! where one of them is missing. Loading settings resolves no name and opens no connection.
 
-pub use byte_size::ByteSize;
+pub use byte_size::{ByteSize, parse as parse_size};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use effective::REFERENCE;
 pub use effective::{Changes, Reload};

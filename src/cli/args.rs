@@ -288,6 +288,8 @@ fn optional() -> Vec<Command> {
     vec![
         #[cfg(feature = "gateway")]
         cert::command(),
+        #[cfg(feature = "load")]
+        super::load::command(),
     ]
 }
 

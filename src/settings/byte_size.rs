@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 pub struct ByteSize(pub u32);
 
 /// Reads a size.
-pub(super) fn parse(text: &str) -> Result<ByteSize, String> {
+pub fn parse(text: &str) -> Result<ByteSize, String> {
     let trimmed = text.trim();
     let digits = trimmed.trim_end_matches(|c: char| !c.is_ascii_digit());
     let factor = match trimmed[digits.len()..].trim() {

@@ -14,6 +14,8 @@ mod half_close;
 mod identity;
 mod integrity;
 mod limits;
+#[cfg(feature = "load")]
+mod load;
 mod metrics;
 mod probe;
 mod relay;

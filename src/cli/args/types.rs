@@ -19,6 +19,7 @@ pub mod name {
     pub const CERT: &str = "cert";
     pub const GUIDE: &str = "guide";
     pub const COMPLETIONS: &str = "completions";
+    pub const LOAD: &str = "load";
     pub const VERSION: &str = "version";
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use super::failure::{CliError, code};
+use super::error::{CliError, code};
 use crate::duration;
 use crate::load::{
     self, LoadPlan, LoadTarget, OutputKind, Pace, Progress, Ramp, Report, Stop, Workload, hlog, slo,

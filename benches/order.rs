@@ -12,8 +12,8 @@ use entryway::events::{Events, Log};
 use entryway::metrics::Metrics;
 use entryway::types::{EndpointName, UpstreamName, Zone};
 use entryway::upstream::endpoint::{EndpointSpec, Role};
-use entryway::upstream::fact::{Addresses, Answer, Fact, ProbeOutcome, Source};
-use entryway::upstream::{PoolConfig, start};
+use entryway::upstream::input::{Addresses, AnswerSource, DnsAnswer, Input, ProbeOutcome};
+use entryway::upstream::{UpstreamArgs, start};
 use tokio::time::Instant;
 
 const CALLS: u32 = 200_000;
@@ -30,10 +30,10 @@ fn main() {
         zone: Some(Zone::new(["a", "b", "c"][usize::from(number) % 3])),
         role: Role::Configured,
     });
-    let (feed, view, actor) = start(PoolConfig {
+    let (feed, view, actor) = start(UpstreamArgs {
         upstream: UpstreamName::new("u"),
         endpoints: specs.collect(),
-        settings: entryway::upstream::timing::PoolSettings::default(),
+        settings: entryway::upstream::settings::UpstreamPolicy::default(),
         metrics: Metrics::default(),
         events: Events::new(Log::default()),
         own_listeners: Vec::new(),
@@ -47,13 +47,13 @@ fn main() {
         runtime.block_on(async move {
             let facts = async {
                 for number in 1..=ENDPOINTS {
-                    feed.tell(Fact::Answer(Answer {
+                    feed.send(Input::Answer(DnsAnswer {
                         name: format!("e{number}.test"),
                         at: clock::now(),
                         result: Ok(Addresses {
                             ips: vec![IpAddr::from([10, 0, 0, number])],
                             ttl: Duration::from_secs(60),
-                            source: Source::Dns,
+                            source: AnswerSource::Dns,
                             refused: Vec::new(),
                         }),
                     }));
@@ -61,7 +61,7 @@ fn main() {
                 for round in 0u64.. {
                     for _ in 0..20 {
                         let number = (round % u64::from(ENDPOINTS)) as u8 + 1;
-                        feed.tell(Fact::Probed {
+                        feed.send(Input::Probed {
                             socket: ([10, 0, 0, number], 8182).into(),
                             sent: clock::now(),
                             outcome: ProbeOutcome::Success { identity: None },

@@ -9,8 +9,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use entryway::probe::once;
-use entryway::upstream::fact::ProbeOutcome;
-use entryway::upstream::timing::{HealthSettings, ProbeKind};
+use entryway::upstream::input::ProbeOutcome;
+use entryway::upstream::settings::{HealthSettings, ProbeKind};
 use tokio::time::Instant;
 
 /// In a round: fewer than the server's queue holds, for probes that end before they are accepted.

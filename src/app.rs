@@ -33,7 +33,7 @@ use crate::metrics::{Metrics, family};
 use crate::readiness::Readiness;
 use crate::relay::{Counters, TcpSettings};
 use crate::settings::{Diagnostics, Loaded, ShutdownSettings};
-use crate::supervisor::{self, Ending};
+use crate::supervisor::{self, ShutdownControl};
 use crate::suspend;
 use crate::sys::limits::{self, DescriptorBudget};
 use crate::sys::pipe::PipeLimits;
@@ -129,7 +129,7 @@ pub struct App {
     stops: mpsc::UnboundedReceiver<Stop>,
     draining: DrainTrigger,
     listeners: DrainTrigger,
-    ending: Ending,
+    ending: ShutdownControl,
     workers: Workers,
     /// Probes, resolver, upstreams, supervisor, spares.
     core: JoinSet<()>,
@@ -223,7 +223,7 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
         ));
     }
     let swept = upstreams.iter().map(Upstream::swept).collect();
-    let (sweep, ending) = supervisor::sweep(
+    let (sweep, ending) = supervisor::new(
         registry.clone(),
         swept,
         Arc::clone(&counters),

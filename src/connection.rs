@@ -18,7 +18,7 @@ use crate::sys::socket::Fault;
 use crate::sys::tcp_info;
 use crate::types::Side;
 use crate::upstream::endpoint::Candidate;
-use crate::upstream::fact::Suspicion;
+use crate::upstream::input::Suspicion;
 use farewell::Manner;
 pub use metrics::EndpointMetrics;
 pub use open::Open;

@@ -2,7 +2,7 @@
 //!
 //! Owns the pace of DNS lookups and what counts as an answer; promises that a lookup is never waited for by a
 //! connection, that only an answer with addresses says anything about the set, and that no name is looked up more than
-//! once a second. Keeps nothing for its users: every answer, good or bad, is reported as a `Fact`, and the pool keeps the
+//! once a second. Keeps nothing for its users: every answer, good or bad, is reported as a `Input`, and the pool keeps the
 //! last good set. Does not know which endpoints a name belongs to.
 
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::upstream::fact::Fact;
+use crate::upstream::input::Input;
 pub use lookup::{Lookup, ServerReplies, lookup, lookup_with};
 use refresh::Control;
 pub use server::{Family, Records, Reply};
@@ -51,7 +51,7 @@ impl Resolver {
     pub fn start(
         settings: DnsSettings,
         names: Vec<NameSpec>,
-        report: impl Fn(Fact) + Send + Sync + 'static,
+        report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
         Self::start_with(settings, names, SystemFiles::default(), report)
     }
@@ -61,7 +61,7 @@ impl Resolver {
         settings: DnsSettings,
         names: Vec<NameSpec>,
         files: SystemFiles,
-        report: impl Fn(Fact) + Send + Sync + 'static,
+        report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
         let ask = stub::Stub::new(settings.clone(), files);
         Self::start_asking(ask, settings, names, report)
@@ -71,7 +71,7 @@ impl Resolver {
         ask: A,
         settings: DnsSettings,
         names: Vec<NameSpec>,
-        report: impl Fn(Fact) + Send + Sync + 'static,
+        report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
         let (names, wanted_names) = watch::channel(names);
         let shared = Arc::new(refresh::Shared {

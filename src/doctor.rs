@@ -31,8 +31,8 @@ pub use subject::{Instance, Subject, Timers, Way};
 pub use words::{Facts, Rule, Stage, Verdict};
 
 use crate::probe::{ProbeReport, host_header};
-use crate::upstream::fact::ProbeOutcome;
-use crate::upstream::timing::ExpectIdentity;
+use crate::upstream::input::ProbeOutcome;
+use crate::upstream::settings::ExpectIdentity;
 use reach::Found;
 use words::shown;
 

@@ -11,15 +11,15 @@ const KEPT: usize = 100;
 
 /// A ring of the last 100 durations, each in whole microseconds (at most 71 minutes).
 #[derive(Debug)]
-pub struct Recent {
+pub struct DurationWindow {
     /// Samples ever recorded; also where the next one goes.
     count: AtomicU64,
     micros: [AtomicU32; KEPT],
 }
 
-// === impl Recent ===
+// === impl DurationWindow ===
 
-impl Default for Recent {
+impl Default for DurationWindow {
     fn default() -> Self {
         Self {
             count: AtomicU64::new(0),
@@ -28,7 +28,7 @@ impl Default for Recent {
     }
 }
 
-impl Recent {
+impl DurationWindow {
     /// Adds one sample.
     pub fn record(&self, took: Duration) {
         let place = self.count.fetch_add(1, Relaxed) as usize % KEPT;
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn quantiles_of_the_last_hundred() {
-        let recent = Recent::default();
+        let recent = DurationWindow::default();
         assert_eq!(recent.quantile(0.5), None);
         for micros in 1..=250 {
             recent.record(Duration::from_micros(micros));

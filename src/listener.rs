@@ -27,7 +27,7 @@ use crate::events::Event;
 use crate::metrics::{Gauge, Metrics, family};
 use crate::sys::limits::DescriptorBudget;
 use crate::sys::socket::drop_new_syns;
-use crate::upstream::snapshot::Pace;
+use crate::upstream::snapshot::ProbeMode;
 use crate::workers::Dispatcher;
 
 mod accept_loop;
@@ -235,13 +235,13 @@ impl Listener {
         if self.is_unprobed() {
             return !self.route.round_failed();
         }
-        snapshot.any_hope()
+        snapshot.any_usable()
     }
 
     fn is_unprobed(&self) -> bool {
         let snapshot = self.route.view.load();
         let mut paces = snapshot.all().map(|(_, view)| view.pace).peekable();
-        paces.peek().is_some() && paces.all(|pace| pace == Pace::Off)
+        paces.peek().is_some() && paces.all(|pace| pace == ProbeMode::Off)
     }
 
     /// Waits until an address is usable, then binds the same addresses; retried every second.

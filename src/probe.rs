@@ -4,14 +4,13 @@
 //! pool's snapshot says so ([`Prober`]). Every probe is a new connection (reuse would hide trouble below HTTP) and ends
 //! by its deadline. Decides nothing about health: outcomes go to the pool as facts.
 
-pub use exchange::{ProbeReport, host_header, once};
-pub use follow::{Prober, ProberHandle};
+pub use run::{ProbeReport, host_header, once};
+pub use scheduler::{Prober, ProberHandle};
 
 mod datomic;
-mod exchange;
-mod finding;
-mod follow;
 mod http;
+mod run;
+mod scheduler;
 mod tcp;
 #[cfg(test)]
 mod tests;

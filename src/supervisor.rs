@@ -1,4 +1,4 @@
-//! The sweep: every 100 ms one look over all live connections, on the control thread.
+//! The supervisor: every 100 ms one look over all live connections, on the control thread.
 //!
 //! Owns what is done to established connections without a byte asking for it: the watch over silent answers, early
 //! closing of pairs at rest, the cutting of pairs that wait on a silent address, and the end of a shutdown. Gives
@@ -18,38 +18,38 @@ use crate::events::Reason;
 use crate::metrics::Metrics;
 use crate::relay::{Counters, Order};
 use crate::types::UpstreamName;
+use crate::upstream::constants;
 use crate::upstream::endpoint::Candidate;
 use crate::upstream::snapshot::Snapshot;
-use crate::upstream::timing::Timing;
-use crate::upstream::{Feed, View};
+use crate::upstream::{SnapshotReader, UpstreamHandle};
 use export::Export;
-pub use rest::Rules;
-use rest::{Pair, QUIET, Rest};
-use silence::Silence;
+pub use idle_close::CloseRules;
+use idle_close::{IdleCloser, Pair, QUIET};
+use outlier::OutlierDetector;
 
 mod export;
-mod rest;
-mod silence;
+mod idle_close;
+mod outlier;
 
 /// Quiet that is enough in the last fifth of a shutdown.
 const LAST_QUIET: Duration = Duration::from_millis(100);
 
-/// One upstream, as far as the sweep is concerned.
+/// One upstream, as far as the supervisor is concerned.
 #[derive(Clone, Debug)]
-pub struct Swept {
+pub struct UpstreamEntry {
     /// Its name.
     pub upstream: UpstreamName,
     /// What is known of it.
-    pub view: View,
+    pub view: SnapshotReader,
     /// Where suspicions go.
-    pub feed: Feed,
+    pub feed: UpstreamHandle,
     /// What its settings say; a reload swaps it.
-    pub rules: Arc<ArcSwap<Rules>>,
+    pub rules: Arc<ArcSwap<CloseRules>>,
 }
 
 /// Begins the end of all connections. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Ending {
+pub struct ShutdownControl {
     phase: Arc<watch::Sender<Phase>>,
 }
 
@@ -60,51 +60,51 @@ enum Phase {
     Killed,
 }
 
-/// The sweep, before it runs.
+/// The supervisor, before it runs.
 #[derive(Debug)]
-pub struct Sweep {
+pub struct Supervisor {
     registry: Registry,
-    upstreams: Vec<Watched>,
+    upstreams: Vec<SupervisedUpstream>,
     phase: watch::Receiver<Phase>,
     export: Export,
 }
 
 #[derive(Debug)]
-struct Watched {
-    swept: Swept,
-    silence: Silence,
-    rest: Rest,
+struct SupervisedUpstream {
+    upstream: UpstreamEntry,
+    silence: OutlierDetector,
+    rest: IdleCloser,
 }
 
-/// The sweep of all upstreams, and the handle that ends everything.
-pub fn sweep(
+/// The supervisor of all upstreams, and the handle that ends everything.
+pub fn new(
     registry: Registry,
-    upstreams: Vec<Swept>,
+    upstreams: Vec<UpstreamEntry>,
     counters: Arc<Counters>,
     metrics: &Metrics,
     events: &Events,
-) -> (Sweep, Ending) {
+) -> (Supervisor, ShutdownControl) {
     let (phase, seen) = watch::channel(Phase::Serving);
-    let watched = |swept: Swept| Watched {
-        silence: Silence::default(),
-        rest: Rest::default(),
-        swept,
+    let watched = |upstream: UpstreamEntry| SupervisedUpstream {
+        silence: OutlierDetector::default(),
+        rest: IdleCloser::default(),
+        upstream,
     };
-    let sweep = Sweep {
+    let supervisor = Supervisor {
         registry,
         upstreams: upstreams.into_iter().map(watched).collect(),
         phase: seen,
         export: Export::new(counters, metrics, events),
     };
-    let ending = Ending {
+    let control = ShutdownControl {
         phase: Arc::new(phase),
     };
-    (sweep, ending)
+    (supervisor, control)
 }
 
-// === impl Ending ===
+// === impl ShutdownControl ===
 
-impl Ending {
+impl ShutdownControl {
     /// A shutdown: pairs at rest are closed as they come to rest; what is left after `max_delay` is reset.
     pub fn drain(&self, max_delay: Duration) {
         let since = clock::now();
@@ -126,12 +126,12 @@ impl Ending {
     }
 }
 
-// === impl Sweep ===
+// === impl Supervisor ===
 
-impl Sweep {
+impl Supervisor {
     /// Sweeps until dropped.
     pub async fn run(mut self) {
-        let mut tick = tokio::time::interval(Timing::TICK);
+        let mut tick = tokio::time::interval(constants::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = Instant::now();
         let mut watched = true;
@@ -141,40 +141,40 @@ impl Sweep {
                 changed = self.phase.changed(), if watched => watched = changed.is_ok(),
             }
             let now = clock::now();
-            if last.elapsed() > Timing::TICK + Timing::STALL {
+            if last.elapsed() > constants::TICK + constants::STALL {
                 // Contract 7.12: what seemed silent meanwhile may have been us.
                 for watched in &mut self.upstreams {
-                    watched.silence.forgive(now);
+                    watched.silence.discount_until(now);
                 }
             }
             last = Instant::now();
-            self.sweep(now);
+            self.pass(now);
         }
     }
 
-    fn sweep(&mut self, now: Moment) {
+    fn pass(&mut self, now: Moment) {
         let phase = *self.phase.borrow();
         let snapshots: Vec<_> = self
             .upstreams
             .iter()
-            .map(|watched| watched.swept.view.load())
+            .map(|watched| watched.upstream.view.load())
             .collect();
         for (watched, snapshot) in self.upstreams.iter_mut().zip(&snapshots) {
-            watched.rest.begin(snapshot, now);
+            watched.rest.begin_pass(snapshot, now);
         }
         let registry = self.registry.clone();
         registry.each(|entry| {
             let found = self.upstreams.iter_mut().zip(&snapshots);
             let found = found
                 .into_iter()
-                .find(|(watched, _)| watched.swept.upstream == entry.upstream);
+                .find(|(watched, _)| watched.upstream.upstream == entry.upstream);
             if let Some((watched, snapshot)) = found {
-                watched.look(entry, snapshot, now);
+                watched.inspect(entry, snapshot, now);
             }
             end(entry, phase, now);
         });
         for watched in &mut self.upstreams {
-            watched.silence.turn();
+            watched.silence.end_pass();
         }
         match phase {
             Phase::Killed => registry.set_ending(Reason::Killed),
@@ -187,7 +187,7 @@ impl Sweep {
     }
 }
 
-impl Drop for Sweep {
+impl Drop for Supervisor {
     /// What was counted since the last export is not lost at the end.
     fn drop(&mut self) {
         self.export.export(&self.registry);
@@ -214,23 +214,23 @@ fn end(entry: &Entry, phase: Phase, now: Moment) {
     entry.tally.order(order);
 }
 
-// === impl Watched ===
+// === impl SupervisedUpstream ===
 
-impl Watched {
-    fn look(&mut self, entry: &Entry, snapshot: &Snapshot, now: Moment) {
-        let rules = **self.swept.rules.load();
+impl SupervisedUpstream {
+    fn inspect(&mut self, entry: &Entry, snapshot: &Snapshot, now: Moment) {
+        let rules = **self.upstream.rules.load();
         entry.relaying(|candidate, since| {
             let found = snapshot.all().find(|(endpoint, address)| {
                 address.address.socket == candidate.address.socket
                     && endpoint.endpoint.name() == candidate.endpoint.name()
             });
-            hear(entry, candidate, now);
+            record_activity(entry, candidate, now);
             let view = found.map(|(_, view)| view);
-            if let Some(fact) = self.silence.look(entry, candidate, view, now) {
-                self.swept.feed.tell(fact);
+            if let Some(fact) = self.silence.inspect(entry, candidate, view, now) {
+                self.upstream.feed.send(fact);
             }
             let pair = Pair::of(entry, since, now);
-            if let Some(order) = self.rest.judge(&pair, found, snapshot, rules, now) {
+            if let Some(order) = self.rest.evaluate(&pair, found, snapshot, rules, now) {
                 entry.tally.order(order);
             }
         });
@@ -238,13 +238,13 @@ impl Watched {
 }
 
 /// Bytes from upstream may stand in for a probe (contract 7.11): the pool reads the address's own mark.
-fn hear(entry: &Entry, candidate: &Candidate, now: Moment) {
+fn record_activity(entry: &Entry, candidate: &Candidate, now: Moment) {
     let Some(heard) = entry.tally.last_download() else {
         return;
     };
     // Heard since the last look; a look that came late misses nothing that matters for seconds.
-    if now.since(heard) <= 2 * Timing::TICK {
-        candidate.address.hear();
+    if now.since(heard) <= 2 * constants::TICK {
+        candidate.address.record_activity();
     }
 }
 

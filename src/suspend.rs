@@ -21,7 +21,7 @@ const SLEEP: Duration = Duration::from_secs(1);
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockReading {
     /// Stands still while the machine sleeps.
     pub monotonic: Duration,
     /// Runs on.
@@ -30,34 +30,34 @@ pub struct Reading {
 
 /// What happened since the last tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Woke {
+pub enum Interruption {
     /// The machine slept for this long.
-    Slept(Duration),
+    Suspended(Duration),
     /// The process did not run for this long.
     Stopped(Duration),
 }
 
 /// Compares one reading with the one before.
 #[derive(Clone, Copy, Debug)]
-pub struct Detector {
-    last: Reading,
+pub struct SuspendDetector {
+    last: ClockReading,
 }
 
 /// Reads both clocks.
-pub fn read() -> Reading {
-    Reading {
+pub fn read() -> ClockReading {
+    ClockReading {
         monotonic: duration(clock_gettime(ClockId::Monotonic)),
         boot: duration(clock_gettime(ClockId::Boottime)),
     }
 }
 
-/// Calls `woke` at every wake-up; ends only by being dropped.
-pub async fn watch(mut woke: impl FnMut(Woke)) -> Infallible {
-    let mut detector = Detector::new(read());
+/// Calls `resumed` at every wake-up; ends only by being dropped.
+pub async fn watch(mut resumed: impl FnMut(Interruption)) -> Infallible {
+    let mut detector = SuspendDetector::new(read());
     loop {
         tokio::time::sleep(TICK).await;
         if let Some(event) = detector.tick(read()) {
-            woke(event);
+            resumed(event);
         }
     }
 }
@@ -70,38 +70,42 @@ fn duration(time: Timespec) -> Duration {
     )
 }
 
-// === impl Detector ===
+// === impl SuspendDetector ===
 
-impl Detector {
+impl SuspendDetector {
     /// Starts from a first reading.
-    pub const fn new(first: Reading) -> Self {
+    pub const fn new(first: ClockReading) -> Self {
         Self { last: first }
     }
 
     /// Takes the next reading, meant to be [`TICK`] after the last.
-    pub fn tick(&mut self, now: Reading) -> Option<Woke> {
+    pub fn tick(&mut self, now: ClockReading) -> Option<Interruption> {
         let ran = now.monotonic.saturating_sub(self.last.monotonic);
         let passed = now.boot.saturating_sub(self.last.boot);
         self.last = now;
         let slept = passed.saturating_sub(ran);
         let late = ran.saturating_sub(TICK);
         if slept > SLEEP {
-            Some(Woke::Slept(slept))
+            Some(Interruption::Suspended(slept))
         } else if late > LATE {
-            Some(Woke::Stopped(late))
+            Some(Interruption::Stopped(late))
         } else {
             None
         }
     }
 }
 
-// === impl Woke ===
+// === impl Interruption ===
 
-impl fmt::Display for Woke {
+impl fmt::Display for Interruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Woke::Slept(time) => write!(f, "the machine slept for {} s", time.as_secs()),
-            Woke::Stopped(time) => write!(f, "the process was stopped for {} s", time.as_secs()),
+            Interruption::Suspended(time) => {
+                write!(f, "the machine slept for {} s", time.as_secs())
+            }
+            Interruption::Stopped(time) => {
+                write!(f, "the process was stopped for {} s", time.as_secs())
+            }
         }
     }
 }
@@ -110,8 +114,8 @@ impl fmt::Display for Woke {
 mod tests {
     use super::*;
 
-    fn at(monotonic: u64, boot: u64) -> Reading {
-        Reading {
+    fn at(monotonic: u64, boot: u64) -> ClockReading {
+        ClockReading {
             monotonic: Duration::from_millis(monotonic),
             boot: Duration::from_millis(boot),
         }
@@ -119,16 +123,16 @@ mod tests {
 
     #[test]
     fn sleep_and_stop_are_told_apart() {
-        let mut detector = Detector::new(at(1000, 5000));
+        let mut detector = SuspendDetector::new(at(1000, 5000));
         assert_eq!(detector.tick(at(2000, 6000)), None);
         assert_eq!(
             detector.tick(at(8000, 12_000)),
             None,
             "5 s late is not more than 5 s"
         );
-        let stopped = Woke::Stopped(Duration::from_secs(6));
+        let stopped = Interruption::Stopped(Duration::from_secs(6));
         assert_eq!(detector.tick(at(15_000, 19_000)), Some(stopped));
-        let slept = Woke::Slept(Duration::from_secs(3600));
+        let slept = Interruption::Suspended(Duration::from_secs(3600));
         assert_eq!(detector.tick(at(16_000, 3_620_000)), Some(slept));
         assert_eq!(detector.tick(at(17_000, 3_621_000)), None);
         assert_eq!(slept.to_string(), "the machine slept for 3600 s");
@@ -136,7 +140,7 @@ mod tests {
 
     #[test]
     fn clocks_that_step_back_are_no_wake_up() {
-        let mut detector = Detector::new(at(5000, 5000));
+        let mut detector = SuspendDetector::new(at(5000, 5000));
         assert_eq!(detector.tick(at(4000, 4000)), None);
         assert_eq!(detector.tick(at(5000, 5900)), None);
     }
@@ -150,7 +154,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_watch_is_quiet_while_nothing_happens() {
-        let watched = tokio::time::timeout(Duration::from_secs(60), watch(|woke| panic!("{woke}")));
+        let watched = tokio::time::timeout(
+            Duration::from_secs(60),
+            watch(|resumed| panic!("{resumed}")),
+        );
         assert!(watched.await.is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! The pool of one upstream: the actor that is its one writer, [`Feed`] into it, [`View`] of it.
+//! The upstream of one upstream: the actor that is its one writer, [`UpstreamHandle`] into it, [`SnapshotReader`] of it.
 //!
-//! Owns the rhythm: all facts that wait are applied, then one snapshot is published; every 100 ms what happens by
+//! Owns the rhythm: all inputs that wait are applied, then one snapshot is published; every 100 ms what happens by
 //! itself. Promises that telling never blocks, that a full queue drops observations only (never an answer or an
-//! order), and that a data thread goes on with the last snapshot when the actor stalls. What facts mean is `state`'s
+//! order), and that a data thread goes on with the last snapshot when the actor stalls. What inputs mean is `state`'s
 //! business; it has no clock.
 
 use std::future::Future;
@@ -20,41 +20,44 @@ use crate::metrics::Metrics;
 use crate::types::UpstreamName;
 
 use endpoint::EndpointSpec;
-use fact::Fact;
-use report::Report;
+use input::Input;
+use settings::UpstreamPolicy;
 use snapshot::Snapshot;
-use state::Pool;
-use timing::{PoolSettings, Timing};
+use state::UpstreamState;
+use telemetry::Telemetry;
 
-pub mod active;
+pub mod active_zone;
+pub mod address;
 pub mod change;
-pub mod dns;
+pub mod constants;
 pub mod endpoint;
-pub mod fact;
+pub mod explain;
 pub mod health;
 pub mod identity;
-pub mod known;
-pub mod near;
-pub mod order;
+pub mod input;
+pub mod latency;
+pub mod membership;
+pub mod plan;
 pub mod publish;
-pub mod rank;
-mod report;
+pub mod ranking;
+pub mod selection;
+pub mod settings;
 pub mod snapshot;
 pub mod state;
-pub mod timing;
+mod telemetry;
 
 /// Observations that may wait.
 const QUEUE: usize = 1024;
 
-/// What a pool starts with.
+/// What a upstream starts with.
 #[derive(Debug)]
-pub struct PoolConfig {
+pub struct UpstreamArgs {
     /// The upstream.
     pub upstream: UpstreamName,
     /// Its endpoints, candidates among them.
     pub endpoints: Vec<EndpointSpec>,
     /// Its settings.
-    pub settings: PoolSettings,
+    pub settings: UpstreamPolicy,
     /// Where the numbers go.
     pub metrics: Metrics,
     /// Where the events go.
@@ -65,35 +68,41 @@ pub struct PoolConfig {
 
 /// The way in. Cheap to clone; never blocks.
 #[derive(Clone, Debug)]
-pub struct Feed {
-    observations: mpsc::Sender<Fact>,
+pub struct UpstreamHandle {
+    observations: mpsc::Sender<Input>,
     /// Answers and orders: few, and none may be lost.
-    orders: mpsc::UnboundedSender<Fact>,
+    orders: mpsc::UnboundedSender<Input>,
     dropped: Arc<AtomicU64>,
 }
 
 /// The way out. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct SnapshotReader {
     current: Arc<ArcSwap<Snapshot>>,
     changes: watch::Receiver<u64>,
 }
 
 /// Everything the actor owns.
 struct Actor {
-    pool: Pool,
-    report: Report,
-    observations: mpsc::Receiver<Fact>,
-    orders: mpsc::UnboundedReceiver<Fact>,
+    upstream: UpstreamState,
+    telemetry: Telemetry,
+    observations: mpsc::Receiver<Input>,
+    orders: mpsc::UnboundedReceiver<Input>,
     current: Arc<ArcSwap<Snapshot>>,
     changes: watch::Sender<u64>,
 }
 
-/// The pool of one upstream: its two ends, and the actor, to be run on the control thread. The actor ends when the
-/// last [`Feed`] is gone.
-pub fn start(config: PoolConfig) -> (Feed, View, impl Future<Output = ()> + use<>) {
+/// The upstream of one upstream: its two ends, and the actor, to be run on the control thread. The actor ends when the
+/// last [`UpstreamHandle`] is gone.
+pub fn start(
+    config: UpstreamArgs,
+) -> (
+    UpstreamHandle,
+    SnapshotReader,
+    impl Future<Output = ()> + use<>,
+) {
     let now = clock::now();
-    let pool = Pool::new(
+    let upstream = UpstreamState::new(
         config.upstream.clone(),
         config.endpoints,
         config.settings,
@@ -101,27 +110,27 @@ pub fn start(config: PoolConfig) -> (Feed, View, impl Future<Output = ()> + use<
         now,
         fastrand::u64(..),
     );
-    let first = Arc::new(publish::snapshot(&pool, now, 0));
-    let mut report = Report::new(config.upstream, config.metrics, config.events);
-    report.picture(&first, now);
+    let first = Arc::new(publish::snapshot(&upstream, now, 0));
+    let mut telemetry = Telemetry::new(config.upstream, config.metrics, config.events);
+    telemetry.snapshot(&first, now);
     let current = Arc::new(ArcSwap::new(first));
     let (observations, seen) = mpsc::channel(QUEUE);
     let (orders, ordered) = mpsc::unbounded_channel();
     let (changes, changed) = watch::channel(0);
     let actor = Actor {
-        pool,
-        report,
+        upstream,
+        telemetry,
         observations: seen,
         orders: ordered,
         current: Arc::clone(&current),
         changes,
     };
-    let feed = Feed {
+    let feed = UpstreamHandle {
         observations,
         orders,
         dropped: Arc::default(),
     };
-    let view = View {
+    let view = SnapshotReader {
         current,
         changes: changed,
     };
@@ -132,27 +141,27 @@ pub fn start(config: PoolConfig) -> (Feed, View, impl Future<Output = ()> + use<
 
 impl Actor {
     async fn run(mut self) {
-        let mut tick = interval(Timing::TICK);
-        // A late tick is seen by `beat`; catching up would only blur it.
+        let mut tick = interval(constants::TICK);
+        // A late tick is seen by `check_stall`; catching up would only blur it.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_tick = clock::now();
         loop {
-            let (fact, ticked) = tokio::select! {
+            let (input, ticked) = tokio::select! {
                 biased;
-                fact = self.orders.recv() => match fact {
-                    Some(fact) => (Some(fact), false),
+                input = self.orders.recv() => match input {
+                    Some(input) => (Some(input), false),
                     None => return,
                 },
-                fact = self.observations.recv() => (fact, false),
+                input = self.observations.recv() => (input, false),
                 _ = tick.tick() => (None, true),
             };
             let now = clock::now();
             // First of all: were we late? Then the timeouts that wait in the queue are void.
-            let mut changes = self.pool.beat(now);
-            let mut next = fact;
+            let mut changes = self.upstream.check_stall(now);
+            let mut next = input;
             for _ in 0..QUEUE {
-                let Some(fact) = next.take() else { break };
-                changes.extend(self.pool.apply(now, fact));
+                let Some(input) = next.take() else { break };
+                changes.extend(self.upstream.apply(now, input));
                 next = self
                     .orders
                     .try_recv()
@@ -160,20 +169,20 @@ impl Actor {
                     .ok();
             }
             // One taken beyond the measure must not be lost.
-            if let Some(fact) = next {
-                changes.extend(self.pool.apply(now, fact));
+            if let Some(input) = next {
+                changes.extend(self.upstream.apply(now, input));
             }
-            // A flood of facts does not hold up what happens by itself.
-            let ticked = ticked || now.since(last_tick) >= Timing::TICK;
+            // A flood of inputs does not hold up what happens by itself.
+            let ticked = ticked || now.since(last_tick) >= constants::TICK;
             if ticked {
                 last_tick = now;
-                changes.extend(self.pool.tick(now));
+                changes.extend(self.upstream.tick(now));
             }
-            let picture = self.pool.take_dirty().then(|| self.publish(now));
-            self.report.changes(&changes);
-            match picture {
-                Some(picture) => self.report.picture(&picture, now),
-                None if ticked => self.report.ages(&self.current.load(), now),
+            let snapshot = self.upstream.take_dirty().then(|| self.publish(now));
+            self.telemetry.changes(&changes);
+            match snapshot {
+                Some(snapshot) => self.telemetry.snapshot(&snapshot, now),
+                None if ticked => self.telemetry.update_name_ages(&self.current.load(), now),
                 None => {}
             }
         }
@@ -181,23 +190,23 @@ impl Actor {
 
     fn publish(&mut self, now: clock::Moment) -> Arc<Snapshot> {
         let generation = self.current.load().generation + 1;
-        let picture = Arc::new(publish::snapshot(&self.pool, now, generation));
-        self.current.store(Arc::clone(&picture));
+        let snapshot = Arc::new(publish::snapshot(&self.upstream, now, generation));
+        self.current.store(Arc::clone(&snapshot));
         self.changes.send_replace(generation);
-        picture
+        snapshot
     }
 }
 
-// === impl Feed ===
+// === impl UpstreamHandle ===
 
-impl Feed {
-    /// Tells the pool. Never blocks: a full queue drops an observation (a probe, a dial, a suspicion) and counts it.
-    pub fn tell(&self, fact: Fact) {
-        let told = match fact {
-            Fact::Probed { .. } | Fact::Dialled { .. } | Fact::Suspect { .. } => {
-                self.observations.try_send(fact).is_ok()
+impl UpstreamHandle {
+    /// Tells the upstream. Never blocks: a full queue drops an observation (a probe, a dial, a suspicion) and counts it.
+    pub fn send(&self, input: Input) {
+        let told = match input {
+            Input::Probed { .. } | Input::Dialled { .. } | Input::Suspect { .. } => {
+                self.observations.try_send(input).is_ok()
             }
-            _ => self.orders.send(fact).is_ok(),
+            _ => self.orders.send(input).is_ok(),
         };
         if !told {
             self.dropped.fetch_add(1, Relaxed);
@@ -210,10 +219,10 @@ impl Feed {
     }
 }
 
-// === impl View ===
+// === impl SnapshotReader ===
 
-impl View {
-    /// The present picture.
+impl SnapshotReader {
+    /// The present snapshot.
     pub fn load(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }

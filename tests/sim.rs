@@ -12,10 +12,10 @@ mod sim {
 use std::time::Duration;
 
 use entryway::clock::Moment;
-use entryway::upstream::fact::{Fact, ProbeOutcome};
-use entryway::upstream::health::{Evidence, Health};
-use entryway::upstream::snapshot::Pace;
-use entryway::upstream::timing::HealthSettings;
+use entryway::upstream::health::{AddressHealth, ProbeVerdict};
+use entryway::upstream::input::{Input, ProbeOutcome};
+use entryway::upstream::settings::HealthSettings;
+use entryway::upstream::snapshot::ProbeMode;
 use sim::check::Checker;
 use sim::world::World;
 
@@ -75,13 +75,13 @@ fn every_second_probe_fails_for_ten_minutes() {
         let (mut flips, mut fails) = (0, false);
         while world.now < end {
             world.now = world.now + Duration::from_millis(100);
-            world.pool.beat(world.now);
+            world.pool.check_stall(world.now);
             let seen = world.see();
             for (_, view) in seen.all() {
                 let socket = view.address.socket;
                 let flaky = socket == world.sockets()[0];
                 if view.probe_at > world.now
-                    || (matches!(view.pace, Pace::Fast(_))
+                    || (matches!(view.pace, ProbeMode::Fast(_))
                         && !world.now.as_millis().is_multiple_of(200))
                 {
                     continue;
@@ -94,7 +94,7 @@ fn every_second_probe_fails_for_ten_minutes() {
                 fails ^= flaky;
                 let changes = world.pool.apply(
                     world.now,
-                    Fact::Probed {
+                    Input::Probed {
                         socket,
                         sent: world.now,
                         outcome,
@@ -105,7 +105,7 @@ fn every_second_probe_fails_for_ten_minutes() {
             }
             flips += sim::check::flips(&world.pool.tick(world.now));
         }
-        // The first success of each address is a flip, too.
+        // The first success of each address is a transition, too.
         assert!(flips < 6 + world.sockets().len(), "{outcome:?}: {flips}");
     }
 }
@@ -120,25 +120,25 @@ fn random_evidence_flips_only_after_its_threshold() {
             rise: random.u32(1..4),
             ..HealthSettings::default()
         };
-        let mut health = Health::new(Moment::default(), true);
+        let mut health = AddressHealth::new(Moment::default(), true);
         let (mut wins, mut fails, mut hard) = (0, 0, 0);
         for step in 1..300u64 {
             let now = Moment::at(Duration::from_millis(step * 200));
             let evidence = match random.u8(0..5) {
-                0 | 1 => Evidence::Win,
-                2 => Evidence::Hard("refused"),
-                3 => Evidence::Silent,
-                _ => Evidence::Bad("http_503".to_owned()),
+                0 | 1 => ProbeVerdict::Ok,
+                2 => ProbeVerdict::Unreachable("refused"),
+                3 => ProbeVerdict::Timeout,
+                _ => ProbeVerdict::BadResponse("http_503".to_owned()),
             };
             let before = health.state();
-            let flip = health.probed(now, now, &evidence, true, &settings);
+            let transition = health.probed(now, now, &evidence, true, &settings);
             match evidence {
-                Evidence::Win => (wins, fails, hard) = (wins + 1, 0, 0),
-                Evidence::Hard(_) => (wins, fails, hard) = (0, fails + 1, hard + 1),
+                ProbeVerdict::Ok => (wins, fails, hard) = (wins + 1, 0, 0),
+                ProbeVerdict::Unreachable(_) => (wins, fails, hard) = (0, fails + 1, hard + 1),
                 _ => (wins, fails, hard) = (0, fails + 1, 0),
             }
-            use entryway::upstream::snapshot::State::{Down, Returning, Unknown};
-            match flip.map(|flip| flip.to) {
+            use entryway::upstream::snapshot::HealthState::{Down, Returning, Unknown};
+            match transition.map(|transition| transition.to) {
                 Some(Down) => {
                     assert!(
                         fails >= settings.fall || hard >= 2 || (before == Unknown && hard >= 1)

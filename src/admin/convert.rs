@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use super::api_types::{Address, Endpoint, Explain, Name, Probe, RankedAddress, Upstream};
 use crate::clock::Moment;
-use crate::upstream::fact::Intent;
-use crate::upstream::order::Explanation;
+use crate::upstream::explain::Explanation;
+use crate::upstream::input::Intent;
 use crate::upstream::snapshot::{AddressView, EndpointView, NameView, Snapshot};
 
 /// A wall clock that differs by less than this from what it should show was not set.

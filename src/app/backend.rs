@@ -10,8 +10,8 @@ use crate::admin::api_types::{
 use crate::admin::{ApiError, ApiFuture, Backend, Counts, EndpointAction, Health, seconds};
 use crate::clock;
 use crate::types::{Direction, EndpointName};
-use crate::upstream::fact::{Fact, Intent};
-use crate::upstream::order::WhatIf;
+use crate::upstream::explain::WhatIf;
+use crate::upstream::input::{Input, Intent};
 
 /// Quiet after which a connection without framing is shown as at rest.
 const QUIET: std::time::Duration = std::time::Duration::from_secs(1);
@@ -216,16 +216,16 @@ impl Backend for AdminBackend {
                 if name.is_some_and(|name| name != endpoint.as_str()) {
                     continue;
                 }
-                one.feed.tell(match order {
-                    EndpointAction::Drain => Fact::Intent {
+                one.feed.send(match order {
+                    EndpointAction::Drain => Input::Intent {
                         endpoint: endpoint.clone(),
                         intent: Intent::Drain,
                     },
-                    EndpointAction::Ready => Fact::Intent {
+                    EndpointAction::Ready => Input::Intent {
                         endpoint: endpoint.clone(),
                         intent: Intent::Ready,
                     },
-                    EndpointAction::Probe => Fact::ReprobeNow {
+                    EndpointAction::Probe => Input::ReprobeNow {
                         endpoint: Some(endpoint.clone()),
                     },
                 });

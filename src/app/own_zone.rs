@@ -12,7 +12,7 @@ use super::Upstream;
 use crate::events::{Event, Events};
 use crate::settings::ZoneSetting;
 use crate::types::Zone;
-use crate::upstream::fact::Fact;
+use crate::upstream::input::Input;
 use crate::zone::{self, MetadataServices, OwnZone};
 
 /// Pause after the first search without a result; doubles up to [`MAX_PAUSE`].
@@ -105,8 +105,8 @@ async fn search(
 }
 
 fn set(upstream: &Upstream, own: &OwnZone, zones: &[Zone]) {
-    upstream.feed.tell(Fact::OwnZone(own.matching(zones)));
-    upstream.feed.tell(Fact::OwnZoneId(own.id.clone()));
+    upstream.feed.send(Input::OwnZone(own.matching(zones)));
+    upstream.feed.send(Input::OwnZoneId(own.id.clone()));
 }
 
 fn zones_of(upstream: &Upstream) -> Vec<Zone> {

@@ -18,7 +18,7 @@ use crate::clock::{self, Moment};
 use crate::events::Event;
 use crate::metrics::family;
 use crate::settings::{Diagnostics, Loaded, Reload};
-use crate::upstream::fact::Fact;
+use crate::upstream::input::Input;
 
 /// Reading the settings may take this long before the reload is given up.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -205,7 +205,7 @@ impl Handles {
     /// Resolves every name and probes every address now.
     pub fn refresh(&self) {
         self.resolver.refresh_now();
-        self.tell_all(&Fact::ReprobeNow { endpoint: None });
+        self.tell_all(&Input::ReprobeNow { endpoint: None });
     }
 
     /// The machine slept or this process was stopped: everything is resolved and probed, and nobody is blamed.
@@ -214,13 +214,13 @@ impl Handles {
             .emit(Event::info("wake", "resolving and probing everything again").with("why", why));
         self.metrics.counter(&family::WAKEUPS, &[]).inc();
         self.resolver.refresh_now();
-        self.tell_all(&Fact::Woke);
+        self.tell_all(&Input::Resumed);
     }
 
     /// Tells every pool.
-    pub fn tell_all(&self, fact: &Fact) {
+    pub fn tell_all(&self, fact: &Input) {
         for upstream in self.upstreams.iter() {
-            upstream.feed.tell(fact.clone());
+            upstream.feed.send(fact.clone());
         }
     }
 
@@ -255,7 +255,7 @@ impl Handles {
                 listener.route.limits.store(Arc::new(limits.clone()));
             }
             let settings = pool_settings(&part.settings);
-            upstream.feed.tell(Fact::Reconfigure {
+            upstream.feed.send(Input::Reconfigure {
                 endpoints: part.endpoints.clone(),
                 settings,
             });

@@ -18,13 +18,13 @@ use crate::metrics::Metrics;
 use crate::probe::{Prober, ProberHandle};
 use crate::relay::{Counters, Limits};
 use crate::settings::{Splice, UpstreamSettings, ZoneSetting};
-use crate::supervisor::{Rules, Swept};
+use crate::supervisor::{CloseRules, UpstreamEntry};
 use crate::sys::congestion::LoopbackCongestion;
 use crate::types::{ListenerName, UpstreamName};
 use crate::upstream::endpoint::{EndpointSpec, Role};
-use crate::upstream::fact::Fact;
-use crate::upstream::timing::PoolSettings;
-use crate::upstream::{self, Feed, PoolConfig, View};
+use crate::upstream::input::Input;
+use crate::upstream::settings::UpstreamPolicy;
+use crate::upstream::{self, SnapshotReader, UpstreamArgs, UpstreamHandle};
 
 /// One upstream, running.
 #[derive(Clone, Debug)]
@@ -36,11 +36,11 @@ pub struct Upstream {
     /// The region, where told.
     pub region: Option<String>,
     /// What is known of it.
-    pub view: View,
+    pub view: SnapshotReader,
     /// Where facts go.
-    pub feed: Feed,
+    pub feed: UpstreamHandle,
     pub(super) prober: ProberHandle,
-    pub(super) rules: Arc<ArcSwap<Rules>>,
+    pub(super) rules: Arc<ArcSwap<CloseRules>>,
     pub(super) hosts: Arc<ArcSwap<Vec<NameSpec>>>,
     pub(super) dialer: Arc<ArcSwap<Dialer>>,
     pub(super) limits: Limits,
@@ -91,8 +91,8 @@ pub(super) fn resolve(
     tasks: &mut JoinSet<()>,
 ) -> ResolverHandle {
     let told = Arc::clone(upstreams);
-    let tell = move |fact: Fact| {
-        let Fact::Answer(answer) = &fact else { return };
+    let tell = move |fact: Input| {
+        let Input::Answer(answer) = &fact else { return };
         for upstream in told.iter() {
             if upstream
                 .hosts
@@ -100,7 +100,7 @@ pub(super) fn resolve(
                 .iter()
                 .any(|name| name.host == answer.name)
             {
-                upstream.feed.tell(fact.clone());
+                upstream.feed.send(fact.clone());
             }
         }
     };
@@ -109,8 +109,8 @@ pub(super) fn resolve(
     handle
 }
 
-pub(super) fn pool_settings(settings: &UpstreamSettings) -> PoolSettings {
-    PoolSettings {
+pub(super) fn pool_settings(settings: &UpstreamSettings) -> UpstreamPolicy {
+    UpstreamPolicy {
         health: settings.health.clone(),
         failback: settings.failback.clone(),
         own_zone: match &settings.zone {
@@ -139,8 +139,8 @@ pub(super) fn limits_of(settings: &UpstreamSettings) -> Limits {
         .limits(settings.splice == Splice::Auto, pipe_size)
 }
 
-pub(super) fn rules_of(settings: &UpstreamSettings) -> Rules {
-    Rules {
+pub(super) fn rules_of(settings: &UpstreamSettings) -> CloseRules {
+    CloseRules {
         on_down: settings.health.on_down,
         max_age: settings.tcp.max_age(),
     }
@@ -159,7 +159,7 @@ impl Upstream {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let settings = &upstream.settings;
-        let (feed, view, actor) = upstream::start(PoolConfig {
+        let (feed, view, actor) = upstream::start(UpstreamArgs {
             upstream: settings.name.clone(),
             endpoints: upstream.endpoints.clone(),
             settings: pool_settings(settings),
@@ -168,9 +168,9 @@ impl Upstream {
             own_listeners: own.to_vec(),
         });
         tasks.spawn(actor);
-        let tell = feed.clone();
+        let send = feed.clone();
         let (prober, probes) = Prober::start(view.clone(), settings.health.clone(), move |fact| {
-            tell.tell(fact)
+            send.send(fact)
         });
         tasks.spawn(probes);
         let warm = Preconnected::new(settings.warm.clone(), metrics.clone(), spare_limit.clone());
@@ -193,8 +193,8 @@ impl Upstream {
         }
     }
 
-    pub(super) fn swept(&self) -> Swept {
-        Swept {
+    pub(super) fn swept(&self) -> UpstreamEntry {
+        UpstreamEntry {
             upstream: self.name.clone(),
             view: self.view.clone(),
             feed: self.feed.clone(),

@@ -17,7 +17,7 @@ use crate::events::{Events, Log};
 use crate::http::query::encode;
 use crate::metrics::Metrics;
 use crate::settings::Loaded;
-use crate::upstream::order::WhatIf;
+use crate::upstream::explain::WhatIf;
 
 /// Asks; `what_if` as on the command line (`zone-down=Z`).
 pub async fn run(

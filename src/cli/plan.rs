@@ -10,7 +10,7 @@ use super::status::print_json;
 use crate::app;
 use crate::settings::{Loaded, UpstreamSettings};
 use crate::upstream::endpoint::Role;
-use crate::upstream::timing::{Inputs, Predictions, predict};
+use crate::upstream::plan::{Inputs, Predictions, predict};
 
 /// Prints the predictions for every upstream; JSON is the contract's for one, and a list under `upstreams` for several.
 pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> Result<u8, CliError> {

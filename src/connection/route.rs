@@ -16,8 +16,8 @@ use crate::metrics::Metrics;
 use crate::relay::{Counters, Limits};
 use crate::types::{ListenerName, UpstreamName};
 use crate::upstream::endpoint::Candidate;
-use crate::upstream::fact::{DialFailure, Fact, Suspicion};
-use crate::upstream::{Feed, View};
+use crate::upstream::input::{DialFailure, Input, Suspicion};
+use crate::upstream::{SnapshotReader, UpstreamHandle};
 
 /// The way from one listener to its upstream: what all its connections share.
 #[derive(Debug)]
@@ -27,9 +27,9 @@ pub struct Route {
     /// The upstream it leads to.
     pub upstream: UpstreamName,
     /// What is known of the upstream.
-    pub view: View,
+    pub view: SnapshotReader,
     /// Where facts about it go.
-    pub feed: Feed,
+    pub feed: UpstreamHandle,
     /// All live connections of the instance.
     pub registry: Registry,
     /// Where events go.
@@ -57,9 +57,9 @@ pub struct RouteParts {
     /// The upstream.
     pub upstream: UpstreamName,
     /// What is known of it.
-    pub view: View,
+    pub view: SnapshotReader,
     /// Where facts go.
-    pub feed: Feed,
+    pub feed: UpstreamHandle,
     /// All live connections.
     pub registry: Registry,
     /// Where events go.
@@ -191,7 +191,7 @@ impl Route {
             dial::ConnectOutcome::Reset => DialFailure::Reset,
             dial::ConnectOutcome::Local(_) => DialFailure::Local,
         };
-        self.feed.tell(Fact::Dialled {
+        self.feed.send(Input::Dialled {
             endpoint: candidate.endpoint.name().clone(),
             socket: candidate.address.socket,
             failure,
@@ -203,7 +203,7 @@ impl Route {
     }
 
     pub(super) fn suspect(&self, candidate: &Candidate, why: Suspicion, started: Moment) {
-        self.feed.tell(Fact::Suspect {
+        self.feed.send(Input::Suspect {
             endpoint: candidate.endpoint.name().clone(),
             socket: candidate.address.socket,
             why,

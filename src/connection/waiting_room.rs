@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::events::Reason;
 use crate::metrics::{Gauge, Histogram};
 use crate::relay::{Order, Tally};
-use crate::upstream::View;
+use crate::upstream::SnapshotReader;
 use crate::upstream::snapshot::Snapshot;
 
 /// Between two dials of the canary: at first, and at most.
@@ -161,7 +161,7 @@ impl Ticket<'_> {
         &mut self,
         client: Option<&TcpStream>,
         tally: &Tally,
-        view: &View,
+        view: &SnapshotReader,
     ) -> Wake {
         tokio::select! {
             biased;
@@ -173,7 +173,7 @@ impl Ticket<'_> {
     }
 
     /// Resolves when it is this one's turn to dial: let go, or canary and due.
-    async fn turn(&mut self, view: &View) {
+    async fn turn(&mut self, view: &SnapshotReader) {
         let (sender, released) = oneshot::channel();
         let room = self.room;
         room.lock().insert(self.number, sender);
@@ -210,7 +210,7 @@ impl Drop for Ticket<'_> {
 }
 
 /// The canary's pause: grows from 0.1 s to 1 s, jittered, and ends early on a flip, which lets the others go too.
-async fn canary(pause: &mut Duration, room: &WaitingRoom, view: &View) {
+async fn canary(pause: &mut Duration, room: &WaitingRoom, view: &SnapshotReader) {
     let jittered = pause
         .mul_f64(0.8 + 0.4 * fastrand::f64())
         .clamp(CANARY.0, CANARY.1);

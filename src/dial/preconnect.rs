@@ -20,9 +20,9 @@ use super::Dialer;
 use super::attempt::Connector;
 use crate::clock::{self, Moment};
 use crate::metrics::{Counter, Metrics, family};
-use crate::upstream::View;
+use crate::upstream::SnapshotReader;
 use crate::upstream::endpoint::{Candidate, Endpoint};
-use crate::upstream::snapshot::{Pace, State};
+use crate::upstream::snapshot::{HealthState, ProbeMode};
 
 /// How often spares are checked when nothing happens.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -329,7 +329,7 @@ impl Drop for Inner {
 }
 
 /// Maintains the spares of one upstream until dropped. Where none are wanted it waits for a reload that wants some.
-pub async fn keep_preconnected(dialer: Arc<ArcSwap<Dialer>>, mut view: View) {
+pub async fn keep_preconnected(dialer: Arc<ArcSwap<Dialer>>, mut view: SnapshotReader) {
     loop {
         let dialer = dialer.load_full();
         if !dialer.preconnected().is_on() {
@@ -346,7 +346,7 @@ pub async fn keep_preconnected(dialer: Arc<ArcSwap<Dialer>>, mut view: View) {
 }
 
 /// The addresses of the best endpoint that are up, best first.
-fn preferred(view: &View) -> Vec<Candidate> {
+fn preferred(view: &SnapshotReader) -> Vec<Candidate> {
     let snapshot = view.load();
     // While new connections shift back to a nearer zone, the spares stay with the zone that is left last.
     let mut order = snapshot.order(clock::now(), 1.0);
@@ -358,7 +358,7 @@ fn preferred(view: &View) -> Vec<Candidate> {
             && snapshot
                 .address(candidate.address.socket)
                 // Without probes no address is ever known to be up, and clients go there all the same.
-                .is_some_and(|view| view.state == State::Up || view.pace == Pace::Off)
+                .is_some_and(|view| view.state == HealthState::Up || view.pace == ProbeMode::Off)
     });
     order
 }

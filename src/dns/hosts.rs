@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::upstream::fact::Source;
+use crate::upstream::input::AnswerSource;
 
 /// The hosts file, read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,17 +33,17 @@ impl Hosts {
     }
 
     /// What a host is without DNS, if it is anything. The host is as [`plain`] makes it.
-    pub(crate) fn find(&self, host: &str) -> Option<(Source, Vec<IpAddr>)> {
+    pub(crate) fn find(&self, host: &str) -> Option<(AnswerSource, Vec<IpAddr>)> {
         if let Ok(ip) = host.parse::<IpAddr>() {
-            return Some((Source::Literal, vec![ip.to_canonical()]));
+            return Some((AnswerSource::Literal, vec![ip.to_canonical()]));
         }
         if let Some(ips) = self.0.get(host) {
-            return Some((Source::Hosts, ips.clone()));
+            return Some((AnswerSource::Hosts, ips.clone()));
         }
         // RFC 6761: never asked of a server.
         (host == "localhost" || host.ends_with(".localhost")).then(|| {
             let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            (Source::Hosts, both.to_vec())
+            (AnswerSource::Hosts, both.to_vec())
         })
     }
 }
@@ -91,9 +91,9 @@ mod tests {
             "\u{feff}# comment\n10.0.0.1 One one.test. # tail\nnonsense\n\nfd00::1\tone\n10.0.0.1 one\n10.0.0.2\n",
         );
         let both = ips(&["10.0.0.1", "fd00::1"]);
-        assert_eq!(hosts.find("one"), Some((Source::Hosts, both)));
+        assert_eq!(hosts.find("one"), Some((AnswerSource::Hosts, both)));
         let first = ips(&["10.0.0.1"]);
-        assert_eq!(hosts.find("one.test"), Some((Source::Hosts, first)));
+        assert_eq!(hosts.find("one.test"), Some((AnswerSource::Hosts, first)));
         assert_eq!(hosts.find("two"), None);
     }
 
@@ -101,11 +101,11 @@ mod tests {
     fn literals_and_localhost_need_no_server() {
         let hosts = Hosts::default();
         for (host, source, expected) in [
-            ("10.1.2.3", Source::Literal, &["10.1.2.3"][..]),
-            ("[fd00::5]", Source::Literal, &["fd00::5"]),
-            ("::ffff:10.1.2.3", Source::Literal, &["10.1.2.3"]),
-            ("LOCALHOST.", Source::Hosts, &["127.0.0.1", "::1"]),
-            ("a.localhost", Source::Hosts, &["127.0.0.1", "::1"]),
+            ("10.1.2.3", AnswerSource::Literal, &["10.1.2.3"][..]),
+            ("[fd00::5]", AnswerSource::Literal, &["fd00::5"]),
+            ("::ffff:10.1.2.3", AnswerSource::Literal, &["10.1.2.3"]),
+            ("LOCALHOST.", AnswerSource::Hosts, &["127.0.0.1", "::1"]),
+            ("a.localhost", AnswerSource::Hosts, &["127.0.0.1", "::1"]),
         ] {
             let found = hosts.find(&normalize(host));
             assert_eq!(found, Some((source, ips(expected))), "{host}");
@@ -113,7 +113,7 @@ mod tests {
         let own = Hosts::parse("127.0.0.5 localhost");
         assert_eq!(
             own.find("localhost"),
-            Some((Source::Hosts, ips(&["127.0.0.5"])))
+            Some((AnswerSource::Hosts, ips(&["127.0.0.5"])))
         );
     }
 

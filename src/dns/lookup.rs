@@ -9,7 +9,7 @@ use super::hosts::normalize;
 use super::server::{Family, Reply, Server};
 use super::settings::DnsSettings;
 use super::stub::{ResolverConfig, SystemFiles, absolute};
-use crate::upstream::fact::{NoAnswer, Source};
+use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Of the search domains, as many are tried.
 const MAX_SEARCH: usize = 6;
@@ -20,7 +20,7 @@ pub struct Lookup {
     /// The name: lower case, without a final dot.
     pub host: String,
     /// What it is without DNS; then no server is asked.
-    pub known: Option<(Source, Vec<IpAddr>)>,
+    pub known: Option<(AnswerSource, Vec<IpAddr>)>,
     /// Why there is no server to ask.
     pub no_resolver: Option<String>,
     /// What each server says, in the order of the configuration.
@@ -100,7 +100,7 @@ pub async fn lookup_with(settings: &DnsSettings, host: &str, files: &SystemFiles
             let silent = tried.servers.iter().flat_map(|server| &server.replies);
             if silent
                 .clone()
-                .all(|(_, reply)| reply.result == Err(NoAnswer::Timeout))
+                .all(|(_, reply)| reply.result == Err(LookupError::Timeout))
             {
                 break;
             }

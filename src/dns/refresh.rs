@@ -19,7 +19,7 @@ use super::server::{Family, Records};
 use super::settings::{DnsSettings, NameSpec};
 use super::stub::Ask;
 use crate::clock;
-use crate::upstream::fact::{Addresses, Answer, Fact, NoAnswer, Source};
+use crate::upstream::input::{Addresses, AnswerSource, DnsAnswer, Input, LookupError};
 
 /// How long the second family is waited for once the first has answered (RFC 8305's resolution delay).
 const GRACE: Duration = Duration::from_millis(50);
@@ -31,7 +31,7 @@ const FILES_EVERY: Duration = Duration::from_secs(2);
 /// What every name's loop shares.
 pub(crate) struct Shared<A> {
     pub(crate) ask: A,
-    pub(crate) report: Box<dyn Fn(Fact) + Send + Sync>,
+    pub(crate) report: Box<dyn Fn(Input) + Send + Sync>,
     /// A new value means: all names, now.
     pub(crate) wanted: watch::Sender<DnsSettings>,
     /// Signals that DNS works again, after it did not.
@@ -45,7 +45,7 @@ pub(crate) trait Control: Send + Sync + std::fmt::Debug {
 }
 
 /// The result for one family within one lookup; none while it is awaited.
-type Got = Option<Result<Records, NoAnswer>>;
+type Got = Option<Result<Records, LookupError>>;
 
 /// One name.
 struct NameRefresher<A> {
@@ -200,15 +200,15 @@ impl<A: Ask> NameRefresher<A> {
     }
 
     /// The pause after this answer; lets waiting candidates know when DNS works again.
-    fn next(&mut self, result: &Result<Addresses, NoAnswer>) -> Duration {
+    fn next(&mut self, result: &Result<Addresses, LookupError>) -> Duration {
         let was_broken = self.broken;
         self.broken = matches!(
             result,
-            Err(NoAnswer::ServFail
-                | NoAnswer::Refused
-                | NoAnswer::Timeout
-                | NoAnswer::Garbage(_)
-                | NoAnswer::NoResolver(_))
+            Err(LookupError::ServFail
+                | LookupError::Refused
+                | LookupError::Timeout
+                | LookupError::Garbage(_)
+                | LookupError::NoResolver(_))
         );
         if was_broken && !self.broken {
             self.shared.recovered.send_modify(|()| ());
@@ -220,7 +220,7 @@ impl<A: Ask> NameRefresher<A> {
     }
 
     /// A name that needs no DNS; its addresses are taken as they are, but for their number.
-    fn report_known(&self, source: Source, mut ips: Vec<IpAddr>, settings: &DnsSettings) {
+    fn report_known(&self, source: AnswerSource, mut ips: Vec<IpAddr>, settings: &DnsSettings) {
         ips.truncate(MAX_ADDRESSES);
         self.report(Ok(Addresses {
             ips,
@@ -230,8 +230,8 @@ impl<A: Ask> NameRefresher<A> {
         }));
     }
 
-    fn report(&self, result: Result<Addresses, NoAnswer>) {
-        (self.shared.report)(Fact::Answer(Answer {
+    fn report(&self, result: Result<Addresses, LookupError>) {
+        (self.shared.report)(Input::Answer(DnsAnswer {
             name: self.host.clone(),
             at: clock::now(),
             result,
@@ -240,8 +240,8 @@ impl<A: Ask> NameRefresher<A> {
 }
 
 /// Whether a bad answer says that there are no such addresses, as opposed to saying nothing.
-fn is_final(why: &NoAnswer) -> bool {
-    matches!(why, NoAnswer::NoData | NoAnswer::NxDomain)
+fn is_final(why: &LookupError) -> bool {
+    matches!(why, LookupError::NoData | LookupError::NxDomain)
 }
 
 /// What both families together say, with what is kept of a family that says nothing (yet).
@@ -249,14 +249,14 @@ fn merge(
     got: &[Got; 2],
     kept: &[Option<Records>; 2],
     settings: &DnsSettings,
-) -> Result<Addresses, NoAnswer> {
+) -> Result<Addresses, LookupError> {
     let Some(ttl) = got.iter().flatten().flatten().map(|r| r.ttl).min() else {
         let mut bad = got.iter().flatten().filter_map(|got| got.as_ref().err());
-        let first = bad.next().cloned().unwrap_or(NoAnswer::Timeout);
+        let first = bad.next().cloned().unwrap_or(LookupError::Timeout);
         // What tells of trouble goes before what tells of absence.
         return Err(match bad.next() {
             Some(second) if is_final(&first) && !is_final(second) => second.clone(),
-            Some(NoAnswer::NxDomain) if is_final(&first) => NoAnswer::NxDomain,
+            Some(LookupError::NxDomain) if is_final(&first) => LookupError::NxDomain,
             _ => first,
         });
     };
@@ -269,14 +269,14 @@ fn merge(
         .flat_map(|records| records.ips.iter().copied())
         .partition(|ip| is_local(*ip) && !settings.allow_local_answers);
     if ips.is_empty() {
-        return Err(NoAnswer::OnlyRefused(refused));
+        return Err(LookupError::OnlyRefused(refused));
     }
     // Sorted by the server's side already: of too many, the same ones are taken each time.
     ips.truncate(MAX_ADDRESSES);
     Ok(Addresses {
         ips,
         ttl: ttl.clamp(settings.min_ttl, settings.max_ttl.max(settings.min_ttl)),
-        source: Source::Dns,
+        source: AnswerSource::Dns,
         refused,
     })
 }

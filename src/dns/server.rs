@@ -19,7 +19,7 @@ use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, Message, Query,
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::upstream::fact::NoAnswer;
+use crate::upstream::input::LookupError;
 
 /// The longest CNAME chain that is followed.
 const MAX_CNAMES: usize = 8;
@@ -46,7 +46,7 @@ pub struct Records {
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// What it says.
-    pub result: Result<Records, NoAnswer>,
+    pub result: Result<Records, LookupError>,
     /// The response code by name, where a message came.
     pub rcode: Option<&'static str>,
     /// How long it took.
@@ -119,7 +119,9 @@ impl Server {
                         true => Err(NetError::Truncated),
                         false => Ok(message),
                     })
-                    .map_err(|error| NoAnswer::Garbage(format!("truncated, and over TCP: {error}")))
+                    .map_err(|error| {
+                        LookupError::Garbage(format!("truncated, and over TCP: {error}"))
+                    })
             }
             other => other.map_err(|error| classify(&error)),
         };
@@ -178,25 +180,27 @@ impl Server {
 }
 
 /// What a failed exchange means.
-fn classify(error: &NetError) -> NoAnswer {
+fn classify(error: &NetError) -> LookupError {
     match error {
-        NetError::Timeout => NoAnswer::Timeout,
-        NetError::Dns(DnsError::ResponseCode(code)) => bad_code(*code).unwrap_or(NoAnswer::NoData),
+        NetError::Timeout => LookupError::Timeout,
+        NetError::Dns(DnsError::ResponseCode(code)) => {
+            bad_code(*code).unwrap_or(LookupError::NoData)
+        }
         // Garbage as opposed to silence: a message came, and it was none.
-        NetError::Proto(error) => NoAnswer::Garbage(error.to_string()),
+        NetError::Proto(error) => LookupError::Garbage(error.to_string()),
         // No route, no permission, no descriptor: nothing was asked, and nothing came.
-        other => NoAnswer::NoResolver(other.to_string()),
+        other => LookupError::NoResolver(other.to_string()),
     }
 }
 
 /// The class of a response code; none where it is NOERROR.
-fn bad_code(code: ResponseCode) -> Option<NoAnswer> {
+fn bad_code(code: ResponseCode) -> Option<LookupError> {
     match code {
         ResponseCode::NoError => None,
-        ResponseCode::NXDomain => Some(NoAnswer::NxDomain),
-        ResponseCode::ServFail => Some(NoAnswer::ServFail),
-        ResponseCode::Refused => Some(NoAnswer::Refused),
-        other => Some(NoAnswer::Garbage(format!(
+        ResponseCode::NXDomain => Some(LookupError::NxDomain),
+        ResponseCode::ServFail => Some(LookupError::ServFail),
+        ResponseCode::Refused => Some(LookupError::Refused),
+        other => Some(LookupError::Garbage(format!(
             "response code {}",
             code_name(other)
         ))),
@@ -216,7 +220,7 @@ fn code_name(code: ResponseCode) -> &'static str {
 }
 
 /// Follows the CNAMEs of an answer from the name that was asked for and takes the addresses at their end.
-fn read(message: &Message, name: &Name, family: Family) -> Result<Records, NoAnswer> {
+fn read(message: &Message, name: &Name, family: Family) -> Result<Records, LookupError> {
     if let Some(bad) = bad_code(message.metadata.response_code) {
         return Err(bad);
     }
@@ -234,7 +238,7 @@ fn read(message: &Message, name: &Name, family: Family) -> Result<Records, NoAns
         hops += 1;
         if hops > MAX_CNAMES {
             let what = format!("a chain of more than {MAX_CNAMES} CNAMEs, or a loop");
-            return Err(NoAnswer::Garbage(what));
+            return Err(LookupError::Garbage(what));
         }
         (owner, ttl) = (target, ttl.min(*its_ttl));
     }
@@ -251,7 +255,7 @@ fn read(message: &Message, name: &Name, family: Family) -> Result<Records, NoAns
     ips.sort_unstable();
     ips.dedup();
     if ips.is_empty() {
-        return Err(NoAnswer::NoData);
+        return Err(LookupError::NoData);
     }
     Ok(Records {
         ips,

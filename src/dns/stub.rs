@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::hosts::Hosts;
 use super::server::{Family, Records, Server};
 use super::settings::DnsSettings;
-use crate::upstream::fact::{NoAnswer, Source};
+use crate::upstream::input::{AnswerSource, LookupError};
 
 /// How long a server may be silent before the next is asked as well.
 const STAGGER: Duration = Duration::from_millis(300);
@@ -25,13 +25,13 @@ const STAGGER: Duration = Duration::from_millis(300);
 /// Whoever answers the refresh loops: the stub, or a script in a test without sockets.
 pub(crate) trait Ask: Send + Sync + 'static {
     /// What a host is without DNS.
-    fn known(&self, host: &str) -> Option<(Source, Vec<IpAddr>)>;
+    fn known(&self, host: &str) -> Option<(AnswerSource, Vec<IpAddr>)>;
     /// Asks for one family of a name.
     fn ask(
         &self,
         host: &str,
         family: Family,
-    ) -> impl Future<Output = Result<Records, NoAnswer>> + Send;
+    ) -> impl Future<Output = Result<Records, LookupError>> + Send;
     /// Looks whether the system's files have changed, and reads them again where they have; whether they had.
     fn refresh(&self) -> bool;
     /// Takes other settings.
@@ -128,16 +128,16 @@ impl ResolverConfig {
     }
 
     /// Puts one question to the servers.
-    async fn ask(&self, host: &str, family: Family) -> Result<Records, NoAnswer> {
+    async fn ask(&self, host: &str, family: Family) -> Result<Records, LookupError> {
         let servers = match &self.servers {
             Ok(servers) => servers,
-            Err(why) => return Err(NoAnswer::NoResolver(why.clone())),
+            Err(why) => return Err(LookupError::NoResolver(why.clone())),
         };
         let name = absolute(host)?;
         let deadline = Instant::now() + self.timeout;
         let mut waiting = servers.iter();
         let mut asked = JoinSet::new();
-        let mut worst = NoAnswer::Timeout;
+        let mut worst = LookupError::Timeout;
         let mut next_at = Instant::now();
         loop {
             if Instant::now() >= next_at
@@ -156,10 +156,10 @@ impl ResolverConfig {
             };
             match reply.map(|reply| reply.result) {
                 Ok(Ok(records)) => return Ok(records),
-                Ok(Err(final_word @ (NoAnswer::NoData | NoAnswer::NxDomain))) => {
+                Ok(Err(final_word @ (LookupError::NoData | LookupError::NxDomain))) => {
                     return Err(final_word);
                 }
-                Ok(Err(why)) if matches!(worst, NoAnswer::Timeout) => worst = why,
+                Ok(Err(why)) if matches!(worst, LookupError::Timeout) => worst = why,
                 // A second poor answer adds nothing; a task that panicked or was cancelled says nothing.
                 Ok(Err(_)) | Err(_) => {}
             }
@@ -191,11 +191,11 @@ impl Stub {
 }
 
 impl Ask for Stub {
-    fn known(&self, host: &str) -> Option<(Source, Vec<IpAddr>)> {
+    fn known(&self, host: &str) -> Option<(AnswerSource, Vec<IpAddr>)> {
         self.config().hosts.find(host)
     }
 
-    async fn ask(&self, host: &str, family: Family) -> Result<Records, NoAnswer> {
+    async fn ask(&self, host: &str, family: Family) -> Result<Records, LookupError> {
         self.config().ask(host, family).await
     }
 
@@ -219,9 +219,9 @@ impl Ask for Stub {
 }
 
 /// A host as an absolute name, so that no search domain is ever tried.
-pub(crate) fn absolute(host: &str) -> Result<Name, NoAnswer> {
+pub(crate) fn absolute(host: &str) -> Result<Name, LookupError> {
     Name::from_ascii(format!("{host}."))
-        .map_err(|error| NoAnswer::Garbage(format!("not a DNS name: {error}")))
+        .map_err(|error| LookupError::Garbage(format!("not a DNS name: {error}")))
 }
 
 fn read_resolv_conf(text: &[u8]) -> (Result<Vec<SocketAddr>, String>, Vec<String>) {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::upstream::fact::{Addresses, Answer, NoAnswer, Source};
+use crate::upstream::input::{Addresses, AnswerSource, DnsAnswer, LookupError};
 use fake::{A, AAAA, FakeDns, Reply as Fake};
 
 mod backoff;
@@ -40,7 +40,7 @@ fn spec(host: &str, candidate: bool) -> NameSpec {
 /// A resolver at work, its answers and what holds it.
 struct Rig {
     handle: ResolverHandle,
-    answers: mpsc::UnboundedReceiver<Answer>,
+    answers: mpsc::UnboundedReceiver<DnsAnswer>,
     _task: tokio::task::JoinSet<()>,
     _folder: tempfile::TempDir,
 }
@@ -54,7 +54,7 @@ impl Rig {
         };
         let (report, answers) = mpsc::unbounded_channel();
         let (handle, run) = Resolver::start_with(settings, names.to_vec(), files, move |fact| {
-            if let Fact::Answer(answer) = fact {
+            if let Input::Answer(answer) = fact {
                 let _ = report.send(answer);
             }
         });
@@ -72,7 +72,7 @@ impl Rig {
         Self::start(settings(server), &[spec(NAME, false)])
     }
 
-    async fn next(&mut self) -> Answer {
+    async fn next(&mut self) -> DnsAnswer {
         timeout(Duration::from_secs(10), self.answers.recv())
             .await
             .expect("an answer in time")
@@ -92,7 +92,7 @@ fn settings(server: &FakeDns) -> DnsSettings {
     }
 }
 
-fn bad(result: Result<Addresses, NoAnswer>) -> NoAnswer {
+fn bad(result: Result<Addresses, LookupError>) -> LookupError {
     result.expect_err("a bad answer")
 }
 
@@ -106,7 +106,7 @@ async fn both_families_make_one_answer() {
     let addresses = answer.result.unwrap();
     assert_eq!(addresses.ips, ips(&["10.0.1.5", "fd00::5"]));
     assert_eq!(addresses.ttl, Duration::from_secs(30));
-    assert_eq!(addresses.source, Source::Dns);
+    assert_eq!(addresses.source, AnswerSource::Dns);
     assert_eq!((server.asked(NAME, A), server.asked(NAME, AAAA)), (1, 1));
 }
 
@@ -114,15 +114,15 @@ async fn both_families_make_one_answer() {
 /// answer that follows is taken.
 #[tokio::test]
 async fn bad_answers_have_their_class_and_are_got_over() {
-    let class = |why: NoAnswer| match why {
-        NoAnswer::Garbage(_) => "garbage",
-        NoAnswer::NoData => "nodata",
-        NoAnswer::NxDomain => "nxdomain",
-        NoAnswer::ServFail => "servfail",
-        NoAnswer::Refused => "refused",
-        NoAnswer::Timeout => "timeout",
-        NoAnswer::OnlyRefused(_) => "only_refused",
-        NoAnswer::NoResolver(_) => "no_resolver",
+    let class = |why: LookupError| match why {
+        LookupError::Garbage(_) => "garbage",
+        LookupError::NoData => "nodata",
+        LookupError::NxDomain => "nxdomain",
+        LookupError::ServFail => "servfail",
+        LookupError::Refused => "refused",
+        LookupError::Timeout => "timeout",
+        LookupError::OnlyRefused(_) => "only_refused",
+        LookupError::NoResolver(_) => "no_resolver",
     };
     let ten = ips(&["10.0.1.5", "fd00::5"]);
     let kinds = [
@@ -299,7 +299,7 @@ async fn the_next_server_is_asked_when_one_fails_but_absence_is_believed() {
         ..DnsSettings::default()
     };
     let mut rig = Rig::start(settings, &[spec(NAME, false)]);
-    assert_eq!(bad(rig.next().await.result), NoAnswer::NxDomain);
+    assert_eq!(bad(rig.next().await.result), LookupError::NxDomain);
     assert_eq!(good_one.asked(NAME, A), before);
 }
 

@@ -9,8 +9,8 @@ use super::rules;
 use super::subject::{Subject, Way};
 use super::words::{Facts, Rule, Stage, is_private, shown};
 use crate::addr::aws;
-use crate::upstream::fact::{BadAnswer, ProbeOutcome};
-use crate::upstream::timing::{ExpectIdentity, ProbeKind};
+use crate::upstream::input::{BadAnswer, ProbeOutcome};
+use crate::upstream::settings::{ExpectIdentity, ProbeKind};
 
 /// Of a body, so much is shown.
 const BODY_SHOWN: usize = 80;

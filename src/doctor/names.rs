@@ -16,7 +16,7 @@ use super::words::is_private;
 use crate::addr::aws;
 use crate::dns::{self, DnsSettings, ServerReplies};
 use crate::upstream::endpoint::{EndpointSpec, Role};
-use crate::upstream::fact::{NoAnswer, Source};
+use crate::upstream::input::{AnswerSource, LookupError};
 
 /// For one name with all servers, search domains included.
 pub(super) const WITHIN: Duration = Duration::from_secs(5);
@@ -30,8 +30,8 @@ const MAX_ADDRESSES: usize = 16;
 pub(super) struct Name {
     pub(super) host: String,
     /// The addresses entryway would use, or why there are none.
-    pub(super) result: Result<Vec<IpAddr>, NoAnswer>,
-    pub(super) source: Source,
+    pub(super) result: Result<Vec<IpAddr>, LookupError>,
+    pub(super) source: AnswerSource,
     /// The name with a search domain, where only that exists.
     pub(super) search: Option<String>,
     pub(super) servers: Vec<ServerReplies>,
@@ -112,8 +112,8 @@ impl Name {
     fn silent(host: &str) -> Self {
         Self {
             host: host.to_owned(),
-            result: Err(NoAnswer::Timeout),
-            source: Source::Dns,
+            result: Err(LookupError::Timeout),
+            source: AnswerSource::Dns,
             search: None,
             servers: Vec::new(),
             no_resolver: None,
@@ -133,7 +133,7 @@ impl Name {
             return name;
         }
         if let Some(why) = &name.no_resolver {
-            name.result = Err(NoAnswer::NoResolver(why.clone()));
+            name.result = Err(LookupError::NoResolver(why.clone()));
             return name;
         }
         name.result = name.believed().and_then(|all| {
@@ -142,7 +142,7 @@ impl Name {
                 .partition(|ip| dns::is_local(*ip) && !allow_local);
             ips.truncate(MAX_ADDRESSES);
             if ips.is_empty() {
-                Err(NoAnswer::OnlyRefused(refused))
+                Err(LookupError::OnlyRefused(refused))
             } else {
                 Ok(ips)
             }
@@ -151,13 +151,13 @@ impl Name {
     }
 
     /// The answer of the first server that says anything sensible.
-    fn believed(&self) -> Result<Vec<IpAddr>, NoAnswer> {
-        let mut worst = NoAnswer::Timeout;
+    fn believed(&self) -> Result<Vec<IpAddr>, LookupError> {
+        let mut worst = LookupError::Timeout;
         for server in &self.servers {
             let said = answer_of(server);
             match said {
-                Ok(_) | Err(NoAnswer::NoData | NoAnswer::NxDomain) => return said,
-                Err(why) if worst == NoAnswer::Timeout => worst = why,
+                Ok(_) | Err(LookupError::NoData | LookupError::NxDomain) => return said,
+                Err(why) if worst == LookupError::Timeout => worst = why,
                 Err(_) => {}
             }
         }
@@ -174,8 +174,8 @@ impl Name {
                 let kind = match answer_of(server) {
                     Ok(ips) if ips.iter().all(|ip| is_private(*ip)) => "private addresses",
                     Ok(_) => "public addresses",
-                    Err(NoAnswer::NxDomain) => "no such name",
-                    Err(NoAnswer::NoData) => "no addresses",
+                    Err(LookupError::NxDomain) => "no such name",
+                    Err(LookupError::NoData) => "no addresses",
                     Err(_) => return None,
                 };
                 Some((server.server, kind))
@@ -188,7 +188,7 @@ impl Name {
 }
 
 /// What one server says, both families together.
-fn answer_of(server: &ServerReplies) -> Result<Vec<IpAddr>, NoAnswer> {
+fn answer_of(server: &ServerReplies) -> Result<Vec<IpAddr>, LookupError> {
     let results = || server.replies.iter().map(|(_, reply)| &reply.result);
     let ips: Vec<IpAddr> = results()
         .flatten()
@@ -197,16 +197,18 @@ fn answer_of(server: &ServerReplies) -> Result<Vec<IpAddr>, NoAnswer> {
     if !ips.is_empty() {
         return Ok(ips);
     }
-    let errors: Vec<&NoAnswer> = results()
+    let errors: Vec<&LookupError> = results()
         .filter_map(|result| result.as_ref().err())
         .collect();
     // What tells of trouble goes before what tells of absence, as in entryway's own lookups.
     let trouble = errors
         .iter()
-        .find(|why| !matches!(why, NoAnswer::NoData | NoAnswer::NxDomain));
-    let gone = errors.iter().find(|why| matches!(why, NoAnswer::NxDomain));
+        .find(|why| !matches!(why, LookupError::NoData | LookupError::NxDomain));
+    let gone = errors
+        .iter()
+        .find(|why| matches!(why, LookupError::NxDomain));
     Err(trouble
         .or(gone)
         .or(errors.first())
-        .map_or(NoAnswer::Timeout, |why| (**why).clone()))
+        .map_or(LookupError::Timeout, |why| (**why).clone()))
 }

@@ -13,13 +13,13 @@ use super::words::{Facts, Stage, is_private, shown};
 use crate::addr::aws;
 use crate::types::Zone;
 use crate::upstream::endpoint::{EndpointSpec, Role};
-use crate::upstream::fact::{NoAnswer, Source};
+use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Stage `resolver`: one line a server.
 pub(super) fn judge_servers(names: &Names) -> Vec<Check> {
     let asked: Vec<&Name> = names
         .values()
-        .filter(|name| name.source == Source::Dns)
+        .filter(|name| name.source == AnswerSource::Dns)
         .collect();
     if asked.is_empty() {
         return vec![Check::skip(
@@ -89,8 +89,11 @@ pub(super) fn judge_servers(names: &Names) -> Vec<Check> {
     servers.into_iter().map(judge).collect()
 }
 
-fn is_sensible<T>(result: &Result<T, &NoAnswer>) -> bool {
-    matches!(result, Ok(_) | Err(NoAnswer::NoData | NoAnswer::NxDomain))
+fn is_sensible<T>(result: &Result<T, &LookupError>) -> bool {
+    matches!(
+        result,
+        Ok(_) | Err(LookupError::NoData | LookupError::NxDomain)
+    )
 }
 
 /// Stage `names`: one line an endpoint, one for the candidates of a VPC endpoint, and what is odd about them together.
@@ -132,11 +135,13 @@ fn judge_name(way: &Way, endpoint: &EndpointSpec, names: &Names) -> Vec<Check> {
                     label,
                     format!("{list}; not used while entry-http.… answers"),
                 ),
-                Source::Literal => Check::pass(Stage::Names, label, "an address, needs no DNS"),
-                Source::Hosts => {
+                AnswerSource::Literal => {
+                    Check::pass(Stage::Names, label, "an address, needs no DNS")
+                }
+                AnswerSource::Hosts => {
                     Check::pass(Stage::Names, label, format!("{list}, from the hosts file"))
                 }
-                Source::Dns => judge_ips(&endpoint.host, ips, &list, &facts),
+                AnswerSource::Dns => judge_ips(&endpoint.host, ips, &list, &facts),
             });
             if let Some(evidence) = name.disagreement() {
                 checks.push(Check::ruled(
@@ -148,7 +153,7 @@ fn judge_name(way: &Way, endpoint: &EndpointSpec, names: &Names) -> Vec<Check> {
             }
         }
         // Of the two peered names one is enough.
-        Err(why) if is_pair && matches!(why, NoAnswer::NxDomain | NoAnswer::NoData) => {
+        Err(why) if is_pair && matches!(why, LookupError::NxDomain | LookupError::NoData) => {
             let evidence = format!("{why}; {} answers", other.as_deref().unwrap_or("the other"));
             checks.push(Check::skip(Stage::Names, label, evidence));
         }
@@ -175,7 +180,7 @@ fn judge_ips(host: &str, ips: &[IpAddr], list: &str, facts: &Facts) -> Check {
     }
 }
 
-fn judge_missing(name: &Name, why: &NoAnswer, other: Option<String>, facts: &Facts) -> Check {
+fn judge_missing(name: &Name, why: &LookupError, other: Option<String>, facts: &Facts) -> Check {
     let host = &name.host;
     let seen = shown(&why.to_string());
     if let Some(longer) = &name.search {
@@ -189,7 +194,7 @@ fn judge_missing(name: &Name, why: &NoAnswer, other: Option<String>, facts: &Fac
     }
     let peered = aws::peered_name(host);
     let rule = match why {
-        NoAnswer::NxDomain | NoAnswer::NoData if other.is_some() => {
+        LookupError::NxDomain | LookupError::NoData if other.is_some() => {
             let is_http = peered.is_some_and(|name| name.http);
             let rule = if is_http {
                 &rules::NAME_HTTP_IS_ENTRY
@@ -200,11 +205,11 @@ fn judge_missing(name: &Name, why: &NoAnswer, other: Option<String>, facts: &Fac
             let facts = facts.clone().with("other", other.as_str());
             return Check::ruled(rule, host, &format!("{seen}; {other} exists"), &facts);
         }
-        NoAnswer::NxDomain if peered.is_some() => &rules::NAME_PEERED_MISSING,
-        NoAnswer::NxDomain if aws::vpce_name(host).is_some() => &rules::NAME_VPCE_MISSING,
-        NoAnswer::NxDomain => &rules::NAME_MISSING,
-        NoAnswer::NoData => &rules::NAME_EMPTY,
-        NoAnswer::OnlyRefused(_) => &rules::NAME_LOCAL_ONLY,
+        LookupError::NxDomain if peered.is_some() => &rules::NAME_PEERED_MISSING,
+        LookupError::NxDomain if aws::vpce_name(host).is_some() => &rules::NAME_VPCE_MISSING,
+        LookupError::NxDomain => &rules::NAME_MISSING,
+        LookupError::NoData => &rules::NAME_EMPTY,
+        LookupError::OnlyRefused(_) => &rules::NAME_LOCAL_ONLY,
         _ => &rules::NAME_NO_ANSWER,
     };
     Check::ruled(rule, host, &seen, facts)

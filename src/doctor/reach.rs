@@ -16,8 +16,8 @@ use super::route::{self, Route};
 use super::subject::{Subject, Way};
 use crate::probe::{self, ProbeReport, host_header};
 use crate::types::Zone;
-use crate::upstream::fact::ProbeOutcome;
-use crate::upstream::timing::{HealthSettings, ProbeKind};
+use crate::upstream::input::ProbeOutcome;
+use crate::upstream::settings::{HealthSettings, ProbeKind};
 
 /// For one probe: a lost SYN, a slow node and a slow way fit in.
 pub(super) const PROBE: Duration = Duration::from_secs(4);

@@ -8,7 +8,7 @@ use crate::listener::ListenerSettings;
 use crate::settings::Settings;
 use crate::target::ResolvedTarget;
 use crate::upstream::endpoint::EndpointSpec;
-use crate::upstream::timing::HealthSettings;
+use crate::upstream::settings::HealthSettings;
 
 /// Everything that is examined.
 #[derive(Clone, Debug, Default)]

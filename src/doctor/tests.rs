@@ -14,7 +14,7 @@ use crate::mock::{self, Mock, MockConfig, Mode};
 use crate::target::{self, Target};
 use crate::types::{EndpointName, Zone};
 use crate::upstream::endpoint::{EndpointSpec, Role};
-use crate::upstream::timing::HealthSettings;
+use crate::upstream::settings::HealthSettings;
 
 mod answers;
 mod dns;

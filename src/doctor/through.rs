@@ -11,8 +11,8 @@ use super::rules;
 use super::subject::Subject;
 use super::words::{Facts, Stage, shown};
 use crate::probe::{self, ProbeReport, host_header};
-use crate::upstream::fact::ProbeOutcome;
-use crate::upstream::timing::ProbeKind;
+use crate::upstream::input::ProbeOutcome;
+use crate::upstream::settings::ProbeKind;
 
 /// Asks through each of our own listen addresses at once.
 pub(super) async fn go(subject: &Subject, ours: &[SocketAddr]) -> Vec<(SocketAddr, ProbeReport)> {

@@ -5,36 +5,36 @@
 
 use clojure_reader::edn::{self, Edn};
 
-use super::finding::show;
-use super::http::{Response, bad};
-use crate::upstream::fact::ProbeOutcome;
+use super::http::{Response, bad_response};
+use super::run::excerpt;
 use crate::upstream::identity::SystemId;
-use crate::upstream::timing::ProbeKind;
+use crate::upstream::input::ProbeOutcome;
+use crate::upstream::settings::ProbeKind;
 
 /// What an answer to `GET /` says.
-pub(super) fn judge(response: &Response) -> ProbeOutcome {
+pub(super) fn evaluate(response: &Response) -> ProbeOutcome {
     if !response.is_wanted(ProbeKind::Datomic) {
         return response.wrong_status();
     }
     if let Some(encoding) = &response.encoding {
-        return bad(
+        return bad_response(
             "encoded",
             format!("content-encoding {encoding}, not asked for"),
         );
     }
     if response.is_html() {
-        return bad("html", show(&response.body));
+        return bad_response("html", excerpt(&response.body));
     }
     if !response.whole {
-        return bad("too_long", "the body is longer than an entry point's");
+        return bad_response("too_long", "the body is longer than an entry point's");
     }
     match read(&response.body) {
         Ok(identity) => ProbeOutcome::Success {
             identity: Some(identity),
         },
         Err((code, why)) => {
-            let seen = show(&response.body);
-            bad(
+            let seen = excerpt(&response.body);
+            bad_response(
                 code,
                 if why.is_empty() {
                     seen

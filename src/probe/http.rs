@@ -9,9 +9,9 @@ use std::io;
 use httparse::{EMPTY_HEADER, Header, ParserConfig, Status};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::finding::{Finding, show};
-use crate::upstream::fact::{BadAnswer, ProbeOutcome};
-use crate::upstream::timing::{HealthSettings, ProbeKind};
+use super::run::{ProbeEnd, excerpt};
+use crate::upstream::input::{BadAnswer, ProbeOutcome};
+use crate::upstream::settings::{HealthSettings, ProbeKind};
 
 /// All heads of an answer together.
 const MAX_HEAD: usize = 8 * 1024;
@@ -47,7 +47,7 @@ enum Length {
 }
 
 /// Reads at most so much of a stream, and keeps what is not used yet.
-struct Wire<'a, S> {
+struct ResponseReader<'a, S> {
     stream: &'a mut S,
     buffer: Vec<u8>,
     /// How many more bytes may be read.
@@ -56,7 +56,7 @@ struct Wire<'a, S> {
 
 /// A body that has not been read yet.
 pub(super) struct Body<'a, S> {
-    wire: Wire<'a, S>,
+    reader: ResponseReader<'a, S>,
     length: Length,
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn get<'a, S>(
     stream: &'a mut S,
     path: &str,
     host: &str,
-) -> Result<(Response, Body<'a, S>), Finding>
+) -> Result<(Response, Body<'a, S>), ProbeEnd>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -73,18 +73,18 @@ where
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: entryway\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
-    let mut wire = Wire {
+    let mut reader = ResponseReader {
         stream,
         buffer: Vec::with_capacity(MAX_BODY),
         budget: MAX_HEAD,
     };
-    let (response, length) = wire.head().await?;
-    wire.budget = MAX_RAW_BODY.saturating_sub(wire.buffer.len());
-    Ok((response, Body { wire, length }))
+    let (response, length) = reader.head().await?;
+    reader.budget = MAX_RAW_BODY.saturating_sub(reader.buffer.len());
+    Ok((response, Body { reader, length }))
 }
 
 /// Kind `http`: any 2xx, and the wanted text within the first KiB of the body.
-pub(super) fn judge(response: &Response, settings: &HealthSettings) -> ProbeOutcome {
+pub(super) fn evaluate(response: &Response, settings: &HealthSettings) -> ProbeOutcome {
     if !response.is_wanted(ProbeKind::Http) {
         return response.wrong_status();
     }
@@ -95,20 +95,20 @@ pub(super) fn judge(response: &Response, settings: &HealthSettings) -> ProbeOutc
             .windows(wanted.len())
             .any(|part| part == wanted);
     if !found {
-        return bad("body_mismatch", show(&response.body));
+        return bad_response("body_mismatch", excerpt(&response.body));
     }
     ProbeOutcome::Success { identity: None }
 }
 
-pub(super) fn bad(code: impl Into<String>, detail: impl Into<String>) -> ProbeOutcome {
+pub(super) fn bad_response(code: impl Into<String>, detail: impl Into<String>) -> ProbeOutcome {
     ProbeOutcome::BadAnswer(BadAnswer {
         code: code.into(),
         detail: detail.into(),
     })
 }
 
-fn fail(code: &str, detail: impl Into<String>) -> Finding {
-    Finding::Outcome(bad(code, detail))
+fn fail(code: &str, detail: impl Into<String>) -> ProbeEnd {
+    ProbeEnd::Outcome(bad_response(code, detail))
 }
 
 // === impl Response ===
@@ -138,9 +138,9 @@ impl Response {
         if self.is_html() {
             detail.push("an HTML page".to_owned());
         } else if !self.body.is_empty() {
-            detail.push(show(&self.body));
+            detail.push(excerpt(&self.body));
         }
-        bad(format!("http_{}", self.status), detail.join(", "))
+        bad_response(format!("http_{}", self.status), detail.join(", "))
     }
 }
 
@@ -148,21 +148,21 @@ impl Response {
 
 impl<S: AsyncRead + Unpin> Body<'_, S> {
     /// Reads what is wanted of it into the answer.
-    pub(super) async fn read(mut self, response: &mut Response) -> Result<(), Finding> {
+    pub(super) async fn read(mut self, response: &mut Response) -> Result<(), ProbeEnd> {
         (response.body, response.whole) = match self.length {
-            Length::Bytes(length) => self.wire.counted(length).await?,
-            Length::Chunked => self.wire.chunked().await?,
-            Length::UntilClose => self.wire.until_close().await?,
+            Length::Bytes(length) => self.reader.counted(length).await?,
+            Length::Chunked => self.reader.chunked().await?,
+            Length::UntilClose => self.reader.until_close().await?,
         };
         Ok(())
     }
 }
 
-// === impl Wire ===
+// === impl ResponseReader ===
 
-impl<S: AsyncRead + Unpin> Wire<'_, S> {
+impl<S: AsyncRead + Unpin> ResponseReader<'_, S> {
     /// Reads some more; false at the end of the stream.
-    async fn more(&mut self) -> Result<bool, Finding> {
+    async fn more(&mut self) -> Result<bool, ProbeEnd> {
         let room = self.budget.min(MAX_BODY);
         if room == 0 {
             return Err(fail("too_long", "the answer does not end"));
@@ -177,7 +177,7 @@ impl<S: AsyncRead + Unpin> Wire<'_, S> {
     }
 
     /// The final head; what follows it stays in the buffer.
-    async fn head(&mut self) -> Result<(Response, Length), Finding> {
+    async fn head(&mut self) -> Result<(Response, Length), ProbeEnd> {
         for _ in 0..=MAX_INTERIM {
             let (end, response, length) = loop {
                 if let Some(head) = parse_head(&self.buffer)? {
@@ -200,14 +200,14 @@ impl<S: AsyncRead + Unpin> Wire<'_, S> {
         Err(fail("too_long", "interim answers (1xx) do not end"))
     }
 
-    async fn counted(&mut self, length: u64) -> Result<(Vec<u8>, bool), Finding> {
+    async fn counted(&mut self, length: u64) -> Result<(Vec<u8>, bool), ProbeEnd> {
         let whole = length <= MAX_BODY as u64;
         let wanted = if whole { length as usize } else { MAX_BODY };
         self.at_least(wanted).await?;
         Ok((self.buffer[..wanted].to_vec(), whole))
     }
 
-    async fn until_close(&mut self) -> Result<(Vec<u8>, bool), Finding> {
+    async fn until_close(&mut self) -> Result<(Vec<u8>, bool), ProbeEnd> {
         while self.buffer.len() <= MAX_BODY {
             if !self.more().await? {
                 return Ok((std::mem::take(&mut self.buffer), true));
@@ -217,7 +217,7 @@ impl<S: AsyncRead + Unpin> Wire<'_, S> {
         Ok((std::mem::take(&mut self.buffer), false))
     }
 
-    async fn chunked(&mut self) -> Result<(Vec<u8>, bool), Finding> {
+    async fn chunked(&mut self) -> Result<(Vec<u8>, bool), ProbeEnd> {
         let mut body = Vec::new();
         loop {
             let (line, size) = loop {
@@ -247,7 +247,7 @@ impl<S: AsyncRead + Unpin> Wire<'_, S> {
         }
     }
 
-    async fn at_least(&mut self, wanted: usize) -> Result<(), Finding> {
+    async fn at_least(&mut self, wanted: usize) -> Result<(), ProbeEnd> {
         while self.buffer.len() < wanted {
             if !self.more().await? {
                 return Err(fail("truncated", "closed within the body"));
@@ -258,7 +258,7 @@ impl<S: AsyncRead + Unpin> Wire<'_, S> {
 }
 
 /// Length of the head, the answer without its body, how the body ends. None: more is needed.
-fn parse_head(bytes: &[u8]) -> Result<Option<(usize, Response, Length)>, Finding> {
+fn parse_head(bytes: &[u8]) -> Result<Option<(usize, Response, Length)>, ProbeEnd> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut headers);
     let status = ParserConfig::default().parse_response(&mut parsed, bytes);
@@ -272,7 +272,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(usize, Response, Length)>, Finding
         Err(_) if matches!(bytes, [0x15 | 0x16, 0x03, ..]) => {
             return Err(fail("tls", "TLS on a port where plain HTTP is spoken"));
         }
-        Err(_) => return Err(fail("not_http", show(bytes))),
+        Err(_) => return Err(fail("not_http", excerpt(bytes))),
     };
     let status = parsed.code.unwrap_or_default();
     let find = |name: &str| {
@@ -280,7 +280,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(usize, Response, Length)>, Finding
             .headers
             .iter()
             .find(|h| h.name.eq_ignore_ascii_case(name));
-        header.map(|header| show(header.value))
+        header.map(|header| excerpt(header.value))
     };
     let response = Response {
         status,
@@ -303,7 +303,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(usize, Response, Length)>, Finding
     Ok(Some((end, response, length)))
 }
 
-fn body_length(headers: &[Header<'_>]) -> Result<Length, Finding> {
+fn body_length(headers: &[Header<'_>]) -> Result<Length, ProbeEnd> {
     let all = |name: &'static str| {
         let named = headers
             .iter()
@@ -318,7 +318,7 @@ fn body_length(headers: &[Header<'_>]) -> Result<Length, Finding> {
         (Some(coding), _) => {
             return Err(fail(
                 "not_http",
-                format!("transfer-encoding {}", show(coding)),
+                format!("transfer-encoding {}", excerpt(coding)),
             ));
         }
         (None, _) => {}
@@ -334,12 +334,15 @@ fn body_length(headers: &[Header<'_>]) -> Result<Length, Finding> {
         .filter(|_| lengths.all(|other| other == length));
     match number {
         Some(number) => Ok(Length::Bytes(number)),
-        None => Err(fail("not_http", format!("content-length {}", show(length)))),
+        None => Err(fail(
+            "not_http",
+            format!("content-length {}", excerpt(length)),
+        )),
     }
 }
 
-impl From<io::Error> for Finding {
+impl From<io::Error> for ProbeEnd {
     fn from(error: io::Error) -> Self {
-        Finding::Io(error)
+        ProbeEnd::Io(error)
     }
 }

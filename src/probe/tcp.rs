@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 use crate::sys::connect::ConnectError;
-use crate::upstream::fact::ProbeOutcome;
+use crate::upstream::input::ProbeOutcome;
 
 /// A new connection, as traffic makes them.
 pub(super) async fn connect(socket: SocketAddr) -> io::Result<TcpStream> {

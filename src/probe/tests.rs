@@ -11,13 +11,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::upstream::fact::ProbeOutcome;
 use crate::upstream::identity::SystemId;
-use crate::upstream::timing::{HealthSettings, ProbeKind};
+use crate::upstream::input::ProbeOutcome;
+use crate::upstream::settings::{HealthSettings, ProbeKind};
 
 mod bombs;
-mod follow;
 mod pace;
+mod scheduler;
 
 const GOOD: &str = "{:s3-auth-path \"bucket/path\"}";
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use crate::clock::{self, Moment};
-use crate::duration_window::Recent;
+use crate::duration_window::DurationWindow;
 use crate::types::Direction;
 
 use super::counters::Counters;
@@ -23,7 +23,7 @@ const BULK: u64 = 256 << 10;
 pub(super) struct Around<'a> {
     pub(super) counters: &'a Counters,
     pub(super) tally: &'a Tally,
-    pub(super) answers: &'a Recent,
+    pub(super) answers: &'a DurationWindow,
     /// Its time, read at most once.
     now: Cell<Option<Moment>>,
     /// Bytes that had moved before it.
@@ -37,7 +37,11 @@ pub(super) struct Around<'a> {
 // === impl Around ===
 
 impl<'a> Around<'a> {
-    pub(super) fn new(counters: &'a Counters, tally: &'a Tally, answers: &'a Recent) -> Self {
+    pub(super) fn new(
+        counters: &'a Counters,
+        tally: &'a Tally,
+        answers: &'a DurationWindow,
+    ) -> Self {
         Self {
             counters,
             tally,

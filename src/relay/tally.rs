@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::clock::{self, Moment};
-use crate::duration_window::Recent;
+use crate::duration_window::DurationWindow;
 use crate::events::Reason;
 use crate::types::Direction;
 
@@ -186,7 +186,7 @@ impl Tally {
         bytes: usize,
         spliced: bool,
         now: Moment,
-        answers: &Recent,
+        answers: &DurationWindow,
     ) {
         let way = self.way(direction);
         add(&way.bytes, bytes as u64);
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn at_rest_is_after_an_answer_and_never_while_one_is_awaited() {
         let tally = Tally::default();
-        let answers = Recent::default();
+        let answers = DurationWindow::default();
         // The tally knows microseconds.
         let start = Moment::at(Duration::from_micros(tally.created().as_micros() + 1));
         let quiet = Duration::from_secs(1);
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn each_byte_is_settled_once() {
         let tally = Tally::default();
-        let answers = Recent::default();
+        let answers = DurationWindow::default();
         let mut seen = Vec::new();
         tally.moved(Direction::Upload, 10, false, clock::now(), &answers);
         tally.settle(|direction, bytes, spliced| seen.push((direction, bytes, spliced)));

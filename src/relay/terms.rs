@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::duration_window::Recent;
+use crate::duration_window::DurationWindow;
 use crate::events::Reason;
 use crate::sys::socket::Fault;
 use crate::types::Side;
@@ -19,7 +19,7 @@ pub struct Terms<'a> {
     /// Where live counts go, and orders come from.
     pub tally: &'a Tally,
     /// Where first-answer times of this upstream address go.
-    pub answers: &'a Recent,
+    pub answers: &'a DurationWindow,
     /// Shared counts and bounds.
     pub counters: &'a Counters,
     /// Untried candidates remain: an untouched upstream end comes back as [`Outcome::Untouched`].

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::duration_window::Recent;
+use crate::duration_window::DurationWindow;
 use crate::events::Reason;
 use crate::sys::pipe::PipeLimits;
 
@@ -25,7 +25,7 @@ struct Rig {
     server: TcpStream,
     tally: Arc<Tally>,
     counters: Arc<Counters>,
-    answers: Arc<Recent>,
+    answers: Arc<DurationWindow>,
     done: JoinHandle<Outcome>,
 }
 
@@ -68,7 +68,10 @@ impl Plan {
     async fn rig(self) -> Rig {
         let (client, down) = pair(self.client_buffers).await;
         let (server, up) = pair(None).await;
-        let (tally, answers) = (Arc::new(Tally::default()), Arc::new(Recent::default()));
+        let (tally, answers) = (
+            Arc::new(Tally::default()),
+            Arc::new(DurationWindow::default()),
+        );
         let done = tokio::spawn(run(
             down.into(),
             up.into(),
@@ -91,7 +94,7 @@ async fn run(
     mut down: Stream,
     mut up: Stream,
     tally: Arc<Tally>,
-    answers: Arc<Recent>,
+    answers: Arc<DurationWindow>,
     plan: Plan,
 ) -> Outcome {
     let terms = Terms {

@@ -14,7 +14,7 @@ use crate::listener::ListenerSettings;
 use crate::relay::TcpSettings;
 use crate::sys::congestion::LoopbackCongestion;
 use crate::types::{EndpointName, UpstreamName, Zone};
-use crate::upstream::timing::{FailbackSettings, HealthSettings};
+use crate::upstream::settings::{FailbackSettings, HealthSettings};
 
 use super::byte_size::ByteSize;
 

@@ -6,9 +6,9 @@ use tokio::task::{LocalSet, spawn_local};
 use super::*;
 use crate::connection::tests::rig::*;
 use crate::connection::{Place, WhenAllDown};
-use crate::upstream::fact::{Fact, Intent, Suspicion};
-use crate::upstream::snapshot::{AddressView, EndpointView, Farther, State};
-use crate::upstream::timing::OnDown;
+use crate::upstream::input::{Input, Intent, Suspicion};
+use crate::upstream::settings::OnDown;
+use crate::upstream::snapshot::{AddressView, EndpointView, HealthState, RebalanceCandidates};
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -52,17 +52,17 @@ async fn waiting() -> (Rig, tokio::net::TcpStream, Snapshot) {
 }
 
 /// What is done about the only pair, `later` from now.
-fn judge(rig: &Rig, snapshot: &Snapshot, rules: Rules, later: Duration) -> Option<Order> {
+fn evaluate(rig: &Rig, snapshot: &Snapshot, rules: CloseRules, later: Duration) -> Option<Order> {
     let now = clock::now() + later;
-    let mut rest = Rest::default();
-    rest.begin(snapshot, now);
+    let mut rest = IdleCloser::default();
+    rest.begin_pass(snapshot, now);
     let entry = rig.route.registry.oldest(1).remove(0);
     entry.relaying(|candidate, since| {
         let pair = Pair::of(&entry, since, now);
         let found = snapshot
             .all()
             .find(|(_, view)| view.address.socket == candidate.address.socket);
-        rest.judge(&pair, found, snapshot, rules, now)
+        rest.evaluate(&pair, found, snapshot, rules, now)
     })?
 }
 
@@ -86,33 +86,37 @@ async fn pairs_at_rest_are_closed_for_a_reason_only() {
         .run_until(async {
             let (rig, _client, snapshot) = answered().await;
             let close = |reason| Some(Order::CloseAtRest(reason, secs(10)));
-            let keep = Rules::default();
-            assert_eq!(judge(&rig, &snapshot, keep, secs(3600)), None);
+            let keep = CloseRules::default();
+            assert_eq!(evaluate(&rig, &snapshot, keep, secs(3600)), None);
 
-            let aged = Rules {
+            let aged = CloseRules {
                 max_age: Some(secs(60)),
                 ..keep
             };
-            assert_eq!(judge(&rig, &snapshot, aged, secs(50)), None);
+            assert_eq!(evaluate(&rig, &snapshot, aged, secs(50)), None);
             assert_eq!(
-                judge(&rig, &snapshot, aged, secs(67)),
+                evaluate(&rig, &snapshot, aged, secs(67)),
                 close(Reason::MaxAge)
             );
 
             let mut drained = snapshot.clone();
             of_pair(&rig, &mut drained).1.intent = Intent::Drain;
-            assert_eq!(judge(&rig, &drained, keep, secs(9)), None, "10 s of quiet");
             assert_eq!(
-                judge(&rig, &drained, keep, secs(11)),
+                evaluate(&rig, &drained, keep, secs(9)),
+                None,
+                "10 s of quiet"
+            );
+            assert_eq!(
+                evaluate(&rig, &drained, keep, secs(11)),
                 close(Reason::DrainIdle)
             );
-            view_of_pair(&rig, &mut drained).state = State::Suspect;
-            assert_eq!(judge(&rig, &drained, keep, secs(11)), None, "in doubt");
+            view_of_pair(&rig, &mut drained).state = HealthState::Suspect;
+            assert_eq!(evaluate(&rig, &drained, keep, secs(11)), None, "in doubt");
 
             let mut other = snapshot.clone();
             view_of_pair(&rig, &mut other).mismatch = true;
             assert_eq!(
-                judge(&rig, &other, keep, secs(11)),
+                evaluate(&rig, &other, keep, secs(11)),
                 close(Reason::IdentityMismatch)
             );
         })
@@ -126,11 +130,11 @@ async fn one_that_waits_is_never_at_rest() {
             let (rig, _client, mut snapshot) = waiting().await;
             of_pair(&rig, &mut snapshot).1.intent = Intent::Drain;
             view_of_pair(&rig, &mut snapshot).mismatch = true;
-            let aged = Rules {
+            let aged = CloseRules {
                 max_age: Some(secs(1)),
-                ..Rules::default()
+                ..CloseRules::default()
             };
-            assert_eq!(judge(&rig, &snapshot, aged, secs(3600)), None);
+            assert_eq!(evaluate(&rig, &snapshot, aged, secs(3600)), None);
         })
         .await;
 }
@@ -139,34 +143,34 @@ async fn one_that_waits_is_never_at_rest() {
 async fn silence_cuts_who_waits_and_spares_who_is_answered() {
     LocalSet::new()
         .run_until(async {
-            let rules = Rules::default();
+            let rules = CloseRules::default();
             let (rig, _client, mut snapshot) = waiting().await;
             // The probe was sent after the request.
             let view = view_of_pair(&rig, &mut snapshot);
-            view.state = State::Down;
+            view.state = HealthState::Down;
             view.down_by_silence = Some(clock::now());
-            assert_eq!(judge(&rig, &snapshot, rules, secs(4)), None, "5 s first");
+            assert_eq!(evaluate(&rig, &snapshot, rules, secs(4)), None, "5 s first");
             let cut = Some(Order::Cut(Reason::EndpointSilent));
-            assert_eq!(judge(&rig, &snapshot, rules, secs(6)), cut);
-            let kept = Rules {
+            assert_eq!(evaluate(&rig, &snapshot, rules, secs(6)), cut);
+            let kept = CloseRules {
                 on_down: OnDown::Keep,
                 ..rules
             };
-            assert_eq!(judge(&rig, &snapshot, kept, secs(6)), None);
-            let (place, _) = of_pair(&rig, &mut snapshot);
-            snapshot.endpoints[1 - place].addresses[0].state = State::Suspect;
+            assert_eq!(evaluate(&rig, &snapshot, kept, secs(6)), None);
+            let (index, _) = of_pair(&rig, &mut snapshot);
+            snapshot.endpoints[1 - index].addresses[0].state = HealthState::Suspect;
             assert_eq!(
-                judge(&rig, &snapshot, rules, secs(6)),
+                evaluate(&rig, &snapshot, rules, secs(6)),
                 None,
                 "no other is up"
             );
 
             let (rig, _client, mut snapshot) = answered().await;
             let view = view_of_pair(&rig, &mut snapshot);
-            view.state = State::Down;
+            view.state = HealthState::Down;
             view.down_by_silence = Some(clock::now());
             let at_rest = Some(Order::CloseAtRest(Reason::EndpointSilent, secs(1)));
-            assert_eq!(judge(&rig, &snapshot, rules, secs(6)), at_rest);
+            assert_eq!(evaluate(&rig, &snapshot, rules, secs(6)), at_rest);
         })
         .await;
 }
@@ -177,19 +181,19 @@ async fn rebalancing_is_slow() {
         .run_until(async {
             let (rig, _client, mut snapshot) = answered().await;
             let socket = view_of_pair(&rig, &mut snapshot).address.socket;
-            snapshot.rebalance = Some(Farther {
+            snapshot.rebalance = Some(RebalanceCandidates {
                 since: clock::now(),
                 endpoints: Vec::new(),
                 sockets: vec![socket],
             });
             let entry = rig.route.registry.oldest(1).remove(0);
-            let mut rest = Rest::default();
+            let mut rest = IdleCloser::default();
             let start = clock::now() + secs(20);
             let mut closed = 0;
             // 100 pairs, 20 seconds of looks: at most 5 a second.
             for look in 0..200 {
                 let now = start + Duration::from_millis(100) * look;
-                rest.begin(&snapshot, now);
+                rest.begin_pass(&snapshot, now);
                 for id in 0..100 {
                     let pair = Pair {
                         id,
@@ -200,7 +204,7 @@ async fn rebalancing_is_slow() {
                     let found = snapshot
                         .all()
                         .find(|(_, view)| view.address.socket == socket);
-                    let order = rest.judge(&pair, found, &snapshot, Rules::default(), now);
+                    let order = rest.evaluate(&pair, found, &snapshot, CloseRules::default(), now);
                     if order == Some(Order::CloseAtRest(Reason::Rebalance, secs(10))) {
                         closed += 1;
                     }
@@ -219,22 +223,22 @@ async fn a_late_answer_is_told_once() {
             let entry = rig.route.registry.oldest(1).remove(0);
             let (candidate, _) = entry.candidate().unwrap();
             candidate.address.answers.record(Duration::from_millis(100));
-            let asked = entry.tally.waiting_since().unwrap();
-            let mut silence = Silence::default();
-            let told = |after: u64, view: &AddressView, silence: &mut Silence| {
-                let now = asked + Duration::from_millis(after);
-                let fact = silence.look(&entry, &candidate, Some(view), now);
-                silence.turn();
+            let sent = entry.tally.waiting_since().unwrap();
+            let mut silence = OutlierDetector::default();
+            let reported = |after: u64, view: &AddressView, silence: &mut OutlierDetector| {
+                let now = sent + Duration::from_millis(after);
+                let fact = silence.inspect(&entry, &candidate, Some(view), now);
+                silence.end_pass();
                 fact.is_some()
             };
             let view = view_of_pair(&rig, &mut snapshot).clone();
-            assert!(!told(399, &view, &mut silence), "4 times the median");
-            assert!(told(401, &view, &mut silence));
-            assert!(!told(60_000, &view, &mut silence), "one request once");
-            let mut late = Silence::default();
-            late.forgive(asked + secs(2));
-            assert!(!told(2200, &view, &mut late), "we were late ourselves");
-            assert!(told(2500, &view, &mut late));
+            assert!(!reported(399, &view, &mut silence), "4 times the median");
+            assert!(reported(401, &view, &mut silence));
+            assert!(!reported(60_000, &view, &mut silence), "one request once");
+            let mut late = OutlierDetector::default();
+            late.discount_until(sent + secs(2));
+            assert!(!reported(2200, &view, &mut late), "we were late ourselves");
+            assert!(reported(2500, &view, &mut late));
         })
         .await;
 }
@@ -258,20 +262,20 @@ async fn an_address_that_is_mute_on_all_connections_is_told_so() {
             })
             .await;
             let view = view_of_pair(&rig, &mut snapshot).clone();
-            let mut silence = Silence::default();
+            let mut silence = OutlierDetector::default();
             let mut look = |after: u64| {
-                let mut told = Vec::new();
+                let mut reported = Vec::new();
                 for entry in rig.route.registry.oldest(2) {
                     let (candidate, _) = entry.candidate().unwrap();
                     let now = entry.tally.waiting_since().unwrap() + Duration::from_millis(after);
-                    if let Some(Fact::Suspect { why, .. }) =
-                        silence.look(&entry, &candidate, Some(&view), now)
+                    if let Some(Input::Suspect { why, .. }) =
+                        silence.inspect(&entry, &candidate, Some(&view), now)
                     {
-                        told.push(why);
+                        reported.push(why);
                     }
                 }
-                silence.turn();
-                told
+                silence.end_pass();
+                reported
             };
             assert_eq!(look(300), [Suspicion::SlowAnswer; 2]);
             assert_eq!(
@@ -289,25 +293,25 @@ async fn the_pool_hears_of_a_late_answer() {
     LocalSet::new()
         .run_until(async {
             let (rig, _client, _) = waiting().await;
-            let swept = Swept {
+            let upstream = UpstreamEntry {
                 upstream: rig.route.upstream.clone(),
                 view: rig.route.view.clone(),
                 feed: rig.route.feed.clone(),
                 rules: Arc::default(),
             };
-            let (sweep, _ending) = sweep(
+            let (supervisor, _ending) = new(
                 rig.route.registry.clone(),
-                vec![swept],
+                vec![upstream],
                 Arc::default(),
                 &rig.metrics,
                 &rig.route.events,
             );
-            spawn_local(sweep.run());
+            spawn_local(supervisor.run());
             let (candidate, _) = rig.route.registry.oldest(1)[0].candidate().unwrap();
             eventually(|| {
                 let snapshot = rig.route.view.load();
                 let view = snapshot.address(candidate.address.socket);
-                view.is_some_and(|view| view.state == State::Suspect)
+                view.is_some_and(|view| view.state == HealthState::Suspect)
             })
             .await;
         })
@@ -321,15 +325,15 @@ async fn a_shutdown_closes_at_rest_and_cuts_at_the_end() {
             let (mut rig, mut client, _) = answered().await;
             let mut busy = rig.client().await;
             says(&mut busy, b"x").await;
-            let (sweep, ending) = sweep(
+            let (supervisor, control) = new(
                 rig.route.registry.clone(),
                 Vec::new(),
                 Arc::default(),
                 &rig.metrics,
                 &rig.route.events,
             );
-            spawn_local(sweep.run());
-            ending.drain(Duration::from_millis(1500));
+            spawn_local(supervisor.run());
+            control.drain(Duration::from_millis(1500));
             let began = tokio::time::Instant::now();
             // One is never at rest: a byte every 20 ms.
             spawn_local(async move {
@@ -368,15 +372,15 @@ async fn one_that_was_parked_is_served_in_a_drain() {
             client.write_all(b"patience").await.unwrap();
             eventually(|| rig.route.parked() == 1).await;
             let registry = rig.route.registry.clone();
-            let (sweep, ending) = sweep(
+            let (supervisor, control) = new(
                 registry,
                 Vec::new(),
                 Arc::default(),
                 &rig.metrics,
                 &rig.route.events,
             );
-            spawn_local(sweep.run());
-            ending.drain(secs(20));
+            spawn_local(supervisor.run());
+            control.drain(secs(20));
             // Long enough to pass for at rest, were it connected.
             tokio::time::sleep(Duration::from_millis(1300)).await;
             assert_eq!(rig.route.parked(), 1);

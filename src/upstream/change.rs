@@ -1,24 +1,24 @@
-//! What the pool tells its actor: changes worth a log line or a number.
+//! What the upstream tells its actor: changes worth a log line or a number.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::health::Flip;
+use crate::upstream::health::Transition;
 use crate::upstream::identity::{PinChange, SystemId};
 
 /// One change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// An address changed its state. Told for each endpoint that has it.
-    Flip {
+    Transition {
         /// The endpoint.
         endpoint: Arc<Endpoint>,
         /// The address.
         socket: SocketAddr,
         /// From what to what, and why.
-        flip: Flip,
+        transition: Transition,
     },
     /// A probe ended. Told for each endpoint that has the address.
     Probed {

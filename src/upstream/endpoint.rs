@@ -1,8 +1,8 @@
 //! Endpoints and addresses: what can be dialled, and the numbers that belong to an address.
 //!
 //! An [`Endpoint`] is one configured or derived `HOST:PORT`; an [`Address`] is one IP:port that its name answers with.
-//! Health, probes and connect times belong to addresses (contract section 1). Both live behind an `Arc` whose
-//! identity lasts as long as the pool knows them, so a connection can hold on to the ones it uses.
+//! AddressHealth, probes and connect times belong to addresses (contract section 1). Both live behind an `Arc` whose
+//! identity lasts as long as the upstream knows them, so a connection can hold on to the ones it uses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::clock::{self, Moment};
-use crate::duration_window::Recent;
+use crate::duration_window::DurationWindow;
 use crate::types::{EndpointName, UpstreamName, Zone};
 
 /// Where an endpoint comes from; decides how its DNS answers are read (contract 7.10).
@@ -28,7 +28,7 @@ pub enum Role {
     PeeredOld,
 }
 
-/// What a recipe asks the pool to keep: one endpoint, before DNS.
+/// What a recipe asks the upstream to keep: one endpoint, before DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSpec {
     /// Its name, unique within the upstream.
@@ -37,7 +37,7 @@ pub struct EndpointSpec {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Its zone, where known.
+    /// Its zone, where address_state.
     pub zone: Option<Zone>,
     /// Where it comes from.
     pub role: Role,
@@ -58,17 +58,17 @@ pub struct Address {
     /// Where to connect.
     pub socket: SocketAddr,
     /// Connect times of successful dials and probes (the stagger is 3 × their p99).
-    pub connects: Recent,
+    pub connects: DurationWindow,
     /// First-answer times of requests in traffic (suspicion by silence is 4 × their median). Shared with the tally
     /// of every connection to this address.
-    pub answers: Arc<Recent>,
+    pub answers: Arc<DurationWindow>,
     /// When upstream bytes last arrived in traffic, in ms of [`Moment`], plus one; 0 = never.
-    heard: AtomicU64,
+    last_activity: AtomicU64,
     /// Successful dials ever; the actor reads it on its tick, so that a success sends no message.
     dialled: AtomicU64,
 }
 
-/// One place to go, best first in an order.
+/// One index to go, best first in an order.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// The endpoint.
@@ -85,7 +85,7 @@ impl Endpoint {
         &self.spec.name
     }
 
-    /// The endpoint's zone, where known.
+    /// The endpoint's zone, where address_state.
     pub fn zone(&self) -> Option<&Zone> {
         self.spec.zone.as_ref()
     }
@@ -99,7 +99,7 @@ impl Endpoint {
         ]
     }
 
-    /// The zone as a metric label: empty where it is not known.
+    /// The zone as a metric label: empty where it is not address_state.
     pub fn zone_label(&self) -> &str {
         self.zone().map_or("", Zone::as_str)
     }
@@ -108,13 +108,13 @@ impl Endpoint {
 // === impl Address ===
 
 impl Address {
-    /// An address nothing is known about.
+    /// An address nothing is address_state about.
     pub fn new(socket: SocketAddr) -> Self {
         Self {
             socket,
-            connects: Recent::default(),
+            connects: DurationWindow::default(),
             answers: Arc::default(),
-            heard: AtomicU64::new(0),
+            last_activity: AtomicU64::new(0),
             dialled: AtomicU64::new(0),
         }
     }
@@ -131,13 +131,14 @@ impl Address {
     }
 
     /// Notes that upstream bytes arrived in traffic just now.
-    pub fn hear(&self) {
-        self.heard.store(clock::now().as_millis() + 1, Relaxed);
+    pub fn record_activity(&self) {
+        self.last_activity
+            .store(clock::now().as_millis() + 1, Relaxed);
     }
 
     /// When upstream bytes last arrived in traffic.
-    pub fn heard(&self) -> Option<Moment> {
-        let millis = self.heard.load(Relaxed).checked_sub(1)?;
+    pub fn last_activity(&self) -> Option<Moment> {
+        let millis = self.last_activity.load(Relaxed).checked_sub(1)?;
         Some(Moment::at(Duration::from_millis(millis)))
     }
 }
@@ -145,7 +146,7 @@ impl Address {
 // === impl Candidate ===
 
 impl PartialEq for Candidate {
-    /// The same place: the same endpoint and the same IP:port.
+    /// The same index: the same endpoint and the same IP:port.
     fn eq(&self, other: &Self) -> bool {
         self.endpoint.spec.name == other.endpoint.spec.name
             && self.address.socket == other.address.socket

@@ -1,36 +1,34 @@
 //! The health of one address: a state machine over probe results and suspicions (contract 7.1, 7.3, 7.9).
 //!
-//! Promises that a flip comes only after its threshold, that a dial or a slow answer never marks down by itself, and
+//! Promises that a transition comes only after its threshold, that a dial or a slow answer never marks down by itself, and
 //! that silence is told apart from refusal. Knows no clock; its caller filters what is void (7.12) and says whether
-//! silence may mark down now ([`SilenceLimit`]).
+//! silence may mark down now ([`TimeoutMarkdownLimit`]).
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::upstream::snapshot::{Pace, State};
-use crate::upstream::timing::{FailbackSettings, HealthSettings, Timing};
+use crate::upstream::constants;
+use crate::upstream::settings::{FailbackSettings, HealthSettings};
+use crate::upstream::snapshot::{HealthState, ProbeMode};
 
 /// What a probe says about an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Evidence {
-    /// It answers.
-    Win,
-    /// It refuses, or there is no route: hard evidence.
-    Hard(&'static str),
-    /// Nothing came.
-    Silent,
-    /// It answers wrongly.
-    Bad(String),
+pub enum ProbeVerdict {
+    Ok,
+    /// Refused, or without a route: what the network says itself.
+    Unreachable(&'static str),
+    Timeout,
+    BadResponse(String),
 }
 
 /// A change of state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flip {
+pub struct Transition {
     /// From.
-    pub from: State,
+    pub from: HealthState,
     /// To.
-    pub to: State,
+    pub to: HealthState,
     /// Why.
     pub reason: Cow<'static, str>,
     /// Down, and silence had a part in it.
@@ -39,63 +37,67 @@ pub struct Flip {
 
 /// The health of one address.
 #[derive(Clone, Debug)]
-pub struct Health {
-    state: State,
+pub struct AddressHealth {
+    state: HealthState,
     since: Moment,
     reason: Cow<'static, str>,
     /// Failures running; how many of them, counted from the last, were refusals; successes running.
-    fails: u32,
-    hard: u32,
-    wins: u32,
+    failures: u32,
+    unreachable: u32,
+    successes: u32,
     /// Timeouts running, and when the first of them was sent.
-    silent: u32,
-    silent_since: Option<Moment>,
+    timeouts: u32,
+    first_timeout_sent: Option<Moment>,
     /// Whether a timeout is among the failures running: then the limit on silence holds.
-    soft: bool,
+    has_timeout: bool,
     /// When the latest successful probe was sent: failures sent before it are old news.
-    last_win: Option<Moment>,
+    last_success_sent: Option<Moment>,
     /// A suspect that was returning goes back to that, with its time kept.
-    was_returning: Option<Moment>,
-    /// The last suspicion by a slow answer (once in 10 s unless a probe fails).
-    slow_at: Option<Moment>,
+    returning_since: Option<Moment>,
+    /// The last suspicion by a slow answer (once in 10 s unless a probe failures).
+    slow_answer_at: Option<Moment>,
     /// It is up by failback, since then.
     ramp_from: Option<Moment>,
 }
 
 /// Silence marks at most one zone down per 30 s while another is up (contract 7.3).
 #[derive(Clone, Debug, Default)]
-pub struct SilenceLimit {
+pub struct TimeoutMarkdownLimit {
     /// Who was marked in the last 30 s.
     marks: Vec<(String, Moment)>,
 }
 
 /// How often a slow answer may make one address suspect.
-const SLOW_EVERY: Duration = Duration::from_secs(10);
+const SLOW_ANSWER_INTERVAL: Duration = Duration::from_secs(10);
 
-// === impl Health ===
+// === impl AddressHealth ===
 
-impl Health {
-    /// Nothing is known. With probes off: up.
+impl AddressHealth {
+    /// Nothing is address_state. With probes off: up.
     pub fn new(now: Moment, probes: bool) -> Self {
         Self {
-            state: if probes { State::Unknown } else { State::Up },
+            state: if probes {
+                HealthState::Unknown
+            } else {
+                HealthState::Up
+            },
             since: now,
             reason: Cow::Borrowed(if probes { "new" } else { "unprobed" }),
-            fails: 0,
-            hard: 0,
-            wins: 0,
-            silent: 0,
-            silent_since: None,
-            soft: false,
-            last_win: None,
-            was_returning: None,
-            slow_at: None,
+            failures: 0,
+            unreachable: 0,
+            successes: 0,
+            timeouts: 0,
+            first_timeout_sent: None,
+            has_timeout: false,
+            last_success_sent: None,
+            returning_since: None,
+            slow_answer_at: None,
             ramp_from: None,
         }
     }
 
     /// The state.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> HealthState {
         self.state
     }
 
@@ -110,21 +112,21 @@ impl Health {
     }
 
     /// Failed probes running.
-    pub fn fails(&self) -> u32 {
-        self.fails
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Down by silence: when the first of the failed probes was sent.
     pub fn down_by_silence(&self, settings: &HealthSettings) -> Option<Moment> {
-        (self.state == State::Down && self.silent >= settings.fall)
-            .then_some(self.silent_since)
+        (self.state == HealthState::Down && self.timeouts >= settings.fall)
+            .then_some(self.first_timeout_sent)
             .flatten()
     }
 
     /// While it shifts back: since when.
     pub fn ramp_from(&self, now: Moment, failback: &FailbackSettings) -> Option<Moment> {
         self.ramp_from
-            .filter(|from| self.state == State::Up && now.since(*from) < failback.ramp)
+            .filter(|from| self.state == HealthState::Up && now.since(*from) < failback.ramp)
     }
 
     /// Since when its being up counts as settled, so that farther pairs may move: after the ramp where it came back by
@@ -132,118 +134,134 @@ impl Health {
     pub fn settled(&self, now: Moment, failback: &FailbackSettings) -> Option<Moment> {
         let wait = self.ramp_from.map_or(failback.after, |_| failback.ramp);
         let settled = self.since + wait;
-        (self.state == State::Up && settled <= now).then_some(settled)
+        (self.state == HealthState::Up && settled <= now).then_some(settled)
     }
 
     /// How it is to be probed.
-    pub fn pace(&self, settings: &HealthSettings) -> Pace {
+    pub fn pace(&self, settings: &HealthSettings) -> ProbeMode {
         match self.state {
-            _ if !settings.probes() => Pace::Off,
-            State::Down if self.wins == 0 => Pace::Down,
-            State::Down | State::Suspect => Pace::Fast(settings.fast()),
-            _ if self.fails > 0 => Pace::Fast(settings.fast()),
-            _ => Pace::Regular,
+            _ if !settings.probes() => ProbeMode::Off,
+            HealthState::Down if self.successes == 0 => ProbeMode::Down,
+            HealthState::Down | HealthState::Suspect => ProbeMode::Fast(settings.fast()),
+            _ if self.failures > 0 => ProbeMode::Fast(settings.fast()),
+            _ => ProbeMode::Regular,
         }
     }
 
-    /// A probe that was sent at `sent` has ended. `may_mark` says whether silence may mark this one down now.
+    /// A probe that was sent at `sent` has ended. `timeout_may_mark_down` says whether silence may mark this one down now.
     pub fn probed(
         &mut self,
         now: Moment,
         sent: Moment,
-        evidence: &Evidence,
-        may_mark: bool,
+        verdict: &ProbeVerdict,
+        timeout_may_mark_down: bool,
         settings: &HealthSettings,
-    ) -> Option<Flip> {
-        if *evidence == Evidence::Win {
-            return self.won(now, sent, settings);
+    ) -> Option<Transition> {
+        if *verdict == ProbeVerdict::Ok {
+            return self.succeeded(now, sent, settings);
         }
-        if self.last_win.is_some_and(|win| win > sent) {
+        if self.last_success_sent.is_some_and(|success| success > sent) {
             return None;
         }
-        self.wins = 0;
-        self.fails = self.fails.saturating_add(1);
-        self.slow_at = None;
-        if *evidence == Evidence::Silent {
-            self.soft = true;
-            self.silent = self.silent.saturating_add(1);
-            self.silent_since = Some(self.silent_since.map_or(sent, |first| first.min(sent)));
+        self.successes = 0;
+        self.failures = self.failures.saturating_add(1);
+        self.slow_answer_at = None;
+        if *verdict == ProbeVerdict::Timeout {
+            self.has_timeout = true;
+            self.timeouts = self.timeouts.saturating_add(1);
+            self.first_timeout_sent = Some(
+                self.first_timeout_sent
+                    .map_or(sent, |first| first.min(sent)),
+            );
         } else {
-            self.silent = 0;
-            self.silent_since = None;
+            self.timeouts = 0;
+            self.first_timeout_sent = None;
         }
-        self.hard = match evidence {
-            Evidence::Hard(_) => self.hard.saturating_add(1),
+        self.unreachable = match verdict {
+            ProbeVerdict::Unreachable(_) => self.unreachable.saturating_add(1),
             _ => 0,
         };
-        let reason = match evidence {
-            Evidence::Hard(code) => Cow::Borrowed(*code),
-            Evidence::Bad(code) => Cow::Owned(code.clone()),
-            Evidence::Silent | Evidence::Win => Cow::Borrowed("timeout"),
+        let reason = match verdict {
+            ProbeVerdict::Unreachable(code) => Cow::Borrowed(*code),
+            ProbeVerdict::BadResponse(code) => Cow::Owned(code.clone()),
+            ProbeVerdict::Timeout | ProbeVerdict::Ok => Cow::Borrowed("timeout"),
         };
-        let first = self.state == State::Unknown && self.hard > 0;
-        if self.state == State::Down {
+        let first = self.state == HealthState::Unknown && self.unreachable > 0;
+        if self.state == HealthState::Down {
             None
         } else if first
-            || self.hard >= Timing::HARD_FALL
-            || (self.fails >= settings.fall && !self.soft)
+            || self.unreachable >= constants::HARD_FALL
+            || (self.failures >= settings.fall && !self.has_timeout)
         {
-            self.go(now, State::Down, reason, false)
-        } else if self.fails < settings.fall {
+            self.transition(now, HealthState::Down, reason, false)
+        } else if self.failures < settings.fall {
             None
-        } else if may_mark {
-            self.go(now, State::Down, reason, true)
-        } else if self.state == State::Suspect {
+        } else if timeout_may_mark_down {
+            self.transition(now, HealthState::Down, reason, true)
+        } else if self.state == HealthState::Suspect {
             None
         } else {
-            self.doubt(now, Cow::Borrowed("silent"))
+            self.mark_suspect(now, Cow::Borrowed("silent"))
         }
     }
 
-    fn won(&mut self, now: Moment, sent: Moment, settings: &HealthSettings) -> Option<Flip> {
-        // Sent before the doubt began: says nothing about now.
-        if self.state == State::Suspect && sent < self.since {
+    fn succeeded(
+        &mut self,
+        now: Moment,
+        sent: Moment,
+        settings: &HealthSettings,
+    ) -> Option<Transition> {
+        // Sent before the mark_suspect began: says nothing about now.
+        if self.state == HealthState::Suspect && sent < self.since {
             return None;
         }
-        self.last_win = self.last_win.max(Some(sent));
-        self.wins = self.wins.saturating_add(1);
-        self.fails = 0;
-        self.hard = 0;
-        self.silent = 0;
-        self.silent_since = None;
-        self.soft = false;
+        self.last_success_sent = self.last_success_sent.max(Some(sent));
+        self.successes = self.successes.saturating_add(1);
+        self.failures = 0;
+        self.unreachable = 0;
+        self.timeouts = 0;
+        self.first_timeout_sent = None;
+        self.has_timeout = false;
         match self.state {
-            State::Up | State::Returning => None,
-            State::Unknown => self.up(now, Cow::Borrowed("probe_ok")),
-            State::Suspect => match self.was_returning.take() {
+            HealthState::Up | HealthState::Returning => None,
+            HealthState::Unknown => self.up(now, Cow::Borrowed("probe_ok")),
+            HealthState::Suspect => match self.returning_since.take() {
                 Some(since) => {
-                    let flip = self.go(now, State::Returning, Cow::Borrowed("cleared"), false);
+                    let transition = self.transition(
+                        now,
+                        HealthState::Returning,
+                        Cow::Borrowed("cleared"),
+                        false,
+                    );
                     self.since = since;
-                    flip
+                    transition
                 }
                 None => self.up(now, Cow::Borrowed("cleared")),
             },
-            State::Down if self.wins >= settings.rise => {
-                self.go(now, State::Returning, Cow::Borrowed("probe_ok"), false)
-            }
-            State::Down => None,
+            HealthState::Down if self.successes >= settings.rise => self.transition(
+                now,
+                HealthState::Returning,
+                Cow::Borrowed("probe_ok"),
+                false,
+            ),
+            HealthState::Down => None,
         }
     }
 
     /// Traffic makes it suspect. `slow`: by a slow answer, which counts once in 10 s unless a probe failed since.
-    pub fn suspect(&mut self, now: Moment, reason: &'static str, slow: bool) -> Option<Flip> {
+    pub fn suspect(&mut self, now: Moment, reason: &'static str, slow: bool) -> Option<Transition> {
         if slow {
             if self
-                .slow_at
-                .is_some_and(|last| now.since(last) < SLOW_EVERY)
+                .slow_answer_at
+                .is_some_and(|last| now.since(last) < SLOW_ANSWER_INTERVAL)
             {
                 return None;
             }
-            self.slow_at = Some(now);
+            self.slow_answer_at = Some(now);
         }
         match self.state {
-            State::Down | State::Suspect => None,
-            _ => self.doubt(now, Cow::Borrowed(reason)),
+            HealthState::Down | HealthState::Suspect => None,
+            _ => self.mark_suspect(now, Cow::Borrowed(reason)),
         }
     }
 
@@ -251,86 +269,93 @@ impl Health {
     pub fn tick(
         &mut self,
         now: Moment,
-        may_mark: bool,
+        timeout_may_mark_down: bool,
         last_move: Option<Moment>,
         settings: &HealthSettings,
         failback: &FailbackSettings,
-    ) -> Option<Flip> {
+    ) -> Option<Transition> {
         let in_state = now.since(self.since);
         match self.state {
-            State::Suspect if !settings.probes() && in_state >= Timing::SUSPECT_UNPROBED => {
+            HealthState::Suspect
+                if !settings.probes() && in_state >= constants::SUSPECT_UNPROBED =>
+            {
                 self.up(now, Cow::Borrowed("unprobed"))
             }
-            State::Suspect if self.fails >= settings.fall && may_mark => {
-                self.go(now, State::Down, Cow::Borrowed("timeout"), true)
+            HealthState::Suspect if self.failures >= settings.fall && timeout_may_mark_down => {
+                self.transition(now, HealthState::Down, Cow::Borrowed("timeout"), true)
             }
-            State::Returning
+            HealthState::Returning
                 if in_state >= failback.after
-                    && self.wins >= settings.rise
+                    && self.successes >= settings.rise
                     && last_move.is_none_or(|moved| now.since(moved) >= failback.dwell()) =>
             {
-                let flip = self.up(now, Cow::Borrowed("failback"));
+                let transition = self.up(now, Cow::Borrowed("failback"));
                 self.ramp_from = Some(now);
-                flip
+                transition
             }
             _ => None,
         }
     }
 
     /// We were away (asleep, stopped): what was counted so far blames nobody.
-    pub fn forgive(&mut self) {
-        self.fails = 0;
-        self.hard = 0;
-        self.silent = 0;
-        self.silent_since = None;
-        self.soft = false;
-        self.slow_at = None;
+    pub fn reset_failures(&mut self) {
+        self.failures = 0;
+        self.unreachable = 0;
+        self.timeouts = 0;
+        self.first_timeout_sent = None;
+        self.has_timeout = false;
+        self.slow_answer_at = None;
     }
 
     /// It was out of the set and is back: to be proven before use, with its history kept (contract 7.10).
-    pub fn back(&mut self, now: Moment, probes: bool) -> Option<Flip> {
-        self.forgive();
-        self.wins = 0;
-        self.was_returning = None;
+    pub fn readmit(&mut self, now: Moment, probes: bool) -> Option<Transition> {
+        self.reset_failures();
+        self.successes = 0;
+        self.returning_since = None;
         self.ramp_from = None;
         match self.state {
-            _ if !probes => self.go(now, State::Up, Cow::Borrowed("unprobed"), false),
-            State::Returning | State::Down => {
-                self.go(now, State::Down, Cow::Borrowed("was_down"), false)
+            _ if !probes => self.transition(now, HealthState::Up, Cow::Borrowed("unprobed"), false),
+            HealthState::Returning | HealthState::Down => {
+                self.transition(now, HealthState::Down, Cow::Borrowed("was_down"), false)
             }
-            _ => self.go(now, State::Unknown, Cow::Borrowed("back_in_dns"), false),
+            _ => self.transition(
+                now,
+                HealthState::Unknown,
+                Cow::Borrowed("back_in_dns"),
+                false,
+            ),
         }
     }
 
     /// Probes were switched off: it counts as up.
-    pub fn unprobed(&mut self, now: Moment) -> Option<Flip> {
-        self.forgive();
-        self.was_returning = None;
+    pub fn unprobed(&mut self, now: Moment) -> Option<Transition> {
+        self.reset_failures();
+        self.returning_since = None;
         self.up(now, Cow::Borrowed("unprobed"))
     }
 
-    fn doubt(&mut self, now: Moment, reason: Cow<'static, str>) -> Option<Flip> {
-        self.was_returning = (self.state == State::Returning).then_some(self.since);
-        self.wins = 0;
-        self.go(now, State::Suspect, reason, false)
+    fn mark_suspect(&mut self, now: Moment, reason: Cow<'static, str>) -> Option<Transition> {
+        self.returning_since = (self.state == HealthState::Returning).then_some(self.since);
+        self.successes = 0;
+        self.transition(now, HealthState::Suspect, reason, false)
     }
 
-    fn up(&mut self, now: Moment, reason: Cow<'static, str>) -> Option<Flip> {
-        self.was_returning = None;
-        let flip = self.go(now, State::Up, reason, false);
-        if flip.is_some() {
+    fn up(&mut self, now: Moment, reason: Cow<'static, str>) -> Option<Transition> {
+        self.returning_since = None;
+        let transition = self.transition(now, HealthState::Up, reason, false);
+        if transition.is_some() {
             self.ramp_from = None;
         }
-        flip
+        transition
     }
 
-    fn go(
+    fn transition(
         &mut self,
         now: Moment,
-        to: State,
+        to: HealthState,
         reason: Cow<'static, str>,
         silent: bool,
-    ) -> Option<Flip> {
+    ) -> Option<Transition> {
         let from = self.state;
         self.reason = reason.clone();
         if from == to {
@@ -338,11 +363,11 @@ impl Health {
         }
         self.state = to;
         self.since = now;
-        if to == State::Down {
-            self.was_returning = None;
-            self.wins = 0;
+        if to == HealthState::Down {
+            self.returning_since = None;
+            self.successes = 0;
         }
-        Some(Flip {
+        Some(Transition {
             from,
             to,
             reason,
@@ -351,24 +376,24 @@ impl Health {
     }
 }
 
-// === impl SilenceLimit ===
+// === impl TimeoutMarkdownLimit ===
 
-impl SilenceLimit {
-    /// Whether silence may mark an address of this place (zone, or endpoint) down now.
-    pub fn allows(&self, now: Moment, place: &str, another_up: bool) -> bool {
-        let recent = |at: &Moment| now.since(*at) < Timing::SILENCE_GAP;
+impl TimeoutMarkdownLimit {
+    /// Whether silence may mark an address of this zone (zone, or endpoint) down now.
+    pub fn allows(&self, now: Moment, zone: &str, another_up: bool) -> bool {
+        let recent = |at: &Moment| now.since(*at) < constants::SILENCE_GAP;
         !another_up
             || !self
                 .marks
                 .iter()
-                .any(|(other, at)| other != place && recent(at))
+                .any(|(other, at)| other != zone && recent(at))
     }
 
     /// It did.
-    pub fn marked(&mut self, now: Moment, place: &str) {
+    pub fn marked(&mut self, now: Moment, zone: &str) {
         self.marks
-            .retain(|(_, at)| now.since(*at) < Timing::SILENCE_GAP);
-        self.marks.push((place.to_owned(), now));
+            .retain(|(_, at)| now.since(*at) < constants::SILENCE_GAP);
+        self.marks.push((zone.to_owned(), now));
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::upstream::timing::ExpectIdentity;
+use crate::upstream::settings::ExpectIdentity;
 
 /// The `:s3-auth-path` an address answered with: equal ids, the same Datomic system.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,14 +122,14 @@ impl Pin {
     }
 
     /// An address has answered.
-    pub fn saw(&mut self, socket: SocketAddr, got: SystemId) -> Vec<PinChange> {
+    pub fn observe(&mut self, socket: SocketAddr, got: SystemId) -> Vec<PinChange> {
         if self.expect == ExpectIdentity::Off {
             self.seen.insert(socket, got);
             return Vec::new();
         }
         let before = self.mismatch(socket);
         let old = self.seen.insert(socket, got.clone());
-        let mut changes = self.judge();
+        let mut changes = self.evaluate();
         if self.mismatch(socket)
             && (!before || old.as_ref() != Some(&got))
             && let Some(pinned) = self.pinned.clone()
@@ -144,12 +144,12 @@ impl Pin {
     }
 
     /// The first round is over: the majority of what was answered is pinned.
-    pub fn settle(&mut self) -> Vec<PinChange> {
+    pub fn end_first_round(&mut self) -> Vec<PinChange> {
         if self.settled {
             return Vec::new();
         }
         self.settled = true;
-        let mut changes = self.judge();
+        let mut changes = self.evaluate();
         if let Some(pinned) = &self.pinned {
             changes.extend(self.seen.iter().filter(|(_, got)| *got != pinned).map(
                 |(socket, got)| PinChange::Mismatch {
@@ -163,12 +163,12 @@ impl Pin {
     }
 
     /// An address has left the set for good.
-    pub fn forget(&mut self, socket: SocketAddr) {
+    pub fn remove(&mut self, socket: SocketAddr) {
         self.seen.remove(&socket);
     }
 
     /// A reload: pins anew, by what the addresses that still answer (`answering`) last said.
-    pub fn renew(
+    pub fn repin(
         &mut self,
         expect: ExpectIdentity,
         answering: impl Fn(SocketAddr) -> bool,
@@ -177,10 +177,14 @@ impl Pin {
         seen.retain(|socket, _| answering(*socket));
         *self = Pin::new(expect);
         self.seen = seen;
-        if settled { self.settle() } else { Vec::new() }
+        if settled {
+            self.end_first_round()
+        } else {
+            Vec::new()
+        }
     }
 
-    fn judge(&mut self) -> Vec<PinChange> {
+    fn evaluate(&mut self) -> Vec<PinChange> {
         let values = self.values();
         let count = |of: &SystemId| {
             values
@@ -262,8 +266,8 @@ mod tests {
         let mut pin = Pin::new(expect);
         for word in script.split_whitespace() {
             match word.split_once('=') {
-                Some((n, value)) => pin.saw(at(n.parse().unwrap()), SystemId::new(value)),
-                None => pin.settle(),
+                Some((n, value)) => pin.observe(at(n.parse().unwrap()), SystemId::new(value)),
+                None => pin.end_first_round(),
             };
         }
         let forbidden = (1..=4)
@@ -318,24 +322,24 @@ mod tests {
     #[test]
     fn a_mismatch_is_told_once() {
         let (mut pin, _) = run(ExpectIdentity::Auto, "1=x 2=x 3=x |");
-        let told = pin.saw(at(3), SystemId::new("y"));
+        let told = pin.observe(at(3), SystemId::new("y"));
         assert!(
             matches!(&told[..], [PinChange::Mismatch { .. }]),
             "{told:?}"
         );
-        assert!(pin.saw(at(3), SystemId::new("y")).is_empty());
+        assert!(pin.observe(at(3), SystemId::new("y")).is_empty());
     }
 
     #[test]
     fn a_reload_pins_anew() {
         let (mut pin, _) = run(ExpectIdentity::Auto, "1=x 2=x | 1=y 2=y");
         assert_eq!(
-            pin.renew(ExpectIdentity::Auto, |_| true),
+            pin.repin(ExpectIdentity::Auto, |_| true),
             [PinChange::Pinned(SystemId::new("y"))]
         );
         assert!(!pin.forbids(at(1)));
         let (mut pin, _) = run(ExpectIdentity::Auto, "1=x 2=y |");
-        pin.renew(ExpectIdentity::Auto, |socket| socket == at(2));
+        pin.repin(ExpectIdentity::Auto, |socket| socket == at(2));
         assert_eq!(pin.pinned().map(SystemId::as_str), Some("y"));
     }
 }

@@ -1,60 +1,68 @@
-//! From what the pool knows to what everybody sees: one snapshot.
+//! From what the upstream knows to what everybody sees: one snapshot.
 
 use std::sync::Arc;
 
 use crate::clock::Moment;
-use crate::upstream::dns::Member;
-use crate::upstream::known::Known;
-use crate::upstream::rank::{Entry, Rank};
-use crate::upstream::snapshot::{AddressView, EndpointView, Snapshot, State};
-use crate::upstream::state::{Held, Pool, place_name};
+use crate::upstream::address::AddressState;
+use crate::upstream::membership::Membership;
+use crate::upstream::ranking::{HealthClass, Ranked};
+use crate::upstream::snapshot::{AddressView, EndpointView, HealthState, Snapshot};
+use crate::upstream::state::{EndpointState, UpstreamState, zone_or_endpoint_name};
 
 /// The picture of this moment.
-pub fn snapshot(pool: &Pool, now: Moment, generation: u64) -> Snapshot {
-    let endpoints: Vec<EndpointView> = pool
+pub fn snapshot(upstream: &UpstreamState, now: Moment, generation: u64) -> Snapshot {
+    let endpoints: Vec<EndpointView> = upstream
         .visible()
-        .map(|held| endpoint(pool, held, now))
+        .map(|endpoint_state| endpoint(upstream, endpoint_state, now))
         .collect();
-    let entries = pool.entries(now);
+    let entries = upstream.entries(now);
     Snapshot {
-        upstream: pool.upstream().clone(),
+        upstream: upstream.upstream().clone(),
         generation,
-        identity: pool.pin().pinned().cloned(),
-        identity_conflict: pool.pin().conflict().cloned(),
+        identity: upstream.pin().pinned().cloned(),
+        identity_conflict: upstream.pin().conflict().cloned(),
         fail_open: !entries.is_empty()
             && entries
                 .iter()
-                .all(|entry: &Entry| entry.key.health == Rank::Down),
-        active_zone: pool.active().map(str::to_owned),
-        own_zone: pool.own_zone().cloned(),
-        names: pool.name_views(),
-        healthy: pool
+                .all(|entry: &Ranked| entry.key.health == HealthClass::Down),
+        active_zone: upstream.active().map(str::to_owned),
+        own_zone: upstream.own_zone().cloned(),
+        names: upstream.name_views(),
+        healthy: upstream
             .set()
-            .filter(|(socket, known)| {
-                known.health.state().is_healthy() && !pool.pin().forbids(*socket)
+            .filter(|(socket, address_state)| {
+                address_state.health.state().is_healthy() && !upstream.pin().forbids(*socket)
             })
             .count(),
-        addresses: pool.set().count(),
-        first_round_done: pool.first_round_done(),
+        addresses: upstream.set().count(),
+        first_round_done: upstream.first_round_done(),
         all_probed: endpoints.iter().all(|view| !view.addresses.is_empty())
-            && pool
+            && upstream
                 .set()
-                .all(|(_, known)| known.answered(&pool.settings().health)),
-        rebalance: pool.farther(now),
+                .all(|(_, address_state)| address_state.answered(&upstream.settings().health)),
+        rebalance: upstream.rebalance_candidates(now),
         endpoints,
         entries,
     }
 }
 
-fn endpoint(pool: &Pool, held: &Held, now: Moment) -> EndpointView {
-    let addresses: Vec<AddressView> = held
+fn endpoint(upstream: &UpstreamState, endpoint_state: &EndpointState, now: Moment) -> EndpointView {
+    let addresses: Vec<AddressView> = endpoint_state
         .members
         .iter()
-        .filter_map(|member| Some(address(pool, held, member, pool.known(member.socket)?, now)))
+        .filter_map(|member| {
+            Some(address(
+                upstream,
+                endpoint_state,
+                member,
+                upstream.address(member.socket)?,
+                now,
+            ))
+        })
         .collect();
     EndpointView {
-        endpoint: Arc::clone(&held.endpoint),
-        intent: held.intent,
+        endpoint: Arc::clone(&endpoint_state.endpoint),
+        intent: endpoint_state.intent,
         tier: addresses
             .iter()
             .map(|view| view.tier)
@@ -63,30 +71,36 @@ fn endpoint(pool: &Pool, held: &Held, now: Moment) -> EndpointView {
         healthy: addresses
             .iter()
             .any(|view| view.state.is_healthy() && !view.forbidden),
-        active: pool.active() == Some(place_name(held).as_str())
+        active: upstream.active() == Some(zone_or_endpoint_name(endpoint_state).as_str())
             && addresses
                 .iter()
-                .any(|view| !view.forbidden && view.state != State::Down),
+                .any(|view| !view.forbidden && view.state != HealthState::Down),
         addresses,
     }
 }
 
-fn address(pool: &Pool, held: &Held, member: &Member, known: &Known, now: Moment) -> AddressView {
-    let settings = pool.settings();
+fn address(
+    upstream: &UpstreamState,
+    endpoint_state: &EndpointState,
+    member: &Membership,
+    address_state: &AddressState,
+    now: Moment,
+) -> AddressView {
+    let settings = upstream.settings();
     AddressView {
-        address: Arc::clone(&known.address),
-        state: known.health.state(),
-        since: known.health.since(),
-        reason: known.health.reason().clone(),
-        last_probe: known.last_probe.clone(),
+        address: Arc::clone(&address_state.address),
+        state: address_state.health.state(),
+        since: address_state.health.since(),
+        reason: address_state.health.reason().clone(),
+        last_probe: address_state.last_probe.clone(),
         in_dns: member.in_dns(),
-        identity: pool.pin().of(member.socket).cloned(),
-        forbidden: pool.pin().forbids(member.socket),
-        mismatch: pool.pin().mismatch(member.socket),
-        down_by_silence: known.health.down_by_silence(&settings.health),
-        probe_at: known.probe_at,
-        pace: known.pace,
-        ramp_from: known.health.ramp_from(now, &settings.failback),
-        tier: pool.tier(held, member.socket, pool.zones_say()),
+        identity: upstream.pin().of(member.socket).cloned(),
+        forbidden: upstream.pin().forbids(member.socket),
+        mismatch: upstream.pin().mismatch(member.socket),
+        down_by_silence: address_state.health.down_by_silence(&settings.health),
+        probe_at: address_state.probe_at,
+        pace: address_state.pace,
+        ramp_from: address_state.health.ramp_from(now, &settings.failback),
+        tier: upstream.tier(endpoint_state, member.socket, upstream.zones_known()),
     }
 }

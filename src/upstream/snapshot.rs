@@ -11,19 +11,19 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::types::{EndpointName, UpstreamName, Zone};
 use crate::upstream::endpoint::{Address, Endpoint};
-use crate::upstream::fact::{Intent, Source};
 use crate::upstream::identity::SystemId;
-use crate::upstream::rank::Entry;
+use crate::upstream::input::{AnswerSource, Intent};
+use crate::upstream::ranking::Ranked;
 
 /// The state of an address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum State {
+pub enum HealthState {
     /// Not probed yet, or not again since it was away.
     #[default]
     Unknown,
-    /// Well.
+    /// Healthy.
     Up,
-    /// In doubt: fast probes decide.
+    /// In mark_suspect: fast probes decide.
     Suspect,
     /// Answers again, and must go on for a while.
     Returning,
@@ -46,9 +46,9 @@ pub struct Snapshot {
     pub identity_conflict: Option<(SystemId, SystemId)>,
     /// Every address that may be used is down, so that all are tried.
     pub fail_open: bool,
-    /// The zone (the endpoint's name, where its zone is not known) that new connections go to.
+    /// The zone (the endpoint's name, where its zone is not address_state) that new connections go to.
     pub active_zone: Option<String>,
-    /// Our own zone, where it is known.
+    /// Our own zone, where it is address_state.
     pub own_zone: Option<Zone>,
     /// The names behind the endpoints, for `/v1/dns`; literal addresses are not among them.
     pub names: Vec<NameView>,
@@ -61,14 +61,14 @@ pub struct Snapshot {
     /// Every address was probed at least once (its first probe has answered or failed).
     pub all_probed: bool,
     /// Which pairs at rest may be closed because a nearer zone is well again (contract 7.9).
-    pub rebalance: Option<Farther>,
+    pub rebalance: Option<RebalanceCandidates>,
     /// What `order` reads: every address that may be used, best first while no ramp runs.
-    pub(in crate::upstream) entries: Vec<Entry>,
+    pub(in crate::upstream) entries: Vec<Ranked>,
 }
 
 /// Pairs that may move back: those on these addresses, at rest, at the pace of contract 7.9.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Farther {
+pub struct RebalanceCandidates {
     /// Since when.
     pub since: Moment,
     /// The endpoints all of whose addresses are farther.
@@ -97,10 +97,10 @@ pub struct EndpointView {
 /// One address of an endpoint. Endpoints that share an IP:port share the `Arc<Address>`, its health and its probes.
 #[derive(Clone, Debug)]
 pub struct AddressView {
-    /// The address; the same `Arc` for as long as the pool knows it.
+    /// The address; the same `Arc` for as long as the upstream knows it.
     pub address: Arc<Address>,
     /// Its state.
-    pub state: State,
+    pub state: HealthState,
     /// Since when.
     pub since: Moment,
     /// Why it is in this state.
@@ -120,7 +120,7 @@ pub struct AddressView {
     /// When the next probe is due. A change of the snapshot may move it, either way.
     pub probe_at: Moment,
     /// How it is probed.
-    pub pace: Pace,
+    pub pace: ProbeMode,
     /// While it shifts back: since when.
     pub ramp_from: Option<Moment>,
     /// 0 near, 1 farther, 2 a peered name; by measured connect time where zones do not say.
@@ -128,9 +128,9 @@ pub struct AddressView {
 }
 
 /// How an address is probed. Whatever it says, two probes of one IP:port are never sent less than
-/// `Timing::PROBE_GAP` apart.
+/// `constants::PROBE_GAP` apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum ProbeMode {
     /// Not at all.
     Off,
     /// One at a time, when `probe_at` has come.
@@ -166,7 +166,7 @@ pub struct NameView {
     /// When it came; absent while there was none.
     pub answered: Option<Moment>,
     /// Where it came from.
-    pub source: Option<Source>,
+    pub source: Option<AnswerSource>,
     /// Whether later answers were bad.
     pub stale: bool,
     /// The last thing that went wrong, until an answer without fault.
@@ -177,32 +177,35 @@ pub struct NameView {
     pub candidate: bool,
 }
 
-// === impl State ===
+// === impl HealthState ===
 
-impl State {
+impl HealthState {
     /// All of them, in the contract's order.
-    pub const ALL: [State; 5] = [
-        State::Unknown,
-        State::Up,
-        State::Suspect,
-        State::Returning,
-        State::Down,
+    pub const ALL: [HealthState; 5] = [
+        HealthState::Unknown,
+        HealthState::Up,
+        HealthState::Suspect,
+        HealthState::Returning,
+        HealthState::Down,
     ];
 
     /// As it stands in `/v1/endpoints` and `endpoint_addresses{state}`.
     pub const fn as_str(self) -> &'static str {
         match self {
-            State::Unknown => "unknown",
-            State::Up => "up",
-            State::Suspect => "suspect",
-            State::Returning => "returning",
-            State::Down => "down",
+            HealthState::Unknown => "unknown",
+            HealthState::Up => "up",
+            HealthState::Suspect => "suspect",
+            HealthState::Returning => "returning",
+            HealthState::Down => "down",
         }
     }
 
     /// Up, suspect or returning.
     pub const fn is_healthy(self) -> bool {
-        matches!(self, State::Up | State::Suspect | State::Returning)
+        matches!(
+            self,
+            HealthState::Up | HealthState::Suspect | HealthState::Returning
+        )
     }
 }
 
@@ -229,13 +232,13 @@ impl Snapshot {
     /// Whether another address than this one is up and may be used.
     pub fn other_up(&self, socket: SocketAddr) -> bool {
         self.all().any(|(_, view)| {
-            view.address.socket != socket && view.state == State::Up && !view.forbidden
+            view.address.socket != socket && view.state == HealthState::Up && !view.forbidden
         })
     }
 
     /// Whether anything may be dialled with hope: an address that may be used and is not down.
-    pub fn any_hope(&self) -> bool {
+    pub fn any_usable(&self) -> bool {
         self.all()
-            .any(|(_, view)| !view.forbidden && view.state != State::Down)
+            .any(|(_, view)| !view.forbidden && view.state != HealthState::Down)
     }
 }

@@ -1,8 +1,8 @@
-//! All endpoints of one upstream, pure: facts in, changes out.
+//! All endpoints of one upstream, pure: inputs in, changes out.
 //!
 //! Owns which addresses there are (with `dns`), how each is (with `health`), which system they are (with `identity`),
-//! where new connections go (`active`) and which facts are void because we were late ourselves (contract 7.12). Knows
-//! no clock and no I/O: `now` is an argument, successes are read from the addresses' own numbers on [`Pool::tick`].
+//! where new connections go (`active`) and which inputs are void because we were late ourselves (contract 7.12). Knows
+//! no clock and no I/O: `now` is an argument, successes are read from the addresses' own numbers on [`UpstreamState::tick`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -10,62 +10,63 @@ use std::sync::Arc;
 
 use crate::clock::Moment;
 use crate::types::{UpstreamName, Zone};
-use crate::upstream::active::Active;
+use crate::upstream::active_zone::ActiveZone;
+use crate::upstream::address::AddressState;
 use crate::upstream::change::Change;
-use crate::upstream::dns::{Member, Name};
+use crate::upstream::constants;
 use crate::upstream::endpoint::{Endpoint, EndpointSpec, Role};
-use crate::upstream::fact::{DialFailure, Fact, Intent, Suspicion};
-use crate::upstream::health::SilenceLimit;
+use crate::upstream::health::TimeoutMarkdownLimit;
 use crate::upstream::identity::Pin;
-use crate::upstream::known::Known;
-use crate::upstream::near::Nearness;
-use crate::upstream::timing::{PoolSettings, Timing};
+use crate::upstream::input::{DialFailure, Input, Intent, Suspicion};
+use crate::upstream::latency::LatencyRanking;
+use crate::upstream::membership::{Membership, NameRecord};
+use crate::upstream::settings::UpstreamPolicy;
 
-pub(in crate::upstream) use place::place_name;
+pub(in crate::upstream) use ranking::zone_or_endpoint_name;
 
-mod answers;
-mod evidence;
-mod place;
-mod reload;
+mod dns;
+mod health;
+mod ranking;
+mod reconfigure;
 
 /// One endpoint and what it holds.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct EndpointState {
     /// The endpoint.
     pub endpoint: Arc<Endpoint>,
     /// What the operator wants of it.
     pub intent: Intent,
     /// Its addresses.
-    pub members: Vec<Member>,
+    pub members: Vec<Membership>,
     /// Its name has answered once: a candidate becomes an endpoint.
     pub answered: bool,
 }
 
-/// Everything the pool of one upstream knows.
+/// Everything the upstream of one upstream knows.
 #[derive(Clone, Debug)]
-pub struct Pool {
+pub struct UpstreamState {
     upstream: UpstreamName,
-    settings: PoolSettings,
-    held: Vec<Held>,
+    settings: UpstreamPolicy,
+    endpoints: Vec<EndpointState>,
     /// Every address of the set, and for an hour those that were in it.
-    known: BTreeMap<SocketAddr, Known>,
-    names: BTreeMap<String, Name>,
+    addresses: BTreeMap<SocketAddr, AddressState>,
+    names: BTreeMap<String, NameRecord>,
     pin: Pin,
-    near: Nearness,
-    near_looked: Option<Moment>,
-    silence: SilenceLimit,
+    latency: LatencyRanking,
+    latency_ranked_at: Option<Moment>,
+    silence: TimeoutMarkdownLimit,
     /// When we were late, from and to.
     stalls: VecDeque<(Moment, Moment)>,
     last_beat: Option<Moment>,
-    /// Our own zone as it was detected, by name and by id; the setting wins.
+    /// Our own zone as it was detected, by name and by id; the setting successes.
     own_zone: Option<Zone>,
     own_zone_id: Option<Zone>,
     own_listeners: Vec<SocketAddr>,
     first_answer: Option<Moment>,
-    /// Whether there were farther places to leave when last looked.
+    /// Whether there were farther zones to leave when last looked.
     rebalances: bool,
     first_round_done: bool,
-    active: Active,
+    active: ActiveZone,
     /// Counts draws: jitter without a random source.
     draws: u64,
     /// Something in the snapshot has changed.
@@ -73,28 +74,28 @@ pub struct Pool {
     changes: Vec<Change>,
 }
 
-// === impl Pool ===
+// === impl UpstreamState ===
 
-impl Pool {
-    /// The pool before anything has happened. Literal addresses need no answer. `seed` is for jitter.
+impl UpstreamState {
+    /// The upstream before anything has happened. Literal addresses need no answer. `seed` is for jitter.
     pub fn new(
         upstream: UpstreamName,
         endpoints: Vec<EndpointSpec>,
-        settings: PoolSettings,
+        settings: UpstreamPolicy,
         own_listeners: Vec<SocketAddr>,
         now: Moment,
         seed: u64,
     ) -> Self {
-        let mut pool = Self {
+        let mut upstream = Self {
             pin: Pin::new(settings.health.expect_s3_auth_path.clone()),
             upstream,
             settings,
-            held: Vec::new(),
-            known: BTreeMap::new(),
+            endpoints: Vec::new(),
+            addresses: BTreeMap::new(),
             names: BTreeMap::new(),
-            near: Nearness::default(),
-            near_looked: None,
-            silence: SilenceLimit::default(),
+            latency: LatencyRanking::default(),
+            latency_ranked_at: None,
+            silence: TimeoutMarkdownLimit::default(),
             stalls: VecDeque::new(),
             last_beat: None,
             own_zone: None,
@@ -103,29 +104,29 @@ impl Pool {
             first_answer: None,
             rebalances: false,
             first_round_done: false,
-            active: Active::default(),
+            active: ActiveZone::default(),
             draws: seed,
             dirty: true,
             changes: Vec::new(),
         };
-        pool.first_round_done = !pool.settings.health.probes();
-        pool.set_endpoints(now, endpoints);
-        pool.settle(now);
-        pool.changes.clear();
-        pool
+        upstream.first_round_done = !upstream.settings.health.probes();
+        upstream.set_endpoints(now, endpoints);
+        upstream.recompute(now);
+        upstream.changes.clear();
+        upstream
     }
 
-    /// Applies one fact.
-    pub fn apply(&mut self, now: Moment, fact: Fact) -> Vec<Change> {
-        match fact {
-            Fact::Answer(answer) => self.answer(now, &answer),
-            Fact::Probed {
+    /// Applies one input.
+    pub fn apply(&mut self, now: Moment, input: Input) -> Vec<Change> {
+        match input {
+            Input::Answer(answer) => self.answer(now, &answer),
+            Input::Probed {
                 socket,
                 sent,
                 outcome,
                 took,
             } => self.probed(now, socket, sent, outcome, took),
-            Fact::Dialled {
+            Input::Dialled {
                 socket,
                 failure,
                 started,
@@ -133,50 +134,50 @@ impl Pool {
             } => {
                 let void = failure == DialFailure::Timeout && self.is_void(started, now);
                 if failure != DialFailure::Local && !void {
-                    self.doubt(now, socket, failure.as_str(), false);
+                    self.mark_suspect(now, socket, failure.as_str(), false);
                 }
             }
-            Fact::Suspect {
+            Input::Suspect {
                 socket,
                 why,
                 started,
                 ..
             } => {
                 if why == Suspicion::Untouched || !self.is_void(started, now) {
-                    self.doubt(now, socket, why.as_str(), why == Suspicion::SlowAnswer);
+                    self.mark_suspect(now, socket, why.as_str(), why == Suspicion::SlowAnswer);
                 }
             }
-            Fact::Intent { endpoint, intent } => {
-                for held in self
-                    .held
+            Input::Intent { endpoint, intent } => {
+                for endpoint_state in self
+                    .endpoints
                     .iter_mut()
-                    .filter(|held| *held.endpoint.name() == endpoint)
+                    .filter(|endpoint_state| *endpoint_state.endpoint.name() == endpoint)
                 {
-                    held.intent = intent;
+                    endpoint_state.intent = intent;
                 }
             }
-            Fact::OwnZone(zone) => {
+            Input::OwnZone(zone) => {
                 self.own_zone = zone;
-                self.active.set_anew();
+                self.active.reset();
             }
-            Fact::OwnZoneId(zone) => {
+            Input::OwnZoneId(zone) => {
                 self.own_zone_id = zone;
-                self.active.set_anew();
+                self.active.reset();
             }
-            Fact::Woke => self.woke(now),
-            Fact::Stalled { from, to } => self.stalled(from, to),
-            Fact::ReprobeNow { endpoint } => self.reprobe(now, endpoint.as_ref()),
-            Fact::OwnListeners(own) => {
+            Input::Resumed => self.resumed(now),
+            Input::Stalled { from, to } => self.stalled(from, to),
+            Input::ReprobeNow { endpoint } => self.reprobe(now, endpoint.as_ref()),
+            Input::OwnListeners(own) => {
                 self.own_listeners = own;
                 self.drop_own();
             }
-            Fact::Reconfigure {
+            Input::Reconfigure {
                 endpoints,
                 settings,
             } => self.reconfigure(now, endpoints, settings),
         }
         self.dirty = true;
-        self.settle(now);
+        self.recompute(now);
         std::mem::take(&mut self.changes)
     }
 
@@ -184,34 +185,35 @@ impl Pool {
     pub fn tick(&mut self, now: Moment) -> Vec<Change> {
         let sockets: Vec<SocketAddr> = self.set().map(|(socket, _)| socket).collect();
         for socket in sockets {
-            let may_mark = self.may_mark(now, socket);
+            let timeout_may_mark_down = self.timeout_may_mark_down(now, socket);
             let draw = self.draw();
             let last_move = self.active.last_move();
-            let Some(known) = self.known.get_mut(&socket) else {
+            let Some(address_state) = self.addresses.get_mut(&socket) else {
                 continue;
             };
             let (health, failback) = (&self.settings.health, &self.settings.failback);
-            let flip = known
-                .health
-                .tick(now, may_mark, last_move, health, failback);
-            if flip.is_some() {
-                known.plan(now, draw, health);
-            } else if known.traffic_stands_in(now, draw, health) {
+            let transition =
+                address_state
+                    .health
+                    .tick(now, timeout_may_mark_down, last_move, health, failback);
+            if transition.is_some() {
+                address_state.schedule_next(now, draw, health);
+            } else if address_state.traffic_stands_in(now, draw, health) {
                 self.dirty = true;
             }
-            self.flipped(now, socket, flip);
+            self.record_transition(now, socket, transition);
         }
         self.expire(now);
-        self.look_near(now);
-        self.settle(now);
+        self.update_latency_ranking(now);
+        self.recompute(now);
         std::mem::take(&mut self.changes)
     }
 
-    /// To be called whenever the actor wakes, before the facts that wait are applied: tells whether we were late.
-    pub fn beat(&mut self, now: Moment) -> Vec<Change> {
+    /// To be called whenever the actor wakes, before the inputs that wait are applied: tells whether we were late.
+    pub fn check_stall(&mut self, now: Moment) -> Vec<Change> {
         if let Some(last) = self.last_beat.replace(now) {
             let late = now.since(last);
-            if late > Timing::TICK + Timing::STALL {
+            if late > constants::TICK + constants::STALL {
                 self.stalled(last, now);
                 self.changes.push(Change::Stall(late));
             }
@@ -225,67 +227,76 @@ impl Pool {
     }
 
     /// What follows from any change: who is in the set, whether the first round is over, where new connections go.
-    fn settle(&mut self, now: Moment) {
+    fn recompute(&mut self, now: Moment) {
         self.refresh_set(now);
         if !self.first_round_done {
-            let all = self.visible().all(|held| !held.members.is_empty())
+            let all = self
+                .visible()
+                .all(|endpoint_state| !endpoint_state.members.is_empty())
                 && self
                     .set()
-                    .all(|(_, known)| known.answered(&self.settings.health));
+                    .all(|(_, address_state)| address_state.answered(&self.settings.health));
             // Without probes nobody answers, and nothing is waited for.
             let over = match self.first_answer {
-                Some(first) => all || now.since(first) >= Timing::FIRST_ROUND,
+                Some(first) => all || now.since(first) >= constants::FIRST_ROUND,
                 None => all && !self.settings.health.probes(),
             };
             if over {
                 self.first_round_done = true;
                 self.dirty = true;
-                let told = self.pin.settle();
-                self.pin_changed(told);
+                let changes = self.pin.end_first_round();
+                self.pin_changed(changes);
             }
         }
-        let places = self.ranked_places();
-        let moved = self.active.follow(now, &places, self.first_round_done);
+        let zones = self.rank_zones();
+        let moved = self.active.follow(now, &zones, self.first_round_done);
         self.dirty |= moved.is_some() || self.active.take_changed();
         self.changes.extend(moved);
         // Time alone decides when rebalancing begins: no other change would publish it.
-        let rebalances = self.farther(now).is_some();
+        let rebalances = self.rebalance_candidates(now).is_some();
         self.dirty |= std::mem::replace(&mut self.rebalances, rebalances) != rebalances;
     }
 
     /// The addresses of the set.
-    pub(in crate::upstream) fn set(&self) -> impl Iterator<Item = (SocketAddr, &Known)> {
-        self.known
+    pub(in crate::upstream) fn set(&self) -> impl Iterator<Item = (SocketAddr, &AddressState)> {
+        self.addresses
             .iter()
-            .filter(|(_, known)| known.gone.is_none())
-            .map(|(socket, known)| (*socket, known))
+            .filter(|(_, address_state)| address_state.gone.is_none())
+            .map(|(socket, address_state)| (*socket, address_state))
     }
 
     /// The endpoints that are ones: candidates have answered, stand-ins are needed.
-    pub(in crate::upstream) fn visible(&self) -> impl Iterator<Item = &Held> {
-        self.held.iter().filter(|held| self.is_visible(held))
+    pub(in crate::upstream) fn visible(&self) -> impl Iterator<Item = &EndpointState> {
+        self.endpoints
+            .iter()
+            .filter(|endpoint_state| self.is_visible(endpoint_state))
     }
 
-    fn is_visible(&self, held: &Held) -> bool {
+    fn is_visible(&self, endpoint_state: &EndpointState) -> bool {
         let any = |role| {
-            self.held
+            self.endpoints
                 .iter()
                 .any(|other| other.endpoint.spec.role == role && !other.members.is_empty())
         };
-        match held.endpoint.spec.role {
+        match endpoint_state.endpoint.spec.role {
             Role::Configured => true,
-            Role::Zonal => held.answered,
+            Role::Zonal => endpoint_state.answered,
             // Empty because its addresses belong to zones: no endpoint of its own.
-            Role::Regional => !held.members.is_empty() || !any(Role::Zonal),
-            Role::Peered => !held.members.is_empty() || !any(Role::PeeredOld),
-            Role::PeeredOld => held.answered && !any(Role::Peered),
+            Role::Regional => !endpoint_state.members.is_empty() || !any(Role::Zonal),
+            Role::Peered => !endpoint_state.members.is_empty() || !any(Role::PeeredOld),
+            Role::PeeredOld => endpoint_state.answered && !any(Role::Peered),
         }
     }
 
     fn holders(&self, socket: SocketAddr) -> Vec<Arc<Endpoint>> {
         self.visible()
-            .filter(|held| held.members.iter().any(|member| member.socket == socket))
-            .map(|held| Arc::clone(&held.endpoint))
+            .filter(|endpoint_state| {
+                endpoint_state
+                    .members
+                    .iter()
+                    .any(|member| member.socket == socket)
+            })
+            .map(|endpoint_state| Arc::clone(&endpoint_state.endpoint))
             .collect()
     }
 
@@ -295,18 +306,18 @@ impl Pool {
     }
 
     /// The settings.
-    pub fn settings(&self) -> &PoolSettings {
+    pub fn settings(&self) -> &UpstreamPolicy {
         &self.settings
     }
 
-    /// What is known of the upstream's identity.
+    /// What is address_state of the upstream's identity.
     pub fn pin(&self) -> &Pin {
         &self.pin
     }
 
     /// The active zone (or endpoint).
     pub fn active(&self) -> Option<&str> {
-        self.active.place()
+        self.active.zone()
     }
 
     /// Whether the first round is over.
@@ -314,9 +325,9 @@ impl Pool {
         self.first_round_done
     }
 
-    /// What is known of an address.
-    pub fn known(&self, socket: SocketAddr) -> Option<&Known> {
-        self.known.get(&socket)
+    /// What is address_state of an address.
+    pub fn address(&self, socket: SocketAddr) -> Option<&AddressState> {
+        self.addresses.get(&socket)
     }
 
     /// A number from 0 to 1, other each time (splitmix64).

@@ -1,14 +1,14 @@
-//! The actor: facts in, snapshots, events and numbers out. The clock is paused; there are no sockets.
+//! The actor: inputs in, snapshots, events and numbers out. The clock is paused; there are no sockets.
 
 use std::time::Duration;
 
 use super::*;
 use crate::events::Log;
 use crate::types::{EndpointName, Zone};
-use fact::ProbeOutcome;
-use snapshot::State;
+use input::ProbeOutcome;
+use snapshot::HealthState;
 
-fn config(metrics: &Metrics, events: &Events) -> PoolConfig {
+fn config(metrics: &Metrics, events: &Events) -> UpstreamArgs {
     let endpoint = |name: &str, host: &str| EndpointSpec {
         name: EndpointName::new(name),
         host: host.to_owned(),
@@ -16,12 +16,12 @@ fn config(metrics: &Metrics, events: &Events) -> PoolConfig {
         zone: Some(Zone::new(name)),
         role: endpoint::Role::Configured,
     };
-    PoolConfig {
+    UpstreamArgs {
         upstream: UpstreamName::new("u"),
         endpoints: vec![endpoint("a", "10.0.0.1"), endpoint("b", "10.0.0.2")],
-        settings: PoolSettings {
+        settings: UpstreamPolicy {
             own_zone: Some(Zone::new("a")),
-            ..PoolSettings::default()
+            ..UpstreamPolicy::default()
         },
         metrics: metrics.clone(),
         events: events.clone(),
@@ -29,8 +29,8 @@ fn config(metrics: &Metrics, events: &Events) -> PoolConfig {
     }
 }
 
-fn probed(n: u8, outcome: ProbeOutcome) -> Fact {
-    Fact::Probed {
+fn probed(n: u8, outcome: ProbeOutcome) -> Input {
+    Input::Probed {
         socket: SocketAddr::from(([10, 0, 0, n], 8182)),
         sent: clock::now(),
         outcome,
@@ -38,7 +38,7 @@ fn probed(n: u8, outcome: ProbeOutcome) -> Fact {
     }
 }
 
-async fn until(view: &mut View, what: impl Fn(&Snapshot) -> bool) {
+async fn until(view: &mut SnapshotReader, what: impl Fn(&Snapshot) -> bool) {
     tokio::time::timeout(Duration::from_secs(600), async {
         while !what(&view.load()) {
             view.changed().await;
@@ -57,8 +57,8 @@ async fn facts_become_snapshots_events_and_numbers() {
     let (feed, mut view, actor) = start(config(&metrics, &events));
     let actor = tokio::spawn(actor);
     assert_eq!(view.load().addresses, 2);
-    feed.tell(probed(1, OK));
-    feed.tell(probed(2, OK));
+    feed.send(probed(1, OK));
+    feed.send(probed(2, OK));
     until(&mut view, |seen| seen.healthy == 2 && seen.first_round_done).await;
     assert_eq!(
         metrics.value("endpoint_healthy", &[("endpoint", "a")]),
@@ -68,8 +68,8 @@ async fn facts_become_snapshots_events_and_numbers() {
         metrics.value("endpoint_active", &[("endpoint", "a")]),
         Some(1.0)
     );
-    feed.tell(probed(1, ProbeOutcome::Refused));
-    feed.tell(probed(1, ProbeOutcome::Refused));
+    feed.send(probed(1, ProbeOutcome::Refused));
+    feed.send(probed(1, ProbeOutcome::Refused));
     until(&mut view, |seen| seen.active_zone.as_deref() == Some("b")).await;
     assert_eq!(
         metrics.value("failovers_total", &[("from", "a"), ("to", "b")]),
@@ -109,7 +109,7 @@ async fn an_endpoint_that_leaves_takes_its_series_along() {
     let (feed, mut view, actor) = start(config);
     let _actor = tokio::spawn(actor);
     endpoints.truncate(1);
-    feed.tell(Fact::Reconfigure {
+    feed.send(Input::Reconfigure {
         endpoints,
         settings,
     });
@@ -130,17 +130,17 @@ async fn a_full_queue_drops_observations_only() {
     let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
     let (feed, mut view, actor) = start(config(&metrics, &events));
     for _ in 0..QUEUE + 5 {
-        feed.tell(probed(1, OK));
+        feed.send(probed(1, OK));
     }
     assert_eq!(feed.dropped(), 5);
-    feed.tell(Fact::Intent {
+    feed.send(Input::Intent {
         endpoint: EndpointName::new("a"),
-        intent: fact::Intent::Drain,
+        intent: input::Intent::Drain,
     });
     let _actor = tokio::spawn(actor);
     until(&mut view, |seen| {
-        seen.endpoints[0].intent == fact::Intent::Drain
+        seen.endpoints[0].intent == input::Intent::Drain
     })
     .await;
-    assert_eq!(view.load().endpoints[0].addresses[0].state, State::Up);
+    assert_eq!(view.load().endpoints[0].addresses[0].state, HealthState::Up);
 }

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::harness::client::{End, ping, read_exactly, read_out};
 use crate::harness::upstream::Upstream;
 use crate::harness::{Conf, Entryway, eventually, stays};
-use entryway::upstream::fact::{Fact, Intent};
+use entryway::upstream::input::{Input, Intent};
 
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -33,7 +33,7 @@ async fn a_slow_answer_survives_the_endpoints_drain_and_the_shutdown() {
     let entryway = Entryway::start(&Conf::to(&endpoints).upstream(r#"zone = "a""#)).await;
     let mut client = ask(&entryway, &slow).await;
     let intent = Intent::Drain;
-    entryway.handles.tell_all(&Fact::Intent {
+    entryway.handles.tell_all(&Input::Intent {
         endpoint: entryway::types::EndpointName::new("near"),
         intent,
     });
@@ -106,7 +106,7 @@ async fn after_a_failback_pairs_at_rest_are_moved_and_a_slow_answer_is_not() {
         .upstream(r#"failback.after = "1s""#);
     let entryway = Entryway::start(&conf.upstream(r#"failback.ramp = "1s""#)).await;
     let intent = |intent| {
-        entryway.handles.tell_all(&Fact::Intent {
+        entryway.handles.tell_all(&Input::Intent {
             endpoint: entryway::types::EndpointName::new("near"),
             intent,
         });

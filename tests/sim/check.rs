@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use entryway::clock::Moment;
 use entryway::upstream::change::Change;
-use entryway::upstream::fact::{Fact, Intent};
-use entryway::upstream::snapshot::{EndpointView, Snapshot, State};
-use entryway::upstream::timing::Timing;
+use entryway::upstream::constants;
+use entryway::upstream::input::{Input, Intent};
+use entryway::upstream::snapshot::{EndpointView, HealthState, Snapshot};
 
 use super::world::World;
 
@@ -36,7 +36,7 @@ pub(crate) struct Checker {
 pub(crate) fn flips(changes: &[Change]) -> usize {
     changes
         .iter()
-        .filter(|change| matches!(change, Change::Flip { .. }))
+        .filter(|change| matches!(change, Change::Transition { .. }))
         .count()
 }
 
@@ -57,8 +57,9 @@ fn another_up(seen: &Snapshot, mine: &str) -> bool {
             .find(|(_, view)| view.address.socket == socket)
             .is_some_and(|(of, _)| place(of) != mine)
     };
-    seen.all()
-        .any(|(_, view)| view.state == State::Up && !view.forbidden && first(view.address.socket))
+    seen.all().any(|(_, view)| {
+        view.state == HealthState::Up && !view.forbidden && first(view.address.socket)
+    })
 }
 
 impl Checker {
@@ -76,9 +77,9 @@ impl Checker {
         self.digest.finish()
     }
 
-    pub(crate) fn before(&mut self, world: &World, fact: &Fact) {
+    pub(crate) fn before(&mut self, world: &World, fact: &Input) {
         self.before = Some(world.see());
-        if matches!(fact, Fact::Woke) {
+        if matches!(fact, Input::Resumed) {
             // Failures are forgiven; successes running go on.
             for words in self.words.values_mut() {
                 let wins = words
@@ -91,9 +92,9 @@ impl Checker {
         }
     }
 
-    pub(crate) fn after(&mut self, world: &mut World, fact: Option<&Fact>, changes: &[Change]) {
+    pub(crate) fn after(&mut self, world: &mut World, fact: Option<&Input>, changes: &[Change]) {
         let seen = world.see();
-        if let Some(Fact::Probed { socket, sent, .. }) = fact {
+        if let Some(Input::Probed { socket, sent, .. }) = fact {
             self.heard(*socket, *sent, changes);
         }
         self.flips_have_reasons(world, &seen, fact, changes);
@@ -134,7 +135,7 @@ impl Checker {
         &mut self,
         world: &World,
         seen: &Snapshot,
-        fact: Option<&Fact>,
+        fact: Option<&Input>,
         changes: &[Change],
     ) {
         let mut done = BTreeSet::new();
@@ -143,58 +144,58 @@ impl Checker {
             world.pool.settings().health.rise as usize,
         );
         for change in changes {
-            let Change::Flip {
+            let Change::Transition {
                 socket,
-                flip,
+                transition,
                 endpoint,
             } = change
             else {
                 continue;
             };
-            if !done.insert((*socket, flip.to)) {
+            if !done.insert((*socket, transition.to)) {
                 continue;
             }
             let words = self.words.get(socket).map_or(&[][..], Vec::as_slice);
             let last = |n: usize, what: fn(&Word) -> bool| {
                 words.len() >= n && words.iter().rev().take(n).all(what)
             };
-            let back = flip.reason == "was_down"
-                || flip.reason == "back_in_dns"
-                || flip.reason == "unprobed";
-            match (flip.from, flip.to) {
+            let back = transition.reason == "was_down"
+                || transition.reason == "back_in_dns"
+                || transition.reason == "unprobed";
+            match (transition.from, transition.to) {
                 _ if back => {
                     self.words.remove(socket);
                 }
-                (from, State::Down) => {
+                (from, HealthState::Down) => {
                     let hard = last(2, |word| *word == Word::Hard);
-                    let first = from == State::Unknown && last(1, |word| *word == Word::Hard);
+                    let first = from == HealthState::Unknown && last(1, |word| *word == Word::Hard);
                     assert!(
                         hard || first || last(fall, |word| *word != Word::Win),
                         "{socket} down ({}) after {words:?}",
-                        flip.reason
+                        transition.reason
                     );
                 }
-                (State::Down, to) => {
-                    assert_eq!(to, State::Returning, "{socket}");
+                (HealthState::Down, to) => {
+                    assert_eq!(to, HealthState::Returning, "{socket}");
                     assert!(
                         last(rise, |word| *word == Word::Win),
                         "{socket} returning after {words:?}"
                     );
                 }
-                (State::Returning, State::Up) => {
+                (HealthState::Returning, HealthState::Up) => {
                     assert!(fact.is_none(), "by time only");
                     assert!(
                         last(rise, |word| *word == Word::Win),
                         "{socket} up after {words:?}"
                     );
                 }
-                (_, State::Up) => assert!(
+                (_, HealthState::Up) => assert!(
                     last(1, |word| *word == Word::Win),
                     "{socket} up after {words:?}"
                 ),
                 _ => {}
             }
-            if flip.silent {
+            if transition.silent {
                 let mine = endpoint
                     .zone()
                     .map_or_else(|| endpoint.name().to_string(), ToString::to_string);
@@ -206,7 +207,7 @@ impl Checker {
                     .all(|seen| another_up(seen, &mine))
                 {
                     let near = |(at, other): &&(Moment, String)| {
-                        world.now.since(*at) < Timing::SILENCE_GAP && *other != mine
+                        world.now.since(*at) < constants::SILENCE_GAP && *other != mine
                     };
                     let clash = self.silent.iter().find(near);
                     assert!(clash.is_none(), "silence marked {clash:?} and now {mine}");
@@ -252,7 +253,7 @@ impl Checker {
             };
             if let (Some(pinned), Some(got)) = (&seen.identity, &view.identity) {
                 let off = world.pool.settings().health.expect_s3_auth_path
-                    == entryway::upstream::timing::ExpectIdentity::Off;
+                    == entryway::upstream::settings::ExpectIdentity::Off;
                 assert!(off || pinned == got, "a mismatch is offered");
             }
             let ramping = view.ramp_from.is_some_and(|from| {
@@ -260,12 +261,12 @@ impl Checker {
                     / world.pool.settings().failback.ramp.as_secs_f64()
             });
             let health = match view.state {
-                State::Up if ramping => 1,
-                State::Up => 0,
-                State::Unknown => continue,
-                State::Returning => 1,
-                State::Suspect => 3,
-                State::Down => 4,
+                HealthState::Up if ramping => 1,
+                HealthState::Up => 0,
+                HealthState::Unknown => continue,
+                HealthState::Returning => 1,
+                HealthState::Suspect => 3,
+                HealthState::Down => 4,
             };
             let key = (of.intent == Intent::Drain, health, !view.in_dns, view.tier);
             assert!(
@@ -290,11 +291,11 @@ impl Checker {
         let all_down = !plain.is_empty()
             && seen
                 .all()
-                .all(|(_, view)| view.forbidden || view.state == State::Down);
+                .all(|(_, view)| view.forbidden || view.state == HealthState::Down);
         assert_eq!(seen.fail_open, all_down);
     }
 
-    fn the_set(&self, world: &World, seen: &Snapshot, fact: Option<&Fact>) {
+    fn the_set(&self, world: &World, seen: &Snapshot, fact: Option<&Input>) {
         let now = sockets(seen);
         assert!(
             world.own.iter().all(|own| !now.contains(own)),
@@ -306,11 +307,11 @@ impl Checker {
             .map(|view| view.addresses.len())
             .max()
             .unwrap_or(0);
-        assert!(per_endpoint <= Timing::ADDRESSES);
-        let bad = matches!(fact, Some(Fact::Answer(answer)) if answer.result.is_err());
+        assert!(per_endpoint <= constants::ADDRESSES);
+        let bad = matches!(fact, Some(Input::Answer(answer)) if answer.result.is_err());
         let observed = matches!(
             fact,
-            Some(Fact::Probed { .. } | Fact::Dialled { .. } | Fact::Suspect { .. })
+            Some(Input::Probed { .. } | Input::Dialled { .. } | Input::Suspect { .. })
         );
         if let Some(before) = self.before.as_ref().filter(|_| bad || observed) {
             assert_eq!(
@@ -360,7 +361,7 @@ impl Checker {
                 .max();
             let nearer = seen.all().any(|(_, view)| {
                 Some(view.tier) < tier
-                    && view.state == State::Up
+                    && view.state == HealthState::Up
                     && world.now.since(view.since) >= least
             });
             assert!(nearer, "{socket} gives its pairs away to nobody nearer");

@@ -8,15 +8,15 @@ use std::time::Duration;
 use entryway::clock::Moment;
 use entryway::types::{EndpointName, UpstreamName, Zone};
 use entryway::upstream::endpoint::{EndpointSpec, Role};
-use entryway::upstream::fact::{
-    Addresses, Answer, BadAnswer, DialFailure, Fact, Intent, NoAnswer, ProbeOutcome, Source,
-    Suspicion,
-};
 use entryway::upstream::identity::SystemId;
+use entryway::upstream::input::{
+    Addresses, AnswerSource, BadAnswer, DialFailure, DnsAnswer, Input, Intent, LookupError,
+    ProbeOutcome, Suspicion,
+};
 use entryway::upstream::publish::snapshot;
-use entryway::upstream::snapshot::{Pace, Snapshot};
-use entryway::upstream::state::Pool;
-use entryway::upstream::timing::{PoolSettings, ProbeKind};
+use entryway::upstream::settings::{ProbeKind, UpstreamPolicy};
+use entryway::upstream::snapshot::{ProbeMode, Snapshot};
+use entryway::upstream::state::UpstreamState;
 
 const PORT: u16 = 8182;
 
@@ -31,9 +31,9 @@ enum Truth {
 }
 
 pub(crate) struct World {
-    pub(crate) pool: Pool,
+    pub(crate) pool: UpstreamState,
     pub(crate) now: Moment,
-    settings: PoolSettings,
+    settings: UpstreamPolicy,
     pub(crate) own: Vec<SocketAddr>,
     /// When probes were sent, by address: the cap is checked on it.
     pub(crate) launches: BTreeMap<SocketAddr, Vec<Moment>>,
@@ -41,7 +41,7 @@ pub(crate) struct World {
     truth: BTreeMap<u8, Truth>,
     random: fastrand::Rng,
     /// Probes under way: when they end, and what they tell.
-    flying: Vec<(Moment, Fact)>,
+    flying: Vec<(Moment, Input)>,
 }
 
 fn ip(n: u8) -> IpAddr {
@@ -101,23 +101,23 @@ impl World {
                 role: Role::Configured,
             })
             .collect();
-        let settings = PoolSettings {
+        let settings = UpstreamPolicy {
             own_zone: Some(Zone::new("a")),
-            ..PoolSettings::default()
+            ..UpstreamPolicy::default()
         };
         Self::start(specs, settings, fastrand::Rng::with_seed(seed), seed)
     }
 
     fn start(
         specs: Vec<EndpointSpec>,
-        settings: PoolSettings,
+        settings: UpstreamPolicy,
         random: fastrand::Rng,
         seed: u64,
     ) -> Self {
         let now = Moment::at(Duration::from_secs(1));
         let own = vec![SocketAddr::new(ip(9), PORT)];
         Self {
-            pool: Pool::new(
+            pool: UpstreamState::new(
                 UpstreamName::new("u"),
                 specs.clone(),
                 settings.clone(),
@@ -136,8 +136,8 @@ impl World {
         }
     }
 
-    fn settings(random: &mut fastrand::Rng) -> PoolSettings {
-        let mut settings = PoolSettings::default();
+    fn settings(random: &mut fastrand::Rng) -> UpstreamPolicy {
+        let mut settings = UpstreamPolicy::default();
         if random.u8(0..12) == 0 {
             settings.health.kind = ProbeKind::Off;
         }
@@ -170,7 +170,7 @@ impl World {
     }
 
     /// Lets a little time pass; gives the facts that come of it.
-    pub(crate) fn step(&mut self) -> Vec<Fact> {
+    pub(crate) fn step(&mut self) -> Vec<Input> {
         let dice = self.random.u32(0..1000);
         self.now = self.now
             + match dice {
@@ -178,7 +178,7 @@ impl World {
                 4 => Duration::from_secs(self.random.u64(60..4000)),
                 _ => Duration::from_millis(self.random.u64(1..150)),
             };
-        self.pool.beat(self.now);
+        self.pool.check_stall(self.now);
         let mut facts = self.landed();
         self.launch();
         self.weather();
@@ -187,7 +187,7 @@ impl World {
         facts
     }
 
-    fn landed(&mut self) -> Vec<Fact> {
+    fn landed(&mut self) -> Vec<Input> {
         let now = self.now;
         let (landed, flying) = std::mem::take(&mut self.flying)
             .into_iter()
@@ -195,7 +195,7 @@ impl World {
         self.flying = flying;
         landed
             .into_iter()
-            .map(|(_, fact): (Moment, Fact)| fact)
+            .map(|(_, fact): (Moment, Input)| fact)
             .collect()
     }
 
@@ -209,13 +209,13 @@ impl World {
                 .get(&socket)
                 .and_then(|all| all.last().copied());
             let under_way = self.flying.iter().any(
-                |(_, fact)| matches!(fact, Fact::Probed { socket: other, .. } if *other == socket),
+                |(_, fact)| matches!(fact, Input::Probed { socket: other, .. } if *other == socket),
             );
             let every = match view.pace {
-                Pace::Off => continue,
-                Pace::Fast(every) => every,
-                Pace::Regular | Pace::Down if under_way => continue,
-                Pace::Regular | Pace::Down => Duration::from_millis(200),
+                ProbeMode::Off => continue,
+                ProbeMode::Fast(every) => every,
+                ProbeMode::Regular | ProbeMode::Down if under_way => continue,
+                ProbeMode::Regular | ProbeMode::Down => Duration::from_millis(200),
             };
             if view.probe_at > self.now || last.is_some_and(|last| self.now < last + every) {
                 continue;
@@ -225,7 +225,7 @@ impl World {
             let (sent, ends) = (self.now, self.now + took);
             self.flying.push((
                 ends,
-                Fact::Probed {
+                Input::Probed {
                     socket,
                     sent,
                     outcome,
@@ -246,7 +246,7 @@ impl World {
         if self.random.u8(0..200) == 0 {
             return (ProbeOutcome::Local("EMFILE".to_owned()), quick);
         }
-        let flip = self.random.bool();
+        let transition = self.random.bool();
         match self
             .truth
             .get(&v4.octets()[3])
@@ -254,12 +254,12 @@ impl World {
             .unwrap_or(Truth::Refuses)
         {
             Truth::Well(id) => (success(id), quick),
-            Truth::Refuses if flip => (ProbeOutcome::Unreachable, quick),
+            Truth::Refuses if transition => (ProbeOutcome::Unreachable, quick),
             Truth::Refuses => (ProbeOutcome::Refused, quick),
             Truth::Silent => (ProbeOutcome::Timeout, self.settings.health.timeout),
-            Truth::Flaky if flip => (success("x"), quick),
+            Truth::Flaky if transition => (success("x"), quick),
             Truth::Flaky => (ProbeOutcome::Timeout, self.settings.health.timeout),
-            Truth::Sick if flip => (ProbeOutcome::Reset, quick),
+            Truth::Sick if transition => (ProbeOutcome::Reset, quick),
             Truth::Sick => {
                 let (code, detail) = ("http_503".to_owned(), "no targets".to_owned());
                 (ProbeOutcome::BadAnswer(BadAnswer { code, detail }), quick)
@@ -283,7 +283,7 @@ impl World {
         }
     }
 
-    fn traffic(&mut self) -> Option<Fact> {
+    fn traffic(&mut self) -> Option<Input> {
         if self.random.u8(0..10) > 0 {
             return None;
         }
@@ -296,37 +296,37 @@ impl World {
             .address
             .dialled(Duration::from_micros(self.random.u64(200..3000)));
         Some(match self.random.u8(0..8) {
-            0 => Fact::Suspect {
+            0 => Input::Suspect {
                 endpoint,
                 socket,
                 why: Suspicion::LostHedge,
                 started,
             },
-            1 => Fact::Suspect {
+            1 => Input::Suspect {
                 endpoint,
                 socket,
                 why: Suspicion::SlowAnswer,
                 started,
             },
-            2 => Fact::Suspect {
+            2 => Input::Suspect {
                 endpoint,
                 socket,
                 why: Suspicion::Untouched,
                 started,
             },
-            3 => Fact::Dialled {
+            3 => Input::Dialled {
                 endpoint,
                 socket,
                 failure: DialFailure::Refused,
                 started,
             },
-            4 => Fact::Dialled {
+            4 => Input::Dialled {
                 endpoint,
                 socket,
                 failure: DialFailure::Timeout,
                 started,
             },
-            5 => Fact::Dialled {
+            5 => Input::Dialled {
                 endpoint,
                 socket,
                 failure: DialFailure::Local,
@@ -336,30 +336,30 @@ impl World {
         })
     }
 
-    fn news(&mut self) -> Option<Fact> {
+    fn news(&mut self) -> Option<Input> {
         let dice = self.random.u16(0..1000);
         let endpoint = self.specs[self.random.usize(0..self.specs.len())].clone();
         Some(match dice {
-            0..40 => Fact::Answer(self.answer(&endpoint.host)),
-            40 => Fact::Intent {
+            0..40 => Input::Answer(self.answer(&endpoint.host)),
+            40 => Input::Intent {
                 endpoint: endpoint.name,
                 intent: Intent::Drain,
             },
-            41..44 => Fact::Intent {
+            41..44 => Input::Intent {
                 endpoint: endpoint.name,
                 intent: Intent::Ready,
             },
-            44 => Fact::OwnZone(self.random.bool().then(|| Zone::new("b"))),
-            45 => Fact::OwnZoneId(self.random.bool().then(|| Zone::new("c"))),
-            46 => Fact::Woke,
-            47 => Fact::ReprobeNow { endpoint: None },
+            44 => Input::OwnZone(self.random.bool().then(|| Zone::new("b"))),
+            45 => Input::OwnZoneId(self.random.bool().then(|| Zone::new("c"))),
+            46 => Input::Resumed,
+            47 => Input::ReprobeNow { endpoint: None },
             48 if self.random.bool() => {
                 self.settings = Self::settings(&mut self.random);
                 let mut endpoints = self.specs.clone();
                 if self.random.bool() && endpoints.len() > 1 {
                     endpoints.remove(self.random.usize(0..endpoints.len()));
                 }
-                Fact::Reconfigure {
+                Input::Reconfigure {
                     endpoints,
                     settings: self.settings.clone(),
                 }
@@ -368,13 +368,13 @@ impl World {
         })
     }
 
-    fn answer(&mut self, host: &str) -> Answer {
+    fn answer(&mut self, host: &str) -> DnsAnswer {
         let result = match (host.parse::<IpAddr>(), self.random.u8(0..12)) {
             (Ok(ip), _) => Ok(vec![ip]),
-            (_, 0) => Err(NoAnswer::NxDomain),
-            (_, 1) => Err(NoAnswer::Timeout),
-            (_, 2) => Err(NoAnswer::Garbage("loop".to_owned())),
-            (_, 3) => Err(NoAnswer::ServFail),
+            (_, 0) => Err(LookupError::NxDomain),
+            (_, 1) => Err(LookupError::Timeout),
+            (_, 2) => Err(LookupError::Garbage("loop".to_owned())),
+            (_, 3) => Err(LookupError::ServFail),
             _ => {
                 // Each name has its own addresses, with some overlap; our own listener among them now and then.
                 let base = host.bytes().map(u32::from).sum::<u32>() % 5;
@@ -384,13 +384,13 @@ impl World {
                     .collect())
             }
         };
-        Answer {
+        DnsAnswer {
             name: host.to_owned(),
             at: self.now,
             result: result.map(|ips| Addresses {
                 ips,
                 ttl: Duration::from_secs(5),
-                source: Source::Dns,
+                source: AnswerSource::Dns,
                 refused: Vec::new(),
             }),
         }

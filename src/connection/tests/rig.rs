@@ -20,9 +20,9 @@ use crate::relay::{Limits, TcpSettings};
 use crate::sys::congestion::LoopbackCongestion;
 use crate::types::{EndpointName, ListenerName, UpstreamName};
 use crate::upstream::endpoint::{EndpointSpec, Role};
-use crate::upstream::fact::{Addresses, Answer, Fact, Source};
-use crate::upstream::timing::{PoolSettings, ProbeKind};
-use crate::upstream::{self, PoolConfig};
+use crate::upstream::input::{Addresses, AnswerSource, DnsAnswer, Input};
+use crate::upstream::settings::{ProbeKind, UpstreamPolicy};
+use crate::upstream::{self, UpstreamArgs};
 
 /// Longer than anything here takes.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ impl Rig {
         let events = Events::new(Log::default());
         let received = events.subscribe();
         let upstream = UpstreamName::new("default");
-        let mut settings = PoolSettings::default();
+        let mut settings = UpstreamPolicy::default();
         settings.health.kind = ProbeKind::Off;
         let spec = |socket: &SocketAddr| EndpointSpec {
             name: EndpointName::new(format!("e{}", socket.port())),
@@ -51,7 +51,7 @@ impl Rig {
             zone: None,
             role: Role::Configured,
         };
-        let (feed, view, actor) = upstream::start(PoolConfig {
+        let (feed, view, actor) = upstream::start(UpstreamArgs {
             upstream: upstream.clone(),
             endpoints: endpoints.iter().map(spec).collect(),
             settings,
@@ -61,13 +61,13 @@ impl Rig {
         });
         spawn_local(actor);
         for socket in endpoints {
-            feed.tell(Fact::Answer(Answer {
+            feed.send(Input::Answer(DnsAnswer {
                 name: socket.ip().to_string(),
                 at: clock::now(),
                 result: Ok(Addresses {
                     ips: vec![socket.ip()],
                     ttl: Duration::from_secs(60),
-                    source: Source::Literal,
+                    source: AnswerSource::Literal,
                     refused: Vec::new(),
                 }),
             }));

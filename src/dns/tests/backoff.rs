@@ -9,21 +9,21 @@ use tokio::time::Instant;
 use super::{NAME, ips, spec};
 use crate::dns::stub::Ask;
 use crate::dns::{DnsSettings, Family, NameSpec, Records, Resolver, ResolverHandle};
-use crate::upstream::fact::{NoAnswer, Source};
+use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Says what it is reported to say, and notes when it is asked.
 #[derive(Debug, Default)]
 struct Script {
-    says: Mutex<Option<Result<Records, NoAnswer>>>,
+    says: Mutex<Option<Result<Records, LookupError>>>,
     asked: Mutex<Vec<(Instant, String, Family)>>,
 }
 
 impl Ask for Arc<Script> {
-    fn known(&self, _host: &str) -> Option<(Source, Vec<IpAddr>)> {
+    fn known(&self, _host: &str) -> Option<(AnswerSource, Vec<IpAddr>)> {
         None
     }
 
-    async fn ask(&self, host: &str, family: Family) -> Result<Records, NoAnswer> {
+    async fn ask(&self, host: &str, family: Family) -> Result<Records, LookupError> {
         let asked = (Instant::now(), host.to_owned(), family);
         self.asked.lock().unwrap().push(asked);
         match family {
@@ -32,8 +32,8 @@ impl Ask for Arc<Script> {
                 .lock()
                 .unwrap()
                 .clone()
-                .unwrap_or(Err(NoAnswer::Timeout)),
-            Family::V6 => Err(NoAnswer::NoData),
+                .unwrap_or(Err(LookupError::Timeout)),
+            Family::V6 => Err(LookupError::NoData),
         }
     }
 
@@ -45,7 +45,7 @@ impl Ask for Arc<Script> {
 }
 
 impl Script {
-    fn say(&self, result: Result<&str, NoAnswer>, ttl: u64) {
+    fn say(&self, result: Result<&str, LookupError>, ttl: u64) {
         *self.says.lock().unwrap() = Some(result.map(|text| Records {
             ips: ips(&[text]),
             ttl: Duration::from_secs(ttl),
@@ -101,13 +101,13 @@ async fn ttl_zero_and_impatient_users_cost_one_lookup_a_second() {
 #[tokio::test(start_paused = true)]
 async fn no_address_yet_means_every_second_and_a_kept_one_means_backing_off() {
     let (script, _handle, _run) = script(&[spec(NAME, false)]);
-    script.say(Err(NoAnswer::NxDomain), 0);
+    script.say(Err(LookupError::NxDomain), 0);
     pass(5).await;
     assert!(script.pauses(NAME).iter().all(|pause| *pause == 1));
     script.say(Ok("10.0.0.1"), 3600);
     pass(2).await;
     script.asked.lock().unwrap().clear();
-    script.say(Err(NoAnswer::ServFail), 0);
+    script.say(Err(LookupError::ServFail), 0);
     pass(100).await;
     let pauses = script.pauses(NAME);
     assert_eq!(pauses[..3], [1, 2, 4], "{pauses:?}");
@@ -121,7 +121,7 @@ async fn no_address_yet_means_every_second_and_a_kept_one_means_backing_off() {
 #[tokio::test(start_paused = true)]
 async fn candidates_are_asked_rarely_but_not_forgotten_when_dns_comes_back() {
     let (script, _handle, _run) = script(&[spec(NAME, false), spec("zonal.test", true)]);
-    script.say(Err(NoAnswer::Timeout), 0);
+    script.say(Err(LookupError::Timeout), 0);
     pass(10).await;
     assert!(script.pauses("zonal.test").is_empty());
     // DNS works again: the name proper sees it within a second, and the candidate with it.
@@ -130,7 +130,7 @@ async fn candidates_are_asked_rarely_but_not_forgotten_when_dns_comes_back() {
     assert_eq!(script.pauses("zonal.test").len(), 1);
     // One that does not exist waits its minute.
     let script = Arc::new(Script::default());
-    script.say(Err(NoAnswer::NxDomain), 0);
+    script.say(Err(LookupError::NxDomain), 0);
     let names = vec![spec("zonal.test", true)];
     let (_handle, run) =
         Resolver::start_asking(Arc::clone(&script), DnsSettings::default(), names, |_| {});

@@ -8,7 +8,7 @@ use super::fake::{A, FakeDns, Reply as Fake};
 use super::{NAME, Rig, bad, good, ips, settings, spec};
 use crate::dns::stub::Ask as _;
 use crate::dns::{DnsSettings, SystemFiles, lookup, stub};
-use crate::upstream::fact::{NoAnswer, Source};
+use crate::upstream::input::{AnswerSource, LookupError};
 
 #[tokio::test]
 async fn literals_hosts_and_localhost_ask_nobody() {
@@ -37,7 +37,7 @@ async fn literals_hosts_and_localhost_ask_nobody() {
 async fn changes_of_the_systems_files_are_picked_up() {
     let write = |path: &Path, text: &str| std::fs::write(path, text).unwrap();
     let mut rig = Rig::start(DnsSettings::default(), &[spec(NAME, false)]);
-    let NoAnswer::NoResolver(why) = bad(rig.next().await.result) else {
+    let LookupError::NoResolver(why) = bad(rig.next().await.result) else {
         panic!("there is no resolver");
     };
     assert!(why.contains("resolv.conf"), "{why}");
@@ -49,7 +49,7 @@ async fn changes_of_the_systems_files_are_picked_up() {
     };
     assert_eq!(
         (found.ips, found.source),
-        (ips(&["10.3.2.1"]), Source::Hosts)
+        (ips(&["10.3.2.1"]), AnswerSource::Hosts)
     );
     write(&rig._folder.path().join("hosts"), "10.3.2.22 entry.test\n");
     assert_eq!(rig.addresses().await, ips(&["10.3.2.22"]));

@@ -337,7 +337,7 @@ async fn with_tcp_probes_a_connect_is_enough() {
     let at = says("anything").await;
     let mut subject = subject_at(at);
     subject.ways[0].health = HealthSettings {
-        kind: crate::upstream::timing::ProbeKind::Tcp,
+        kind: crate::upstream::settings::ProbeKind::Tcp,
         ..HealthSettings::default()
     };
     let report = report(&subject).await;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::{GOOD, Server, datomic, ok};
 use crate::probe::http;
-use crate::upstream::fact::ProbeOutcome;
+use crate::upstream::input::ProbeOutcome;
 
 /// The bombs of B27 (goal R77) and their like: each ends in time and has its name.
 /// One table, so it is long.

@@ -189,7 +189,7 @@ async fn once_a_byte_has_moved_an_upstream_end_is_passed_on() {
 async fn bytes_read_for_an_upstream_that_was_gone_go_to_the_next() {
     let (mut client, down) = pair(None).await;
     let mut down = Stream::from(down);
-    let (tally, answers, plan) = (Tally::default(), Recent::default(), Plan::default());
+    let (tally, answers, plan) = (Tally::default(), DurationWindow::default(), Plan::default());
     let terms = Terms {
         limits: &plan.limits,
         tally: &tally,

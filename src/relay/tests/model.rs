@@ -180,7 +180,7 @@ async fn elephant(beside_mice: bool, most: u64) {
         writes: vec![1 << 20],
     };
     let ((mut down, ..), (mut up, ..)) = (stingy(&endless(32 << 20), 1), stingy(&endless(0), 2));
-    let (tally, answers, plan) = (Tally::default(), Recent::default(), Plan::default());
+    let (tally, answers, plan) = (Tally::default(), DurationWindow::default(), Plan::default());
     let terms = Terms {
         limits: &plan.limits,
         tally: &tally,

@@ -104,7 +104,7 @@ async fn the_watchdog_sees_a_lost_wake_up_and_goes_on() {
     let (mut client, down) = pair(None).await;
     let (_server, up) = pair(None).await;
     let (mut down, mut up) = (Stream::from(down), Stream::from(up));
-    let (tally, answers, plan) = (Tally::default(), Recent::default(), Plan::default());
+    let (tally, answers, plan) = (Tally::default(), DurationWindow::default(), Plan::default());
     let terms = Terms {
         limits: &plan.limits,
         tally: &tally,

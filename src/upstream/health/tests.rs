@@ -8,7 +8,7 @@ enum Do {
     Silent,
     Bad,
     /// A timeout while the limit on silence holds.
-    Held,
+    EndpointState,
     Suspect,
     Slow,
     Tick,
@@ -22,37 +22,41 @@ fn at(ms: u64) -> Moment {
     Moment::at(Duration::from_millis(ms))
 }
 
-fn run(name: &str, script: &[(u64, Do, State)]) -> Health {
+fn run(name: &str, script: &[(u64, Do, HealthState)]) -> AddressHealth {
     run_with(name, script, &HealthSettings::default())
 }
 
-fn run_with(name: &str, script: &[(u64, Do, State)], settings: &HealthSettings) -> Health {
+fn run_with(
+    name: &str,
+    script: &[(u64, Do, HealthState)],
+    settings: &HealthSettings,
+) -> AddressHealth {
     let failback = FailbackSettings::default();
-    let mut health = Health::new(at(0), settings.probes());
+    let mut health = AddressHealth::new(at(0), settings.probes());
     for (step, (ms, what, expected)) in script.iter().enumerate() {
         let now = at(*ms);
-        let mut probe = |evidence, may| health.probed(now, now, &evidence, may, settings);
+        let mut probe = |verdict, may| health.probed(now, now, &verdict, may, settings);
         match what {
-            Ok => probe(Evidence::Win, true),
-            Refused => probe(Evidence::Hard("refused"), true),
-            Silent => probe(Evidence::Silent, true),
-            Held => probe(Evidence::Silent, false),
-            Bad => probe(Evidence::Bad("http_503".to_owned()), true),
+            Ok => probe(ProbeVerdict::Ok, true),
+            Refused => probe(ProbeVerdict::Unreachable("refused"), true),
+            Silent => probe(ProbeVerdict::Timeout, true),
+            EndpointState => probe(ProbeVerdict::Timeout, false),
+            Bad => probe(ProbeVerdict::BadResponse("http_503".to_owned()), true),
             Suspect => health.suspect(now, "lost_hedge", false),
             Slow => health.suspect(now, "slow_answer", true),
             Tick => health.tick(now, true, None, settings, &failback),
             Forgive => {
-                health.forgive();
+                health.reset_failures();
                 None
             }
-            Back => health.back(now, settings.probes()),
+            Back => health.readmit(now, settings.probes()),
         };
         assert_eq!(health.state(), *expected, "{name}, step {step} at {ms} ms");
     }
     health
 }
 
-use State::{Down, Returning, Suspect as InDoubt, Unknown, Up};
+use HealthState::{Down, Returning, Suspect as InDoubt, Unknown, Up};
 
 #[test]
 fn the_first_answer_decides() {
@@ -77,12 +81,15 @@ fn the_first_answer_decides() {
 fn a_failed_regular_probe_changes_no_state_but_brings_fast_ones() {
     let health = run("one", &[(1, Ok, Up), (5000, Silent, Up)]);
     let settings = HealthSettings::default();
-    assert_eq!(health.pace(&settings), Pace::Fast(settings.fast_interval));
+    assert_eq!(
+        health.pace(&settings),
+        ProbeMode::Fast(settings.fast_interval)
+    );
     let health = run(
         "cleared",
         &[(1, Ok, Up), (5000, Silent, Up), (5200, Ok, Up)],
     );
-    assert_eq!(health.pace(&settings), Pace::Regular);
+    assert_eq!(health.pace(&settings), ProbeMode::Regular);
 }
 
 #[test]
@@ -187,13 +194,13 @@ fn a_success_sent_before_the_doubt_does_not_clear_it() {
     let settings = HealthSettings::default();
     let mut health = run("up", &[(1, Ok, Up), (1000, Suspect, InDoubt)]);
     assert_eq!(
-        health.probed(at(1001), at(999), &Evidence::Win, true, &settings),
+        health.probed(at(1001), at(999), &ProbeVerdict::Ok, true, &settings),
         None
     );
     assert_eq!(health.state(), InDoubt);
     assert!(
         health
-            .probed(at(1300), at(1200), &Evidence::Win, true, &settings)
+            .probed(at(1300), at(1200), &ProbeVerdict::Ok, true, &settings)
             .is_some()
     );
 }
@@ -205,8 +212,8 @@ fn a_failure_older_than_a_success_is_old_news() {
         "up",
         &[(1, Ok, Up), (1000, Suspect, InDoubt), (1500, Ok, Up)],
     );
-    health.probed(at(2000), at(1000), &Evidence::Silent, true, &settings);
-    assert_eq!(health.fails(), 0);
+    health.probed(at(2000), at(1000), &ProbeVerdict::Timeout, true, &settings);
+    assert_eq!(health.failures(), 0);
 }
 
 #[test]
@@ -222,7 +229,7 @@ fn returning_takes_its_time_and_keeps_it_through_doubt() {
         ],
     );
     run(
-        "doubt",
+        "mark_suspect",
         &[
             (1, Refused, Down),
             (2, Ok, Down),
@@ -235,7 +242,7 @@ fn returning_takes_its_time_and_keeps_it_through_doubt() {
         ],
     );
     run(
-        "fails again",
+        "failures again",
         &[
             (1, Refused, Down),
             (2, Ok, Down),
@@ -249,29 +256,29 @@ fn returning_takes_its_time_and_keeps_it_through_doubt() {
 #[test]
 fn silence_is_held_back_and_then_marks() {
     run(
-        "held",
+        "endpoint_state",
         &[
             (1, Ok, Up),
-            (2, Held, Up),
-            (3, Held, Up),
-            (4, Held, InDoubt),
-            (5, Held, InDoubt),
+            (2, EndpointState, Up),
+            (3, EndpointState, Up),
+            (4, EndpointState, InDoubt),
+            (5, EndpointState, InDoubt),
             (6, Tick, Down),
         ],
     );
     run(
-        "hard evidence is not held",
+        "hard verdict is not endpoint_state",
         &[
             (1, Ok, Up),
-            (2, Held, Up),
+            (2, EndpointState, Up),
             (3, Refused, Up),
             (4, Refused, Down),
         ],
     );
-    let mut limit = SilenceLimit::default();
+    let mut limit = TimeoutMarkdownLimit::default();
     assert!(limit.allows(at(0), "a", true));
     limit.marked(at(0), "a");
-    for (ms, place, another_up, expected) in [
+    for (ms, zone, another_up, expected) in [
         (1, "a", true, true),
         (1, "b", true, false),
         (29_999, "b", true, false),
@@ -279,9 +286,9 @@ fn silence_is_held_back_and_then_marks() {
         (1, "b", false, true),
     ] {
         assert_eq!(
-            limit.allows(at(ms), place, another_up),
+            limit.allows(at(ms), zone, another_up),
             expected,
-            "{ms} {place} {another_up}"
+            "{ms} {zone} {another_up}"
         );
     }
 }
@@ -323,7 +330,7 @@ fn down_by_silence_names_the_first_probe() {
 #[test]
 fn probes_off() {
     let settings = HealthSettings {
-        kind: crate::upstream::timing::ProbeKind::Off,
+        kind: crate::upstream::settings::ProbeKind::Off,
         ..HealthSettings::default()
     };
     let health = run_with(
@@ -335,13 +342,13 @@ fn probes_off() {
         ],
         &settings,
     );
-    assert_eq!(health.pace(&settings), Pace::Off);
+    assert_eq!(health.pace(&settings), ProbeMode::Off);
 }
 
 #[test]
 fn being_away_blames_nobody() {
     run(
-        "woke",
+        "resumed",
         &[
             (1, Ok, Up),
             (2, Silent, Up),
@@ -367,31 +374,33 @@ fn being_away_blames_nobody() {
 
 #[test]
 fn every_second_probe_fails_for_ten_minutes() {
-    for evidence in [
-        Evidence::Silent,
-        Evidence::Bad("http_503".to_owned()),
-        Evidence::Hard("refused"),
+    for verdict in [
+        ProbeVerdict::Timeout,
+        ProbeVerdict::BadResponse("http_503".to_owned()),
+        ProbeVerdict::Unreachable("refused"),
     ] {
         for first_fails in [false, true] {
             let (settings, failback) = (HealthSettings::default(), FailbackSettings::default());
-            let mut health = Health::new(at(0), true);
-            let (mut now, mut flips, mut fails) = (at(0), 0, first_fails);
+            let mut health = AddressHealth::new(at(0), true);
+            let (mut now, mut transitions, mut failures) = (at(0), 0, first_fails);
             while now < at(600_000) {
-                let what = if fails {
-                    evidence.clone()
+                let what = if failures {
+                    verdict.clone()
                 } else {
-                    Evidence::Win
+                    ProbeVerdict::Ok
                 };
-                flips += usize::from(health.probed(now, now, &what, true, &settings).is_some());
-                flips += usize::from(health.tick(now, true, None, &settings, &failback).is_some());
-                fails = !fails;
+                transitions +=
+                    usize::from(health.probed(now, now, &what, true, &settings).is_some());
+                transitions +=
+                    usize::from(health.tick(now, true, None, &settings, &failback).is_some());
+                failures = !failures;
                 now = now
                     + match health.pace(&settings) {
-                        Pace::Fast(every) => every,
+                        ProbeMode::Fast(every) => every,
                         _ => settings.interval,
                     };
             }
-            assert!(flips <= 6, "{evidence:?}: {flips}");
+            assert!(transitions <= 6, "{verdict:?}: {transitions}");
         }
     }
 }

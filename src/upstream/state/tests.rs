@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use super::*;
 use crate::types::EndpointName;
-use crate::upstream::fact::ProbeOutcome;
-use crate::upstream::fact::{Addresses, Answer, NoAnswer, Source};
 use crate::upstream::identity::SystemId;
+use crate::upstream::input::ProbeOutcome;
+use crate::upstream::input::{Addresses, AnswerSource, DnsAnswer, LookupError};
 use crate::upstream::publish::snapshot;
-use crate::upstream::snapshot::{Snapshot, State};
+use crate::upstream::snapshot::{HealthState, Snapshot};
 
 mod identity_and_dns;
-mod place_and_reload;
+mod ranking_and_reload;
 
-/// A pool and its clock. Zones a, b, c are endpoints `a`, `b`, `c` at 10.0.0.1, .2, .3; our own zone is a.
+/// A upstream and its clock. Zones a, b, c are endpoints `a`, `b`, `c` at 10.0.0.1, .2, .3; our own zone is a.
 struct Story {
-    pool: Pool,
+    upstream: UpstreamState,
     now: Moment,
     told: Vec<Change>,
 }
@@ -49,18 +49,18 @@ fn zones() -> Vec<EndpointSpec> {
         .collect()
 }
 
-fn own(zone: &str) -> PoolSettings {
-    PoolSettings {
+fn own(zone: &str) -> UpstreamPolicy {
+    UpstreamPolicy {
         own_zone: Some(Zone::new(zone)),
-        ..PoolSettings::default()
+        ..UpstreamPolicy::default()
     }
 }
 
 impl Story {
-    fn new(endpoints: Vec<EndpointSpec>, settings: PoolSettings) -> Self {
+    fn new(endpoints: Vec<EndpointSpec>, settings: UpstreamPolicy) -> Self {
         let now = Moment::at(Duration::from_secs(1));
         Self {
-            pool: Pool::new(
+            upstream: UpstreamState::new(
                 UpstreamName::new("u"),
                 endpoints,
                 settings,
@@ -84,13 +84,13 @@ impl Story {
         story
     }
 
-    fn tell(&mut self, fact: Fact) {
-        self.told.extend(self.pool.apply(self.now, fact));
+    fn send(&mut self, input: Input) {
+        self.told.extend(self.upstream.apply(self.now, input));
     }
 
     fn probe(&mut self, n: u8, outcome: ProbeOutcome) {
         let (socket, sent, took) = (at(n), self.now, Duration::ZERO);
-        self.tell(Fact::Probed {
+        self.send(Input::Probed {
             socket,
             sent,
             outcome,
@@ -99,7 +99,7 @@ impl Story {
     }
 
     fn suspect(&mut self, n: u8) {
-        self.tell(Fact::Suspect {
+        self.send(Input::Suspect {
             endpoint: EndpointName::new("?"),
             socket: at(n),
             why: Suspicion::LostHedge,
@@ -109,16 +109,16 @@ impl Story {
 
     fn answer(&mut self, name: &str, ips: &[u8]) {
         let result = if ips.is_empty() {
-            Err(NoAnswer::NxDomain)
+            Err(LookupError::NxDomain)
         } else {
             Ok(Addresses {
                 ips: ips.iter().map(|n| at(*n).ip()).collect(),
                 ttl: Duration::from_secs(5),
-                source: Source::Dns,
+                source: AnswerSource::Dns,
                 refused: Vec::new(),
             })
         };
-        self.tell(Fact::Answer(Answer {
+        self.send(Input::Answer(DnsAnswer {
             name: name.to_owned(),
             at: self.now,
             result,
@@ -129,13 +129,13 @@ impl Story {
     fn wait(&mut self, ms: u64) {
         for _ in 0..ms.div_ceil(100) {
             self.now = self.now + Duration::from_millis(100);
-            self.told.extend(self.pool.beat(self.now));
-            self.told.extend(self.pool.tick(self.now));
+            self.told.extend(self.upstream.check_stall(self.now));
+            self.told.extend(self.upstream.tick(self.now));
         }
     }
 
     fn see(&self) -> Snapshot {
-        snapshot(&self.pool, self.now, 1)
+        snapshot(&self.upstream, self.now, 1)
     }
 
     /// The order as endpoint names, with the last figure of the address where an endpoint has several.
@@ -165,10 +165,10 @@ impl Story {
         self.order_at(0.0)
     }
 
-    fn state(&self, n: u8) -> State {
+    fn state(&self, n: u8) -> HealthState {
         self.see()
             .address(at(n))
-            .map_or(State::Unknown, |view| view.state)
+            .map_or(HealthState::Unknown, |view| view.state)
     }
 
     fn told(&mut self, like: impl Fn(&Change) -> bool) -> usize {
@@ -215,7 +215,7 @@ fn the_order() {
     let mut story = Story::up();
     story.suspect(1);
     assert_eq!(story.order(), "bca");
-    story.tell(Fact::Intent {
+    story.send(Input::Intent {
         endpoint: EndpointName::new("b"),
         intent: Intent::Drain,
     });
@@ -251,13 +251,13 @@ fn failover_failback_and_the_ramp() {
     story.probe(1, ok("x"));
     story.wait(200);
     story.probe(1, ok("x"));
-    assert_eq!(story.state(1), State::Returning);
+    assert_eq!(story.state(1), HealthState::Returning);
     assert_eq!(story.order(), "bca");
     story.wait(59_900);
-    assert_eq!(story.state(1), State::Returning);
+    assert_eq!(story.state(1), HealthState::Returning);
     assert!(story.see().rebalance.is_none());
     story.wait(200);
-    assert_eq!(story.state(1), State::Up);
+    assert_eq!(story.state(1), HealthState::Up);
     assert_eq!(
         story.told(|change| matches!(change, Change::Failback { .. })),
         1
@@ -308,7 +308,7 @@ fn silence_takes_one_zone_in_thirty_seconds() {
     }
     assert_eq!(
         (story.state(1), story.state(2)),
-        (State::Down, State::Suspect)
+        (HealthState::Down, HealthState::Suspect)
     );
     assert!(
         story
@@ -317,14 +317,14 @@ fn silence_takes_one_zone_in_thirty_seconds() {
             .is_some_and(|view| view.down_by_silence.is_some())
     );
     story.wait(29_900);
-    assert_eq!(story.state(2), State::Suspect);
+    assert_eq!(story.state(2), HealthState::Suspect);
     story.wait(200);
-    assert_eq!(story.state(2), State::Down);
+    assert_eq!(story.state(2), HealthState::Down);
     // Nobody else is up: the last one may go at once.
     for _ in 0..3 {
         story.probe(3, ProbeOutcome::Timeout);
     }
-    assert_eq!(story.state(3), State::Down);
+    assert_eq!(story.state(3), HealthState::Down);
 }
 
 #[test]
@@ -334,30 +334,30 @@ fn our_own_faults_blame_nobody() {
     story.wait(100);
     // Nothing for 2 s: we were late.
     story.now = story.now + Duration::from_secs(2);
-    let late = story.pool.beat(story.now);
+    let late = story.upstream.check_stall(story.now);
     assert!(matches!(late[..], [Change::Stall(_)]));
     for _ in 0..5 {
-        story.tell(Fact::Probed {
+        story.send(Input::Probed {
             socket: at(1),
             sent,
             outcome: ProbeOutcome::Timeout,
             took: Duration::from_secs(1),
         });
     }
-    story.tell(Fact::Dialled {
+    story.send(Input::Dialled {
         endpoint: EndpointName::new("a"),
         socket: at(1),
         failure: DialFailure::Timeout,
         started: sent,
     });
-    story.tell(Fact::Dialled {
+    story.send(Input::Dialled {
         endpoint: EndpointName::new("a"),
         socket: at(1),
         failure: DialFailure::Local,
         started: story.now,
     });
     story.probe(1, ProbeOutcome::Local("EMFILE".to_owned()));
-    assert_eq!(story.state(1), State::Up);
+    assert_eq!(story.state(1), HealthState::Up);
     // Void and repeated.
     let now = story.now;
     assert!(
@@ -367,20 +367,20 @@ fn our_own_faults_blame_nobody() {
             .is_some_and(|view| view.probe_at <= now + Duration::from_secs(1))
     );
     // What began after the stall counts.
-    story.tell(Fact::Dialled {
+    story.send(Input::Dialled {
         endpoint: EndpointName::new("a"),
         socket: at(1),
         failure: DialFailure::Timeout,
         started: now,
     });
-    assert_eq!(story.state(1), State::Suspect);
+    assert_eq!(story.state(1), HealthState::Suspect);
 }
 
 #[test]
 fn waking_probes_everything_at_once() {
     let mut story = Story::up();
     story.wait(1000);
-    story.tell(Fact::Woke);
+    story.send(Input::Resumed);
     let now = story.now;
     assert!(story.see().all().all(|(_, view)| view.probe_at <= now));
 }

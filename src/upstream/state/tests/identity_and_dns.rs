@@ -1,7 +1,7 @@
 //! Contract 7.10 and 7.11: who is in the set, and who may be used.
 
 use super::*;
-use crate::upstream::timing::ExpectIdentity;
+use crate::upstream::settings::ExpectIdentity;
 
 #[test]
 fn a_mismatch_is_never_offered() {
@@ -21,7 +21,7 @@ fn a_mismatch_is_never_offered() {
     );
     let conflict = story.see().identity_conflict.expect("both are named");
     assert_eq!((conflict.0.as_str(), conflict.1.as_str()), ("x", "y"));
-    story.tell(Fact::Reconfigure {
+    story.send(Input::Reconfigure {
         endpoints: zones(),
         settings: own("a"),
     });
@@ -43,7 +43,7 @@ fn an_expected_identity() {
 fn bad_answers_keep_the_set() {
     let mut story = Story::new(
         vec![spec("db", "db", None, Role::Configured)],
-        PoolSettings::default(),
+        UpstreamPolicy::default(),
     );
     assert_eq!(story.order(), "");
     story.answer("db", &[1, 2]);
@@ -66,7 +66,7 @@ fn bad_answers_keep_the_set() {
 fn departing_and_coming_back() {
     let mut story = Story::new(
         vec![spec("db", "db", None, Role::Configured)],
-        PoolSettings::default(),
+        UpstreamPolicy::default(),
     );
     story.answer("db", &[1, 2]);
     story.probe(1, ok("x"));
@@ -91,7 +91,7 @@ fn departing_and_coming_back() {
     assert_eq!(story.order(), "db");
     story.wait(60_000);
     story.answer("db", &[1, 2]);
-    assert_eq!(story.state(1), State::Down);
+    assert_eq!(story.state(1), HealthState::Down);
     assert_eq!(story.order(), "db2db1");
     // After the hour it is new again.
     for _ in 0..3 {
@@ -101,7 +101,7 @@ fn departing_and_coming_back() {
     assert_eq!(story.order(), "db");
     story.wait(3_600_000);
     story.answer("db", &[1, 2]);
-    assert_eq!(story.state(1), State::Unknown);
+    assert_eq!(story.state(1), HealthState::Unknown);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn the_old_peered_name_stands_in() {
             spec("entry-http", "entry-http", None, Role::Peered),
             spec("entry", "entry", None, Role::PeeredOld),
         ],
-        PoolSettings::default(),
+        UpstreamPolicy::default(),
     );
     story.answer("entry", &[9]);
     assert_eq!(story.order(), "entry");
@@ -183,14 +183,14 @@ fn the_old_peered_name_stands_in() {
 fn our_own_listener_is_never_used() {
     let mut story = Story::new(
         vec![spec("db", "db", None, Role::Configured)],
-        PoolSettings::default(),
+        UpstreamPolicy::default(),
     );
-    story.tell(Fact::OwnListeners(vec![at(1)]));
+    story.send(Input::OwnListeners(vec![at(1)]));
     story.answer("db", &[1]);
     assert_eq!(story.order(), "");
     assert!(story.see().names[0].last_error.is_some());
     story.answer("db", &[1, 2]);
     assert_eq!(story.order(), "db");
-    story.tell(Fact::OwnListeners(vec![at(2)]));
+    story.send(Input::OwnListeners(vec![at(2)]));
     assert_eq!(story.order(), "");
 }

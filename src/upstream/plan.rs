@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{FailbackSettings, HealthSettings, OnDown, Timing};
+use super::constants;
+use super::settings::{FailbackSettings, HealthSettings, OnDown, ProbeKind};
 
 /// What the arithmetic reads beside health and failback.
 #[derive(Clone, Debug)]
@@ -75,7 +76,7 @@ pub struct Predictions {
 
 /// One round trip and our own work: what a refusal costs.
 const ROUND_TRIP: f64 = 0.005;
-/// NLB, NAT gateways and VPC endpoints forget an idle flow after this.
+/// NLB, NAT gateways and VPC endpoints remove_address an idle flow after this.
 const FLOW_FORGOTTEN: Duration = Duration::from_secs(350);
 /// Container platforms kill after this by default.
 const KILLED_AFTER: Duration = Duration::from_secs(30);
@@ -99,7 +100,7 @@ pub fn predict(from: &Inputs<'_>) -> Predictions {
         failback_s: (probed && several).then(|| failback(from.health, from.failback)),
         probes_per_s: probed
             .then(|| millis(from.endpoints as f64 / from.health.interval.as_secs_f64())),
-        probes_per_s_cap: probed.then_some(from.endpoints as f64 * Timing::PROBE_CAP),
+        probes_per_s_cap: probed.then_some(from.endpoints as f64 * constants::PROBE_CAP),
         warnings: warnings(from),
     }
 }
@@ -114,7 +115,7 @@ fn detection(health: &HealthSettings) -> Detection {
     }
     let fast = health.fast().as_secs_f64();
     let timeout = health.timeout.as_secs_f64();
-    let ticks = 2.0 * Timing::TICK.as_secs_f64();
+    let ticks = 2.0 * constants::TICK.as_secs_f64();
     let wait = longest(health.interval, health);
     let more = |than: u32| f64::from(health.fall.saturating_sub(than)) * fast;
     // A regular probe meets it; the others follow fast. `fall = 1` needs no others.
@@ -140,7 +141,7 @@ fn failback(health: &HealthSettings, failback: &FailbackSettings) -> f64 {
     let seen = longest(health.down_interval, health) + health.timeout.as_secs_f64();
     let risen = f64::from(health.rise.saturating_sub(1)) * health.fast().as_secs_f64();
     let wait = failback.after.max(failback.dwell()).as_secs_f64();
-    millis(seen + risen + wait + failback.ramp.as_secs_f64() + 2.0 * Timing::TICK.as_secs_f64())
+    millis(seen + risen + wait + failback.ramp.as_secs_f64() + 2.0 * constants::TICK.as_secs_f64())
 }
 
 /// An interval with its jitter against us.
@@ -159,7 +160,7 @@ fn warnings(from: &Inputs<'_>) -> Vec<String> {
         found.push("upstream.tcp.keepalive is off: a connection at rest never notices that its endpoint is gone".to_owned());
     } else if from.keepalive >= FLOW_FORGOTTEN {
         found.push(format!(
-            "upstream.tcp.keepalive {} is not below 350s: NLB, NAT gateways and VPC endpoints forget idle connections after that",
+            "upstream.tcp.keepalive {} is not below 350s: NLB, NAT gateways and VPC endpoints remove_address idle connections after that",
             show(from.keepalive)
         ));
     }
@@ -202,12 +203,12 @@ fn health_warnings(health: &HealthSettings, failback: &FailbackSettings) -> Vec<
     if !health.probes() {
         say(
             true,
-            "health.kind off: only dials are evidence; a frozen endpoint, or one of another system, is not noticed",
+            "health.kind off: only dials are verdict; a frozen endpoint, or one of another system, is not noticed",
         );
         return found;
     }
     say(
-        health.kind == super::ProbeKind::Tcp,
+        health.kind == ProbeKind::Tcp,
         "health.kind tcp: a connect does not see a frozen process, nor another system behind the address",
     );
     say(
@@ -296,7 +297,7 @@ mod tests {
     #[test]
     fn what_does_not_exist_is_null() {
         let health = HealthSettings {
-            kind: super::super::ProbeKind::Off,
+            kind: super::ProbeKind::Off,
             ..HealthSettings::default()
         };
         let failback = FailbackSettings::default();

@@ -1,9 +1,9 @@
 //! Zones, nearness, probes off, reloads, explanations.
 
 use super::*;
-use crate::upstream::order::WhatIf;
-use crate::upstream::snapshot::Pace;
-use crate::upstream::timing::ProbeKind;
+use crate::upstream::explain::WhatIf;
+use crate::upstream::settings::ProbeKind;
+use crate::upstream::snapshot::ProbeMode;
 
 #[test]
 fn own_zone_by_name_or_id() {
@@ -12,25 +12,25 @@ fn own_zone_by_name_or_id() {
         (Some("b"), None, None, "bac"),
         (None, Some("c"), None, "cab"),
         (None, Some("us-x"), Some("c"), "cab"),
-        // The setting wins, and what was detected translates it.
+        // The setting successes, and what was detected translates it.
         (Some("b"), Some("c"), None, "bac"),
         (Some("us-x"), Some("us-x"), Some("c"), "cab"),
         (Some("us-y"), Some("us-x"), Some("c"), "abc"),
     ] {
-        let settings = PoolSettings {
+        let settings = UpstreamPolicy {
             own_zone: set.map(Zone::new),
-            ..PoolSettings::default()
+            ..UpstreamPolicy::default()
         };
         let mut story = Story::new(zones(), settings);
-        story.tell(Fact::OwnZone(name.map(Zone::new)));
-        story.tell(Fact::OwnZoneId(id.map(Zone::new)));
+        story.send(Input::OwnZone(name.map(Zone::new)));
+        story.send(Input::OwnZoneId(id.map(Zone::new)));
         assert_eq!(story.order(), expected, "{set:?} {name:?} {id:?}");
     }
 }
 
 #[test]
 fn nearest_stands_in_for_an_unknown_zone() {
-    let mut story = Story::new(zones(), PoolSettings::default());
+    let mut story = Story::new(zones(), UpstreamPolicy::default());
     for n in 1..=3 {
         story.probe(n, ok("x"));
         let seen = story.see();
@@ -51,14 +51,22 @@ fn probes_off() {
     let mut settings = own("a");
     settings.health.kind = ProbeKind::Off;
     let mut story = Story::new(zones(), settings);
-    assert_eq!((story.state(1), story.order().as_str()), (State::Up, "abc"));
+    assert_eq!(
+        (story.state(1), story.order().as_str()),
+        (HealthState::Up, "abc")
+    );
     story.suspect(1);
     assert_eq!(story.order(), "bca");
     story.wait(9_900);
     assert_eq!(story.order(), "bca");
     story.wait(200);
     assert_eq!(story.order(), "abc");
-    assert!(story.see().all().all(|(_, view)| view.pace == Pace::Off));
+    assert!(
+        story
+            .see()
+            .all()
+            .all(|(_, view)| view.pace == ProbeMode::Off)
+    );
 }
 
 #[test]
@@ -68,12 +76,12 @@ fn a_reload_keeps_what_stays() {
     let mut endpoints = zones();
     endpoints.remove(1);
     endpoints.push(spec("d", "10.0.0.4", Some("d"), Role::Configured));
-    story.tell(Fact::Reconfigure {
+    story.send(Input::Reconfigure {
         endpoints,
         settings: own("c"),
     });
     assert_eq!(story.order(), "cad");
-    assert_eq!(story.state(1), State::Up);
+    assert_eq!(story.state(1), HealthState::Up);
     assert_eq!(
         story.told(|change| matches!(change, Change::EndpointGone(_))),
         1
@@ -133,7 +141,7 @@ fn endpoints_that_share_an_address_share_its_health() {
         spec("one", "10.0.0.1", None, Role::Configured),
         spec("two", "db", None, Role::Configured),
     ];
-    let mut story = Story::new(endpoints, PoolSettings::default());
+    let mut story = Story::new(endpoints, UpstreamPolicy::default());
     story.answer("db", &[1, 2]);
     story.probe(1, ProbeOutcome::Refused);
     assert_eq!(story.order(), "two2one", "offered once");

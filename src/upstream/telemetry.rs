@@ -1,4 +1,4 @@
-//! What the pool does, as log lines and numbers (contract section 6).
+//! What the upstream does, as log lines and numbers (contract section 6).
 //!
 //! Owns the series of endpoints, probes, identity and DNS, and their removal. Labels come from the configuration, but
 //! for result codes, which are of a closed list.
@@ -14,11 +14,11 @@ use crate::types::UpstreamName;
 use crate::upstream::change::Change;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::identity::PinChange;
-use crate::upstream::snapshot::{NameView, Snapshot, State};
+use crate::upstream::snapshot::{HealthState, NameView, Snapshot};
 
 /// Writes log lines and numbers.
 #[derive(Debug)]
-pub(in crate::upstream) struct Report {
+pub(in crate::upstream) struct Telemetry {
     upstream: UpstreamName,
     metrics: Metrics,
     events: Events,
@@ -27,9 +27,9 @@ pub(in crate::upstream) struct Report {
     names: BTreeSet<String>,
 }
 
-// === impl Report ===
+// === impl Telemetry ===
 
-impl Report {
+impl Telemetry {
     pub(in crate::upstream) fn new(
         upstream: UpstreamName,
         metrics: Metrics,
@@ -54,25 +54,25 @@ impl Report {
         }
     }
 
-    /// Sets the gauges to the picture; series of what is no longer in it are removed.
-    pub(in crate::upstream) fn picture(&mut self, picture: &Snapshot, now: Moment) {
-        let upstream = picture.upstream.as_str();
+    /// Sets the gauges to the snapshot; series of what is no longer in it are removed.
+    pub(in crate::upstream) fn snapshot(&mut self, snapshot: &Snapshot, now: Moment) {
+        let upstream = snapshot.upstream.as_str();
         let set =
             |family, labels: &[&str], value: f64| self.metrics.gauge(family, labels).set(value);
         let flag = |yes: bool| f64::from(u8::from(yes));
-        set(&family::FAIL_OPEN, &[upstream], flag(picture.fail_open));
+        set(&family::FAIL_OPEN, &[upstream], flag(snapshot.fail_open));
         set(
             &family::UPSTREAM_ADDRESSES,
             &[upstream],
-            picture.addresses as f64,
+            snapshot.addresses as f64,
         );
         set(
             &family::UPSTREAM_HEALTHY_ADDRESSES,
             &[upstream],
-            picture.healthy as f64,
+            snapshot.healthy as f64,
         );
         let mut shown = BTreeSet::new();
-        for view in &picture.endpoints {
+        for view in &snapshot.endpoints {
             let labels = [
                 upstream,
                 view.endpoint.name().as_str(),
@@ -89,7 +89,7 @@ impl Report {
                     .is_some_and(|last| last.result == "ok")
             });
             set(&family::PROBE_SUCCESS, &labels, flag(answers));
-            for state in State::ALL {
+            for state in HealthState::ALL {
                 let count = view
                     .addresses
                     .iter()
@@ -107,17 +107,17 @@ impl Report {
                 .remove(&[("upstream", upstream), ("endpoint", gone)]);
         }
         self.endpoints = shown;
-        let named = names(picture).map(|view| view.name.clone()).collect();
+        let named = names(snapshot).map(|view| view.name.clone()).collect();
         for gone in self.names.difference(&named) {
             self.metrics.remove(&[("name", gone)]);
         }
         self.names = named;
-        self.ages(picture, now);
+        self.update_name_ages(snapshot, now);
     }
 
     /// The gauges of names: they age without any change.
-    pub(in crate::upstream) fn ages(&self, picture: &Snapshot, now: Moment) {
-        for view in names(picture) {
+    pub(in crate::upstream) fn update_name_ages(&self, snapshot: &Snapshot, now: Moment) {
+        for view in names(snapshot) {
             let name = view.name.as_str();
             let set = |family, value: f64| self.metrics.gauge(family, &[name]).set(value);
             set(&family::DNS_ADDRESSES, view.addresses.len() as f64);
@@ -138,9 +138,13 @@ impl Report {
         };
         let inc = |family, labels: &[&str]| self.metrics.counter(family, labels).inc();
         match change {
-            Change::Flip { endpoint, flip, .. } => {
+            Change::Transition {
+                endpoint,
+                transition,
+                ..
+            } => {
                 let [name, zone] = labels(endpoint);
-                let (to, reason) = (flip.to.as_str(), label(&flip.reason));
+                let (to, reason) = (transition.to.as_str(), label(&transition.reason));
                 inc(
                     &family::ENDPOINT_TRANSITIONS,
                     &[upstream, &name, &zone, to, reason],
@@ -181,20 +185,20 @@ impl Report {
 
     fn event(&self, change: &Change) -> Option<Event> {
         match change {
-            Change::Flip {
+            Change::Transition {
                 endpoint,
                 socket,
-                flip,
+                transition,
             } => {
-                let event = if flip.to == State::Down {
+                let event = if transition.to == HealthState::Down {
                     Event::warn("endpoint.state", "an address is down")
                 } else {
                     Event::info("endpoint.state", "an address changed its state")
                 };
                 let event = about(event, endpoint, *socket)
-                    .with("from", flip.from.as_str())
-                    .with("to", flip.to.as_str());
-                Some(event.with("reason", flip.reason.to_string()))
+                    .with("from", transition.from.as_str())
+                    .with("to", transition.to.as_str());
+                Some(event.with("reason", transition.reason.to_string()))
             }
             Change::Probed {
                 endpoint,
@@ -262,7 +266,7 @@ impl Report {
                 .maybe("departed", list(departed))
                 .maybe("removed", list(removed)),
             Change::DnsError { name, error, kept } => {
-                let text = "a lookup went wrong; known addresses are kept";
+                let text = "a lookup went wrong; address_state addresses are kept";
                 here(Event::warn("dns.error", text))
                     .with("name", name.clone())
                     .with("error", error.clone())
@@ -289,8 +293,8 @@ fn about(event: Event, endpoint: &Endpoint, socket: SocketAddr) -> Event {
 }
 
 /// The names that have series: those that are no candidates.
-fn names(picture: &Snapshot) -> impl Iterator<Item = &NameView> {
-    picture.names.iter().filter(|view| !view.candidate)
+fn names(snapshot: &Snapshot) -> impl Iterator<Item = &NameView> {
+    snapshot.names.iter().filter(|view| !view.candidate)
 }
 
 /// A code that comes from the network in part (an HTTP status), made one of a closed list.

@@ -1,6 +1,6 @@
-//! What enters the pool: answers from DNS, probe outcomes, failed dials, suspicions, orders of the operator.
+//! What enters the upstream: answers from DNS, probe outcomes, failed dials, suspicions, orders of the operator.
 //!
-//! Owns the words; knows no clock and does no I/O. What a fact changes is `state`'s business. A fact whose interval
+//! Owns the words; knows no clock and does no I/O. What a input changes is `state`'s business. A input whose interval
 //! (from its `sent` or `started` to its arrival) overlaps a stall of ours says nothing when it is a timeout
 //! (contract 7.12).
 
@@ -12,13 +12,13 @@ use crate::clock::Moment;
 use crate::types::{EndpointName, Zone};
 use crate::upstream::endpoint::EndpointSpec;
 use crate::upstream::identity::SystemId;
-use crate::upstream::timing::PoolSettings;
+use crate::upstream::settings::UpstreamPolicy;
 
 /// One thing that was seen, or ordered.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Fact {
+pub enum Input {
     /// A lookup of a name ended.
-    Answer(Answer),
+    Answer(DnsAnswer),
     /// A probe of an address ended.
     Probed {
         /// The address.
@@ -61,10 +61,10 @@ pub enum Fact {
     },
     /// Our own zone, by the name that endpoints use for theirs (or by id, where they use ids).
     OwnZone(Option<Zone>),
-    /// Our own zone's id, where both are known; an endpoint is near when either matches.
+    /// Our own zone's id, where both are address_state; an endpoint is near when either matches.
     OwnZoneId(Option<Zone>),
     /// We slept or were stopped: everything is probed at once, and nobody is blamed.
-    Woke,
+    Resumed,
     /// We were late ourselves from `from` to `to`: timeouts that fell into it are void.
     Stalled {
         /// The last moment at which we were on time.
@@ -83,20 +83,20 @@ pub enum Fact {
     Reconfigure {
         /// All endpoints of the upstream.
         endpoints: Vec<EndpointSpec>,
-        /// All settings of the pool.
-        settings: PoolSettings,
+        /// All settings of the upstream.
+        settings: UpstreamPolicy,
     },
 }
 
 /// What a lookup (A + AAAA) of one name gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct DnsAnswer {
     /// The host as asked: lower case, no final dot.
     pub name: String,
     /// When it arrived.
     pub at: Moment,
     /// The addresses, or why there are none.
-    pub result: Result<Addresses, NoAnswer>,
+    pub result: Result<Addresses, LookupError>,
 }
 
 /// A good answer: at least one address.
@@ -107,14 +107,14 @@ pub struct Addresses {
     /// How long they hold, clamped.
     pub ttl: Duration,
     /// Where they come from.
-    pub source: Source,
+    pub source: AnswerSource,
     /// What the rule on local answers dropped.
     pub refused: Vec<IpAddr>,
 }
 
 /// Where addresses come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum AnswerSource {
     /// A DNS server.
     Dns,
     /// The hosts file, or `localhost`.
@@ -125,7 +125,7 @@ pub enum Source {
 
 /// Why a lookup gave no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoAnswer {
+pub enum LookupError {
     /// The name exists, without addresses.
     NoData,
     /// There is no such name.
@@ -215,38 +215,38 @@ pub enum Intent {
     Drain,
 }
 
-// === impl NoAnswer ===
+// === impl LookupError ===
 
-impl NoAnswer {
+impl LookupError {
     /// The code in metrics.
     pub const fn as_str(&self) -> &'static str {
         match self {
-            NoAnswer::NoData => "nodata",
-            NoAnswer::NxDomain => "nxdomain",
-            NoAnswer::ServFail => "servfail",
-            NoAnswer::Refused => "refused",
-            NoAnswer::Timeout => "timeout",
-            NoAnswer::Garbage(_) => "garbage",
-            NoAnswer::OnlyRefused(_) => "only_refused",
-            NoAnswer::NoResolver(_) => "no_resolver",
+            LookupError::NoData => "nodata",
+            LookupError::NxDomain => "nxdomain",
+            LookupError::ServFail => "servfail",
+            LookupError::Refused => "refused",
+            LookupError::Timeout => "timeout",
+            LookupError::Garbage(_) => "garbage",
+            LookupError::OnlyRefused(_) => "only_refused",
+            LookupError::NoResolver(_) => "no_resolver",
         }
     }
 }
 
-impl fmt::Display for NoAnswer {
+impl fmt::Display for LookupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            NoAnswer::NoData => f.write_str("the name has no addresses (NODATA)"),
-            NoAnswer::NxDomain => f.write_str("no such name (NXDOMAIN)"),
-            NoAnswer::ServFail => f.write_str("the server failed (SERVFAIL)"),
-            NoAnswer::Refused => f.write_str("the server refused (REFUSED)"),
-            NoAnswer::Timeout => f.write_str("no answer in time"),
-            NoAnswer::Garbage(what) => write!(f, "unreadable answer: {what}"),
-            NoAnswer::OnlyRefused(ips) => {
+            LookupError::NoData => f.write_str("the name has no addresses (NODATA)"),
+            LookupError::NxDomain => f.write_str("no such name (NXDOMAIN)"),
+            LookupError::ServFail => f.write_str("the server failed (SERVFAIL)"),
+            LookupError::Refused => f.write_str("the server refused (REFUSED)"),
+            LookupError::Timeout => f.write_str("no answer in time"),
+            LookupError::Garbage(what) => write!(f, "unreadable answer: {what}"),
+            LookupError::OnlyRefused(ips) => {
                 f.write_str("only local addresses, refused (--allow-local-answers takes them):")?;
                 ips.iter().try_for_each(|ip| write!(f, " {ip}"))
             }
-            NoAnswer::NoResolver(why) => write!(f, "no server to ask: {why}"),
+            LookupError::NoResolver(why) => write!(f, "no server to ask: {why}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What decides an address's place in an order: one key, compared field by field (contract 7.2).
+//! What decides an address's index in an order: one key, compared field by field (contract 7.2).
 //!
 //! Owns the comparison; `state` makes the keys, `order` sorts and explains by them. Pure.
 
@@ -7,44 +7,44 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::upstream::endpoint::Candidate;
 
-/// One address that may be used, with what decides its place.
+/// One address that may be used, with what decides its index.
 #[derive(Clone, Debug)]
-pub(in crate::upstream) struct Entry {
+pub(in crate::upstream) struct Ranked {
     pub(in crate::upstream) candidate: Candidate,
-    pub(in crate::upstream) key: Key,
+    pub(in crate::upstream) key: SortKey,
     /// While it shifts back: since when, and how long that takes.
     pub(in crate::upstream) ramp: Option<(Moment, Duration)>,
 }
 
-/// What decides an address's place, most important first (contract 7.2).
+/// What decides an address's index, most important first (contract 7.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
+pub struct SortKey {
     pub(in crate::upstream) drained: bool,
-    pub(in crate::upstream) health: Rank,
+    pub(in crate::upstream) health: HealthClass,
     pub(in crate::upstream) departed: bool,
     pub(in crate::upstream) tier: u8,
-    pub(in crate::upstream) near: usize,
-    pub(in crate::upstream) place: usize,
+    pub(in crate::upstream) latency_rank: usize,
+    pub(in crate::upstream) index: usize,
 }
 
-/// Health as the order sees it, best first.
+/// AddressHealth as the order sees it, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rank {
+pub enum HealthClass {
     /// Up, or unknown in the first round.
-    Well,
+    Healthy,
     /// Returning, or shifting back.
     Returning,
     /// Not probed yet.
-    Unproven,
-    /// In doubt.
+    Unprobed,
+    /// In mark_suspect.
     Suspect,
     /// Down.
     Down,
 }
 
-// === impl Entry ===
+// === impl Ranked ===
 
-impl Entry {
+impl Ranked {
     /// The share of new connections that already go there; `None`: no ramp (any more).
     pub(in crate::upstream) fn share(&self, now: Moment) -> Option<f64> {
         let (from, ramp) = self.ramp?;
@@ -53,10 +53,10 @@ impl Entry {
     }
 
     /// The key for a connection with this draw.
-    pub(in crate::upstream) fn key_at(&self, now: Moment, draw: f64) -> Key {
+    pub(in crate::upstream) fn key_at(&self, now: Moment, draw: f64) -> SortKey {
         let mut key = self.key;
-        if key.health == Rank::Well && self.share(now).is_some_and(|share| draw > share) {
-            key.health = Rank::Returning;
+        if key.health == HealthClass::Healthy && self.share(now).is_some_and(|share| draw > share) {
+            key.health = HealthClass::Returning;
         }
         key
     }

@@ -1,6 +1,6 @@
 //! When to probe what: follows the pool's snapshots and sends the probes they ask for.
 //!
-//! A snapshot says per address when the next probe is due and how (`Pace`). One probe at a time, but fast ones may
+//! A snapshot says per address when the next probe is due and how (`ProbeMode`). One probe at a time, but fast ones may
 //! overlap; two probes of one IP:port are never sent less than 200 ms apart, whatever the snapshot says.
 
 use std::collections::HashMap;
@@ -12,16 +12,17 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::exchange::{host_header, once};
+use super::run::{host_header, once};
 use crate::clock::{self, Moment};
-use crate::upstream::View;
+use crate::upstream::SnapshotReader;
+use crate::upstream::constants;
 use crate::upstream::endpoint::Address;
-use crate::upstream::fact::Fact;
-use crate::upstream::snapshot::{Pace, Snapshot};
-use crate::upstream::timing::{HealthSettings, Timing};
+use crate::upstream::input::Input;
+use crate::upstream::settings::HealthSettings;
+use crate::upstream::snapshot::{ProbeMode, Snapshot};
 
 /// Fast probes of one address that may be under way together; with usual deadlines it is never reached.
-const MAX_FLYING: usize = 16;
+const MAX_IN_FLIGHT: usize = 16;
 
 /// Sends probes.
 #[derive(Debug)]
@@ -35,61 +36,61 @@ pub struct ProberHandle {
 
 /// What a snapshot says about one IP:port.
 #[derive(Clone, Debug)]
-pub(super) struct Wish {
+pub(super) struct DueProbe {
     pub(super) address: Arc<Address>,
     /// The Host header of the (first) endpoint that has it.
     pub(super) host: String,
     pub(super) probe_at: Moment,
-    pub(super) pace: Pace,
+    pub(super) pace: ProbeMode,
 }
 
-/// Where wishes come from: the pool's view, or a test.
-pub(super) trait Wishes: Send + 'static {
+/// Where probes come from: the pool's view, or a test.
+pub(super) trait ProbeSource: Send + 'static {
     /// The present ones, one per IP:port.
-    fn load(&self) -> Vec<Wish>;
+    fn load(&self) -> Vec<DueProbe>;
     /// Resolves when they may have changed.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
 }
 
 /// What was sent where.
 #[derive(Debug, Default)]
-pub(super) struct Book {
-    entries: HashMap<SocketAddr, Entry>,
+pub(super) struct Schedule {
+    entries: HashMap<SocketAddr, SentProbes>,
 }
 
 #[derive(Debug, Default)]
-struct Entry {
+struct SentProbes {
     sent: Option<Moment>,
-    flying: usize,
+    in_flight: usize,
 }
 
 // === impl Prober ===
 
 impl Prober {
-    /// Follows `view` once the future is spawned (on the control runtime); every outcome goes to `tell`, which must not
+    /// Follows `view` once the future is spawned (on the control runtime); every outcome goes to `send`, which must not
     /// block.
     pub fn start(
-        view: View,
+        view: SnapshotReader,
         settings: HealthSettings,
-        tell: impl Fn(Fact) + Send + Sync + 'static,
+        send: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ProberHandle, impl Future<Output = ()> + Send + 'static) {
         let (settings, wanted) = watch::channel(settings);
         let handle = ProberHandle {
             settings: Arc::new(settings),
         };
-        (handle, run(view, wanted, Arc::new(tell)))
+        (handle, run(view, wanted, Arc::new(send)))
     }
 }
 
-// === impl View ===
+// === impl SnapshotReader ===
 
-impl Wishes for View {
-    fn load(&self) -> Vec<Wish> {
-        wishes(&View::load(self))
+impl ProbeSource for SnapshotReader {
+    fn load(&self) -> Vec<DueProbe> {
+        probes(&SnapshotReader::load(self))
     }
 
     async fn changed(&mut self) {
-        View::changed(self).await;
+        SnapshotReader::changed(self).await;
     }
 }
 
@@ -103,22 +104,22 @@ impl ProberHandle {
 }
 
 pub(super) async fn run(
-    mut view: impl Wishes,
+    mut view: impl ProbeSource,
     mut wanted: watch::Receiver<HealthSettings>,
-    tell: Arc<dyn Fn(Fact) + Send + Sync>,
+    send: Arc<dyn Fn(Input) + Send + Sync>,
 ) {
-    let mut book = Book::default();
+    let mut schedule = Schedule::default();
     let mut tasks = JoinSet::new();
-    let mut places: HashMap<Id, SocketAddr> = HashMap::new();
+    let mut sockets: HashMap<Id, SocketAddr> = HashMap::new();
     loop {
         let settings = wanted.borrow_and_update().clone();
         let now = clock::now();
-        let (due, next) = book.take_due(view.load(), now, &settings);
-        for wish in due {
-            let socket = wish.address.socket;
-            let (settings, tell) = (settings.clone(), Arc::clone(&tell));
-            let task = tasks.spawn(probe(wish, now, settings, tell));
-            places.insert(task.id(), socket);
+        let (due, next) = schedule.take_due(view.load(), now, &settings);
+        for probe in due {
+            let socket = probe.address.socket;
+            let (settings, send) = (settings.clone(), Arc::clone(&send));
+            let task = tasks.spawn(run_probe(probe, now, settings, send));
+            sockets.insert(task.id(), socket);
         }
         tokio::select! {
             () = view.changed() => {}
@@ -127,8 +128,8 @@ pub(super) async fn run(
             },
             Some(ended) = tasks.join_next_with_id() => {
                 let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
-                if let Some(socket) = places.remove(&id) {
-                    book.landed(socket);
+                if let Some(socket) = sockets.remove(&id) {
+                    schedule.finished(socket);
                 }
             }
             () = sleep_until(instant(next)) => {}
@@ -136,18 +137,18 @@ pub(super) async fn run(
     }
 }
 
-async fn probe(
-    wish: Wish,
+async fn run_probe(
+    probe: DueProbe,
     sent: Moment,
     settings: HealthSettings,
-    tell: Arc<dyn Fn(Fact) + Send + Sync>,
+    send: Arc<dyn Fn(Input) + Send + Sync>,
 ) {
-    let socket = wish.address.socket;
-    let report = once(&settings, socket, &wish.host).await;
+    let socket = probe.address.socket;
+    let report = once(&settings, socket, &probe.host).await;
     if let Some(took) = report.connect {
-        wish.address.connects.record(took);
+        probe.address.connects.record(took);
     }
-    tell(Fact::Probed {
+    send(Input::Probed {
         socket,
         sent,
         outcome: report.outcome,
@@ -155,23 +156,23 @@ async fn probe(
     });
 }
 
-/// One wish per IP:port: endpoints that share one share its probes.
-fn wishes(snapshot: &Snapshot) -> Vec<Wish> {
-    let mut wishes: Vec<Wish> = Vec::new();
+/// One probe per IP:port: endpoints that share one share its probes.
+fn probes(snapshot: &Snapshot) -> Vec<DueProbe> {
+    let mut probes: Vec<DueProbe> = Vec::new();
     for (endpoint, view) in snapshot.all() {
         let socket = view.address.socket;
-        if wishes.iter().any(|wish| wish.address.socket == socket) {
+        if probes.iter().any(|probe| probe.address.socket == socket) {
             continue;
         }
         let spec = &endpoint.endpoint.spec;
-        wishes.push(Wish {
+        probes.push(DueProbe {
             address: Arc::clone(&view.address),
             host: host_header(&spec.host, spec.port),
             probe_at: view.probe_at,
             pace: view.pace,
         });
     }
-    wishes
+    probes
 }
 
 /// When to look again; a minute hence where nothing is planned.
@@ -181,36 +182,36 @@ fn instant(next: Option<Moment>) -> Instant {
     Instant::now() + pause + Duration::from_micros(500)
 }
 
-// === impl Book ===
+// === impl Schedule ===
 
-impl Book {
-    /// Takes the wishes that are due, and says when the next of the others will be.
+impl Schedule {
+    /// Takes the probes that are due, and says when the next of the others will be.
     pub(super) fn take_due(
         &mut self,
-        wishes: Vec<Wish>,
+        probes: Vec<DueProbe>,
         now: Moment,
         settings: &HealthSettings,
-    ) -> (Vec<Wish>, Option<Moment>) {
+    ) -> (Vec<DueProbe>, Option<Moment>) {
         self.entries.retain(|socket, entry| {
             let recent = entry
                 .sent
-                .is_some_and(|sent| now < sent + Timing::PROBE_GAP);
-            let wished = || wishes.iter().any(|wish| wish.address.socket == *socket);
-            recent || entry.flying > 0 || wished()
+                .is_some_and(|sent| now < sent + constants::PROBE_GAP);
+            let wished = || probes.iter().any(|probe| probe.address.socket == *socket);
+            recent || entry.in_flight > 0 || wished()
         });
         let mut next: Option<Moment> = None;
-        let due = wishes.into_iter().filter(|wish| {
-            let entry = self.entries.entry(wish.address.socket).or_default();
-            let Some(at) = entry.due(wish, settings) else {
+        let due = probes.into_iter().filter(|probe| {
+            let entry = self.entries.entry(probe.address.socket).or_default();
+            let Some(at) = entry.due(probe, settings) else {
                 return false;
             };
             let is_due = at <= now;
             if is_due {
                 entry.sent = Some(now);
-                entry.flying += 1;
+                entry.in_flight += 1;
             }
             // Of one just sent, the landing or a new snapshot says more; a fast one has its next turn.
-            if let Some(at) = entry.due(wish, settings) {
+            if let Some(at) = entry.due(probe, settings) {
                 next = Some(next.map_or(at, |next| next.min(at)));
             }
             is_due
@@ -218,31 +219,33 @@ impl Book {
         (due.collect(), next)
     }
 
-    pub(super) fn landed(&mut self, socket: SocketAddr) {
+    pub(super) fn finished(&mut self, socket: SocketAddr) {
         if let Some(entry) = self.entries.get_mut(&socket) {
-            entry.flying = entry.flying.saturating_sub(1);
+            entry.in_flight = entry.in_flight.saturating_sub(1);
         }
     }
 }
 
-// === impl Entry ===
+// === impl SentProbes ===
 
-impl Entry {
+impl SentProbes {
     /// When the next probe may go; none while one under way must land first, or none is wanted.
-    fn due(&self, wish: &Wish, settings: &HealthSettings) -> Option<Moment> {
-        let wanted = match (wish.pace, self.sent) {
-            (Pace::Off, _) => return None,
-            (Pace::Fast(_), _) if self.flying >= MAX_FLYING => return None,
-            (Pace::Regular | Pace::Down, _) if self.flying > 0 => return None,
-            (_, None) => wish.probe_at,
-            // A time that was not there when the last probe was sent: asked for anew.
-            (_, Some(sent)) if wish.probe_at > sent => wish.probe_at,
-            (Pace::Fast(every), Some(sent)) => sent + every,
+    fn due(&self, probe: &DueProbe, settings: &HealthSettings) -> Option<Moment> {
+        let wanted = match (probe.pace, self.sent) {
+            (ProbeMode::Off, _) => return None,
+            (ProbeMode::Fast(_), _) if self.in_flight >= MAX_IN_FLIGHT => return None,
+            (ProbeMode::Regular | ProbeMode::Down, _) if self.in_flight > 0 => return None,
+            (_, None) => probe.probe_at,
+            // A time that was not there when the last probe was sent: requested for anew.
+            (_, Some(sent)) if probe.probe_at > sent => probe.probe_at,
+            (ProbeMode::Fast(every), Some(sent)) => sent + every,
             // The outcome is with the pool, whose next snapshot sets a new time. Should it have lost it: go on.
-            (Pace::Regular | Pace::Down, Some(sent)) => sent + settings.interval + settings.timeout,
+            (ProbeMode::Regular | ProbeMode::Down, Some(sent)) => {
+                sent + settings.interval + settings.timeout
+            }
         };
         Some(match self.sent {
-            Some(sent) => wanted.max(sent + Timing::PROBE_GAP),
+            Some(sent) => wanted.max(sent + constants::PROBE_GAP),
             None => wanted,
         })
     }

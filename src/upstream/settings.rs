@@ -1,4 +1,4 @@
-//! Every duration and count of health and failback in one place.
+//! Every duration and count of health and failback in one index.
 //!
 //! Owns the settings `upstream.health.*` and `upstream.failback.*`, the constants of contract section 7 that are no
 //! settings ([`Timing`]), and the arithmetic that `entryway plan` prints (`timing::predict`). The state machines, the
@@ -9,10 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::types::Zone;
-
-pub use predict::{AddedLatency, Detection, Inputs, Predictions, predict};
-
-mod predict;
+use crate::upstream::constants;
 
 /// `upstream.health.*`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +20,7 @@ pub struct HealthSettings {
     /// Between two probes of an address that is well.
     #[serde(with = "crate::duration")]
     pub interval: Duration,
-    /// Between two probes of an address in doubt; they may overlap.
+    /// Between two probes of an address in mark_suspect; they may overlap.
     #[serde(with = "crate::duration")]
     pub fast_interval: Duration,
     /// Between two probes of an address that is down.
@@ -59,7 +56,7 @@ pub enum ProbeKind {
     Http,
     /// A TCP connect.
     Tcp,
-    /// No probes: every address counts as up, only dials are evidence.
+    /// No probes: every address counts as up, only dials are verdict.
     Off,
 }
 
@@ -115,62 +112,15 @@ pub enum Rebalance {
     Off,
 }
 
-/// Everything the pool of one upstream is told.
+/// Everything the upstream of one upstream is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PoolSettings {
+pub struct UpstreamPolicy {
     /// `upstream.health.*`.
     pub health: HealthSettings,
     /// `upstream.failback.*`.
     pub failback: FailbackSettings,
-    /// Our own zone, where it is a setting (`--zone Z`); a detected one comes as a fact.
+    /// Our own zone, where it is a setting (`--zone Z`); a detected one comes as a input.
     pub own_zone: Option<Zone>,
-}
-
-/// The times and counts of contract section 7 that are no settings.
-#[derive(Clone, Copy, Debug)]
-pub struct Timing;
-
-// === impl Timing ===
-
-impl Timing {
-    /// The pool's tick.
-    pub const TICK: Duration = Duration::from_millis(100);
-    /// A tick this late is a stall of ours (7.12).
-    pub const STALL: Duration = Duration::from_millis(250);
-    /// No address is probed more often than this (7.3).
-    pub const PROBE_GAP: Duration = Duration::from_millis(200);
-    /// Probes a second and address at most.
-    pub const PROBE_CAP: f64 = 5.0;
-    /// Refused or unreachable probes running that mark down at once (7.3).
-    pub const HARD_FALL: u32 = 2;
-    /// Silence marks at most one zone down in this time, while another zone is up (7.3).
-    pub const SILENCE_GAP: Duration = Duration::from_secs(30);
-    /// Traffic stands in for probes at most this long (7.11).
-    pub const TRAFFIC_STANDS_IN: Duration = Duration::from_secs(30);
-    /// With probes off suspicion ends by itself (7.3).
-    pub const SUSPECT_UNPROBED: Duration = Duration::from_secs(10);
-    /// The first round ends at most this long after the first answer (7.1).
-    pub const FIRST_ROUND: Duration = Duration::from_secs(2);
-    /// Answers running without an address before it departs (7.10).
-    pub const MISSED_ANSWERS: u32 = 3;
-    /// A departed address is removed after this (7.10).
-    pub const DEPARTED_FOR: Duration = Duration::from_secs(600);
-    /// The history of a removed address is kept this long (7.10).
-    pub const HISTORY: Duration = Duration::from_secs(3600);
-    /// Addresses of one name at most.
-    pub const ADDRESSES: usize = 16;
-    /// Nearer means a connect time this much shorter, as a factor, …
-    pub const NEARER_FACTOR: f64 = 1.3;
-    /// … and shorter by this.
-    pub const NEARER_GAP: Duration = Duration::from_micros(200);
-    /// How often nearness is looked at.
-    pub const NEARER_EVERY: Duration = Duration::from_secs(1);
-    /// Connects of an address before its time means something.
-    pub const NEARER_SAMPLES: u64 = 3;
-    /// How long another zone must lead, while ours is only in doubt, before that counts as a move.
-    pub const MOVE_SETTLES: Duration = Duration::from_secs(1);
-    /// Pairs that wait on a silent address are cut this long after its first failed probe was sent (7.8).
-    pub const CUT_SILENT: Duration = Duration::from_secs(5);
 }
 
 // === impl HealthSettings ===
@@ -202,7 +152,7 @@ impl HealthSettings {
 
     /// The pace of fast probes: never above the cap.
     pub fn fast(&self) -> Duration {
-        self.fast_interval.max(Timing::PROBE_GAP)
+        self.fast_interval.max(constants::PROBE_GAP)
     }
 
     /// What is wrong, as (key below `upstream`, message).

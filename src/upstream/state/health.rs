@@ -1,24 +1,24 @@
-//! What probes and traffic say about addresses, and what is void. Part of `Pool`'s own methods, apart for their length.
+//! What probes and traffic say about addresses, and what is void. Part of `UpstreamState`'s own methods, apart for their length.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Pool;
+use super::UpstreamState;
 use crate::clock::Moment;
 use crate::types::EndpointName;
+use crate::upstream::address;
 use crate::upstream::change::Change;
-use crate::upstream::fact::ProbeOutcome;
-use crate::upstream::health::Flip;
+use crate::upstream::health::Transition;
 use crate::upstream::identity::{PinChange, SystemId};
-use crate::upstream::known;
-use crate::upstream::snapshot::State;
+use crate::upstream::input::ProbeOutcome;
+use crate::upstream::snapshot::HealthState;
 
 /// Stalls are remembered as long as a probe can take.
 const STALLS_KEPT: Duration = Duration::from_secs(120);
 
-// === impl Pool ===
+// === impl UpstreamState ===
 
-impl Pool {
+impl UpstreamState {
     pub(super) fn probed(
         &mut self,
         now: Moment,
@@ -38,26 +38,33 @@ impl Pool {
                 took,
             });
         }
-        let may_mark = self.may_mark(now, socket);
+        let timeout_may_mark_down = self.timeout_may_mark_down(now, socket);
         let draw = self.draw();
-        let Some(known) = known::living(&mut self.known, socket) else {
+        let Some(address_state) = address::living(&mut self.addresses, socket) else {
             return;
         };
-        let Some(evidence) = known::evidence(&outcome) else {
-            known.again(now, sent, matches!(outcome, ProbeOutcome::Local(_)));
+        let Some(verdict) = address::verdict(&outcome) else {
+            address_state.retry(now, sent, matches!(outcome, ProbeOutcome::Local(_)));
             return;
         };
         self.first_answer.get_or_insert(now);
-        known.note(sent, &outcome, took);
+        address_state.record(sent, &outcome, took);
         let health = &self.settings.health;
-        let flip = known.health.probed(now, sent, &evidence, may_mark, health);
-        known.plan(now, draw, health);
-        self.flipped(now, socket, flip);
+        let transition =
+            address_state
+                .health
+                .probed(now, sent, &verdict, timeout_may_mark_down, health);
+        address_state.schedule_next(now, draw, health);
+        self.record_transition(now, socket, transition);
         if let ProbeOutcome::Success { identity } = outcome {
             if let Some(got) = identity {
-                self.saw(socket, got);
+                self.observe_identity(socket, got);
             }
-            for member in self.held.iter_mut().flat_map(|held| &mut held.members) {
+            for member in self
+                .endpoints
+                .iter_mut()
+                .flat_map(|endpoint_state| &mut endpoint_state.members)
+            {
                 if member.socket == socket {
                     member.proven();
                 }
@@ -65,13 +72,13 @@ impl Pool {
         }
     }
 
-    pub(super) fn saw(&mut self, socket: SocketAddr, got: SystemId) {
-        let told = self.pin.saw(socket, got);
-        self.pin_changed(told);
+    pub(super) fn observe_identity(&mut self, socket: SocketAddr, got: SystemId) {
+        let changes = self.pin.observe(socket, got);
+        self.pin_changed(changes);
     }
 
-    pub(super) fn pin_changed(&mut self, told: Vec<PinChange>) {
-        for change in told {
+    pub(super) fn pin_changed(&mut self, changes: Vec<PinChange>) {
+        for change in changes {
             match change {
                 PinChange::Mismatch {
                     socket,
@@ -93,7 +100,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn doubt(
+    pub(super) fn mark_suspect(
         &mut self,
         now: Moment,
         socket: SocketAddr,
@@ -101,59 +108,68 @@ impl Pool {
         slow: bool,
     ) {
         let draw = self.draw();
-        let Some(known) = known::living(&mut self.known, socket) else {
+        let Some(address_state) = address::living(&mut self.addresses, socket) else {
             return;
         };
-        let flip = known.health.suspect(now, reason, slow);
-        if flip.is_some() {
-            known.plan(now, draw, &self.settings.health);
+        let transition = address_state.health.suspect(now, reason, slow);
+        if transition.is_some() {
+            address_state.schedule_next(now, draw, &self.settings.health);
         }
-        self.flipped(now, socket, flip);
+        self.record_transition(now, socket, transition);
     }
 
     /// Notes a change of state; one by silence counts against the limit.
-    pub(super) fn flipped(&mut self, now: Moment, socket: SocketAddr, flip: Option<Flip>) {
-        let Some(flip) = flip else { return };
+    pub(super) fn record_transition(
+        &mut self,
+        now: Moment,
+        socket: SocketAddr,
+        transition: Option<Transition>,
+    ) {
+        let Some(transition) = transition else { return };
         self.dirty = true;
-        if flip.silent {
-            let place = self.place_of(socket);
+        if transition.silent {
+            let place = self.zone_of(socket);
             self.silence.marked(now, &place);
         }
         for endpoint in self.holders(socket) {
-            let flip = flip.clone();
-            self.changes.push(Change::Flip {
+            let transition = transition.clone();
+            self.changes.push(Change::Transition {
                 endpoint,
                 socket,
-                flip,
+                transition,
             });
         }
     }
 
-    pub(super) fn may_mark(&self, now: Moment, socket: SocketAddr) -> bool {
-        let place = self.place_of(socket);
-        let another_up = self.set().any(|(other, known)| {
-            known.health.state() == State::Up
+    pub(super) fn timeout_may_mark_down(&self, now: Moment, socket: SocketAddr) -> bool {
+        let place = self.zone_of(socket);
+        let another_up = self.set().any(|(other, address_state)| {
+            address_state.health.state() == HealthState::Up
                 && !self.pin.forbids(other)
-                && self.place_of(other) != place
+                && self.zone_of(other) != place
         });
         self.silence.allows(now, &place, another_up)
     }
 
-    pub(super) fn woke(&mut self, now: Moment) {
+    pub(super) fn resumed(&mut self, now: Moment) {
         self.stalled(Moment::default(), now);
-        for known in self.known.values_mut().filter(|known| known.gone.is_none()) {
-            known.health.forgive();
-            known.plan(now, 0.5, &self.settings.health);
-            known.hurry(now);
+        for address_state in self
+            .addresses
+            .values_mut()
+            .filter(|address_state| address_state.gone.is_none())
+        {
+            address_state.health.reset_failures();
+            address_state.schedule_next(now, 0.5, &self.settings.health);
+            address_state.probe_now(now);
         }
     }
 
     pub(super) fn reprobe(&mut self, now: Moment, endpoint: Option<&EndpointName>) {
-        for held in &self.held {
-            if endpoint.is_none_or(|name| name == held.endpoint.name()) {
-                for member in &held.members {
-                    if let Some(known) = self.known.get_mut(&member.socket) {
-                        known.hurry(now);
+        for endpoint_state in &self.endpoints {
+            if endpoint.is_none_or(|name| name == endpoint_state.endpoint.name()) {
+                for member in &endpoint_state.members {
+                    if let Some(address_state) = self.addresses.get_mut(&member.socket) {
+                        address_state.probe_now(now);
                     }
                 }
             }

@@ -7,19 +7,19 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::upstream::timing::Timing;
+use crate::upstream::constants;
 
 /// The order of nearness, and who is far.
 #[derive(Clone, Debug, Default)]
-pub struct Nearness {
+pub struct LatencyRanking {
     order: Vec<SocketAddr>,
     far: BTreeSet<SocketAddr>,
 }
 
-// === impl Nearness ===
+// === impl LatencyRanking ===
 
-impl Nearness {
-    /// An address's place; those never looked at come last.
+impl LatencyRanking {
+    /// An address's index; those never looked at come last.
     pub fn rank(&self, socket: SocketAddr) -> usize {
         self.order
             .iter()
@@ -33,7 +33,7 @@ impl Nearness {
     }
 
     /// Looks at the medians of all addresses of the set (`None`: not enough connects). Says whether anything moved.
-    pub fn look(&mut self, measured: &[(SocketAddr, Option<Duration>)]) -> bool {
+    pub fn update(&mut self, measured: &[(SocketAddr, Option<Duration>)]) -> bool {
         let median = |socket: &SocketAddr| {
             measured
                 .iter()
@@ -49,12 +49,12 @@ impl Nearness {
         }
         let mut order = Vec::with_capacity(left.len());
         while !left.is_empty() {
-            // The one that stood first keeps its place unless the fastest of the rest is clearly nearer.
+            // The one that stood first keeps its index unless the fastest of the rest is clearly nearer.
             let fastest = (0..left.len())
-                .filter_map(|place| Some((median(&left[place])?, place)))
+                .filter_map(|index| Some((median(&left[index])?, index)))
                 .min();
             let next = match (median(&left[0]), fastest) {
-                (Some(first), Some((best, place))) if farther(first, best, 1.0) => place,
+                (Some(first), Some((best, index))) if farther(first, best, 1.0) => index,
                 _ => 0,
             };
             order.push(left.remove(next));
@@ -81,15 +81,15 @@ impl Nearness {
 
 /// Whether `this` is farther than `best`, by `part` of the gap that counts.
 fn farther(this: Duration, best: Duration, part: f64) -> bool {
-    let factor = 1.0 + (Timing::NEARER_FACTOR - 1.0) * part;
-    this >= best.mul_f64(factor) && this.saturating_sub(best) >= Timing::NEARER_GAP.mul_f64(part)
+    let factor = 1.0 + (constants::NEARER_FACTOR - 1.0) * part;
+    this >= best.mul_f64(factor) && this.saturating_sub(best) >= constants::NEARER_GAP.mul_f64(part)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn look(near: &mut Nearness, micros: [u64; 3]) -> String {
+    fn look(ranking: &mut LatencyRanking, micros: [u64; 3]) -> String {
         let measured: Vec<_> = (0u8..3)
             .map(|n| {
                 let median = Some(micros[usize::from(n)])
@@ -98,15 +98,15 @@ mod tests {
                 (SocketAddr::from(([10, 0, 0, n], 1)), median)
             })
             .collect();
-        near.look(&measured);
+        ranking.update(&measured);
         let mut shown: Vec<_> = measured.iter().map(|(socket, _)| *socket).collect();
-        shown.sort_by_key(|socket| near.rank(*socket));
+        shown.sort_by_key(|socket| ranking.rank(*socket));
         shown
             .iter()
             .map(|socket| {
                 let name =
                     ["a", "b", "c"][usize::from(socket.ip().to_string().as_bytes()[7] - b'0')];
-                if near.is_far(*socket) {
+                if ranking.is_far(*socket) {
                     name.to_uppercase()
                 } else {
                     name.to_owned()
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn nearness_has_hysteresis() {
         // Each row starts from the one before. Capitals are far.
-        let mut near = Nearness::default();
+        let mut ranking = LatencyRanking::default();
         for (micros, expected) in [
             ([0, 0, 0], "abc"),
             ([1000, 900, 800], "abc"),
@@ -131,7 +131,7 @@ mod tests {
             ([100, 400, 900], "aBC"),
             ([100, 0, 900], "abC"),
         ] {
-            assert_eq!(look(&mut near, micros), expected, "{micros:?}");
+            assert_eq!(look(&mut ranking, micros), expected, "{micros:?}");
         }
     }
 }

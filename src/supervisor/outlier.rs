@@ -12,63 +12,63 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::connection::Entry;
 use crate::upstream::endpoint::Candidate;
-use crate::upstream::fact::{Fact, Suspicion};
-use crate::upstream::snapshot::{AddressView, State};
+use crate::upstream::input::{Input, Suspicion};
+use crate::upstream::snapshot::{AddressView, HealthState};
 
 /// The least wait that is suspicious.
-const LEAST: Duration = Duration::from_millis(250);
+const MIN_WAIT: Duration = Duration::from_millis(250);
 
 /// How many times the address's median answer time a wait must be.
-const TIMES: u32 = 4;
+const MEDIAN_FACTOR: u32 = 4;
 
 /// So many overdue requests, and not a byte from the address on any connection: it is mute.
-const MUTE: u32 = 2;
+const MUTE_REQUESTS: u32 = 2;
 
 /// The watch of one upstream.
 #[derive(Debug, Default)]
-pub(super) struct Silence {
-    /// Requests that have been told, by connection: one request once as slow, and once as part of a mute address.
-    told: HashMap<u64, Told>,
-    /// Those of `told` that still wait in this look.
-    waiting: HashMap<u64, Told>,
+pub(super) struct OutlierDetector {
+    /// Requests that have been reported, by connection: one request once as slow, and once as part of a mute address.
+    reported: HashMap<u64, Reported>,
+    /// Those of `reported` that still wait in this look.
+    waiting: HashMap<u64, Reported>,
     /// Overdue requests of each address, in the last look and in this one.
     overdue_before: HashMap<SocketAddr, u32>,
     overdue: HashMap<SocketAddr, u32>,
     /// Waits count from here at the earliest: we were late ourselves before.
-    forgiven: Moment,
+    discounted_until: Moment,
 }
 
-/// A request by the time it was sent, and as what it was told.
+/// A request by the time it was sent, and as what it was reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Told {
-    asked: Moment,
+struct Reported {
+    sent: Moment,
     mute: bool,
 }
 
-// === impl Silence ===
+// === impl OutlierDetector ===
 
-impl Silence {
+impl OutlierDetector {
     /// Our own stall has just ended.
-    pub(super) fn forgive(&mut self, now: Moment) {
-        self.forgiven = now;
+    pub(super) fn discount_until(&mut self, now: Moment) {
+        self.discounted_until = now;
     }
 
-    /// Looks at one connected pair; what the pool should be told.
-    pub(super) fn look(
+    /// Looks at one connected pair; what the pool should be reported.
+    pub(super) fn inspect(
         &mut self,
         entry: &Entry,
         candidate: &Candidate,
         view: Option<&AddressView>,
         now: Moment,
-    ) -> Option<Fact> {
-        let asked = entry.tally.waiting_since()?;
-        let since = asked.max(self.forgiven);
+    ) -> Option<Input> {
+        let sent = entry.tally.waiting_since()?;
+        let since = sent.max(self.discounted_until);
         let waited = now.since(since);
-        if waited < LEAST {
+        if waited < MIN_WAIT {
             return None;
         }
         let usual = candidate.address.answers.quantile(0.5).unwrap_or_default();
-        let limit = LEAST.max(TIMES * usual);
+        let limit = MIN_WAIT.max(MEDIAN_FACTOR * usual);
         if waited < limit {
             return None;
         }
@@ -76,33 +76,33 @@ impl Silence {
         *self.overdue.entry(socket).or_default() += 1;
         let silent = candidate
             .address
-            .heard()
+            .last_activity()
             .is_none_or(|heard| now.since(heard) >= limit);
         let many = self
             .overdue_before
             .get(&socket)
-            .is_some_and(|count| *count >= MUTE);
+            .is_some_and(|count| *count >= MUTE_REQUESTS);
         let mute = silent && many;
-        if let Some(told) = self.told.get(&entry.id)
-            && told.asked == asked
-            && (told.mute || !mute)
+        if let Some(reported) = self.reported.get(&entry.id)
+            && reported.sent == sent
+            && (reported.mute || !mute)
         {
-            self.waiting.insert(entry.id, *told);
+            self.waiting.insert(entry.id, *reported);
             return None;
         }
         // In doubt already: nothing would be learned now, but this request may still speak later.
         let state = view?.state;
-        if matches!(state, State::Suspect | State::Down) {
+        if matches!(state, HealthState::Suspect | HealthState::Down) {
             return None;
         }
-        self.waiting.insert(entry.id, Told { asked, mute });
+        self.waiting.insert(entry.id, Reported { sent, mute });
         let why = if mute {
             Suspicion::Mute
         } else {
             Suspicion::SlowAnswer
         };
         let endpoint = candidate.endpoint.name().clone();
-        Some(Fact::Suspect {
+        Some(Input::Suspect {
             endpoint,
             socket,
             why,
@@ -111,8 +111,8 @@ impl Silence {
     }
 
     /// The look is over: requests that have been answered are forgotten.
-    pub(super) fn turn(&mut self) {
-        std::mem::swap(&mut self.told, &mut self.waiting);
+    pub(super) fn end_pass(&mut self) {
+        std::mem::swap(&mut self.reported, &mut self.waiting);
         self.waiting.clear();
         std::mem::swap(&mut self.overdue_before, &mut self.overdue);
         self.overdue.clear();

@@ -9,22 +9,23 @@ use crate::connection::Entry;
 use crate::events::Reason;
 use crate::relay::{Order, Tally};
 use crate::types::Direction;
-use crate::upstream::fact::Intent;
-use crate::upstream::snapshot::{AddressView, EndpointView, Snapshot, State};
-use crate::upstream::timing::{OnDown, Timing};
+use crate::upstream::constants;
+use crate::upstream::input::Intent;
+use crate::upstream::settings::OnDown;
+use crate::upstream::snapshot::{AddressView, EndpointView, HealthState, Snapshot};
 
 /// Quiet that makes a pair at rest, for a shutdown and on a silent address.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 
-/// Quiet asked for where there is no hurry.
+/// Quiet sent for where there is no hurry.
 const LONG_QUIET: Duration = Duration::from_secs(10);
 
 /// Share of the farther pairs that may be closed a second.
-const SHARE: f64 = 0.05;
+const REBALANCE_SHARE: f64 = 0.05;
 
 /// What the settings of an upstream say about established connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
+pub struct CloseRules {
     /// What happens to pairs that wait on a silent address.
     pub on_down: OnDown,
     /// Age above which pairs at rest are closed.
@@ -63,25 +64,25 @@ impl<'a> Pair<'a> {
 
 /// The pace of rebalancing in one upstream.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
+pub(super) struct IdleCloser {
     /// Pairs that may be closed now.
     credit: f64,
-    /// Farther pairs seen in this look, and in the last.
+    /// RebalanceCandidates pairs seen in this look, and in the last.
     farther: usize,
     farther_last: usize,
     looked: Moment,
 }
 
-// === impl Rest ===
+// === impl IdleCloser ===
 
-impl Rest {
+impl IdleCloser {
     /// A new look begins.
-    pub(super) fn begin(&mut self, snapshot: &Snapshot, now: Moment) {
+    pub(super) fn begin_pass(&mut self, snapshot: &Snapshot, now: Moment) {
         self.farther_last = std::mem::take(&mut self.farther);
         if snapshot.rebalance.is_none() {
             self.credit = 0.0;
         } else {
-            let rate = (self.farther_last as f64 * SHARE).max(1.0);
+            let rate = (self.farther_last as f64 * REBALANCE_SHARE).max(1.0);
             let passed = now.since(self.looked).min(QUIET).as_secs_f64();
             // Jittered by growing unevenly; never above the rate, and next to nothing is saved up for a burst.
             let saved = (rate / 10.0).max(1.0);
@@ -91,12 +92,12 @@ impl Rest {
     }
 
     /// What is to be done about this pair, if anything.
-    pub(super) fn judge(
+    pub(super) fn evaluate(
         &mut self,
         pair: &Pair<'_>,
         found: Option<(&EndpointView, &AddressView)>,
         snapshot: &Snapshot,
-        rules: Rules,
+        rules: CloseRules,
         now: Moment,
     ) -> Option<Order> {
         if let Some((_, view)) = found
@@ -111,8 +112,9 @@ impl Rest {
             farther.is_some_and(|farther| farther.sockets.contains(&socket))
         });
         self.farther += usize::from(is_farther);
-        let in_doubt =
-            found.is_some_and(|(_, view)| matches!(view.state, State::Suspect | State::Down));
+        let in_doubt = found.is_some_and(|(_, view)| {
+            matches!(view.state, HealthState::Suspect | HealthState::Down)
+        });
         if in_doubt || !pair.at_rest(now, LONG_QUIET) {
             return None;
         }
@@ -138,7 +140,7 @@ impl Rest {
 /// Contract 7.8: the address is down by silence, and another is up.
 fn silent(pair: &Pair<'_>, view: &AddressView, snapshot: &Snapshot, now: Moment) -> Option<Order> {
     let probed = view.down_by_silence?;
-    if now.since(probed) < Timing::CUT_SILENT || !snapshot.other_up(view.address.socket) {
+    if now.since(probed) < constants::CUT_SILENT || !snapshot.other_up(view.address.socket) {
         return None;
     }
     let tally = pair.tally;
@@ -152,7 +154,7 @@ fn silent(pair: &Pair<'_>, view: &AddressView, snapshot: &Snapshot, now: Moment)
     };
     let heard = tally.last_download().is_some_and(|heard| heard >= probed);
     // One that connected after that probe has not been answered by the silence we know of.
-    let older = pair.since < probed || now.since(pair.since) >= Timing::CUT_SILENT;
+    let older = pair.since < probed || now.since(pair.since) >= constants::CUT_SILENT;
     (waits && !heard && older).then_some(Order::Cut(Reason::EndpointSilent))
 }
 

@@ -1,15 +1,14 @@
-//! The order of addresses for a new connection, and its reasons: one comparison, with or without them.
+//! Why new connections go where they go: the selection of [`Snapshot::order`], address by address, in words.
 //!
-//! Owns failover, failback, zone preference and the ramp as a new connection sees them (contract 7.2, 7.9). Pure.
+//! Sorts by the same keys as the selection, so that the explanation cannot differ from what happens.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::types::{EndpointName, Zone};
-use crate::upstream::endpoint::Candidate;
-use crate::upstream::rank::{Entry, Key, Rank};
-use crate::upstream::snapshot::{AddressView, Snapshot, State};
+use crate::upstream::ranking::{HealthClass, Ranked, SortKey};
+use crate::upstream::snapshot::{AddressView, HealthState, Snapshot};
 
 /// A question to `explain`: what if.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +35,7 @@ pub struct Explained {
     pub zone: Option<Zone>,
     /// The address.
     pub address: SocketAddr,
-    /// Its place, from 1; `None`: never offered.
+    /// Its index, from 1; `None`: never offered.
     pub rank: Option<usize>,
     /// What decided, most important first.
     pub reasons: Vec<String>,
@@ -45,31 +44,9 @@ pub struct Explained {
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// Where a new connection goes, best first. `draw` (0 to 1, at random) decides, while an address shifts back,
-    /// whether this connection is one of those that already go there.
-    pub fn order(&self, now: Moment, draw: f64) -> Vec<Candidate> {
-        if self.entries.iter().all(|entry| entry.ramp.is_none()) {
-            return self
-                .entries
-                .iter()
-                .map(|entry| entry.candidate.clone())
-                .collect();
-        }
-        let mut sorted: Vec<_> = self
-            .entries
-            .iter()
-            .map(|entry| (entry.key_at(now, draw), entry))
-            .collect();
-        sorted.sort_by_key(|(key, _)| *key);
-        sorted
-            .into_iter()
-            .map(|(_, entry)| entry.candidate.clone())
-            .collect()
-    }
-
     /// Why [`Snapshot::order`] says what it says (for a connection that goes with the shift), address by address.
     pub fn explain(&self, now: Moment, what_if: &[WhatIf]) -> Explanation {
-        let mut known = Vec::new();
+        let mut address_state = Vec::new();
         for asked in what_if {
             let WhatIf::ZoneDown(zone) = asked;
             if !self
@@ -77,10 +54,10 @@ impl Snapshot {
                 .iter()
                 .any(|view| asked.hits(view.endpoint.zone(), view.endpoint.name()))
             {
-                known.push(format!("no endpoint is in zone {zone}"));
+                address_state.push(format!("no endpoint is in zone {zone}"));
             }
         }
-        let mut sorted: Vec<(Key, &Entry, bool)> = self
+        let mut sorted: Vec<(SortKey, &Ranked, bool)> = self
             .entries
             .iter()
             .map(|entry| {
@@ -90,7 +67,7 @@ impl Snapshot {
                     .any(|asked| asked.hits(endpoint.zone(), endpoint.name()));
                 let mut key = entry.key_at(now, 0.0);
                 if hit {
-                    key.health = Rank::Down;
+                    key.health = HealthClass::Down;
                 }
                 (key, entry, hit)
             })
@@ -99,10 +76,12 @@ impl Snapshot {
         let mut order: Vec<Explained> = sorted
             .iter()
             .enumerate()
-            .map(|(place, (key, entry, hit))| self.explain_one(now, place + 1, key, entry, *hit))
+            .map(|(index, (key, entry, hit))| self.explain_one(now, index + 1, key, entry, *hit))
             .collect();
-        let all_down = sorted.iter().all(|(key, _, _)| key.health == Rank::Down);
-        let verdict = self.verdict(order.first(), all_down, &known);
+        let all_down = sorted
+            .iter()
+            .all(|(key, _, _)| key.health == HealthClass::Down);
+        let verdict = self.verdict(order.first(), all_down, &address_state);
         for (endpoint, view) in self.all().filter(|(_, view)| view.forbidden) {
             order.push(Explained {
                 endpoint: endpoint.endpoint.name().clone(),
@@ -119,8 +98,8 @@ impl Snapshot {
         &self,
         now: Moment,
         rank: usize,
-        key: &Key,
-        entry: &Entry,
+        key: &SortKey,
+        entry: &Ranked,
         hit: bool,
     ) -> Explained {
         let endpoint = &entry.candidate.endpoint;
@@ -158,7 +137,7 @@ impl Snapshot {
         }
     }
 
-    fn health_reason(&self, now: Moment, view: &AddressView, entry: &Entry) -> String {
+    fn health_reason(&self, now: Moment, view: &AddressView, entry: &Ranked) -> String {
         let ago =
             |since: Moment| crate::duration::show(Duration::from_secs(now.since(since).as_secs()));
         let mut text = format!("{} for {}", view.state.as_str(), ago(view.since));
@@ -170,7 +149,7 @@ impl Snapshot {
                 ", shifting back: {:.0} % of new connections",
                 share * 100.0
             ));
-        } else if view.state == State::Unknown && !self.first_round_done {
+        } else if view.state == HealthState::Unknown && !self.first_round_done {
             text.push_str(", counts as up during the first round");
         }
         text
@@ -181,8 +160,8 @@ impl Snapshot {
             (2, _, _) => "peered name".to_owned(),
             (0, Some(zone), Some(_)) => format!("own zone {zone}"),
             (_, Some(zone), Some(own)) => format!("other zone {zone} (own zone {own})"),
-            (0, _, _) => "near (own zone not known: by connect time)".to_owned(),
-            _ => "farther (own zone not known: by connect time)".to_owned(),
+            (0, _, _) => "near (own zone not address_state: by connect time)".to_owned(),
+            _ => "farther (own zone not address_state: by connect time)".to_owned(),
         }
     }
 
@@ -200,7 +179,12 @@ impl Snapshot {
         }
     }
 
-    fn verdict(&self, first: Option<&Explained>, all_down: bool, known: &[String]) -> String {
+    fn verdict(
+        &self,
+        first: Option<&Explained>,
+        all_down: bool,
+        address_state: &[String],
+    ) -> String {
         let mut text = match first {
             None if self.identity_conflict.is_some() => {
                 "nowhere: two systems behind one upstream".to_owned()
@@ -216,7 +200,7 @@ impl Snapshot {
                 first.endpoint, first.address
             ),
         };
-        for note in known {
+        for note in address_state {
             text.push_str("; ");
             text.push_str(note);
         }

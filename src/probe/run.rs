@@ -1,15 +1,15 @@
 //! One probe, from connect to judgement.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::finding::Finding;
 use super::{datomic, http, tcp};
-use crate::upstream::fact::ProbeOutcome;
-use crate::upstream::timing::{HealthSettings, ProbeKind};
+use crate::upstream::input::ProbeOutcome;
+use crate::upstream::settings::{HealthSettings, ProbeKind};
 
 /// The wait for the body of an answer that is bad already.
 const WRONG_BODY: Duration = Duration::from_millis(50);
@@ -65,8 +65,8 @@ async fn exchange(
         return ProbeOutcome::Success { identity: None };
     }
     match ask(settings, &mut stream, host, report).await {
-        Ok(outcome) | Err(Finding::Outcome(outcome)) => outcome,
-        Err(Finding::Io(error)) => tcp::outcome(&error),
+        Ok(outcome) | Err(ProbeEnd::Outcome(outcome)) => outcome,
+        Err(ProbeEnd::Io(error)) => tcp::outcome(&error),
     }
 }
 
@@ -75,7 +75,7 @@ async fn ask(
     stream: &mut TcpStream,
     host: &str,
     report: &mut ProbeReport,
-) -> Result<ProbeOutcome, Finding> {
+) -> Result<ProbeOutcome, ProbeEnd> {
     let (mut response, body) = http::get(stream, &settings.path, host).await?;
     report.status = Some(response.status);
     report.server.clone_from(&response.server);
@@ -86,12 +86,12 @@ async fn ask(
     }
     if settings.kind == ProbeKind::Datomic {
         body.read(&mut response).await?;
-        return Ok(datomic::judge(&response));
+        return Ok(datomic::evaluate(&response));
     }
     if !settings.expect_body.is_empty() {
         body.read(&mut response).await?;
     }
-    Ok(http::judge(&response, settings))
+    Ok(http::evaluate(&response, settings))
 }
 
 /// The Host header for an endpoint, as a client that was given its address would send it.
@@ -101,4 +101,26 @@ pub fn host_header(host: &str, port: u16) -> String {
     } else {
         format!("{host}:{port}")
     }
+}
+
+/// So much is shown of what an address said.
+const SHOWN: usize = 80;
+
+/// Why a probe's exchange ended before there was an answer to evaluate.
+#[derive(Debug)]
+pub(super) enum ProbeEnd {
+    Io(io::Error),
+    Outcome(ProbeOutcome),
+}
+
+/// Bytes of the other side, for people: escaped, and cut.
+pub(super) fn excerpt(bytes: &[u8]) -> String {
+    let cut = &bytes[..bytes.len().min(SHOWN)];
+    let mut text = String::from_utf8_lossy(cut.trim_ascii())
+        .escape_debug()
+        .to_string();
+    if bytes.len() > SHOWN {
+        text.push('…');
+    }
+    text
 }

@@ -1,20 +1,20 @@
 //! How answers become the set of addresses (contract 7.10).
 //!
 //! Promises that only an answer with addresses changes the set, that a rotating answer does not flap, and that our
-//! own listeners are never in it. Owns the record of one name ([`Name`]) and one endpoint's hold on its addresses
-//! ([`Member`]). Pure; asking is `resolve`'s business.
+//! own listeners are never in it. Owns the record of one name ([`NameRecord`]) and one endpoint's hold on its addresses
+//! ([`Membership`]). Pure; asking is `resolve`'s business.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::upstream::fact::{Answer, Source};
+use crate::upstream::constants;
+use crate::upstream::input::{AnswerSource, DnsAnswer};
 use crate::upstream::snapshot::NameView;
-use crate::upstream::timing::Timing;
 
 /// One endpoint's hold on one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct Membership {
     /// The address.
     pub socket: SocketAddr,
     /// Answers running without it.
@@ -40,7 +40,7 @@ pub struct Merged {
 
 /// The record of one name.
 #[derive(Clone, Debug)]
-pub struct Name {
+pub struct NameRecord {
     view: NameView,
     /// When its last error was told, and which it was.
     told: Option<(Moment, String)>,
@@ -49,9 +49,9 @@ pub struct Name {
 /// The same error of a name is told this often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-// === impl Member ===
+// === impl Membership ===
 
-impl Member {
+impl Membership {
     /// Just answered.
     pub fn new(socket: SocketAddr) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl Member {
 
     /// Whether it is ranked as present.
     pub fn in_dns(&self) -> bool {
-        self.departed.is_none() && self.shifted < Timing::MISSED_ANSWERS
+        self.departed.is_none() && self.shifted < constants::MISSED_ANSWERS
     }
 
     /// When it departed; `None` while it is answered, also when that is not proven yet.
@@ -95,7 +95,7 @@ impl Member {
 
 /// Lets a good answer change an endpoint's hold. `probes` off: nothing needs to be proven.
 pub fn merge(
-    members: &mut Vec<Member>,
+    members: &mut Vec<Membership>,
     answer: &[SocketAddr],
     now: Moment,
     probes: bool,
@@ -113,7 +113,7 @@ pub fn merge(
             }
         } else {
             member.missed = member.missed.saturating_add(1);
-            if member.missed >= Timing::MISSED_ANSWERS
+            if member.missed >= constants::MISSED_ANSWERS
                 && (member.departed.is_none() || member.unproven)
             {
                 member.unproven = false;
@@ -126,29 +126,29 @@ pub fn merge(
         if members.iter().any(|member| member.socket == *socket) {
             continue;
         }
-        if members.len() >= Timing::ADDRESSES {
+        if members.len() >= constants::ADDRESSES {
             // Full: those that departed make room, the others stay.
             match members
                 .iter()
                 .position(|member| member.departed().is_some())
             {
-                Some(place) => drop(members.remove(place)),
+                Some(index) => drop(members.remove(index)),
                 None => continue,
             }
         }
-        members.push(Member::new(*socket));
+        members.push(Membership::new(*socket));
         merged.added.push(*socket);
     }
     merged
 }
 
-/// The addresses of an answer that may enter the set, the known ones first, at most as many as the cap; and those that
+/// The addresses of an answer that may enter the set, the address_state ones first, at most as many as the cap; and those that
 /// are our own listeners.
 pub fn fit(
     ips: &[IpAddr],
     port: u16,
     own: &[SocketAddr],
-    members: &[Member],
+    members: &[Membership],
 ) -> (Vec<SocketAddr>, Vec<IpAddr>) {
     let mut fitting: Vec<SocketAddr> = Vec::new();
     let mut refused = Vec::new();
@@ -161,7 +161,7 @@ pub fn fit(
         }
     }
     fitting.sort_by_key(|socket| !members.iter().any(|member| member.socket == *socket));
-    fitting.truncate(Timing::ADDRESSES);
+    fitting.truncate(constants::ADDRESSES);
     (fitting, refused)
 }
 
@@ -180,9 +180,9 @@ pub fn is_own(socket: SocketAddr, own: &[SocketAddr]) -> bool {
     })
 }
 
-// === impl Name ===
+// === impl NameRecord ===
 
-impl Name {
+impl NameRecord {
     /// Not answered yet.
     pub fn new(name: &str) -> Self {
         Self {
@@ -206,7 +206,7 @@ impl Name {
         &self.view
     }
 
-    /// Its record; the pool says whether it is a candidate.
+    /// Its record; the upstream says whether it is a candidate.
     pub fn view_as(&self, candidate: bool) -> NameView {
         NameView {
             candidate,
@@ -215,7 +215,7 @@ impl Name {
     }
 
     /// A lookup has ended; `refused` are our own listeners among its addresses. Gives the error to tell now, if any.
-    pub fn note(&mut self, answer: &Answer, refused: &[IpAddr]) -> Option<String> {
+    pub fn record(&mut self, answer: &DnsAnswer, refused: &[IpAddr]) -> Option<String> {
         let list = |ips: &[IpAddr]| ips.iter().map(|ip| format!(" {ip}")).collect::<String>();
         let error = match &answer.result {
             Ok(got) => {
@@ -257,11 +257,11 @@ impl Name {
             self.told = None;
             return None;
         };
-        let known = self
+        let address_state = self
             .told
             .as_ref()
             .is_some_and(|(at, told)| *told == error && answer.at.since(*at) < TELL_EVERY);
-        if known {
+        if address_state {
             return None;
         }
         self.told = Some((answer.at, error.clone()));
@@ -275,7 +275,7 @@ impl Name {
 
     /// Whether it was ever answered by DNS, rather than by the hosts file or being literal.
     pub fn from_dns(&self) -> bool {
-        self.view.source == Some(Source::Dns)
+        self.view.source == Some(AnswerSource::Dns)
     }
 }
 

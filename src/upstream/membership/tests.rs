@@ -1,7 +1,7 @@
 //! Departing, coming back, caps, our own listeners, bad answers.
 
 use super::*;
-use crate::upstream::fact::{Addresses, NoAnswer};
+use crate::upstream::input::{Addresses, LookupError};
 
 fn at(n: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n], 8182))
@@ -11,7 +11,7 @@ fn moment(seconds: u64) -> Moment {
     Moment::at(Duration::from_secs(seconds))
 }
 
-fn shown(members: &[Member]) -> String {
+fn shown(members: &[Membership]) -> String {
     members
         .iter()
         .map(|member| {
@@ -48,7 +48,7 @@ fn three_answers_running_without_it_and_it_departs() {
 
 #[test]
 fn back_from_departure_it_must_be_proven() {
-    let mut members = vec![Member::new(at(1)), Member::new(at(2))];
+    let mut members = vec![Membership::new(at(1)), Membership::new(at(2))];
     for _ in 0..3 {
         merge(&mut members, &[at(1)], moment(1), true);
     }
@@ -71,14 +71,14 @@ fn the_cap_holds_and_the_departed_make_room() {
         turned.rotate_left(shift * 7);
         let (fitting, _) = fit(&turned, 8182, &[], &members);
         merge(&mut members, &fitting, moment(1), true);
-        assert_eq!(members.len(), Timing::ADDRESSES);
+        assert_eq!(members.len(), constants::ADDRESSES);
     }
-    assert!(members.iter().all(Member::in_dns));
+    assert!(members.iter().all(Membership::in_dns));
     for _ in 0..4 {
         merge(&mut members, &[at(250)], moment(2), true);
     }
     assert!(members.iter().any(|member| member.socket == at(250)));
-    assert_eq!(members.len(), Timing::ADDRESSES);
+    assert_eq!(members.len(), constants::ADDRESSES);
 }
 
 #[test]
@@ -103,8 +103,8 @@ fn our_own_listeners_are_refused_always() {
 
 #[test]
 fn a_bad_answer_keeps_the_good_one_and_is_told_once_a_minute() {
-    let mut name = Name::new("db");
-    let answer = |seconds, result| Answer {
+    let mut name = NameRecord::new("db");
+    let answer = |seconds, result| DnsAnswer {
         name: "db".to_owned(),
         at: moment(seconds),
         result,
@@ -112,27 +112,27 @@ fn a_bad_answer_keeps_the_good_one_and_is_told_once_a_minute() {
     let good = Addresses {
         ips: vec![at(1).ip()],
         ttl: Duration::from_secs(5),
-        source: Source::Dns,
+        source: AnswerSource::Dns,
         refused: Vec::new(),
     };
-    assert_eq!(name.note(&answer(0, Ok(good.clone())), &[]), None);
+    assert_eq!(name.record(&answer(0, Ok(good.clone())), &[]), None);
     assert!(!name.view().stale);
     for (seconds, error, told) in [
-        (5, NoAnswer::NxDomain, true),
-        (6, NoAnswer::NxDomain, false),
-        (7, NoAnswer::Timeout, true),
-        (66, NoAnswer::Timeout, false),
-        (67, NoAnswer::Timeout, true),
+        (5, LookupError::NxDomain, true),
+        (6, LookupError::NxDomain, false),
+        (7, LookupError::Timeout, true),
+        (66, LookupError::Timeout, false),
+        (67, LookupError::Timeout, true),
     ] {
         assert_eq!(
-            name.note(&answer(seconds, Err(error)), &[]).is_some(),
+            name.record(&answer(seconds, Err(error)), &[]).is_some(),
             told,
             "{seconds}"
         );
         assert!(name.view().stale);
         assert_eq!(name.view().addresses, [at(1).ip()]);
     }
-    name.note(&answer(70, Ok(good)), &[]);
+    name.record(&answer(70, Ok(good)), &[]);
     assert_eq!(
         (name.view().stale, name.view().last_error.clone()),
         (false, None)

@@ -1,27 +1,27 @@
-//! Answers of DNS into the set, and out of it again (contract 7.10). Part of `Pool`'s own methods, apart for their
+//! Answers of DNS into the set, and out of it again (contract 7.10). Part of `UpstreamState`'s own methods, apart for their
 //! length.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::Pool;
+use super::UpstreamState;
 use crate::clock::Moment;
+use crate::upstream::address::AddressState;
 use crate::upstream::change::Change;
-use crate::upstream::dns::{self, Merged, Name};
+use crate::upstream::constants;
 use crate::upstream::endpoint::{Endpoint, Role};
-use crate::upstream::fact::Answer;
-use crate::upstream::known::Known;
+use crate::upstream::input::DnsAnswer;
+use crate::upstream::membership::{self, Merged, NameRecord};
 use crate::upstream::snapshot::NameView;
-use crate::upstream::timing::Timing;
 
 /// Histories kept at most.
 const HISTORIES: usize = 256;
 
-// === impl Pool ===
+// === impl UpstreamState ===
 
-impl Pool {
-    pub(super) fn answer(&mut self, now: Moment, answer: &Answer) {
+impl UpstreamState {
+    pub(super) fn answer(&mut self, now: Moment, answer: &DnsAnswer) {
         let name = answer.name.trim_end_matches('.').to_ascii_lowercase();
         let Some(ports) = self.ports(&name) else {
             return;
@@ -30,25 +30,25 @@ impl Pool {
         let own = |ip: IpAddr| {
             ports
                 .iter()
-                .all(|port| dns::is_own(SocketAddr::new(ip, *port), &self.own_listeners))
+                .all(|port| membership::is_own(SocketAddr::new(ip, *port), &self.own_listeners))
         };
         let refused: Vec<IpAddr> = ips.iter().copied().filter(|ip| own(*ip)).collect();
         let usable = ips.len() > refused.len();
         if usable {
-            for held in self
-                .held
+            for endpoint_state in self
+                .endpoints
                 .iter_mut()
-                .filter(|held| held.endpoint.spec.host == name)
+                .filter(|endpoint_state| endpoint_state.endpoint.spec.host == name)
             {
-                held.answered = true;
+                endpoint_state.answered = true;
             }
         }
         let quiet = self.is_candidate(&name) || name.parse::<IpAddr>().is_ok();
         let record = self
             .names
             .entry(name.clone())
-            .or_insert_with(|| Name::new(&name));
-        let error = record.note(answer, &refused);
+            .or_insert_with(|| NameRecord::new(&name));
+        let error = record.record(answer, &refused);
         let kept = record.view().addresses.len();
         if !quiet {
             let result = answer
@@ -75,53 +75,55 @@ impl Pool {
     /// A good answer changes every endpoint of that name.
     pub(super) fn merge(&mut self, now: Moment, name: &str, ips: &[IpAddr]) {
         let probes = self.settings.health.probes();
-        for at in 0..self.held.len() {
-            if self.held[at].endpoint.spec.host != name {
+        for at in 0..self.endpoints.len() {
+            if self.endpoints[at].endpoint.spec.host != name {
                 continue;
             }
             let (port, role) = (
-                self.held[at].endpoint.spec.port,
-                self.held[at].endpoint.spec.role,
+                self.endpoints[at].endpoint.spec.port,
+                self.endpoints[at].endpoint.spec.role,
             );
-            let (mut fitting, _) = dns::fit(ips, port, &self.own_listeners, &self.held[at].members);
+            let (mut fitting, _) =
+                membership::fit(ips, port, &self.own_listeners, &self.endpoints[at].members);
             if role == Role::Regional {
                 // What a zonal name holds belongs there; the regional answer only ranks it.
                 let zonal = self
-                    .held
+                    .endpoints
                     .iter_mut()
-                    .filter(|held| held.endpoint.spec.role == Role::Zonal);
-                for member in zonal.flat_map(|held| &mut held.members) {
+                    .filter(|endpoint_state| endpoint_state.endpoint.spec.role == Role::Zonal);
+                for member in zonal.flat_map(|endpoint_state| &mut endpoint_state.members) {
                     member.regional(fitting.contains(&member.socket));
                     fitting.retain(|socket| *socket != member.socket);
                 }
             }
-            let merged = dns::merge(&mut self.held[at].members, &fitting, now, probes);
+            let merged = membership::merge(&mut self.endpoints[at].members, &fitting, now, probes);
             if role == Role::Zonal {
-                let zonal: Vec<SocketAddr> = self.held[at]
+                let zonal: Vec<SocketAddr> = self.endpoints[at]
                     .members
                     .iter()
                     .map(|member| member.socket)
                     .collect();
                 let regional = self
-                    .held
+                    .endpoints
                     .iter_mut()
-                    .filter(|held| held.endpoint.spec.role == Role::Regional);
-                for held in regional {
-                    held.members
+                    .filter(|endpoint_state| endpoint_state.endpoint.spec.role == Role::Regional);
+                for endpoint_state in regional {
+                    endpoint_state
+                        .members
                         .retain(|member| !zonal.contains(&member.socket));
                 }
             }
             for socket in &merged.back {
-                if let Some(known) = self.known.get_mut(socket) {
-                    known.hurry(now);
+                if let Some(address_state) = self.addresses.get_mut(socket) {
+                    address_state.probe_now(now);
                 }
             }
-            let endpoint = Arc::clone(&self.held[at].endpoint);
-            self.told_dns(now, &endpoint, &merged, Vec::new());
+            let endpoint = Arc::clone(&self.endpoints[at].endpoint);
+            self.report_dns_change(now, &endpoint, &merged, Vec::new());
         }
     }
 
-    fn told_dns(
+    fn report_dns_change(
         &mut self,
         now: Moment,
         endpoint: &Arc<Endpoint>,
@@ -153,36 +155,39 @@ impl Pool {
     /// The ports that are wanted of a name; `None`: nobody asked for it.
     fn ports(&self, name: &str) -> Option<Vec<u16>> {
         let ports: Vec<u16> = self
-            .held
+            .endpoints
             .iter()
-            .filter(|held| held.endpoint.spec.host == name)
-            .map(|held| held.endpoint.spec.port)
+            .filter(|endpoint_state| endpoint_state.endpoint.spec.host == name)
+            .map(|endpoint_state| endpoint_state.endpoint.spec.port)
             .collect();
         (!ports.is_empty()).then_some(ports)
     }
 
     /// A derived name that has not answered yet.
     fn is_candidate(&self, name: &str) -> bool {
-        self.held
+        self.endpoints
             .iter()
-            .filter(|held| held.endpoint.spec.host == name)
-            .all(|held| {
-                matches!(held.endpoint.spec.role, Role::Zonal | Role::PeeredOld) && !held.answered
+            .filter(|endpoint_state| endpoint_state.endpoint.spec.host == name)
+            .all(|endpoint_state| {
+                matches!(
+                    endpoint_state.endpoint.spec.role,
+                    Role::Zonal | Role::PeeredOld
+                ) && !endpoint_state.answered
             })
     }
 
     /// The records of all names, in the order of the endpoints.
     pub(in crate::upstream) fn name_views(&self) -> Vec<NameView> {
         let mut views: Vec<NameView> = Vec::new();
-        for held in &self.held {
-            let host = &held.endpoint.spec.host;
+        for endpoint_state in &self.endpoints {
+            let host = &endpoint_state.endpoint.spec.host;
             if host.parse::<IpAddr>().is_ok() || views.iter().any(|view| view.name == *host) {
                 continue;
             }
             let candidate = self.is_candidate(host);
             views.push(match self.names.get(host) {
                 Some(name) => name.view_as(candidate),
-                None => Name::new(host).view_as(candidate),
+                None => NameRecord::new(host).view_as(candidate),
             });
         }
         views
@@ -190,15 +195,15 @@ impl Pool {
 
     /// What ends by itself: departures, histories.
     pub(super) fn expire(&mut self, now: Moment) {
-        for at in 0..self.held.len() {
-            let known = &self.known;
+        for at in 0..self.endpoints.len() {
+            let address_state = &self.addresses;
             let mut removed = Vec::new();
-            self.held[at].members.retain(|member| {
+            self.endpoints[at].members.retain(|member| {
                 let over = member.departed().is_some_and(|departed| {
-                    now.since(departed) >= Timing::DEPARTED_FOR
-                        || known
+                    now.since(departed) >= constants::DEPARTED_FOR
+                        || address_state
                             .get(&member.socket)
-                            .is_some_and(|known| known.failed_since(departed))
+                            .is_some_and(|address_state| address_state.failed_since(departed))
                 });
                 if over {
                     removed.push(member.socket.ip());
@@ -206,68 +211,71 @@ impl Pool {
                 !over
             });
             if !removed.is_empty() {
-                let endpoint = Arc::clone(&self.held[at].endpoint);
-                self.told_dns(now, &endpoint, &Merged::default(), removed);
+                let endpoint = Arc::clone(&self.endpoints[at].endpoint);
+                self.report_dns_change(now, &endpoint, &Merged::default(), removed);
             }
         }
         let old: Vec<SocketAddr> = self
-            .known
+            .addresses
             .iter()
-            .filter(|(_, known)| {
-                known
+            .filter(|(_, address_state)| {
+                address_state
                     .gone
-                    .is_some_and(|gone| now.since(gone) >= Timing::HISTORY)
+                    .is_some_and(|gone| now.since(gone) >= constants::HISTORY)
             })
             .map(|(socket, _)| *socket)
             .collect();
         for socket in old {
-            self.forget(socket);
+            self.remove_address(socket);
         }
     }
 
-    fn forget(&mut self, socket: SocketAddr) {
-        self.known.remove(&socket);
-        self.pin.forget(socket);
+    fn remove_address(&mut self, socket: SocketAddr) {
+        self.addresses.remove(&socket);
+        self.pin.remove(socket);
     }
 
-    /// Brings the known addresses in line with what the endpoints hold.
+    /// Brings the address_state addresses in line with what the endpoints hold.
     pub(super) fn refresh_set(&mut self, now: Moment) {
         let wanted: BTreeSet<SocketAddr> = self
             .visible()
-            .flat_map(|held| &held.members)
+            .flat_map(|endpoint_state| &endpoint_state.members)
             .map(|member| member.socket)
             .collect();
         let mut back = Vec::new();
         for socket in &wanted {
             let health = &self.settings.health;
-            let known = self.known.entry(*socket).or_insert_with(|| {
+            let address_state = self.addresses.entry(*socket).or_insert_with(|| {
                 self.dirty = true;
-                Known::new(*socket, now, health)
+                AddressState::new(*socket, now, health)
             });
-            if known.gone.take().is_some() {
-                let flip = known.health.back(now, health.probes());
-                known.plan(now, 0.5, health);
-                known.hurry(now);
-                back.push((*socket, flip));
+            if address_state.gone.take().is_some() {
+                let transition = address_state.health.readmit(now, health.probes());
+                address_state.schedule_next(now, 0.5, health);
+                address_state.probe_now(now);
+                back.push((*socket, transition));
             }
         }
-        for (socket, flip) in back {
+        for (socket, transition) in back {
             self.dirty = true;
-            self.flipped(now, socket, flip);
+            self.record_transition(now, socket, transition);
         }
-        for (socket, known) in &mut self.known {
-            if known.gone.is_none() && !wanted.contains(socket) {
-                known.gone = Some(now);
+        for (socket, address_state) in &mut self.addresses {
+            if address_state.gone.is_none() && !wanted.contains(socket) {
+                address_state.gone = Some(now);
                 self.dirty = true;
             }
         }
-        while self.known.len() > wanted.len() + HISTORIES {
-            let gone = self.known.iter().filter(|(_, known)| known.gone.is_some());
+        while self.addresses.len() > wanted.len() + HISTORIES {
+            let gone = self
+                .addresses
+                .iter()
+                .filter(|(_, address_state)| address_state.gone.is_some());
             match gone
-                .min_by_key(|(_, known)| known.gone)
+                .min_by_key(|(_, address_state)| address_state.gone)
                 .map(|(socket, _)| *socket)
             {
-                Some(socket) => self.forget(socket),
+                Some(socket) => self.remove_address(socket),
                 None => break,
             }
         }

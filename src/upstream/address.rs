@@ -1,4 +1,4 @@
-//! One address as the pool keeps it: its health, its last probe, and when the next one is due.
+//! One address as the upstream keeps it: its health, its last probe, and when the next one is due.
 //!
 //! Promises that no probe is due sooner than the cap allows, and that traffic stands in for probes at most 30 s
 //! (contract 7.3, 7.11). Pure; the jitter is drawn from a counter.
@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::upstream::constants;
 use crate::upstream::endpoint::Address;
-use crate::upstream::fact::ProbeOutcome;
-use crate::upstream::health::{Evidence, Health};
-use crate::upstream::snapshot::{LastProbe, Pace, State};
-use crate::upstream::timing::{HealthSettings, Timing};
+use crate::upstream::health::{AddressHealth, ProbeVerdict};
+use crate::upstream::input::ProbeOutcome;
+use crate::upstream::settings::HealthSettings;
+use crate::upstream::snapshot::{HealthState, LastProbe, ProbeMode};
 
 /// One address.
 #[derive(Clone, Debug)]
-pub struct Known {
-    /// Its numbers; the same `Arc` for as long as the pool knows it.
+pub struct AddressState {
+    /// Its numbers; the same `Arc` for as long as the upstream knows it.
     pub address: Arc<Address>,
     /// Its health.
-    pub health: Health,
+    pub health: AddressHealth,
     /// The last probe that ended.
     pub last_probe: Option<LastProbe>,
     /// When it left the set; its history is kept for an hour.
@@ -29,10 +30,10 @@ pub struct Known {
     /// When the next probe is due, at which pace.
     pub probe_at: Moment,
     /// How it is probed.
-    pub pace: Pace,
+    pub pace: ProbeMode,
     /// When the latest probe we know of was sent, and the latest that succeeded.
     last_sent: Option<Moment>,
-    last_win: Option<Moment>,
+    last_success_sent: Option<Moment>,
 }
 
 /// Traffic may put off a probe that is due within this.
@@ -40,12 +41,12 @@ const LOOK_AHEAD: Duration = Duration::from_millis(150);
 /// After a fault of our own the next probe waits this long.
 const LOCAL_FAULT: Duration = Duration::from_secs(1);
 
-// === impl Known ===
+// === impl AddressState ===
 
-impl Known {
-    /// Nothing is known about it; to be probed at once.
+impl AddressState {
+    /// Nothing is address_state about it; to be probed at once.
     pub fn new(socket: SocketAddr, now: Moment, settings: &HealthSettings) -> Self {
-        let health = Health::new(now, settings.probes());
+        let health = AddressHealth::new(now, settings.probes());
         Self {
             address: Arc::new(Address::new(socket)),
             pace: health.pace(settings),
@@ -54,7 +55,7 @@ impl Known {
             gone: None,
             probe_at: now,
             last_sent: None,
-            last_win: None,
+            last_success_sent: None,
         }
     }
 
@@ -65,7 +66,7 @@ impl Known {
 
     /// Whether its last probe failed, and was sent after this.
     pub fn failed_since(&self, since: Moment) -> bool {
-        self.health.fails() > 0
+        self.health.failures() > 0
             && self
                 .last_probe
                 .as_ref()
@@ -73,10 +74,10 @@ impl Known {
     }
 
     /// Notes a probe that has ended. `draw` (0 to 1) is the jitter of the next one.
-    pub fn note(&mut self, sent: Moment, outcome: &ProbeOutcome, took: Duration) {
+    pub fn record(&mut self, sent: Moment, outcome: &ProbeOutcome, took: Duration) {
         self.last_sent = self.last_sent.max(Some(sent));
         if outcome.is_success() {
-            self.last_win = self.last_win.max(Some(sent));
+            self.last_success_sent = self.last_success_sent.max(Some(sent));
         }
         // Fast probes overlap: the picture is that of the one sent last.
         if self.last_probe.as_ref().is_none_or(|last| last.at <= sent) {
@@ -90,20 +91,20 @@ impl Known {
     }
 
     /// Plans the next probe after one has ended (or the state has changed).
-    pub fn plan(&mut self, now: Moment, draw: f64, settings: &HealthSettings) {
+    pub fn schedule_next(&mut self, now: Moment, draw: f64, settings: &HealthSettings) {
         let pace = self.health.pace(settings);
-        let was_fast = matches!(self.pace, Pace::Fast(_));
+        let was_fast = matches!(self.pace, ProbeMode::Fast(_));
         let last = self.last_sent.unwrap_or(now);
         self.probe_at = match pace {
-            Pace::Off => now + settings.interval,
-            // The prober keeps the beat from here on.
-            Pace::Fast(_) if was_fast => self.probe_at,
-            Pace::Fast(_) => self.soonest(now),
-            Pace::Regular | Pace::Down if self.last_sent.is_none() => now,
-            Pace::Regular => {
+            ProbeMode::Off => now + settings.interval,
+            // The prober keeps the check_stall from here on.
+            ProbeMode::Fast(_) if was_fast => self.probe_at,
+            ProbeMode::Fast(_) => self.soonest(now),
+            ProbeMode::Regular | ProbeMode::Down if self.last_sent.is_none() => now,
+            ProbeMode::Regular => {
                 (last + jittered(settings.interval, draw, settings)).max(self.soonest(last))
             }
-            Pace::Down => {
+            ProbeMode::Down => {
                 (last + jittered(settings.down_interval, draw, settings)).max(self.soonest(last))
             }
         };
@@ -111,29 +112,31 @@ impl Known {
     }
 
     /// Probes at once (as soon as the cap allows).
-    pub fn hurry(&mut self, now: Moment) {
+    pub fn probe_now(&mut self, now: Moment) {
         self.probe_at = self.soonest(now);
     }
 
     /// The last probe said nothing: again at once, or a little later after a fault of our own.
-    pub fn again(&mut self, now: Moment, sent: Moment, local: bool) {
+    pub fn retry(&mut self, now: Moment, sent: Moment, local: bool) {
         self.last_sent = self.last_sent.max(Some(sent));
         self.probe_at = self.soonest(if local { now + LOCAL_FAULT } else { now });
     }
 
     /// Bytes that arrived in traffic stand in for the probe that is due. Says whether they did.
     pub fn traffic_stands_in(&mut self, now: Moment, draw: f64, settings: &HealthSettings) -> bool {
-        let well = self.pace == Pace::Regular
-            && self.health.state() == State::Up
-            && self.health.fails() == 0;
-        let (Some(heard), Some(win)) = (self.address.heard(), self.last_win) else {
+        let well = self.pace == ProbeMode::Regular
+            && self.health.state() == HealthState::Up
+            && self.health.failures() == 0;
+        let (Some(last_activity), Some(win)) =
+            (self.address.last_activity(), self.last_success_sent)
+        else {
             return false;
         };
-        if !well || self.probe_at > now + LOOK_AHEAD || Some(heard) < self.last_sent {
+        if !well || self.probe_at > now + LOOK_AHEAD || Some(last_activity) < self.last_sent {
             return false;
         }
-        let next = (heard + jittered(settings.interval, draw, settings))
-            .min(win + Timing::TRAFFIC_STANDS_IN);
+        let next = (last_activity + jittered(settings.interval, draw, settings))
+            .min(win + constants::TRAFFIC_STANDS_IN);
         let later = next > self.probe_at;
         if later {
             self.probe_at = next;
@@ -143,31 +146,36 @@ impl Known {
 
     /// The median connect time, where there are enough connects to have one.
     pub fn median(&self) -> Option<Duration> {
-        (self.address.connects.count() >= Timing::NEARER_SAMPLES)
+        (self.address.connects.count() >= constants::NEARER_SAMPLES)
             .then(|| self.address.connects.quantile(0.5))
             .flatten()
     }
 
     fn soonest(&self, now: Moment) -> Moment {
         self.last_sent
-            .map_or(now, |last| now.max(last + Timing::PROBE_GAP))
+            .map_or(now, |last| now.max(last + constants::PROBE_GAP))
     }
 }
 
 /// This address, unless it is gone from its name.
-pub fn living(known: &mut BTreeMap<SocketAddr, Known>, socket: SocketAddr) -> Option<&mut Known> {
-    known.get_mut(&socket).filter(|known| known.gone.is_none())
+pub fn living(
+    address_state: &mut BTreeMap<SocketAddr, AddressState>,
+    socket: SocketAddr,
+) -> Option<&mut AddressState> {
+    address_state
+        .get_mut(&socket)
+        .filter(|address_state| address_state.gone.is_none())
 }
 
 /// What an outcome says about its address; `None`: nothing.
-pub fn evidence(outcome: &ProbeOutcome) -> Option<Evidence> {
+pub fn verdict(outcome: &ProbeOutcome) -> Option<ProbeVerdict> {
     Some(match outcome {
-        ProbeOutcome::Success { .. } => Evidence::Win,
-        ProbeOutcome::Refused => Evidence::Hard("refused"),
-        ProbeOutcome::Unreachable => Evidence::Hard("unreachable"),
-        ProbeOutcome::Timeout => Evidence::Silent,
-        ProbeOutcome::Reset => Evidence::Bad("reset".to_owned()),
-        ProbeOutcome::BadAnswer(bad) => Evidence::Bad(bad.code.clone()),
+        ProbeOutcome::Success { .. } => ProbeVerdict::Ok,
+        ProbeOutcome::Refused => ProbeVerdict::Unreachable("refused"),
+        ProbeOutcome::Unreachable => ProbeVerdict::Unreachable("unreachable"),
+        ProbeOutcome::Timeout => ProbeVerdict::Timeout,
+        ProbeOutcome::Reset => ProbeVerdict::BadResponse("reset".to_owned()),
+        ProbeOutcome::BadAnswer(bad) => ProbeVerdict::BadResponse(bad.code.clone()),
         ProbeOutcome::Local(_) | ProbeOutcome::Void => return None,
     })
 }
@@ -185,14 +193,14 @@ mod tests {
         Moment::at(Duration::from_millis(ms))
     }
 
-    fn probe(known: &mut Known, sent: u64, ended: u64, outcome: ProbeOutcome) {
+    fn probe(address_state: &mut AddressState, sent: u64, ended: u64, outcome: ProbeOutcome) {
         let settings = HealthSettings::default();
-        known.note(at(sent), &outcome, Duration::from_millis(ended - sent));
-        let evidence = evidence(&outcome).unwrap();
-        known
+        address_state.record(at(sent), &outcome, Duration::from_millis(ended - sent));
+        let verdict = verdict(&outcome).unwrap();
+        address_state
             .health
-            .probed(at(ended), at(sent), &evidence, true, &settings);
-        known.plan(at(ended), 0.5, &settings);
+            .probed(at(ended), at(sent), &verdict, true, &settings);
+        address_state.schedule_next(at(ended), 0.5, &settings);
     }
 
     const OK: ProbeOutcome = ProbeOutcome::Success { identity: None };
@@ -200,46 +208,57 @@ mod tests {
     #[test]
     fn the_next_probe() {
         let settings = HealthSettings::default();
-        let mut known = Known::new(SocketAddr::from(([10, 0, 0, 1], 1)), at(0), &settings);
-        assert_eq!((known.probe_at, known.pace), (at(0), Pace::Regular));
-        probe(&mut known, 0, 2, OK);
-        assert_eq!((known.probe_at, known.pace), (at(5000), Pace::Regular));
-        // A failed one brings fast ones at once; the beat is the prober's.
-        probe(&mut known, 5000, 6000, ProbeOutcome::Timeout);
+        let mut address_state =
+            AddressState::new(SocketAddr::from(([10, 0, 0, 1], 1)), at(0), &settings);
         assert_eq!(
-            (known.probe_at, known.pace),
-            (at(6000), Pace::Fast(settings.fast_interval))
+            (address_state.probe_at, address_state.pace),
+            (at(0), ProbeMode::Regular)
         );
-        probe(&mut known, 6000, 7000, ProbeOutcome::Timeout);
-        assert_eq!(known.probe_at, at(6000));
-        probe(&mut known, 6200, 7200, ProbeOutcome::Timeout);
-        assert_eq!((known.probe_at, known.pace), (at(11_200), Pace::Down));
-        // The first success after that is followed up fast.
-        probe(&mut known, 11_200, 11_201, OK);
+        probe(&mut address_state, 0, 2, OK);
         assert_eq!(
-            (known.probe_at, known.pace),
-            (at(11_400), Pace::Fast(settings.fast_interval))
+            (address_state.probe_at, address_state.pace),
+            (at(5000), ProbeMode::Regular)
+        );
+        // A failed one brings fast ones at once; the check_stall is the prober's.
+        probe(&mut address_state, 5000, 6000, ProbeOutcome::Timeout);
+        assert_eq!(
+            (address_state.probe_at, address_state.pace),
+            (at(6000), ProbeMode::Fast(settings.fast_interval))
+        );
+        probe(&mut address_state, 6000, 7000, ProbeOutcome::Timeout);
+        assert_eq!(address_state.probe_at, at(6000));
+        probe(&mut address_state, 6200, 7200, ProbeOutcome::Timeout);
+        assert_eq!(
+            (address_state.probe_at, address_state.pace),
+            (at(11_200), ProbeMode::Down)
+        );
+        // The first success after that is followed up fast.
+        probe(&mut address_state, 11_200, 11_201, OK);
+        assert_eq!(
+            (address_state.probe_at, address_state.pace),
+            (at(11_400), ProbeMode::Fast(settings.fast_interval))
         );
         // Asked for: at once, but never above the cap.
-        probe(&mut known, 11_400, 11_401, OK);
-        known.hurry(at(11_402));
-        assert_eq!(known.probe_at, at(11_600));
+        probe(&mut address_state, 11_400, 11_401, OK);
+        address_state.probe_now(at(11_402));
+        assert_eq!(address_state.probe_at, at(11_600));
     }
 
     #[tokio::test(start_paused = true)]
     async fn traffic_stands_in_for_thirty_seconds() {
         let settings = HealthSettings::default();
         let start = crate::clock::now().as_millis();
-        let mut known = Known::new(SocketAddr::from(([10, 0, 0, 1], 1)), at(start), &settings);
-        probe(&mut known, start, start + 1, OK);
-        assert!(!known.traffic_stands_in(at(start + 5000), 0.5, &settings));
+        let mut address_state =
+            AddressState::new(SocketAddr::from(([10, 0, 0, 1], 1)), at(start), &settings);
+        probe(&mut address_state, start, start + 1, OK);
+        assert!(!address_state.traffic_stands_in(at(start + 5000), 0.5, &settings));
         let mut last = start;
         for _ in 0..400 {
             tokio::time::advance(Duration::from_millis(100)).await;
-            known.address.hear();
+            address_state.address.record_activity();
             let now = crate::clock::now();
-            known.traffic_stands_in(now, 0.5, &settings);
-            if known.probe_at <= now {
+            address_state.traffic_stands_in(now, 0.5, &settings);
+            if address_state.probe_at <= now {
                 last = now.as_millis();
                 break;
             }

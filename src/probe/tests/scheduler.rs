@@ -1,4 +1,4 @@
-//! The loop that sends probes: wishes in, facts out, real sockets between.
+//! The loop that sends probes: probes in, facts out, real sockets between.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -10,14 +10,14 @@ use tokio::time::timeout;
 
 use super::{GOOD, Server, datomic, good_system, ok};
 use crate::clock::{self, Moment};
-use crate::probe::follow::{Wish, Wishes, run};
+use crate::probe::scheduler::{DueProbe, ProbeSource, run};
 use crate::upstream::endpoint::Address;
-use crate::upstream::fact::{Fact, ProbeOutcome};
-use crate::upstream::snapshot::Pace;
-use crate::upstream::timing::{HealthSettings, ProbeKind};
+use crate::upstream::input::{Input, ProbeOutcome};
+use crate::upstream::settings::{HealthSettings, ProbeKind};
+use crate::upstream::snapshot::ProbeMode;
 
-impl Wishes for watch::Receiver<Vec<Wish>> {
-    fn load(&self) -> Vec<Wish> {
+impl ProbeSource for watch::Receiver<Vec<DueProbe>> {
+    fn load(&self) -> Vec<DueProbe> {
         self.borrow().clone()
     }
 
@@ -30,31 +30,31 @@ impl Wishes for watch::Receiver<Vec<Wish>> {
 
 struct Rig {
     address: Arc<Address>,
-    wishes: watch::Sender<Vec<Wish>>,
+    probes: watch::Sender<Vec<DueProbe>>,
     settings: watch::Sender<HealthSettings>,
-    facts: mpsc::UnboundedReceiver<Fact>,
+    facts: mpsc::UnboundedReceiver<Input>,
     task: JoinHandle<()>,
 }
 
 impl Rig {
     fn start(server: &Server) -> Self {
-        let (wishes, view) = watch::channel(Vec::new());
+        let (probes, view) = watch::channel(Vec::new());
         let (settings, wanted) = watch::channel(datomic());
-        let (tell, facts) = mpsc::unbounded_channel();
-        let tell = move |fact| {
-            let _ = tell.send(fact);
+        let (send, facts) = mpsc::unbounded_channel();
+        let send = move |input| {
+            let _ = send.send(input);
         };
         Self {
             address: Arc::new(Address::new(server.addr)),
-            wishes,
+            probes,
             settings,
             facts,
-            task: tokio::spawn(run(view, wanted, Arc::new(tell))),
+            task: tokio::spawn(run(view, wanted, Arc::new(send))),
         }
     }
 
-    fn wish(&self, probe_at: Moment, pace: Pace) {
-        self.wishes.send_replace(vec![Wish {
+    fn probe(&self, probe_at: Moment, pace: ProbeMode) {
+        self.probes.send_replace(vec![DueProbe {
             address: Arc::clone(&self.address),
             host: "h:1".to_owned(),
             probe_at,
@@ -64,9 +64,9 @@ impl Rig {
 
     /// When the next outcome's probe was sent, and the outcome.
     async fn next(&mut self) -> (Moment, ProbeOutcome) {
-        let fact = timeout(Duration::from_secs(10), self.facts.recv()).await;
-        match fact.expect("an outcome in time").unwrap() {
-            Fact::Probed { sent, outcome, .. } => (sent, outcome),
+        let input = timeout(Duration::from_secs(10), self.facts.recv()).await;
+        match input.expect("an outcome in time").unwrap() {
+            Input::Probed { sent, outcome, .. } => (sent, outcome),
             other => panic!("{other:?}"),
         }
     }
@@ -76,19 +76,19 @@ impl Rig {
 async fn probes_follow_the_snapshot() {
     let server = Server::says(ok("", GOOD)).await;
     let mut rig = Rig::start(&server);
-    rig.wish(clock::now(), Pace::Regular);
+    rig.probe(clock::now(), ProbeMode::Regular);
     let (first, outcome) = rig.next().await;
     assert_eq!(outcome, good_system());
     assert_eq!(rig.address.connects.count(), 1);
     // The next is due at once: it keeps the gap all the same.
-    rig.wish(clock::now(), Pace::Regular);
+    rig.probe(clock::now(), ProbeMode::Regular);
     let (second, _) = rig.next().await;
     assert!(second.since(first) >= Duration::from_millis(200));
     rig.settings.send_replace(HealthSettings {
         kind: ProbeKind::Tcp,
         ..datomic()
     });
-    rig.wish(clock::now(), Pace::Down);
+    rig.probe(clock::now(), ProbeMode::Down);
     let (_, outcome) = rig.next().await;
     assert_eq!(outcome, ProbeOutcome::Success { identity: None });
 }
@@ -107,7 +107,7 @@ async fn fast_probes_do_not_wait_for_each_other() {
         timeout: deadline,
         ..datomic()
     });
-    rig.wish(clock::now(), Pace::Fast(Duration::from_millis(200)));
+    rig.probe(clock::now(), ProbeMode::Fast(Duration::from_millis(200)));
     let mut sent = Vec::new();
     for _ in 0..3 {
         let (at, outcome) = rig.next().await;

@@ -8,6 +8,7 @@ pub use run::{ProbeReport, host_header, once};
 pub use scheduler::{Prober, ProberHandle};
 
 mod datomic;
+mod failure;
 mod http;
 mod run;
 mod scheduler;

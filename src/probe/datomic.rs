@@ -5,8 +5,8 @@
 
 use clojure_reader::edn::{self, Edn};
 
+use super::failure::excerpt;
 use super::http::{Response, bad_response};
-use super::run::excerpt;
 use crate::upstream::identity::SystemId;
 use crate::upstream::input::ProbeOutcome;
 use crate::upstream::settings::ProbeKind;

@@ -9,7 +9,7 @@ use std::io;
 use httparse::{EMPTY_HEADER, Header, ParserConfig, Status};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::run::{ProbeEnd, excerpt};
+use super::failure::{ProbeEnd, excerpt};
 use crate::upstream::input::{BadAnswer, ProbeOutcome};
 use crate::upstream::settings::{HealthSettings, ProbeKind};
 

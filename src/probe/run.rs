@@ -1,12 +1,12 @@
 //! One probe, from connect to judgement.
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::failure::ProbeEnd;
 use super::{datomic, http, tcp};
 use crate::upstream::input::ProbeOutcome;
 use crate::upstream::settings::{HealthSettings, ProbeKind};
@@ -101,26 +101,4 @@ pub fn host_header(host: &str, port: u16) -> String {
     } else {
         format!("{host}:{port}")
     }
-}
-
-/// So much is shown of what an address said.
-const SHOWN: usize = 80;
-
-/// Why a probe's exchange ended before there was an answer to evaluate.
-#[derive(Debug)]
-pub(super) enum ProbeEnd {
-    Io(io::Error),
-    Outcome(ProbeOutcome),
-}
-
-/// Bytes of the other side, for people: escaped, and cut.
-pub(super) fn excerpt(bytes: &[u8]) -> String {
-    let cut = &bytes[..bytes.len().min(SHOWN)];
-    let mut text = String::from_utf8_lossy(cut.trim_ascii())
-        .escape_debug()
-        .to_string();
-    if bytes.len() > SHOWN {
-        text.push('…');
-    }
-    text
 }

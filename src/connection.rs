@@ -75,6 +75,8 @@ pub async fn serve(stream: std::net::TcpStream, mut open: Box<Open>) {
         let outcome = relay::relay(&mut down, &mut up, terms).await;
         if open.was_untouched(&outcome, began) && !warm {
             route.suspect(&candidate, Suspicion::Untouched, began);
+        } else if open.was_unanswered(&outcome) {
+            route.suspect(&candidate, Suspicion::Unanswered, began);
         }
         let Outcome::Untouched(how) = outcome else {
             return open.end(reason_of(&outcome));

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::upstream::endpoint::Candidate;
 use attempt::Connector;
-pub use attempt::{Attempt, ClientData, ConnectOutcome, DialSettings, Dialed, Error};
+pub use attempt::{Attempt, ClientData, ConnectOutcome, DialSettings, Dialed, Error, HedgeAfter};
 pub use preconnect::{PreconnectSettings, Preconnected, SpareLimit, keep_preconnected};
 use race::Race;
 

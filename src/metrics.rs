@@ -49,6 +49,11 @@ impl Metrics {
         self.registry.remove(matching);
     }
 
+    /// The same, of these families only.
+    pub fn remove_from(&self, families: &[&Family], matching: &[(&str, &str)]) {
+        self.registry.remove_from(families, matching);
+    }
+
     /// The whole exposition in one text.
     pub fn render(&self) -> String {
         self.slices().collect()

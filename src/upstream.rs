@@ -179,7 +179,7 @@ impl Actor {
                 changes.extend(self.upstream.tick(now));
             }
             let snapshot = self.upstream.take_dirty().then(|| self.publish(now));
-            self.telemetry.changes(&changes);
+            self.telemetry.changes(&changes, now);
             match snapshot {
                 Some(snapshot) => self.telemetry.snapshot(&snapshot, now),
                 None if ticked => self.telemetry.update_name_ages(&self.current.load(), now),

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::instance_metrics::reload_gauges;
-use super::upstream::{all_names, limits_of, names_of, pool_settings, rules_of};
+use super::upstream::{all_names, limits_of, names_of, policy_of, rules_of};
 use super::{Config, Handles, Stop};
 use crate::clock::{self, Moment};
 use crate::events::Event;
@@ -254,7 +254,7 @@ impl Handles {
                 listener.route.dialer.store(Arc::new(dialer.clone()));
                 listener.route.limits.store(Arc::new(limits.clone()));
             }
-            let settings = pool_settings(&part.settings);
+            let settings = policy_of(&part.settings, &config.settings.listeners);
             upstream.feed.send(Input::Reconfigure {
                 endpoints: part.endpoints.clone(),
                 settings,

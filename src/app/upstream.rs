@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{Config, UpstreamConfig};
-use crate::connection::{Registry, Route, RouteParts};
-use crate::dial::{DialSettings, Dialer, Preconnected, SpareLimit};
+use crate::connection::{Registry, Route, RouteParts, WhenAllDown};
+use crate::dial::{DialSettings, Dialer, HedgeAfter, Preconnected, SpareLimit};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
 use crate::events::Events;
 use crate::listener::ListenerSettings;
@@ -21,6 +21,7 @@ use crate::settings::{Splice, UpstreamSettings, ZoneSetting};
 use crate::supervisor::{CloseRules, UpstreamEntry};
 use crate::sys::congestion::LoopbackCongestion;
 use crate::types::{ListenerName, UpstreamName};
+use crate::upstream::constants;
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::input::Input;
 use crate::upstream::settings::UpstreamPolicy;
@@ -109,7 +110,10 @@ pub(super) fn resolve(
     handle
 }
 
-pub(super) fn pool_settings(settings: &UpstreamSettings) -> UpstreamPolicy {
+pub(super) fn policy_of(
+    settings: &UpstreamSettings,
+    listeners: &[ListenerSettings],
+) -> UpstreamPolicy {
     UpstreamPolicy {
         health: settings.health.clone(),
         failback: settings.failback.clone(),
@@ -117,7 +121,31 @@ pub(super) fn pool_settings(settings: &UpstreamSettings) -> UpstreamPolicy {
             ZoneSetting::Named(zone) => Some(zone.clone()),
             ZoneSetting::Auto | ZoneSetting::None => None,
         },
+        while_unreachable: while_unreachable(listeners, settings.name.as_str()),
     }
+}
+
+/// What new connections do while nothing of this upstream can be reached.
+fn while_unreachable(listeners: &[ListenerSettings], upstream: &str) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    for listener in listeners.iter().filter(|one| one.upstream == upstream) {
+        let policy = listener.policy();
+        let text = match policy.when_all_down {
+            WhenAllDown::Hold => format!(
+                "new connections wait up to {}",
+                crate::duration::show(policy.hold_timeout)
+            ),
+            WhenAllDown::Try => "new connections are tried once and closed".to_owned(),
+            WhenAllDown::Refuse => "new connections are refused".to_owned(),
+        };
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    if texts.is_empty() {
+        return "no listener leads there".to_owned();
+    }
+    texts.join(" or ")
 }
 
 pub(super) fn dial_settings(
@@ -126,7 +154,12 @@ pub(super) fn dial_settings(
 ) -> DialSettings {
     DialSettings {
         connect_timeout: settings.connect_timeout,
-        hedge_after: settings.hedge_after,
+        // The default is no bound that somebody has set: it follows the path.
+        hedge_after: if settings.hedge_after == constants::STAGGER_CAP {
+            HedgeAfter::Auto
+        } else {
+            HedgeAfter::AtMost(settings.hedge_after)
+        },
         tcp: settings.tcp.options(),
         loopback_congestion,
     }
@@ -162,7 +195,7 @@ impl Upstream {
         let (feed, view, actor) = upstream::start(UpstreamArgs {
             upstream: settings.name.clone(),
             endpoints: upstream.endpoints.clone(),
-            settings: pool_settings(settings),
+            settings: policy_of(settings, &config.settings.listeners),
             metrics: metrics.clone(),
             events: events.clone(),
             own_listeners: own.to_vec(),

@@ -86,10 +86,22 @@ fn rows(plan: &Predictions, to: &mut dyn Write) -> std::io::Result<()> {
     let added = &plan.added_latency_s;
     writeln!(
         to,
-        "detection            refused {}, silent under traffic {}, silent at rest {}",
+        "detection            refused {}, silent under traffic {}, silent at rest {}, answers errors {}",
         time(detection.refused),
         time(detection.silent_under_traffic),
-        time(detection.silent_at_rest)
+        time(detection.silent_at_rest),
+        time(detection.answers_error)
+    )?;
+    writeln!(
+        to,
+        "open connections     reset {} after their address fell silent; closed at rest where it answers errors",
+        time(detection.open_connections_silent)
+    )?;
+    writeln!(
+        to,
+        "path                 second attempt after {} at most, a silent answer counts from {} on; both at least 3 round trips",
+        time(plan.stagger_cap_s),
+        time(plan.silence_floor_s)
     )?;
     writeln!(
         to,

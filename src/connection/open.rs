@@ -128,6 +128,16 @@ impl Open {
             && clock::now().since(began) < UNTOUCHED
     }
 
+    /// Whether the upstream ended the pair while a request waited for its answer.
+    pub(super) fn was_unanswered(&self, outcome: &Outcome) -> bool {
+        let by_upstream = match outcome {
+            Outcome::Finished { first } => *first == Side::Upstream,
+            Outcome::Reset(side, fault) => *side == Side::Upstream && *fault == Fault::Reset,
+            _ => false,
+        };
+        by_upstream && self.entry.tally.waiting_since().is_some()
+    }
+
     /// It waits for an upstream.
     pub(super) fn waits(&self) {
         self.entry.set_place(Place::Parked);

@@ -16,6 +16,7 @@ use crate::sys::congestion::LoopbackCongestion;
 use crate::sys::connect::{self, ConnectError, ConnectStatus};
 use crate::sys::socket::{self, TcpOptions};
 use crate::types::EndpointName;
+use crate::upstream::constants;
 use crate::upstream::endpoint::Candidate;
 
 /// The shortest stagger, however fast the address usually connects.
@@ -26,12 +27,21 @@ const MIN_STAGGER: Duration = Duration::from_millis(10);
 pub struct DialSettings {
     /// Limit of one attempt; 1.5 s allows for one lost SYN.
     pub connect_timeout: Duration,
-    /// Upper bound of the stagger; zero: the next candidate starts on failure only.
-    pub hedge_after: Duration,
+    pub hedge_after: HedgeAfter,
     /// Options of the upstream leg.
     pub tcp: TcpOptions,
     /// What to do about congestion controls that pace loopback.
     pub loopback_congestion: LoopbackCongestion,
+}
+
+/// Upper bound of the stagger, the delay before the next candidate starts beside one that has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HedgeAfter {
+    /// 250 ms, or three round trips of the address where that is more: on a long path a connect that takes its time
+    /// is no sign of trouble.
+    Auto,
+    /// This long; zero: the next candidate starts on failure only.
+    AtMost(Duration),
 }
 
 /// Whether the client has sent bytes that will follow the connect at once.
@@ -199,10 +209,13 @@ impl Connector {
 
     /// How long after the start of this candidate the next one starts; `None`: when it fails.
     pub(super) fn stagger(&self, candidate: &Candidate) -> Option<Duration> {
-        let cap = self.settings.hedge_after;
-        if cap.is_zero() {
-            return None;
-        }
+        let cap = match self.settings.hedge_after {
+            HedgeAfter::AtMost(cap) => Some(cap).filter(|cap| !cap.is_zero())?,
+            HedgeAfter::Auto => {
+                let round_trip = candidate.address.round_trip().unwrap_or_default();
+                constants::STAGGER_CAP.max(constants::ROUND_TRIPS * round_trip)
+            }
+        };
         let usual = candidate.address.connects.quantile(0.99);
         Some(usual.map_or(cap, |p99| cap.min(MIN_STAGGER.max(3 * p99))))
     }

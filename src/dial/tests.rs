@@ -76,7 +76,7 @@ fn refusing() -> (socket2::Socket, Candidate) {
 fn settings() -> DialSettings {
     DialSettings {
         connect_timeout: Duration::from_millis(1500),
-        hedge_after: Duration::from_millis(250),
+        hedge_after: HedgeAfter::AtMost(Duration::from_millis(250)),
         tcp: TcpOptions {
             keepalive: Some(Duration::from_secs(15)),
             keepalive_interval: Duration::from_secs(5),
@@ -99,7 +99,7 @@ fn warm_dialer(
     let metrics = Metrics::default();
     let settings = DialSettings {
         connect_timeout: Duration::from_millis(connect_timeout),
-        hedge_after: Duration::from_millis(hedge_after),
+        hedge_after: HedgeAfter::AtMost(Duration::from_millis(hedge_after)),
         ..settings()
     };
     let warm = Preconnected::new(warm, metrics.clone(), SpareLimit::default());
@@ -153,6 +153,36 @@ async fn all_refuse() {
     );
     let (nothing, _) = dial(&dialer(1500, 250), &[]).await;
     assert_eq!(nothing.unwrap_err().reason(), Reason::NoEndpoint);
+}
+
+/// 300 ms away every connect takes 300 ms: none of them is late.
+#[test]
+fn on_a_long_path_the_stagger_is_three_round_trips() {
+    let staggers = |hedge_after, round_trip: u64| {
+        let settings = DialSettings {
+            hedge_after,
+            ..settings()
+        };
+        let warm = Preconnected::new(
+            PreconnectSettings::default(),
+            Metrics::default(),
+            SpareLimit::default(),
+        );
+        let to = candidate("10.0.0.1:1".parse().unwrap());
+        to.address
+            .connects
+            .record(Duration::from_millis(round_trip));
+        Dialer::new(settings, Vec::new(), warm)
+            .shared
+            .connector
+            .stagger(&to)
+            .map(|stagger| stagger.as_millis())
+    };
+    let at_most = |ms| HedgeAfter::AtMost(Duration::from_millis(ms));
+    assert_eq!(staggers(HedgeAfter::Auto, 300), Some(900));
+    assert_eq!(staggers(HedgeAfter::Auto, 5), Some(15));
+    assert_eq!(staggers(at_most(250), 300), Some(250));
+    assert_eq!(staggers(at_most(0), 300), None);
 }
 
 #[tokio::test]

@@ -83,6 +83,8 @@ reasons! {
     Rebalance = "rebalance" by Entryway,
     /// Its address is down by silence.
     EndpointSilent = "endpoint_silent" by Entryway,
+    /// Its address is down, but not silent (errors, wrong answers, refused); closed at rest.
+    EndpointUnhealthy = "endpoint_unhealthy" by Entryway,
     /// Its address answers as another system; closed at rest.
     IdentityMismatch = "identity_mismatch" by Entryway,
     /// Ended by the second signal.
@@ -147,6 +149,9 @@ impl Reason {
             Reason::EndpointSilent => {
                 Some("the address stopped answering probes while this connection waited")
             }
+            Reason::EndpointUnhealthy => Some(
+                "the address answers with errors; other addresses are healthy; see `entryway status`",
+            ),
             Reason::IdentityMismatch => {
                 Some("the address answers as another Datomic system; see `entryway status`")
             }

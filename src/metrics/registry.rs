@@ -259,6 +259,22 @@ impl Registry {
         families.retain(|_, family_series| !family_series.series.is_empty());
     }
 
+    /// The same, of these families only.
+    pub(super) fn remove_from(&self, names: &[&Family], matching: &[(&str, &str)]) {
+        let mut families = self
+            .families
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        for family in names {
+            if let Some(family_series) = families.get_mut(family.name) {
+                family_series
+                    .series
+                    .retain(|values, _| !carries(family, values, matching));
+            }
+        }
+        families.retain(|_, family_series| !family_series.series.is_empty());
+    }
+
     /// The series of one family that carry all these labels with these values.
     pub(super) fn read(&self, name: &str, matching: &[(&str, &str)]) -> Vec<Sample> {
         let families = self.families.read().unwrap_or_else(PoisonError::into_inner);

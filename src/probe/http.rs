@@ -1,6 +1,6 @@
 //! One HTTP/1.1 GET, and an answer read within limits that do not depend on the other side.
 //!
-//! Heads (1xx included) are 8 KiB at most, of a body the first 1 KiB is kept, nothing is decompressed, no redirect is
+//! Heads (1xx included) are 8 KiB at most, of a body the first 64 KiB are kept, nothing is decompressed, no redirect is
 //! followed, one request is sent per connection. The deadline is the caller's: whoever awaits [`get`] bounds it. A
 //! library would read on: a probe answers to an address, and an address may answer with anything.
 
@@ -16,9 +16,11 @@ use crate::upstream::settings::{HealthSettings, ProbeKind};
 /// All heads of an answer together.
 const MAX_HEAD: usize = 8 * 1024;
 /// What is kept of a body.
-const MAX_BODY: usize = 1024;
+const MAX_BODY: usize = 64 * 1024;
+/// Asked of the stream in one read.
+const READ: usize = 4 * 1024;
 /// What is read of a body with its chunk sizes and chunk extensions.
-const MAX_RAW_BODY: usize = 4 * 1024;
+const MAX_RAW_BODY: usize = 128 * 1024;
 /// Interim answers before the final one.
 const MAX_INTERIM: usize = 8;
 const MAX_HEADERS: usize = 64;
@@ -75,7 +77,7 @@ where
     stream.write_all(request.as_bytes()).await?;
     let mut reader = ResponseReader {
         stream,
-        buffer: Vec::with_capacity(MAX_BODY),
+        buffer: Vec::with_capacity(1024),
         budget: MAX_HEAD,
     };
     let (response, length) = reader.head().await?;
@@ -83,7 +85,7 @@ where
     Ok((response, Body { reader, length }))
 }
 
-/// Kind `http`: any 2xx, and the wanted text within the first KiB of the body.
+/// Kind `http`: any 2xx, and the wanted text within the first 64 KiB of the body.
 pub(super) fn evaluate(response: &Response, settings: &HealthSettings) -> ProbeOutcome {
     if !response.is_wanted(ProbeKind::Http) {
         return response.wrong_status();
@@ -163,7 +165,7 @@ impl<S: AsyncRead + Unpin> Body<'_, S> {
 impl<S: AsyncRead + Unpin> ResponseReader<'_, S> {
     /// Reads some more; false at the end of the stream.
     async fn more(&mut self) -> Result<bool, ProbeEnd> {
-        let room = self.budget.min(MAX_BODY);
+        let room = self.budget.min(READ);
         if room == 0 {
             return Err(fail("too_long", "the answer does not end"));
         }

@@ -2,6 +2,7 @@
 //!
 //! Pure but for the tally it reads; `now` is an argument.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -19,6 +20,15 @@ pub(super) const QUIET: Duration = Duration::from_secs(1);
 
 /// Quiet sent for where there is no hurry.
 const LONG_QUIET: Duration = Duration::from_secs(10);
+
+/// Quiet behind a download that lets a pair leave an address which answers, but wrongly.
+const UNHEALTHY_QUIET: Duration = Duration::from_millis(250);
+
+/// A pair that has moved no byte since it was connected: its first request may still be on its way.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
+/// What rebalancing may catch up on when a pass came late.
+const CATCH_UP: Duration = Duration::from_millis(200);
 
 /// Share of the farther pairs that may be closed a second.
 const REBALANCE_SHARE: f64 = 0.05;
@@ -58,37 +68,62 @@ impl<'a> Pair<'a> {
     /// At rest, and connected for that long too: of a client that was parked nothing has moved for long, and its
     /// request may still be on its way.
     pub(super) fn at_rest(&self, now: Moment, quiet: Duration) -> bool {
+        let quiet = match self.tally.last_direction() {
+            Some(_) => quiet,
+            None => quiet.max(FIRST_REQUEST),
+        };
         now.since(self.since) >= quiet && self.tally.at_rest(now, quiet)
     }
 }
 
-/// The pace of rebalancing in one upstream.
+/// Decides about the pairs of one upstream, and keeps the pace of rebalancing: on average the stated share of the
+/// farther pairs a second, jittered, and in no second more than that.
 #[derive(Debug, Default)]
 pub(super) struct IdleCloser {
-    /// Pairs that may be closed now.
-    credit: f64,
-    /// RebalanceCandidates pairs seen in this look, and in the last.
+    /// When the next pair may be closed. Advances by the stated spacing, not from the moment of a close, so that the
+    /// mean pace holds although passes come every 100 ms.
+    next: Moment,
+    /// When pairs were closed in the last second.
+    closed: VecDeque<Moment>,
+    /// Farther pairs seen in this pass, and in the last.
     farther: usize,
     farther_last: usize,
-    looked: Moment,
 }
 
 // === impl IdleCloser ===
 
 impl IdleCloser {
-    /// A new look begins.
     pub(super) fn begin_pass(&mut self, snapshot: &Snapshot, now: Moment) {
         self.farther_last = std::mem::take(&mut self.farther);
-        if snapshot.rebalance.is_none() {
-            self.credit = 0.0;
-        } else {
-            let rate = (self.farther_last as f64 * REBALANCE_SHARE).max(1.0);
-            let passed = now.since(self.looked).min(QUIET).as_secs_f64();
-            // Jittered by growing unevenly; never above the rate, and next to nothing is saved up for a burst.
-            let saved = (rate / 10.0).max(1.0);
-            self.credit = (self.credit + rate * passed * fastrand::f64()).min(saved);
+        while self
+            .closed
+            .front()
+            .is_some_and(|at| now.since(*at) >= Duration::from_secs(1))
+        {
+            self.closed.pop_front();
         }
-        self.looked = now;
+        if snapshot.rebalance.is_none() {
+            self.next = now;
+        }
+    }
+
+    /// Pairs a second.
+    fn rate(&self) -> f64 {
+        (self.farther_last as f64 * REBALANCE_SHARE).max(1.0)
+    }
+
+    fn may_rebalance(&self, now: Moment) -> bool {
+        self.next <= now && (self.closed.len() as f64) < self.rate().ceil()
+    }
+
+    fn rebalanced(&mut self, now: Moment) {
+        // What was not used is not saved up for a burst.
+        if now.since(self.next) > CATCH_UP {
+            self.next = now;
+        }
+        let spacing = (0.9 + 0.2 * fastrand::f64()) / self.rate();
+        self.next = self.next + Duration::from_secs_f64(spacing);
+        self.closed.push_back(now);
     }
 
     /// What is to be done about this pair, if anything.
@@ -106,6 +141,18 @@ impl IdleCloser {
         {
             return Some(order);
         }
+        if let Some((_, view)) = found
+            && rules.on_down == OnDown::CutSilent
+            && view.state == HealthState::Down
+            && view.down_by_silence.is_none()
+            && snapshot.other_up(view.address.socket)
+            && pair.at_rest(now, UNHEALTHY_QUIET)
+        {
+            return Some(Order::CloseAtRest(
+                Reason::EndpointUnhealthy,
+                UNHEALTHY_QUIET,
+            ));
+        }
         let socket = found.map(|(_, view)| view.address.socket);
         let is_farther = socket.is_some_and(|socket| {
             let farther = snapshot.rebalance.as_ref();
@@ -115,20 +162,22 @@ impl IdleCloser {
         let in_doubt = found.is_some_and(|(_, view)| {
             matches!(view.state, HealthState::Suspect | HealthState::Down)
         });
-        if in_doubt || !pair.at_rest(now, LONG_QUIET) {
+        if !pair.at_rest(now, LONG_QUIET) {
             return None;
         }
         let reason = if found.is_some_and(|(_, view)| view.mismatch) {
             Reason::IdentityMismatch
         } else if found.is_some_and(|(endpoint, _)| endpoint.intent == Intent::Drain) {
             Reason::DrainIdle
+        } else if in_doubt {
+            return None;
         } else if rules
             .max_age
             .is_some_and(|max_age| pair.age >= jittered(max_age, pair.id))
         {
             Reason::MaxAge
-        } else if is_farther && self.credit >= 1.0 {
-            self.credit -= 1.0;
+        } else if is_farther && self.may_rebalance(now) {
+            self.rebalanced(now);
             Reason::Rebalance
         } else {
             return None;

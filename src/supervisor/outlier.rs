@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::connection::Entry;
+use crate::upstream::constants;
 use crate::upstream::endpoint::Candidate;
 use crate::upstream::input::{Input, Suspicion};
 use crate::upstream::snapshot::{AddressView, HealthState};
 
-/// The least wait that is suspicious.
-const MIN_WAIT: Duration = Duration::from_millis(250);
+/// The least wait that is suspicious, on a path whose round trip does not ask for more.
+const MIN_WAIT: Duration = constants::SILENCE_FLOOR;
 
 /// How many times the address's median answer time a wait must be.
 const MEDIAN_FACTOR: u32 = 4;
@@ -68,7 +69,10 @@ impl OutlierDetector {
             return None;
         }
         let usual = candidate.address.answers.quantile(0.5).unwrap_or_default();
-        let limit = MIN_WAIT.max(MEDIAN_FACTOR * usual);
+        let round_trip = candidate.address.round_trip().unwrap_or_default();
+        let limit = MIN_WAIT
+            .max(MEDIAN_FACTOR * usual)
+            .max(constants::ROUND_TRIPS * round_trip);
         if waited < limit {
             return None;
         }

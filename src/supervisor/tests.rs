@@ -111,7 +111,18 @@ async fn pairs_at_rest_are_closed_for_a_reason_only() {
                 close(Reason::DrainIdle)
             );
             view_of_pair(&rig, &mut drained).state = HealthState::Suspect;
-            assert_eq!(evaluate(&rig, &drained, keep, secs(11)), None, "in doubt");
+            assert_eq!(
+                evaluate(&rig, &drained, keep, secs(11)),
+                close(Reason::DrainIdle),
+                "a drain does not ask for the state"
+            );
+            let mut suspect = snapshot.clone();
+            view_of_pair(&rig, &mut suspect).state = HealthState::Suspect;
+            assert_eq!(
+                evaluate(&rig, &suspect, aged, secs(67)),
+                None,
+                "but age does"
+            );
 
             let mut other = snapshot.clone();
             view_of_pair(&rig, &mut other).mismatch = true;
@@ -176,6 +187,40 @@ async fn silence_cuts_who_waits_and_spares_who_is_answered() {
 }
 
 #[tokio::test]
+async fn pairs_at_rest_leave_an_address_that_answers_errors() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, mut snapshot) = answered().await;
+            view_of_pair(&rig, &mut snapshot).state = HealthState::Down;
+            let rules = CloseRules::default();
+            let after = |ms| evaluate(&rig, &snapshot, rules, Duration::from_millis(ms));
+            assert_eq!(after(200), None, "250 ms of quiet first");
+            let quiet = Duration::from_millis(250);
+            let close = Some(Order::CloseAtRest(Reason::EndpointUnhealthy, quiet));
+            assert_eq!(after(400), close);
+            let keep = CloseRules {
+                on_down: OnDown::Keep,
+                ..rules
+            };
+            assert_eq!(evaluate(&rig, &snapshot, keep, secs(1)), None);
+            let (index, _) = of_pair(&rig, &mut snapshot.clone());
+            let mut alone = snapshot.clone();
+            alone.endpoints[1 - index].addresses[0].state = HealthState::Suspect;
+            assert_eq!(
+                evaluate(&rig, &alone, rules, secs(1)),
+                None,
+                "no other is up"
+            );
+
+            // One that waits for its answer is left alone, whatever the state.
+            let (rig, _client, mut snapshot) = waiting().await;
+            view_of_pair(&rig, &mut snapshot).state = HealthState::Down;
+            assert_eq!(evaluate(&rig, &snapshot, rules, secs(60)), None);
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn rebalancing_is_slow() {
     LocalSet::new()
         .run_until(async {
@@ -189,9 +234,9 @@ async fn rebalancing_is_slow() {
             let entry = rig.route.registry.oldest(1).remove(0);
             let mut rest = IdleCloser::default();
             let start = clock::now() + secs(20);
-            let mut closed = 0;
-            // 100 pairs, 20 seconds of looks: at most 5 a second.
-            for look in 0..200 {
+            let mut closed = Vec::new();
+            // 100 pairs, 40 seconds of passes: 5 a second on average, and in no second more.
+            for look in 0..400u32 {
                 let now = start + Duration::from_millis(100) * look;
                 rest.begin_pass(&snapshot, now);
                 for id in 0..100 {
@@ -206,11 +251,49 @@ async fn rebalancing_is_slow() {
                         .find(|(_, view)| view.address.socket == socket);
                     let order = rest.evaluate(&pair, found, &snapshot, CloseRules::default(), now);
                     if order == Some(Order::CloseAtRest(Reason::Rebalance, secs(10))) {
-                        closed += 1;
+                        closed.push(look);
                     }
                 }
             }
-            assert!((20..=101).contains(&closed), "{closed}");
+            assert!((180..=205).contains(&closed.len()), "{}", closed.len());
+            let busiest = (0..400)
+                .map(|from| {
+                    closed
+                        .iter()
+                        .filter(|at| (from..from + 10).contains(*at))
+                        .count()
+                })
+                .max();
+            assert_eq!(busiest, Some(5), "in any second");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn on_a_long_path_a_wait_counts_from_three_round_trips_on() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, mut snapshot) = waiting().await;
+            let entry = rig.route.registry.oldest(1).remove(0);
+            let (candidate, _) = entry.candidate().unwrap();
+            // The rig's own connect was fast: the median needs more than one of the distant ones.
+            for _ in 0..3 {
+                candidate
+                    .address
+                    .connects
+                    .record(Duration::from_millis(300));
+            }
+            let sent = entry.tally.waiting_since().unwrap();
+            let view = view_of_pair(&rig, &mut snapshot).clone();
+            let mut outlier = OutlierDetector::default();
+            let mut suspicious = |after: u64| {
+                let now = sent + Duration::from_millis(after);
+                let found = outlier.inspect(&entry, &candidate, Some(&view), now);
+                outlier.end_pass();
+                found.is_some()
+            };
+            assert!(!suspicious(899));
+            assert!(suspicious(901));
         })
         .await;
 }

@@ -13,7 +13,7 @@ use crate::upstream::constants;
 use crate::upstream::endpoint::Address;
 use crate::upstream::health::{AddressHealth, ProbeVerdict};
 use crate::upstream::input::ProbeOutcome;
-use crate::upstream::settings::HealthSettings;
+use crate::upstream::settings::{HealthSettings, ProbeKind};
 use crate::upstream::snapshot::{HealthState, LastProbe, ProbeMode};
 
 /// One address.
@@ -124,6 +124,10 @@ impl AddressState {
 
     /// Bytes that arrived in traffic stand in for the probe that is due. Says whether they did.
     pub fn traffic_stands_in(&mut self, now: Moment, draw: f64, settings: &HealthSettings) -> bool {
+        // A frozen or failing process still moves bytes on connections it has; only an answer says it is well.
+        if settings.kind != ProbeKind::Tcp {
+            return false;
+        }
         let well = self.pace == ProbeMode::Regular
             && self.health.state() == HealthState::Up
             && self.health.failures() == 0;
@@ -245,8 +249,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn traffic_stands_in_for_thirty_seconds() {
-        let settings = HealthSettings::default();
+    async fn traffic_stands_in_for_a_tcp_probe_for_thirty_seconds() {
+        let answers_are_read = HealthSettings::default();
+        let settings = HealthSettings {
+            kind: ProbeKind::Tcp,
+            ..HealthSettings::default()
+        };
         let start = crate::clock::now().as_millis();
         let mut address_state =
             AddressState::new(SocketAddr::from(([10, 0, 0, 1], 1)), at(start), &settings);
@@ -257,6 +265,7 @@ mod tests {
             tokio::time::advance(Duration::from_millis(100)).await;
             address_state.address.record_activity();
             let now = crate::clock::now();
+            assert!(!address_state.traffic_stands_in(now, 0.5, &answers_are_read));
             address_state.traffic_stands_in(now, 0.5, &settings);
             if address_state.probe_at <= now {
                 last = now.as_millis();

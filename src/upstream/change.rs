@@ -89,6 +89,20 @@ pub enum Change {
         /// Addresses that are kept meanwhile.
         kept: usize,
     },
+    /// A name has more addresses than are kept.
+    AddressesLeftOut {
+        name: String,
+        kept: usize,
+        left_out: usize,
+    },
+    /// Nothing of this upstream can be reached: why, what connections do meanwhile, and for how long it has lasted.
+    Unreachable {
+        why: String,
+        meanwhile: String,
+        lasting: Duration,
+    },
+    /// The upstream is not used because of an identity conflict; for each of its endpoints.
+    Conflict { endpoint: Arc<Endpoint> },
     /// An endpoint is no longer one.
     EndpointGone(Arc<Endpoint>),
     /// A name is no longer asked for.

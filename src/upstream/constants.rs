@@ -27,7 +27,7 @@ pub const DEPARTED_FOR: Duration = Duration::from_secs(600);
 /// The history of a removed address is kept this long (7.10).
 pub const HISTORY: Duration = Duration::from_secs(3600);
 /// Addresses of one name at most.
-pub const ADDRESSES: usize = 16;
+pub const ADDRESSES: usize = 64;
 /// Nearer means a connect time this much shorter, as a factor, …
 pub const NEARER_FACTOR: f64 = 1.3;
 /// … and shorter by this.
@@ -40,3 +40,16 @@ pub const NEARER_SAMPLES: u64 = 3;
 pub const MOVE_SETTLES: Duration = Duration::from_secs(1);
 /// Pairs that wait on a silent address are cut this long after its first failed probe was sent (7.8).
 pub const CUT_SILENT: Duration = Duration::from_secs(5);
+
+/// A request without a first answer byte for this long is suspicious, on a path whose round trip does not ask for more.
+pub const SILENCE_FLOOR: Duration = Duration::from_millis(250);
+/// Upper bound of the delay before a second connection attempt, on a path whose round trip does not ask for more.
+pub const STAGGER_CAP: Duration = Duration::from_millis(250);
+/// Both of these are at least so many round trips of the address.
+pub const ROUND_TRIPS: u32 = 3;
+/// Nothing can be reached: said once this has lasted so long …
+pub const UNREACHABLE_AFTER: Duration = Duration::from_millis(500);
+/// … or this long, where no lookup has ended yet, …
+pub const UNANSWERED_AFTER: Duration = Duration::from_millis(1500);
+/// … and again every so often.
+pub const UNREACHABLE_EVERY: Duration = Duration::from_secs(30);

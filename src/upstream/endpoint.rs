@@ -130,6 +130,11 @@ impl Address {
         self.dialled.load(Relaxed)
     }
 
+    /// The median connect time, from the first connect or probe on.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.connects.quantile(0.5)
+    }
+
     /// Notes that upstream bytes arrived in traffic just now.
     pub fn record_activity(&self) {
         self.last_activity

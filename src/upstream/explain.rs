@@ -167,6 +167,9 @@ impl Snapshot {
 
     fn forbidden_reason(&self, view: &AddressView) -> String {
         match (&self.identity_conflict, &view.identity, &self.identity) {
+            (Some((expected, other)), _, _) if self.identity_configured => format!(
+                "never used: answers as {other}, but health.expect_s3_auth_path asks for {expected}"
+            ),
             (Some((one, other)), _, _) => {
                 format!(
                     "never used: the upstream's addresses answer as two systems, {one} and {other}; reload once that is settled"
@@ -186,6 +189,9 @@ impl Snapshot {
         address_state: &[String],
     ) -> String {
         let mut text = match first {
+            None if self.identity_conflict.is_some() && self.identity_configured => {
+                "nowhere: no address answers as the system of health.expect_s3_auth_path".to_owned()
+            }
             None if self.identity_conflict.is_some() => {
                 "nowhere: two systems behind one upstream".to_owned()
             }

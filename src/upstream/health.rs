@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::upstream::constants;
+use crate::upstream::input::SuspicionKind;
 use crate::upstream::settings::{FailbackSettings, HealthSettings};
 use crate::upstream::snapshot::{HealthState, ProbeMode};
 
@@ -54,8 +55,17 @@ pub struct AddressHealth {
     last_success_sent: Option<Moment>,
     /// A suspect that was returning goes back to that, with its time kept.
     returning_since: Option<Moment>,
-    /// The last suspicion by a slow answer (once in 10 s unless a probe failures).
+    /// The last suspicion by a slow answer.
     slow_answer_at: Option<Moment>,
+    /// The present suspicion came from an address mute on every connection.
+    suspected_as_mute: bool,
+    /// How long the exception for mute addresses pauses after the next cleared suspicion of that kind, and until when
+    /// it pauses now.
+    mute_pause: Duration,
+    mute_paused_until: Moment,
+    /// Since when it is up, cleared suspicions included: rebalancing waits for a time of being up, and a suspicion
+    /// that a probe clears is no interruption of it.
+    up_since: Option<Moment>,
     /// It is up by failback, since then.
     ramp_from: Option<Moment>,
 }
@@ -69,6 +79,9 @@ pub struct TimeoutMarkdownLimit {
 
 /// How often a slow answer may make one address suspect.
 const SLOW_ANSWER_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the exception for mute addresses pauses after a cleared suspicion, at first and at most.
+const MUTE_PAUSE: Duration = Duration::from_secs(10);
+const MAX_MUTE_PAUSE: Duration = Duration::from_secs(300);
 
 // === impl AddressHealth ===
 
@@ -92,6 +105,10 @@ impl AddressHealth {
             last_success_sent: None,
             returning_since: None,
             slow_answer_at: None,
+            suspected_as_mute: false,
+            mute_pause: Duration::ZERO,
+            mute_paused_until: Moment::default(),
+            up_since: (!probes).then_some(now),
             ramp_from: None,
         }
     }
@@ -133,7 +150,7 @@ impl AddressHealth {
     /// failback, else after the time that failback takes.
     pub fn settled(&self, now: Moment, failback: &FailbackSettings) -> Option<Moment> {
         let wait = self.ramp_from.map_or(failback.after, |_| failback.ramp);
-        let settled = self.since + wait;
+        let settled = self.up_since? + wait;
         (self.state == HealthState::Up && settled <= now).then_some(settled)
     }
 
@@ -222,6 +239,10 @@ impl AddressHealth {
         self.timeouts = 0;
         self.first_timeout_sent = None;
         self.has_timeout = false;
+        if std::mem::take(&mut self.suspected_as_mute) {
+            self.mute_pause = (2 * self.mute_pause).clamp(MUTE_PAUSE, MAX_MUTE_PAUSE);
+            self.mute_paused_until = now + self.mute_pause;
+        }
         match self.state {
             HealthState::Up | HealthState::Returning => None,
             HealthState::Unknown => self.up(now, Cow::Borrowed("probe_ok")),
@@ -236,7 +257,13 @@ impl AddressHealth {
                     self.since = since;
                     transition
                 }
-                None => self.up(now, Cow::Borrowed("cleared")),
+                None => {
+                    let (up_since, ramp_from) = (self.up_since, self.ramp_from);
+                    let transition = self.up(now, Cow::Borrowed("cleared"));
+                    self.up_since = up_since.or(self.up_since);
+                    self.ramp_from = ramp_from;
+                    transition
+                }
             },
             HealthState::Down if self.successes >= settings.rise => self.transition(
                 now,
@@ -248,20 +275,29 @@ impl AddressHealth {
         }
     }
 
-    /// Traffic makes it suspect. `slow`: by a slow answer, which counts once in 10 s unless a probe failed since.
-    pub fn suspect(&mut self, now: Moment, reason: &'static str, slow: bool) -> Option<Transition> {
-        if slow {
-            if self
+    /// Traffic makes it suspect.
+    pub fn suspect(
+        &mut self,
+        now: Moment,
+        reason: &'static str,
+        kind: SuspicionKind,
+    ) -> Option<Transition> {
+        let mute = kind == SuspicionKind::Mute && now >= self.mute_paused_until;
+        if kind != SuspicionKind::Immediate {
+            let repeated = self
                 .slow_answer_at
-                .is_some_and(|last| now.since(last) < SLOW_ANSWER_INTERVAL)
-            {
+                .is_some_and(|last| now.since(last) < SLOW_ANSWER_INTERVAL);
+            if repeated && !mute {
                 return None;
             }
             self.slow_answer_at = Some(now);
         }
         match self.state {
             HealthState::Down | HealthState::Suspect => None,
-            _ => self.mark_suspect(now, Cow::Borrowed(reason)),
+            _ => {
+                self.suspected_as_mute = mute;
+                self.mark_suspect(now, Cow::Borrowed(reason))
+            }
         }
     }
 
@@ -314,7 +350,7 @@ impl AddressHealth {
         self.returning_since = None;
         self.ramp_from = None;
         match self.state {
-            _ if !probes => self.transition(now, HealthState::Up, Cow::Borrowed("unprobed"), false),
+            _ if !probes => self.up(now, Cow::Borrowed("unprobed")),
             HealthState::Returning | HealthState::Down => {
                 self.transition(now, HealthState::Down, Cow::Borrowed("was_down"), false)
             }
@@ -345,6 +381,7 @@ impl AddressHealth {
         let transition = self.transition(now, HealthState::Up, reason, false);
         if transition.is_some() {
             self.ramp_from = None;
+            self.up_since = Some(now);
         }
         transition
     }
@@ -363,9 +400,16 @@ impl AddressHealth {
         }
         self.state = to;
         self.since = now;
+        if !matches!(to, HealthState::Up | HealthState::Suspect) {
+            self.up_since = None;
+        }
         if to == HealthState::Down {
             self.returning_since = None;
             self.successes = 0;
+            // The suspicion was right: the next one counts at once again.
+            self.suspected_as_mute = false;
+            self.mute_pause = Duration::ZERO;
+            self.mute_paused_until = Moment::default();
         }
         Some(Transition {
             from,

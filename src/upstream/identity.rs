@@ -33,6 +33,8 @@ pub enum PinChange {
     Pinned(SystemId),
     /// Two systems: the upstream is not used.
     Conflict(SystemId, SystemId),
+    /// No address answers as the configured system; the upstream is not used.
+    Unexpected { expected: SystemId, got: SystemId },
     /// This address answers as another system.
     Mismatch {
         /// The address.
@@ -90,6 +92,11 @@ impl Pin {
     /// The two systems, when there are two.
     pub fn conflict(&self) -> Option<&(SystemId, SystemId)> {
         self.conflict.as_ref()
+    }
+
+    /// Whether the pinned system is the one that the settings name.
+    pub fn is_configured(&self) -> bool {
+        matches!(self.expect, ExpectIdentity::Value(_))
     }
 
     /// What an address last answered as.
@@ -200,7 +207,7 @@ impl Pin {
                 let conflict = other.map(|(other, _)| (pinned.clone(), (*other).clone()));
                 let news = conflict.clone().filter(|_| self.conflict.is_none());
                 self.conflict = conflict;
-                news.map(|(one, other)| PinChange::Conflict(one, other))
+                news.map(|(expected, got)| PinChange::Unexpected { expected, got })
                     .into_iter()
                     .collect()
             }

@@ -203,6 +203,20 @@ pub enum Suspicion {
     SlowAnswer,
     /// Several requests do, and not a byte has come from it on any connection meanwhile.
     Mute,
+    /// It ended a connection (FIN or reset) while a request waited for its answer.
+    Unanswered,
+}
+
+/// How often a suspicion may be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuspicionKind {
+    /// Every time.
+    Immediate,
+    /// Once in 10 s, unless a probe has failed since.
+    SlowAnswer,
+    /// Every time, but after a suspicion of this kind that a probe has cleared only like `SlowAnswer` for a while:
+    /// 10 s at first, doubling to 5 min. Queries that are slow for good would else make the address suspect in a loop.
+    Mute,
 }
 
 /// What the operator wants of an endpoint.
@@ -311,6 +325,18 @@ impl Suspicion {
             Suspicion::Untouched => "untouched",
             Suspicion::SlowAnswer => "slow_answer",
             Suspicion::Mute => "mute",
+            Suspicion::Unanswered => "unanswered",
+        }
+    }
+
+    /// How often it may be repeated.
+    pub const fn kind(self) -> SuspicionKind {
+        match self {
+            Suspicion::SlowAnswer => SuspicionKind::SlowAnswer,
+            Suspicion::Mute => SuspicionKind::Mute,
+            Suspicion::LostHedge | Suspicion::Untouched | Suspicion::Unanswered => {
+                SuspicionKind::Immediate
+            }
         }
     }
 }

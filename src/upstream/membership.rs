@@ -36,6 +36,10 @@ pub struct Merged {
     pub departed: Vec<SocketAddr>,
     /// Departed before, and answered again.
     pub back: Vec<SocketAddr>,
+    /// Gave way to others: no more than so many addresses are kept.
+    pub removed: Vec<SocketAddr>,
+    /// Answered, but not kept for want of room.
+    pub left_out: usize,
 }
 
 /// The record of one name.
@@ -93,12 +97,23 @@ impl Membership {
     }
 }
 
-/// Lets a good answer change an endpoint's hold. `probes` off: nothing needs to be proven.
+/// What the merge asks about addresses.
+pub trait Known {
+    /// Whether an address is down, so that one that was never tried may take its place.
+    fn is_down(&self, socket: SocketAddr) -> bool;
+    /// Whether an address was never tried.
+    fn is_new(&self, socket: SocketAddr) -> bool;
+}
+
+/// Lets a good answer change an endpoint's hold. `probes` off: nothing needs to be proven. `is_complete`: what the
+/// answer does not have departs at once.
 pub fn merge(
     members: &mut Vec<Membership>,
     answer: &[SocketAddr],
     now: Moment,
     probes: bool,
+    is_complete: bool,
+    known: &impl Known,
 ) -> Merged {
     let mut merged = Merged::default();
     for member in members.iter_mut() {
@@ -112,7 +127,13 @@ pub fn merge(
                 }
             }
         } else {
-            member.missed = member.missed.saturating_add(1);
+            // A hosts file says all there is; DNS may answer with some of its addresses in turn.
+            let missed = member.missed.saturating_add(1);
+            member.missed = if is_complete {
+                missed.max(constants::MISSED_ANSWERS)
+            } else {
+                missed
+            };
             if member.missed >= constants::MISSED_ANSWERS
                 && (member.departed.is_none() || member.unproven)
             {
@@ -122,46 +143,50 @@ pub fn merge(
             }
         }
     }
-    for socket in answer {
-        if members.iter().any(|member| member.socket == *socket) {
+    // Those never tried first: when there are more than fit, one known to be down makes room for them.
+    let (new, tried): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        answer.iter().partition(|socket| known.is_new(**socket));
+    for socket in new.into_iter().chain(tried) {
+        if members.iter().any(|member| member.socket == socket) {
             continue;
         }
         if members.len() >= constants::ADDRESSES {
-            // Full: those that departed make room, the others stay.
-            match members
+            let departed = members
                 .iter()
-                .position(|member| member.departed().is_some())
-            {
-                Some(index) => drop(members.remove(index)),
-                None => continue,
+                .position(|member| member.departed().is_some());
+            let down = || {
+                let down = |member: &Membership| known.is_down(member.socket);
+                members
+                    .iter()
+                    .position(down)
+                    .filter(|_| known.is_new(socket))
+            };
+            match departed.or_else(down) {
+                Some(index) => merged.removed.push(members.remove(index).socket),
+                None => {
+                    merged.left_out += 1;
+                    continue;
+                }
             }
         }
-        members.push(Membership::new(*socket));
-        merged.added.push(*socket);
+        members.push(Membership::new(socket));
+        merged.added.push(socket);
     }
     merged
 }
 
-/// The addresses of an answer that may enter the set, the address_state ones first, at most as many as the cap; and those that
-/// are our own listeners.
-pub fn fit(
-    ips: &[IpAddr],
-    port: u16,
-    own: &[SocketAddr],
-    members: &[Membership],
-) -> (Vec<SocketAddr>, Vec<IpAddr>) {
+/// The addresses of an answer that may enter the set (v4-mapped ones as IPv4), and those that are our own listeners.
+pub fn fit(ips: &[IpAddr], port: u16, own: &[SocketAddr]) -> (Vec<SocketAddr>, Vec<IpAddr>) {
     let mut fitting: Vec<SocketAddr> = Vec::new();
     let mut refused = Vec::new();
     for ip in ips {
-        let socket = SocketAddr::new(*ip, port);
+        let socket = SocketAddr::new(ip.to_canonical(), port);
         if is_own(socket, own) {
             refused.push(*ip);
         } else if !fitting.contains(&socket) {
             fitting.push(socket);
         }
     }
-    fitting.sort_by_key(|socket| !members.iter().any(|member| member.socket == *socket));
-    fitting.truncate(constants::ADDRESSES);
     (fitting, refused)
 }
 

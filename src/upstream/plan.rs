@@ -44,6 +44,10 @@ pub struct Detection {
     pub silent_under_traffic: Option<f64>,
     /// It is silent, with no traffic to notice.
     pub silent_at_rest: Option<f64>,
+    /// It answers with errors, or as something else.
+    pub answers_error: Option<f64>,
+    /// It is silent: until open connections that wait for it are reset.
+    pub open_connections_silent: Option<f64>,
 }
 
 /// What a new connection pays at worst, in seconds.
@@ -62,6 +66,10 @@ pub struct AddedLatency {
 pub struct Predictions {
     /// Until an address is marked down.
     pub detection_s: Detection,
+    /// Upper bound of the delay before a second connection attempt; on a longer path three round trips.
+    pub stagger_cap_s: Option<f64>,
+    /// The shortest wait for an answer that makes an address suspect; on a longer path three round trips.
+    pub silence_floor_s: Option<f64>,
     /// What a new connection pays.
     pub added_latency_s: AddedLatency,
     /// From an address's recovery until it has all new connections again.
@@ -91,7 +99,10 @@ pub fn predict(from: &Inputs<'_>) -> Predictions {
         from.hedge_after.min(from.connect_timeout)
     };
     Predictions {
-        detection_s: detection(from.health),
+        detection_s: detection(from.health, several),
+        stagger_cap_s: (!from.hedge_after.is_zero())
+            .then(|| millis(from.hedge_after.as_secs_f64())),
+        silence_floor_s: Some(millis(constants::SILENCE_FLOOR.as_secs_f64())),
         added_latency_s: AddedLatency {
             refused: several.then_some(ROUND_TRIP),
             silent_first: several.then(|| millis(second.as_secs_f64() + ROUND_TRIP)),
@@ -105,12 +116,14 @@ pub fn predict(from: &Inputs<'_>) -> Predictions {
     }
 }
 
-fn detection(health: &HealthSettings) -> Detection {
+fn detection(health: &HealthSettings, several: bool) -> Detection {
     if !health.probes() {
         return Detection {
             refused: None,
             silent_under_traffic: None,
             silent_at_rest: None,
+            answers_error: None,
+            open_connections_silent: None,
         };
     }
     let fast = health.fast().as_secs_f64();
@@ -129,11 +142,20 @@ fn detection(health: &HealthSettings) -> Detection {
         }
         + ticks;
     // A request without an answer for 250 ms makes suspect; fast probes follow, overlapping.
-    let traffic = 0.25 + more(1) + timeout + ticks;
+    let floor = constants::SILENCE_FLOOR.as_secs_f64();
+    let traffic = floor + more(1) + timeout + ticks;
+    // Traffic does not stand in for these probes: what moves bytes may still answer errors.
+    let error = wait + more(1) + ROUND_TRIP + ticks;
+    // Counted from the first probe that failed, which the suspicion brings.
+    let cut = (floor + constants::CUT_SILENT.as_secs_f64() + ticks).max(traffic);
     Detection {
         refused: Some(millis(refused)),
         silent_under_traffic: Some(millis(traffic.min(rest))),
         silent_at_rest: Some(millis(rest)),
+        answers_error: matches!(health.kind, ProbeKind::Datomic | ProbeKind::Http)
+            .then(|| millis(error)),
+        open_connections_silent: (several && health.on_down == OnDown::CutSilent)
+            .then(|| millis(cut)),
     }
 }
 
@@ -250,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_keep_the_contracts_bounds() {
+    fn defaults_keep_their_bounds() {
         let (health, failback) = Default::default();
         let got = predict(&inputs(&health, &failback));
         assert!(got.warnings.is_empty(), "{:?}", got.warnings);
@@ -260,6 +282,12 @@ mod tests {
         assert_eq!(got.probes_per_s, Some(0.6));
         assert_eq!(got.probes_per_s_cap, Some(15.0));
         assert_eq!(got.added_latency_s.silent_first, Some(0.255));
+        assert_eq!(got.detection_s.answers_error, Some(6.105));
+        assert_eq!(got.detection_s.open_connections_silent, Some(5.45));
+        assert_eq!(
+            (got.stagger_cap_s, got.silence_floor_s),
+            (Some(0.25), Some(0.25))
+        );
     }
 
     #[test]

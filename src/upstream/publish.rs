@@ -21,6 +21,7 @@ pub fn snapshot(upstream: &UpstreamState, now: Moment, generation: u64) -> Snaps
         generation,
         identity: upstream.pin().pinned().cloned(),
         identity_conflict: upstream.pin().conflict().cloned(),
+        identity_configured: upstream.pin().is_configured(),
         fail_open: !entries.is_empty()
             && entries
                 .iter()

@@ -121,6 +121,8 @@ pub struct UpstreamPolicy {
     pub failback: FailbackSettings,
     /// Our own zone, where it is a setting (`--zone Z`); a detected one comes as a input.
     pub own_zone: Option<Zone>,
+    /// What new connections do while nothing can be reached, for the log.
+    pub while_unreachable: String,
 }
 
 // === impl HealthSettings ===

@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub identity: Option<SystemId>,
     /// Two systems that both claim to be this upstream (the pinned one first, where there is one): it is not used.
     pub identity_conflict: Option<(SystemId, SystemId)>,
+    /// The pinned system is the one that the settings name: then a conflict means that no address answers as it.
+    pub identity_configured: bool,
     /// Every address that may be used is down, so that all are tried.
     pub fail_open: bool,
     /// The zone (the endpoint's name, where its zone is not address_state) that new connections go to.

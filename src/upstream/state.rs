@@ -17,7 +17,7 @@ use crate::upstream::constants;
 use crate::upstream::endpoint::{Endpoint, EndpointSpec, Role};
 use crate::upstream::health::TimeoutMarkdownLimit;
 use crate::upstream::identity::Pin;
-use crate::upstream::input::{DialFailure, Input, Intent, Suspicion};
+use crate::upstream::input::{DialFailure, Input, Intent, Suspicion, SuspicionKind};
 use crate::upstream::latency::LatencyRanking;
 use crate::upstream::membership::{Membership, NameRecord};
 use crate::upstream::settings::UpstreamPolicy;
@@ -40,6 +40,8 @@ pub struct EndpointState {
     pub members: Vec<Membership>,
     /// Its name has answered once: a candidate becomes an endpoint.
     pub answered: bool,
+    /// Addresses of the last answer for which there was no room.
+    pub left_out: usize,
 }
 
 /// Everything the upstream of one upstream knows.
@@ -63,6 +65,9 @@ pub struct UpstreamState {
     own_zone_id: Option<Zone>,
     own_listeners: Vec<SocketAddr>,
     first_answer: Option<Moment>,
+    /// Nothing can be reached since then, and when that was last said.
+    unreachable_since: Option<Moment>,
+    unreachable_said: Option<Moment>,
     /// Whether there were farther zones to leave when last looked.
     rebalances: bool,
     first_round_done: bool,
@@ -102,6 +107,8 @@ impl UpstreamState {
             own_zone_id: None,
             own_listeners,
             first_answer: None,
+            unreachable_since: None,
+            unreachable_said: None,
             rebalances: false,
             first_round_done: false,
             active: ActiveZone::default(),
@@ -134,7 +141,7 @@ impl UpstreamState {
             } => {
                 let void = failure == DialFailure::Timeout && self.is_void(started, now);
                 if failure != DialFailure::Local && !void {
-                    self.mark_suspect(now, socket, failure.as_str(), false);
+                    self.mark_suspect(now, socket, failure.as_str(), SuspicionKind::Immediate);
                 }
             }
             Input::Suspect {
@@ -144,7 +151,7 @@ impl UpstreamState {
                 ..
             } => {
                 if why == Suspicion::Untouched || !self.is_void(started, now) {
-                    self.mark_suspect(now, socket, why.as_str(), why == Suspicion::SlowAnswer);
+                    self.mark_suspect(now, socket, why.as_str(), why.kind());
                 }
             }
             Input::Intent { endpoint, intent } => {
@@ -206,6 +213,7 @@ impl UpstreamState {
         self.expire(now);
         self.update_latency_ranking(now);
         self.recompute(now);
+        self.watch_reachability(now);
         std::mem::take(&mut self.changes)
     }
 

@@ -1,16 +1,18 @@
-//! What the upstream does, as log lines and numbers (contract section 6).
+//! What happens to the upstream, as log lines and metrics.
 //!
 //! Owns the series of endpoints, probes, identity and DNS, and their removal. Labels come from the configuration, but
 //! for result codes, which are of a closed list.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::events::Events;
 use crate::events::{Event, Level};
-use crate::metrics::{Metrics, family};
-use crate::types::UpstreamName;
+use crate::metrics::{Family, Metrics, family};
+use crate::types::{EndpointName, UpstreamName};
 use crate::upstream::change::Change;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::identity::PinChange;
@@ -22,10 +24,33 @@ pub(in crate::upstream) struct Telemetry {
     upstream: UpstreamName,
     metrics: Metrics,
     events: Events,
-    /// Endpoints and names that have series now.
+    /// Endpoints that are shown, and names that have series.
     endpoints: BTreeSet<String>,
     names: BTreeSet<String>,
+    /// Addresses that change between up and suspect, and how often they have done so lately.
+    flapping: HashMap<(EndpointName, SocketAddr), Flapping>,
 }
+
+/// The changes between up and suspect of one address in one window of time.
+#[derive(Debug)]
+struct Flapping {
+    endpoint: Arc<Endpoint>,
+    since: Moment,
+    changes: u32,
+}
+
+/// Changes between up and suspect that one address may log in [`FLAPPING_WINDOW`]; what exceeds them is summed up in
+/// one line. An upstream that serves one connection at a time is suspected and cleared several times a second.
+const FLAPPING_LINES: u32 = 6;
+const FLAPPING_WINDOW: Duration = Duration::from_secs(10);
+
+/// The gauges that describe an endpoint's present state; counters of an endpoint outlive its being hidden.
+const STATE_GAUGES: [&Family; 4] = [
+    &family::ENDPOINT_HEALTHY,
+    &family::ENDPOINT_ACTIVE,
+    &family::PROBE_SUCCESS,
+    &family::ENDPOINT_ADDRESSES,
+];
 
 // === impl Telemetry ===
 
@@ -41,17 +66,71 @@ impl Telemetry {
             events,
             endpoints: BTreeSet::new(),
             names: BTreeSet::new(),
+            flapping: HashMap::new(),
         }
     }
 
-    /// Tells what has changed.
-    pub(in crate::upstream) fn changes(&self, changes: &[Change]) {
+    pub(in crate::upstream) fn changes(&mut self, changes: &[Change], now: Moment) {
+        self.sum_up_flapping(now);
         for change in changes {
             self.count(change);
+            if self.is_flapping(change, now) {
+                continue;
+            }
             if let Some(event) = self.event(change) {
                 self.events.emit(event);
             }
         }
+    }
+
+    /// Counts a change between up and suspect; true when its line is left to the sum.
+    fn is_flapping(&mut self, change: &Change, now: Moment) -> bool {
+        use HealthState::{Suspect, Up};
+        let Change::Transition {
+            endpoint,
+            socket,
+            transition,
+        } = change
+        else {
+            return false;
+        };
+        if !matches!(
+            (transition.from, transition.to),
+            (Up, Suspect) | (Suspect, Up)
+        ) {
+            return false;
+        }
+        let flapping = self
+            .flapping
+            .entry((endpoint.name().clone(), *socket))
+            .or_insert_with(|| Flapping {
+                endpoint: Arc::clone(endpoint),
+                since: now,
+                changes: 0,
+            });
+        flapping.changes += 1;
+        flapping.changes > FLAPPING_LINES
+    }
+
+    fn sum_up_flapping(&mut self, now: Moment) {
+        let events = &self.events;
+        self.flapping.retain(|(_, socket), flapping| {
+            let goes_on = now.since(flapping.since) < FLAPPING_WINDOW;
+            if !goes_on && flapping.changes > FLAPPING_LINES {
+                let text = "an address keeps changing between up and suspect";
+                let event = about(
+                    Event::info("endpoint.state", text),
+                    &flapping.endpoint,
+                    *socket,
+                );
+                events.emit(
+                    event
+                        .with("changes", flapping.changes)
+                        .with("window_s", FLAPPING_WINDOW.as_secs()),
+                );
+            }
+            goes_on
+        });
     }
 
     /// Sets the gauges to the snapshot; series of what is no longer in it are removed.
@@ -61,6 +140,7 @@ impl Telemetry {
             |family, labels: &[&str], value: f64| self.metrics.gauge(family, labels).set(value);
         let flag = |yes: bool| f64::from(u8::from(yes));
         set(&family::FAIL_OPEN, &[upstream], flag(snapshot.fail_open));
+        self.metrics.counter(&family::FAILBACKS, &[upstream]);
         set(
             &family::UPSTREAM_ADDRESSES,
             &[upstream],
@@ -80,6 +160,8 @@ impl Telemetry {
             ];
             let [_, name, zone] = labels;
             shown.insert(name.to_owned());
+            // An increase from nothing to 1 is none to Prometheus: the series starts at 0.
+            self.metrics.counter(&family::IDENTITY_MISMATCHES, &labels);
             set(&family::ENDPOINT_HEALTHY, &labels, flag(view.healthy));
             set(&family::ENDPOINT_ACTIVE, &labels, flag(view.active));
             let answers = view.addresses.iter().any(|address| {
@@ -103,8 +185,8 @@ impl Telemetry {
             }
         }
         for gone in self.endpoints.difference(&shown) {
-            self.metrics
-                .remove(&[("upstream", upstream), ("endpoint", gone)]);
+            let labels = [("upstream", upstream), ("endpoint", gone.as_str())];
+            self.metrics.remove_from(&STATE_GAUGES, &labels);
         }
         self.endpoints = shown;
         let named = names(snapshot).map(|view| view.name.clone()).collect();
@@ -162,7 +244,7 @@ impl Telemetry {
                     .histogram(&family::PROBE_DURATION_SECONDS, &[upstream, &name, &zone])
                     .record(took.as_secs_f64());
             }
-            Change::Mismatch { endpoint, .. } => {
+            Change::Mismatch { endpoint, .. } | Change::Conflict { endpoint } => {
                 let [name, zone] = labels(endpoint);
                 inc(&family::IDENTITY_MISMATCHES, &[upstream, &name, &zone]);
             }
@@ -179,7 +261,11 @@ impl Telemetry {
                 ]);
             }
             Change::NameGone(name) => self.metrics.remove(&[("name", name)]),
-            Change::Pin(_) | Change::DnsError { .. } | Change::Stall(_) => {}
+            Change::Pin(_)
+            | Change::DnsError { .. }
+            | Change::AddressesLeftOut { .. }
+            | Change::Unreachable { .. }
+            | Change::Stall(_) => {}
         }
     }
 
@@ -242,17 +328,50 @@ impl Telemetry {
                     .with("identity", one.to_string())
                     .with("identity.other", other.to_string())
             }
+            Change::Pin(PinChange::Unexpected { expected, got }) => {
+                let text =
+                    "no address answers as the system of health.expect_s3_auth_path: not used";
+                here(Event::warn("identity.mismatch", text))
+                    .with("identity", expected.to_string())
+                    .with("identity.other", got.to_string())
+            }
+            Change::AddressesLeftOut {
+                name,
+                kept,
+                left_out,
+            } => {
+                let text = "a name has more addresses than are kept; those that are down give way";
+                here(Event::warn("dns.change", text))
+                    .with("name", name.clone())
+                    .with("kept", *kept)
+                    .with("left_out", *left_out)
+            }
+            Change::Unreachable {
+                why,
+                meanwhile,
+                lasting,
+            } => {
+                let text =
+                    format!("nothing can be reached: {why}; {meanwhile}; run `entryway doctor`");
+                here(Event::warn("upstream.unreachable", text))
+                    .with("error", why.clone())
+                    .with(
+                        "lasting_ms",
+                        u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX),
+                    )
+            }
             Change::Failover { from, to } => here(Event::info(
                 "upstream.failover",
-                "new connections go elsewhere",
+                "new connections go to another zone",
             ))
             .with("from", from.clone())
             .with("to", to.clone()),
-            Change::Failback { from, to } => {
-                here(Event::info("upstream.failback", "new connections go back"))
-                    .with("from", from.clone())
-                    .with("to", to.clone())
-            }
+            Change::Failback { from, to } => here(Event::info(
+                "upstream.failback",
+                "new connections go back to the nearer zone",
+            ))
+            .with("from", from.clone())
+            .with("to", to.clone()),
             Change::Dns {
                 name,
                 endpoint,
@@ -273,7 +392,7 @@ impl Telemetry {
                     .with("kept", *kept)
             }
             Change::Stall(late) => {
-                let text = "we were late ourselves; timeouts meanwhile are void";
+                let text = "the event loop stalled; timeouts of that interval are ignored";
                 here(Event::debug("stall", text)).with("late_ms", late.as_secs_f64() * 1000.0)
             }
             _ => return None,

@@ -75,7 +75,7 @@ impl Rig {
         eventually(|| view.load().addresses == endpoints.len()).await;
         let dial = DialSettings {
             connect_timeout: Duration::from_millis(300),
-            hedge_after: Duration::from_millis(50),
+            hedge_after: crate::dial::HedgeAfter::AtMost(Duration::from_millis(50)),
             tcp: TcpSettings::default().options(),
             loopback_congestion: LoopbackCongestion::default(),
         };

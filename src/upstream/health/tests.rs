@@ -8,9 +8,10 @@ enum Do {
     Silent,
     Bad,
     /// A timeout while the limit on silence holds.
-    EndpointState,
+    TimeoutHeld,
     Suspect,
     Slow,
+    Mute,
     Tick,
     Forgive,
     Back,
@@ -40,10 +41,11 @@ fn run_with(
             Ok => probe(ProbeVerdict::Ok, true),
             Refused => probe(ProbeVerdict::Unreachable("refused"), true),
             Silent => probe(ProbeVerdict::Timeout, true),
-            EndpointState => probe(ProbeVerdict::Timeout, false),
+            TimeoutHeld => probe(ProbeVerdict::Timeout, false),
             Bad => probe(ProbeVerdict::BadResponse("http_503".to_owned()), true),
-            Suspect => health.suspect(now, "lost_hedge", false),
-            Slow => health.suspect(now, "slow_answer", true),
+            Suspect => health.suspect(now, "lost_hedge", SuspicionKind::Immediate),
+            Slow => health.suspect(now, "slow_answer", SuspicionKind::SlowAnswer),
+            Mute => health.suspect(now, "mute", SuspicionKind::Mute),
             Tick => health.tick(now, true, None, settings, &failback),
             Forgive => {
                 health.reset_failures();
@@ -259,10 +261,10 @@ fn silence_is_held_back_and_then_marks() {
         "endpoint_state",
         &[
             (1, Ok, Up),
-            (2, EndpointState, Up),
-            (3, EndpointState, Up),
-            (4, EndpointState, InDoubt),
-            (5, EndpointState, InDoubt),
+            (2, TimeoutHeld, Up),
+            (3, TimeoutHeld, Up),
+            (4, TimeoutHeld, InDoubt),
+            (5, TimeoutHeld, InDoubt),
             (6, Tick, Down),
         ],
     );
@@ -270,7 +272,7 @@ fn silence_is_held_back_and_then_marks() {
         "hard verdict is not endpoint_state",
         &[
             (1, Ok, Up),
-            (2, EndpointState, Up),
+            (2, TimeoutHeld, Up),
             (3, Refused, Up),
             (4, Refused, Down),
         ],
@@ -325,6 +327,55 @@ fn down_by_silence_names_the_first_probe() {
         ]),
         None
     );
+}
+
+/// Queries that are slow for good must not make their address suspect in a loop; a frozen one is found at once.
+#[test]
+fn mute_suspicions_pause_after_each_that_is_cleared() {
+    run(
+        "mute",
+        &[
+            (1, Ok, Up),
+            (100, Mute, InDoubt),
+            (200, Ok, Up),
+            // Paused for 10 s: only like a slow answer, once in 10 s.
+            (300, Mute, Up),
+            (10_050, Mute, Up),
+            (10_250, Mute, InDoubt),
+            (10_300, Ok, Up),
+            // Now for 20 s; the slow answer's 10 s count beside it.
+            (10_400, Mute, Up),
+            (20_400, Mute, InDoubt),
+            (20_500, Ok, Up),
+            (30_250, Mute, Up),
+            (30_500, Mute, InDoubt),
+        ],
+    );
+    run(
+        "a suspicion that proves true ends the pause",
+        &[
+            (1, Ok, Up),
+            (100, Mute, InDoubt),
+            (200, Ok, Up),
+            (300, Refused, Up),
+            (400, Refused, Down),
+            (5_000, Ok, Down),
+            (5_200, Ok, Returning),
+            (5_300, Mute, InDoubt),
+        ],
+    );
+}
+
+#[test]
+fn a_cleared_suspicion_does_not_interrupt_being_up() {
+    let failback = FailbackSettings::default();
+    let health = run(
+        "up",
+        &[(1, Ok, Up), (50_000, Suspect, InDoubt), (50_100, Ok, Up)],
+    );
+    assert_eq!(health.since(), at(50_100));
+    assert_eq!(health.settled(at(60_000), &failback), None);
+    assert_eq!(health.settled(at(60_001), &failback), Some(at(60_001)));
 }
 
 #[test]

@@ -25,6 +25,18 @@ fn shown(members: &[Membership]) -> String {
         .join(" ")
 }
 
+struct NothingKnown;
+
+impl Known for NothingKnown {
+    fn is_down(&self, _: SocketAddr) -> bool {
+        false
+    }
+
+    fn is_new(&self, _: SocketAddr) -> bool {
+        true
+    }
+}
+
 #[test]
 fn three_answers_running_without_it_and_it_departs() {
     for (answers, expected) in [
@@ -40,21 +52,52 @@ fn three_answers_running_without_it_and_it_departs() {
         let mut members = Vec::new();
         for answer in answers.split_whitespace() {
             let sockets: Vec<_> = answer.bytes().map(|n| at(n - b'0')).collect();
-            merge(&mut members, &sockets, moment(1), true);
+            merge(
+                &mut members,
+                &sockets,
+                moment(1),
+                true,
+                false,
+                &NothingKnown,
+            );
         }
         assert_eq!(shown(&members), expected, "{answers}");
     }
+}
+
+/// A changed hosts file: the old address does not keep its connections while it answers.
+#[test]
+fn what_a_complete_answer_does_not_have_departs_at_once() {
+    let mut members = vec![Membership::new(at(1)), Membership::new(at(2))];
+    let merged = merge(&mut members, &[at(2)], moment(1), true, true, &NothingKnown);
+    assert_eq!(merged.departed, [at(1)]);
+    assert_eq!(shown(&members), "1- 2");
 }
 
 #[test]
 fn back_from_departure_it_must_be_proven() {
     let mut members = vec![Membership::new(at(1)), Membership::new(at(2))];
     for _ in 0..3 {
-        merge(&mut members, &[at(1)], moment(1), true);
+        merge(
+            &mut members,
+            &[at(1)],
+            moment(1),
+            true,
+            false,
+            false,
+            &NothingKnown,
+        );
     }
     assert_eq!(members[1].departed(), Some(moment(1)));
     assert_eq!(
-        merge(&mut members, &[at(1), at(2)], moment(2), true).back,
+        merge(
+            &mut members,
+            &[at(1), at(2)],
+            moment(2),
+            true,
+            &NothingKnown
+        )
+        .back,
         [at(2)]
     );
     assert_eq!((members[1].departed(), members[1].in_dns()), (None, false));
@@ -69,16 +112,67 @@ fn the_cap_holds_and_the_departed_make_room() {
     for shift in 0..20 {
         let mut turned = many.clone();
         turned.rotate_left(shift * 7);
-        let (fitting, _) = fit(&turned, 8182, &[], &members);
-        merge(&mut members, &fitting, moment(1), true);
+        let (fitting, _) = fit(&turned, 8182, &[]);
+        merge(
+            &mut members,
+            &fitting,
+            moment(1),
+            true,
+            false,
+            &NothingKnown,
+        );
         assert_eq!(members.len(), constants::ADDRESSES);
     }
     assert!(members.iter().all(Membership::in_dns));
     for _ in 0..4 {
-        merge(&mut members, &[at(250)], moment(2), true);
+        merge(
+            &mut members,
+            &[at(250)],
+            moment(2),
+            true,
+            false,
+            &NothingKnown,
+        );
     }
     assert!(members.iter().any(|member| member.socket == at(250)));
     assert_eq!(members.len(), constants::ADDRESSES);
+}
+
+/// 200 addresses, all but one of them down: each is tried in its turn, and the living one is found.
+#[test]
+fn those_that_are_down_give_way_to_ones_never_tried() {
+    struct Tried(Vec<SocketAddr>);
+    impl Known for Tried {
+        fn is_down(&self, socket: SocketAddr) -> bool {
+            self.0.contains(&socket) && socket != at(199)
+        }
+        fn is_new(&self, socket: SocketAddr) -> bool {
+            !self.0.contains(&socket)
+        }
+    }
+    let many: Vec<IpAddr> = (0..200).map(|n| IpAddr::from([10, 0, 0, n])).collect();
+    let (fitting, _) = fit(&many, 8182, &[]);
+    let (mut members, mut tried) = (Vec::new(), Tried(Vec::new()));
+    let mut left_out = Vec::new();
+    for _ in 0..4 {
+        let merged = merge(&mut members, &fitting, moment(1), true, false, &tried);
+        left_out.push(merged.left_out);
+        assert_eq!(members.len(), constants::ADDRESSES);
+        tried
+            .0
+            .extend(members.iter().map(|member: &Membership| member.socket));
+    }
+    assert!(members.iter().any(|member| member.socket == at(199)));
+    assert!(left_out.iter().all(|count| *count >= 72), "{left_out:?}");
+}
+
+#[test]
+fn a_v4_mapped_address_is_the_ipv4_one() {
+    let ips: Vec<IpAddr> = ["10.0.0.1", "::ffff:10.0.0.1", "fd00::1"]
+        .map(|ip| ip.parse().unwrap())
+        .to_vec();
+    let (fitting, _) = fit(&ips, 8182, &[]);
+    assert_eq!(fitting, [at(1), "[fd00::1]:8182".parse().unwrap()]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Answers of DNS into the set, and out of it again (contract 7.10). Part of `UpstreamState`'s own methods, apart for their
 //! length.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,12 +11,23 @@ use crate::upstream::address::AddressState;
 use crate::upstream::change::Change;
 use crate::upstream::constants;
 use crate::upstream::endpoint::{Endpoint, Role};
-use crate::upstream::input::DnsAnswer;
+use crate::upstream::input::{AnswerSource, DnsAnswer};
 use crate::upstream::membership::{self, Merged, NameRecord};
-use crate::upstream::snapshot::NameView;
+use crate::upstream::snapshot::{HealthState, NameView};
 
 /// Histories kept at most.
 const HISTORIES: usize = 256;
+
+impl membership::Known for BTreeMap<SocketAddr, AddressState> {
+    fn is_down(&self, socket: SocketAddr) -> bool {
+        self.get(&socket)
+            .is_some_and(|address_state| address_state.health.state() == HealthState::Down)
+    }
+
+    fn is_new(&self, socket: SocketAddr) -> bool {
+        !self.contains_key(&socket)
+    }
+}
 
 // === impl UpstreamState ===
 
@@ -48,6 +59,7 @@ impl UpstreamState {
             .names
             .entry(name.clone())
             .or_insert_with(|| NameRecord::new(&name));
+        let source_before = record.view().source;
         let error = record.record(answer, &refused);
         let kept = record.view().addresses.len();
         if !quiet {
@@ -68,12 +80,17 @@ impl UpstreamState {
             }
         }
         if usable {
-            self.merge(now, &name, ips);
+            // Also where the name came from the hosts file before, and comes from DNS now.
+            let is_dns = |source| source == Some(AnswerSource::Dns);
+            let source = answer.result.as_ref().ok().map(|got| got.source);
+            let is_complete =
+                !is_dns(source) || source_before.is_some_and(|before| before != AnswerSource::Dns);
+            self.merge(now, &name, ips, is_complete);
         }
     }
 
     /// A good answer changes every endpoint of that name.
-    pub(super) fn merge(&mut self, now: Moment, name: &str, ips: &[IpAddr]) {
+    pub(super) fn merge(&mut self, now: Moment, name: &str, ips: &[IpAddr], is_complete: bool) {
         let probes = self.settings.health.probes();
         for at in 0..self.endpoints.len() {
             if self.endpoints[at].endpoint.spec.host != name {
@@ -83,8 +100,7 @@ impl UpstreamState {
                 self.endpoints[at].endpoint.spec.port,
                 self.endpoints[at].endpoint.spec.role,
             );
-            let (mut fitting, _) =
-                membership::fit(ips, port, &self.own_listeners, &self.endpoints[at].members);
+            let (mut fitting, _) = membership::fit(ips, port, &self.own_listeners);
             if role == Role::Regional {
                 // What a zonal name holds belongs there; the regional answer only ranks it.
                 let zonal = self
@@ -96,7 +112,14 @@ impl UpstreamState {
                     fitting.retain(|socket| *socket != member.socket);
                 }
             }
-            let merged = membership::merge(&mut self.endpoints[at].members, &fitting, now, probes);
+            let merged = membership::merge(
+                &mut self.endpoints[at].members,
+                &fitting,
+                now,
+                probes,
+                is_complete,
+                &self.addresses,
+            );
             if role == Role::Zonal {
                 let zonal: Vec<SocketAddr> = self.endpoints[at]
                     .members
@@ -119,7 +142,16 @@ impl UpstreamState {
                 }
             }
             let endpoint = Arc::clone(&self.endpoints[at].endpoint);
-            self.report_dns_change(now, &endpoint, &merged, Vec::new());
+            let left_out = std::mem::replace(&mut self.endpoints[at].left_out, merged.left_out);
+            if left_out == 0 && merged.left_out > 0 {
+                self.changes.push(Change::AddressesLeftOut {
+                    name: name.to_owned(),
+                    kept: self.endpoints[at].members.len(),
+                    left_out: merged.left_out,
+                });
+            }
+            let removed = merged.removed.iter().map(SocketAddr::ip).collect();
+            self.report_dns_change(now, &endpoint, &merged, removed);
         }
     }
 

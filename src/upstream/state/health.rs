@@ -1,6 +1,7 @@
 //! What probes and traffic say about addresses, and what is void. Part of `UpstreamState`'s own methods, apart for their length.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::UpstreamState;
@@ -8,9 +9,10 @@ use crate::clock::Moment;
 use crate::types::EndpointName;
 use crate::upstream::address;
 use crate::upstream::change::Change;
+use crate::upstream::constants;
 use crate::upstream::health::Transition;
 use crate::upstream::identity::{PinChange, SystemId};
-use crate::upstream::input::ProbeOutcome;
+use crate::upstream::input::{ProbeOutcome, SuspicionKind};
 use crate::upstream::snapshot::HealthState;
 
 /// Stalls are remembered as long as a probe can take.
@@ -95,7 +97,20 @@ impl UpstreamState {
                         });
                     }
                 }
-                other => self.changes.push(Change::Pin(other)),
+                other => {
+                    if !matches!(other, PinChange::Pinned(_)) {
+                        let endpoints: Vec<_> = self
+                            .visible()
+                            .map(|endpoint_state| Arc::clone(&endpoint_state.endpoint))
+                            .collect();
+                        self.changes.extend(
+                            endpoints
+                                .into_iter()
+                                .map(|endpoint| Change::Conflict { endpoint }),
+                        );
+                    }
+                    self.changes.push(Change::Pin(other));
+                }
             }
         }
     }
@@ -105,13 +120,13 @@ impl UpstreamState {
         now: Moment,
         socket: SocketAddr,
         reason: &'static str,
-        slow: bool,
+        kind: SuspicionKind,
     ) {
         let draw = self.draw();
         let Some(address_state) = address::living(&mut self.addresses, socket) else {
             return;
         };
-        let transition = address_state.health.suspect(now, reason, slow);
+        let transition = address_state.health.suspect(now, reason, kind);
         if transition.is_some() {
             address_state.schedule_next(now, draw, &self.settings.health);
         }
@@ -176,6 +191,78 @@ impl UpstreamState {
         }
     }
 
+    /// Says when nothing can be reached: soon after it began, and again while it lasts.
+    pub(super) fn watch_reachability(&mut self, now: Moment) {
+        let Some((why, failed)) = self.unreachable() else {
+            self.unreachable_since = None;
+            self.unreachable_said = None;
+            return;
+        };
+        let since = *self.unreachable_since.get_or_insert(now);
+        let lasting = now.since(since);
+        let patience = if failed {
+            constants::UNREACHABLE_AFTER
+        } else {
+            constants::UNANSWERED_AFTER
+        };
+        let said_lately = self
+            .unreachable_said
+            .is_some_and(|said| now.since(said) < constants::UNREACHABLE_EVERY);
+        if lasting < patience || said_lately {
+            return;
+        }
+        self.unreachable_said = Some(now);
+        let meanwhile = self.settings.while_unreachable.clone();
+        self.changes.push(Change::Unreachable {
+            why,
+            meanwhile,
+            lasting,
+        });
+    }
+
+    /// Why nothing can be reached, and whether anything has failed yet; `None` while something can.
+    fn unreachable(&self) -> Option<(String, bool)> {
+        let probes = self.settings.health.probes();
+        let mut failed = Vec::new();
+        for (socket, address_state) in self.set() {
+            let health = &address_state.health;
+            let lost = match health.state() {
+                HealthState::Down => true,
+                HealthState::Unknown => health.failures() > 0,
+                HealthState::Suspect => !probes,
+                HealthState::Up | HealthState::Returning => false,
+            };
+            if !lost && !self.pin.forbids(socket) {
+                // Not probed yet counts as reachable: the first answer is under way.
+                return None;
+            }
+            let reason = match lost {
+                true => address_state
+                    .last_probe
+                    .as_ref()
+                    .map_or_else(|| health.reason().to_string(), |last| last.result.clone()),
+                false => "answers as another system".to_owned(),
+            };
+            failed.push(format!("{socket} {reason}"));
+        }
+        if failed.is_empty() {
+            let errors: Vec<String> = self
+                .name_views()
+                .into_iter()
+                .filter(|view| !view.candidate)
+                .filter_map(|view| Some(format!("{}: {}", view.name, view.last_error?)))
+                .collect();
+            let any = !errors.is_empty();
+            let why = if any {
+                shortened(errors)
+            } else {
+                "no name has been resolved yet".to_owned()
+            };
+            return Some((why, any));
+        }
+        Some((shortened(failed), true))
+    }
+
     pub(super) fn stalled(&mut self, from: Moment, to: Moment) {
         self.stalls.push_back((from, to));
         self.stalls
@@ -190,4 +277,15 @@ impl UpstreamState {
             .iter()
             .any(|(began, ended)| *began < to && from < *ended)
     }
+}
+
+/// The first three, and how many more there are.
+fn shortened(mut items: Vec<String>) -> String {
+    let more = items.len().saturating_sub(3);
+    items.truncate(3);
+    let mut text = items.join(", ");
+    if more > 0 {
+        text.push_str(&format!(", and {more} more"));
+    }
+    text
 }

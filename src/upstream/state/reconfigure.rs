@@ -81,6 +81,7 @@ impl UpstreamState {
                     intent: Intent::Ready,
                     members: Vec::new(),
                     answered: false,
+                    left_out: 0,
                 },
             };
             if endpoint_state.endpoint.spec != spec {
@@ -143,7 +144,7 @@ impl UpstreamState {
             {
                 endpoint_state.answered = true;
             }
-            self.merge(now, &host, &ips);
+            self.merge(now, &host, &ips, false);
         }
     }
 

@@ -1,7 +1,7 @@
-//! The last durations of something, for a median or a p99 without a lock.
+//! A window of the last durations of something, for a median or a p99 without a lock.
 //!
-//! Written by data threads (one relaxed store), read by the control thread. A torn picture (a sample from now beside
-//! one from a second ago) is harmless here: quantiles of recent samples are what is asked for.
+//! Written by data threads (one relaxed store), read by the control thread. A reader may see samples of slightly different
+//! times, which does not matter for quantiles of recent samples.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

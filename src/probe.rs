@@ -1,8 +1,8 @@
-//! Probes: is this address well, and which system is it?
+//! Health probes: is this address healthy, and which system is it?
 //!
-//! Owns one probe from connect to judgement ([`once`], which `doctor` uses too) and the loop that sends them when the
-//! pool's snapshot says so ([`Prober`]). Every probe is a new connection (reuse would hide trouble below HTTP) and ends
-//! by its deadline. Decides nothing about health: outcomes go to the pool as facts.
+//! [`once`] runs one probe from connect to verdict (`doctor` uses it too); [`Prober`] sends probes when the upstream's
+//! snapshot says that they are due. Every probe is a new connection, because reuse would hide trouble below HTTP, and ends
+//! by its deadline. What a result means for health is decided in `upstream`.
 
 pub use run::{ProbeReport, host_header, once};
 pub use scheduler::{Prober, ProberHandle};

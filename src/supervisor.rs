@@ -1,8 +1,8 @@
-//! The supervisor: every 100 ms one look over all live connections, on the control thread.
+//! The supervisor: one pass over all live connections every 100 ms, on the control thread.
 //!
-//! Owns what is done to established connections without a byte asking for it: the watch over silent answers, early
-//! closing of pairs at rest, the cutting of pairs that wait on a silent address, and the end of a shutdown. Gives
-//! orders to tallies only; the relay checks once more on its own thread. Never touches a socket.
+//! Does to established connections what no byte asks for: watches for overdue answers, closes pairs at rest early, cuts
+//! pairs that wait on a silent address, and ends everything at a shutdown. It only sends commands; the relay checks once
+//! more on its own thread. Never touches a socket.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,6 @@ const LAST_QUIET: Duration = Duration::from_millis(100);
 /// One upstream, as far as the supervisor is concerned.
 #[derive(Clone, Debug)]
 pub struct UpstreamEntry {
-    /// Its name.
     pub upstream: UpstreamName,
     /// What is known of it.
     pub view: SnapshotReader,
@@ -142,7 +141,7 @@ impl Supervisor {
             }
             let now = clock::now();
             if last.elapsed() > constants::TICK + constants::STALL {
-                // Contract 7.12: what seemed silent meanwhile may have been us.
+                // what seemed silent meanwhile may have been us.
                 for watched in &mut self.upstreams {
                     watched.silence.discount_until(now);
                 }
@@ -237,7 +236,7 @@ impl SupervisedUpstream {
     }
 }
 
-/// Bytes from upstream may stand in for a probe (contract 7.11): the pool reads the address's own mark.
+/// Bytes from upstream may stand in for a probe: the upstream reads it.
 fn record_activity(entry: &Entry, candidate: &Candidate, now: Moment) {
     let Some(heard) = entry.tally.last_download() else {
         return;

@@ -1,8 +1,7 @@
-//! Whether the machine slept or this process was stopped, so that everything is resolved and probed again at once.
+//! Whether the machine was suspended or this process was stopped, so that everything is resolved and probed again at once.
 //!
-//! Owns the two comparisons of contract 7.13: boot time ran on while monotonic time stood still (a suspend), or our
-//! own tick of one second came more than 5 s late (SIGSTOP, a frozen container, a starved machine). The detector is
-//! pure; [`watch`] feeds it. Knows nobody who wants to hear of it.
+//! Two comparisons: boot time ran on while monotonic time stood still (a suspend), or our own tick of one second came more
+//! than 5 s late (SIGSTOP, a frozen container, a starved machine). [`SuspendDetector`] is pure; [`watch`] feeds it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -24,7 +23,6 @@ const SLEEP: Duration = Duration::from_secs(1);
 pub struct ClockReading {
     /// Stands still while the machine sleeps.
     pub monotonic: Duration,
-    /// Runs on.
     pub boot: Duration,
 }
 

@@ -1,9 +1,10 @@
-//! The upstream of one upstream: the actor that is its one writer, [`UpstreamHandle`] into it, [`SnapshotReader`] of it.
+//! The endpoints of one upstream: an actor that is the only writer of their state, [`UpstreamHandle`] to send it inputs,
+//! [`SnapshotReader`] to read what it knows.
 //!
-//! Owns the rhythm: all inputs that wait are applied, then one snapshot is published; every 100 ms what happens by
-//! itself. Promises that telling never blocks, that a full queue drops observations only (never an answer or an
-//! order), and that a data thread goes on with the last snapshot when the actor stalls. What inputs mean is `state`'s
-//! business; it has no clock.
+//! The actor applies all inputs that wait, then publishes one immutable snapshot; every 100 ms it does what time alone
+//! brings about. Sending never blocks: a full queue drops observations, never DNS answers or operator actions. Data
+//! threads go on with the last snapshot when the actor stalls. What an input means is decided in `state`, which has no
+//! clock.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -52,11 +53,9 @@ const QUEUE: usize = 1024;
 /// What a upstream starts with.
 #[derive(Debug)]
 pub struct UpstreamArgs {
-    /// The upstream.
     pub upstream: UpstreamName,
     /// Its endpoints, candidates among them.
     pub endpoints: Vec<EndpointSpec>,
-    /// Its settings.
     pub settings: UpstreamPolicy,
     /// Where the numbers go.
     pub metrics: Metrics,
@@ -92,7 +91,7 @@ struct Actor {
     changes: watch::Sender<u64>,
 }
 
-/// The upstream of one upstream: its two ends, and the actor, to be run on the control thread. The actor ends when the
+/// The two ends of an upstream, and the actor, to be run on the control thread. The actor ends when the
 /// last [`UpstreamHandle`] is gone.
 pub fn start(
     config: UpstreamArgs,
@@ -200,7 +199,7 @@ impl Actor {
 // === impl UpstreamHandle ===
 
 impl UpstreamHandle {
-    /// Tells the upstream. Never blocks: a full queue drops an observation (a probe, a dial, a suspicion) and counts it.
+    /// Sends an input. Never blocks: a full queue drops an observation (a probe, a dial, a suspicion) and counts it.
     pub fn send(&self, input: Input) {
         let told = match input {
             Input::Probed { .. } | Input::Dialled { .. } | Input::Suspect { .. } => {
@@ -222,7 +221,6 @@ impl UpstreamHandle {
 // === impl SnapshotReader ===
 
 impl SnapshotReader {
-    /// The present snapshot.
     pub fn load(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }

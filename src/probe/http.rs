@@ -187,7 +187,7 @@ impl<S: AsyncRead + Unpin> ResponseReader<'_, S> {
                 }
                 if !self.more().await? {
                     return Err(match self.buffer.is_empty() {
-                        // Accepted and ended without a byte: what a balancer does that has nobody behind it.
+                        // Accepted and ended without a byte: what a balancer does without a healthy target.
                         true => fail("empty", "closed without an answer"),
                         false => fail("truncated", "closed within the head"),
                     });

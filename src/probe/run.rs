@@ -1,4 +1,4 @@
-//! One probe, from connect to judgement.
+//! One probe, from connect to verdict.
 
 use std::net::SocketAddr;
 use std::time::Duration;

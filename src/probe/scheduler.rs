@@ -1,7 +1,7 @@
-//! When to probe what: follows the pool's snapshots and sends the probes they ask for.
+//! When to probe what: follows the upstream's snapshots and sends the probes that they ask for.
 //!
-//! A snapshot says per address when the next probe is due and how (`ProbeMode`). One probe at a time, but fast ones may
-//! overlap; two probes of one IP:port are never sent less than 200 ms apart, whatever the snapshot says.
+//! A snapshot says for each address when its next probe is due and in which mode. One probe at a time, except that fast
+//! ones may overlap; two probes of one IP:port are never sent less than 200 ms apart, whatever the snapshot says.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ pub(super) struct DueProbe {
     pub(super) pace: ProbeMode,
 }
 
-/// Where probes come from: the pool's view, or a test.
+/// Where probes come from: a snapshot reader, or a test.
 pub(super) trait ProbeSource: Send + 'static {
     /// The present ones, one per IP:port.
     fn load(&self) -> Vec<DueProbe>;
@@ -97,7 +97,7 @@ impl ProbeSource for SnapshotReader {
 // === impl ProberHandle ===
 
 impl ProberHandle {
-    /// Takes other settings, for probes sent from now on. When they are sent is the pool's business.
+    /// Takes other settings, for probes sent from now on. When they are sent is decided by the upstream.
     pub fn set(&self, settings: HealthSettings) {
         self.settings.send_replace(settings);
     }
@@ -239,7 +239,7 @@ impl SentProbes {
             // A time that was not there when the last probe was sent: requested for anew.
             (_, Some(sent)) if probe.probe_at > sent => probe.probe_at,
             (ProbeMode::Fast(every), Some(sent)) => sent + every,
-            // The outcome is with the pool, whose next snapshot sets a new time. Should it have lost it: go on.
+            // The outcome is with the upstream, whose next snapshot sets a new time. Should it have lost it: go on.
             (ProbeMode::Regular | ProbeMode::Down, Some(sent)) => {
                 sent + settings.interval + settings.timeout
             }

@@ -1,6 +1,6 @@
-//! Early closing (contract 7.7, 7.8, 7.9, 7.11): which pairs at rest are closed, and which waiting ones are cut.
+//! Early closing: which pairs at rest are closed, and which waiting ones are cut.
 //!
-//! Pure but for the tally it reads; `now` is an argument.
+//! Pure but for the statistics it reads; `now` is an argument.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -186,7 +186,7 @@ impl IdleCloser {
     }
 }
 
-/// Contract 7.8: the address is down by silence, and another is up.
+/// the address is down by silence, and another is up.
 fn silent(pair: &Pair<'_>, view: &AddressView, snapshot: &Snapshot, now: Moment) -> Option<Order> {
     let probed = view.down_by_silence?;
     if now.since(probed) < constants::CUT_SILENT || !snapshot.other_up(view.address.socket) {

@@ -1,17 +1,16 @@
-//! Which zone is active: where new connections go, and when that counts as a move (contract 6, 7.9).
+//! Which zone is active: where new connections go, and when a change counts as a move.
 //!
-//! Promises that a mark_suspect which is cleared at once is no move, and that moves are told apart: away from a nearer zone
-//! (failover) or back to it (failback). Where a zone is not address_state its endpoint stands for it. Pure.
+//! A suspicion that is cleared at once is no move. Moves away from a nearer zone (failover) are distinguished from moves
+//! back to it (failback). Where a zone is not known, its endpoint stands for it. Pure.
 
 use crate::clock::Moment;
 use crate::upstream::change::Change;
 use crate::upstream::constants;
 use crate::upstream::ranking::{HealthClass, SortKey};
 
-/// A zone, or an endpoint whose zone is not address_state.
+/// A zone, or an endpoint whose zone is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZoneRank {
-    /// Its name.
     pub name: String,
     /// The best key among its addresses that may be used; `None`: there is none.
     pub key: Option<SortKey>,
@@ -24,7 +23,7 @@ pub struct ZoneRank {
 pub struct ActiveZone {
     zone: Option<String>,
     last_move: Option<Moment>,
-    /// Another one leads since then, while ours is only in mark_suspect.
+    /// Another one leads since then, while ours is only suspect.
     leads: Option<(String, Moment)>,
     /// What we know of zones has changed: the next look is no move.
     starts_over: bool,
@@ -76,7 +75,7 @@ impl ActiveZone {
         let usable = ours
             .and_then(|zone| zone.key)
             .is_some_and(|key| key.health < HealthClass::Down && key.drained == best.drained);
-        // Ours is only in mark_suspect: the other must lead for a while.
+        // Ours is only suspect: the other must lead for a while.
         if usable
             && ours
                 .and_then(|zone| zone.key)
@@ -136,7 +135,7 @@ mod tests {
     fn moves() {
         use HealthClass::{Down, Healthy, Suspect};
         let mut active = ActiveZone::default();
-        // ms, health of a and b, whether the first round is over, what is told, and where it is after.
+        // ms, health of a and b, whether the first round is over, what is reported, and where it is after.
         for (ms, a, b, settled, told, expected) in [
             (0, Healthy, Healthy, false, "", "a"),
             (1, Down, Healthy, false, "", "b"),

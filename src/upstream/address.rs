@@ -1,7 +1,7 @@
-//! One address as the upstream keeps it: its health, its last probe, and when the next one is due.
+//! The state of one address: its health, its last probe, and when the next one is due.
 //!
-//! Promises that no probe is due sooner than the cap allows, and that traffic stands in for probes at most 30 s
-//! (contract 7.3, 7.11). Pure; the jitter is drawn from a counter.
+//! No probe is due sooner than the cap allows, and traffic replaces TCP probes for at most 30 s. Pure; the jitter is an
+//! argument.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,7 +21,6 @@ use crate::upstream::snapshot::{HealthState, LastProbe, ProbeMode};
 pub struct AddressState {
     /// Its numbers; the same `Arc` for as long as the upstream knows it.
     pub address: Arc<Address>,
-    /// Its health.
     pub health: AddressHealth,
     /// The last probe that ended.
     pub last_probe: Option<LastProbe>,
@@ -44,7 +43,7 @@ const LOCAL_FAULT: Duration = Duration::from_secs(1);
 // === impl AddressState ===
 
 impl AddressState {
-    /// Nothing is address_state about it; to be probed at once.
+    /// Nothing is known about it; to be probed at once.
     pub fn new(socket: SocketAddr, now: Moment, settings: &HealthSettings) -> Self {
         let health = AddressHealth::new(now, settings.probes());
         Self {
@@ -79,7 +78,7 @@ impl AddressState {
         if outcome.is_success() {
             self.last_success_sent = self.last_success_sent.max(Some(sent));
         }
-        // Fast probes overlap: the picture is that of the one sent last.
+        // Fast probes overlap: the state is that of the one sent last.
         if self.last_probe.as_ref().is_none_or(|last| last.at <= sent) {
             self.last_probe = Some(LastProbe {
                 at: sent,
@@ -97,7 +96,7 @@ impl AddressState {
         let last = self.last_sent.unwrap_or(now);
         self.probe_at = match pace {
             ProbeMode::Off => now + settings.interval,
-            // The prober keeps the check_stall from here on.
+            // The prober keeps the time from here on.
             ProbeMode::Fast(_) if was_fast => self.probe_at,
             ProbeMode::Fast(_) => self.soonest(now),
             ProbeMode::Regular | ProbeMode::Down if self.last_sent.is_none() => now,
@@ -223,7 +222,7 @@ mod tests {
             (address_state.probe_at, address_state.pace),
             (at(5000), ProbeMode::Regular)
         );
-        // A failed one brings fast ones at once; the check_stall is the prober's.
+        // A failed one brings fast ones at once; the prober keeps the time.
         probe(&mut address_state, 5000, 6000, ProbeOutcome::Timeout);
         assert_eq!(
             (address_state.probe_at, address_state.pace),

@@ -1,4 +1,4 @@
-//! What the upstream tells its actor: changes worth a log line or a number.
+//! What a state machine reports to its actor: changes worth a log line or a metric.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,20 +11,16 @@ use crate::upstream::identity::{PinChange, SystemId};
 /// One change.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// An address changed its state. Told for each endpoint that has it.
+    /// An address changed its state. Reported for each endpoint that has it.
     Transition {
-        /// The endpoint.
         endpoint: Arc<Endpoint>,
-        /// The address.
         socket: SocketAddr,
         /// From what to what, and why.
         transition: Transition,
     },
-    /// A probe ended. Told for each endpoint that has the address.
+    /// A probe ended. Reported for each endpoint that has the address.
     Probed {
-        /// The endpoint.
         endpoint: Arc<Endpoint>,
-        /// The address.
         socket: SocketAddr,
         /// Its result code, and what was seen beyond it.
         result: String,
@@ -35,11 +31,9 @@ pub enum Change {
     },
     /// The pin was made, lost, or an address does not fit it.
     Pin(PinChange),
-    /// An address answers as another system than its endpoint's upstream: told with its endpoint.
+    /// An address answers as another system than its endpoint's upstream, reported with its endpoint.
     Mismatch {
-        /// The endpoint.
         endpoint: Arc<Endpoint>,
-        /// The address.
         socket: SocketAddr,
         /// What it answers as.
         got: SystemId,
@@ -50,39 +44,32 @@ pub enum Change {
     Failover {
         /// From which zone (or endpoint).
         from: String,
-        /// To which.
         to: String,
     },
     /// The active zone moved to a nearer one.
     Failback {
         /// From which zone (or endpoint).
         from: String,
-        /// To which.
         to: String,
     },
     /// A lookup ended.
     Lookup {
-        /// The name.
         name: String,
         /// `ok`, or the code of what went wrong.
         result: &'static str,
     },
     /// The set of an endpoint's addresses changed.
     Dns {
-        /// The name.
         name: String,
-        /// The endpoint.
         endpoint: Arc<Endpoint>,
-        /// New.
         added: Vec<IpAddr>,
         /// No longer answered; behind the others.
         departed: Vec<IpAddr>,
         /// No longer in the set.
         removed: Vec<IpAddr>,
     },
-    /// A lookup went wrong (told at most once a minute for the same error).
+    /// A lookup went wrong (reported at most once a minute for the same error).
     DnsError {
-        /// The name.
         name: String,
         /// What went wrong.
         error: String,

@@ -4,27 +4,27 @@ use std::time::Duration;
 
 /// The upstream's tick.
 pub const TICK: Duration = Duration::from_millis(100);
-/// A tick this late is a stall of ours (7.12).
+/// A tick this late is a stall of ours.
 pub const STALL: Duration = Duration::from_millis(250);
-/// No address is probed more often than this (7.3).
+/// No address is probed more often than this.
 pub const PROBE_GAP: Duration = Duration::from_millis(200);
 /// Probes a second and address at most.
 pub const PROBE_CAP: f64 = 5.0;
-/// Refused or unreachable probes running that mark down at once (7.3).
+/// Consecutive refused or unreachable probes that mark down at once.
 pub const HARD_FALL: u32 = 2;
-/// Silence marks at most one zone down in this time, while another zone is up (7.3).
+/// Silence marks at most one zone down in this time, while another zone is up.
 pub const SILENCE_GAP: Duration = Duration::from_secs(30);
-/// Traffic stands in for probes at most this long (7.11).
+/// Traffic stands in for probes at most this long.
 pub const TRAFFIC_STANDS_IN: Duration = Duration::from_secs(30);
-/// With probes off suspicion ends by itself (7.3).
+/// With probes off suspicion ends by itself.
 pub const SUSPECT_UNPROBED: Duration = Duration::from_secs(10);
-/// The first round ends at most this long after the first answer (7.1).
+/// The first round ends at most this long after the first answer.
 pub const FIRST_ROUND: Duration = Duration::from_secs(2);
-/// Answers running without an address before it departs (7.10).
+/// Consecutive answers without an address before it departs.
 pub const MISSED_ANSWERS: u32 = 3;
-/// A departed address is removed after this (7.10).
+/// A departed address is removed after this.
 pub const DEPARTED_FOR: Duration = Duration::from_secs(600);
-/// The history of a removed address is kept this long (7.10).
+/// The history of a removed address is kept this long.
 pub const HISTORY: Duration = Duration::from_secs(3600);
 /// Addresses of one name at most.
 pub const ADDRESSES: usize = 64;
@@ -36,9 +36,9 @@ pub const NEARER_GAP: Duration = Duration::from_micros(200);
 pub const NEARER_EVERY: Duration = Duration::from_secs(1);
 /// Connects of an address before its time means something.
 pub const NEARER_SAMPLES: u64 = 3;
-/// How long another zone must lead, while ours is only in mark_suspect, before that counts as a move.
+/// How long another zone must lead, while ours is only suspect, before that counts as a move.
 pub const MOVE_SETTLES: Duration = Duration::from_secs(1);
-/// Pairs that wait on a silent address are cut this long after its first failed probe was sent (7.8).
+/// Pairs that wait on a silent address are cut this long after its first failed probe was sent.
 pub const CUT_SILENT: Duration = Duration::from_secs(5);
 
 /// A request without a first answer byte for this long is suspicious, on a path whose round trip does not ask for more.

@@ -1,8 +1,8 @@
 //! Endpoints and addresses: what can be dialled, and the numbers that belong to an address.
 //!
-//! An [`Endpoint`] is one configured or derived `HOST:PORT`; an [`Address`] is one IP:port that its name answers with.
-//! AddressHealth, probes and connect times belong to addresses (contract section 1). Both live behind an `Arc` whose
-//! identity lasts as long as the upstream knows them, so a connection can hold on to the ones it uses.
+//! An [`Endpoint`] is one configured or derived `HOST:PORT`; an [`Address`] is one IP:port that its name resolves to.
+//! Health, probes and connect times belong to addresses. Both live behind an `Arc` whose identity lasts as long as the
+//! upstream keeps them, so that a connection can hold on to the ones it uses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::clock::{self, Moment};
 use crate::duration_window::DurationWindow;
 use crate::types::{EndpointName, UpstreamName, Zone};
 
-/// Where an endpoint comes from; decides how its DNS answers are read (contract 7.10).
+/// Where an endpoint comes from; decides how its DNS answers are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Given as `HOST:PORT`.
@@ -35,9 +35,8 @@ pub struct EndpointSpec {
     pub name: EndpointName,
     /// A DNS name or a literal IP, without brackets.
     pub host: String,
-    /// TCP port.
     pub port: u16,
-    /// Its zone, where address_state.
+    /// Its zone, where known.
     pub zone: Option<Zone>,
     /// Where it comes from.
     pub role: Role,
@@ -71,9 +70,7 @@ pub struct Address {
 /// One index to go, best first in an order.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// The endpoint.
     pub endpoint: Arc<Endpoint>,
-    /// The address.
     pub address: Arc<Address>,
 }
 
@@ -85,7 +82,7 @@ impl Endpoint {
         &self.spec.name
     }
 
-    /// The endpoint's zone, where address_state.
+    /// The endpoint's zone, where known.
     pub fn zone(&self) -> Option<&Zone> {
         self.spec.zone.as_ref()
     }
@@ -99,7 +96,7 @@ impl Endpoint {
         ]
     }
 
-    /// The zone as a metric label: empty where it is not address_state.
+    /// The zone as a metric label: empty where it is not known.
     pub fn zone_label(&self) -> &str {
         self.zone().map_or("", Zone::as_str)
     }
@@ -108,7 +105,7 @@ impl Endpoint {
 // === impl Address ===
 
 impl Address {
-    /// An address nothing is address_state about.
+    /// An address that nothing is known about.
     pub fn new(socket: SocketAddr) -> Self {
         Self {
             socket,

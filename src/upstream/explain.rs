@@ -22,18 +22,15 @@ pub enum WhatIf {
 pub struct Explanation {
     /// Every address: first those that would be tried, in order, then those that may not be used.
     pub order: Vec<Explained>,
-    /// One sentence.
     pub verdict: String,
 }
 
 /// One address of an explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explained {
-    /// Its endpoint.
     pub endpoint: EndpointName,
     /// The endpoint's zone.
     pub zone: Option<Zone>,
-    /// The address.
     pub address: SocketAddr,
     /// Its index, from 1; `None`: never offered.
     pub rank: Option<usize>,

@@ -1,8 +1,8 @@
-//! The health of one address: a state machine over probe results and suspicions (contract 7.1, 7.3, 7.9).
+//! The health of one address: a state machine over probe results and suspicions.
 //!
-//! Promises that a transition comes only after its threshold, that a dial or a slow answer never marks down by itself, and
-//! that silence is told apart from refusal. Knows no clock; its caller filters what is void (7.12) and says whether
-//! silence may mark down now ([`TimeoutMarkdownLimit`]).
+//! A transition comes only after its threshold; a dial or a slow answer never marks an address down by itself; timeouts
+//! are distinguished from refusals. Has no clock: the caller filters what is void and says whether timeouts may mark this
+//! address down now ([`TimeoutMarkdownLimit`]).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -26,11 +26,8 @@ pub enum ProbeVerdict {
 /// A change of state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
-    /// From.
     pub from: HealthState,
-    /// To.
     pub to: HealthState,
-    /// Why.
     pub reason: Cow<'static, str>,
     /// Down, and silence had a part in it.
     pub silent: bool,
@@ -42,14 +39,14 @@ pub struct AddressHealth {
     state: HealthState,
     since: Moment,
     reason: Cow<'static, str>,
-    /// Failures running; how many of them, counted from the last, were refusals; successes running.
+    /// Consecutive failures; how many of them, counted from the last, were refusals; consecutive successes.
     failures: u32,
     unreachable: u32,
     successes: u32,
-    /// Timeouts running, and when the first of them was sent.
+    /// Consecutive timeouts, and when the first of them was sent.
     timeouts: u32,
     first_timeout_sent: Option<Moment>,
-    /// Whether a timeout is among the failures running: then the limit on silence holds.
+    /// Whether a timeout is among the consecutive failures: then the limit on silence holds.
     has_timeout: bool,
     /// When the latest successful probe was sent: failures sent before it are old news.
     last_success_sent: Option<Moment>,
@@ -70,7 +67,7 @@ pub struct AddressHealth {
     ramp_from: Option<Moment>,
 }
 
-/// Silence marks at most one zone down per 30 s while another is up (contract 7.3).
+/// Silence marks at most one zone down per 30 s while another is up.
 #[derive(Clone, Debug, Default)]
 pub struct TimeoutMarkdownLimit {
     /// Who was marked in the last 30 s.
@@ -86,7 +83,7 @@ const MAX_MUTE_PAUSE: Duration = Duration::from_secs(300);
 // === impl AddressHealth ===
 
 impl AddressHealth {
-    /// Nothing is address_state. With probes off: up.
+    /// Nothing is known. With probes off: up.
     pub fn new(now: Moment, probes: bool) -> Self {
         Self {
             state: if probes {
@@ -113,22 +110,19 @@ impl AddressHealth {
         }
     }
 
-    /// The state.
     pub fn state(&self) -> HealthState {
         self.state
     }
 
-    /// Since when.
     pub fn since(&self) -> Moment {
         self.since
     }
 
-    /// Why.
     pub fn reason(&self) -> &Cow<'static, str> {
         &self.reason
     }
 
-    /// Failed probes running.
+    /// Consecutive failed probes.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -228,7 +222,7 @@ impl AddressHealth {
         sent: Moment,
         settings: &HealthSettings,
     ) -> Option<Transition> {
-        // Sent before the mark_suspect began: says nothing about now.
+        // Sent before the suspicion began: says nothing about now.
         if self.state == HealthState::Suspect && sent < self.since {
             return None;
         }
@@ -333,7 +327,7 @@ impl AddressHealth {
         }
     }
 
-    /// We were away (asleep, stopped): what was counted so far blames nobody.
+    /// We were away (asleep, stopped): what was counted so far does not count against the address.
     pub fn reset_failures(&mut self) {
         self.failures = 0;
         self.unreachable = 0;
@@ -343,7 +337,7 @@ impl AddressHealth {
         self.slow_answer_at = None;
     }
 
-    /// It was out of the set and is back: to be proven before use, with its history kept (contract 7.10).
+    /// It was out of the set and is back: to be proven before use, with its history kept.
     pub fn readmit(&mut self, now: Moment, probes: bool) -> Option<Transition> {
         self.reset_failures();
         self.successes = 0;
@@ -433,7 +427,6 @@ impl TimeoutMarkdownLimit {
                 .any(|(other, at)| other != zone && recent(at))
     }
 
-    /// It did.
     pub fn marked(&mut self, now: Moment, zone: &str) {
         self.marks
             .retain(|(_, at)| now.since(*at) < constants::SILENCE_GAP);

@@ -1,7 +1,7 @@
-//! Which system an address answers as, and which system this upstream is pinned to (contract 7.11).
+//! Which system each address answers as, and which system the upstream is pinned to.
 //!
-//! Promises that an address which answers as another system is forbidden from the first probe that saw it on, that
-//! without a majority nothing is allowed, and that a pin once lost stays lost until it is made anew. Pure.
+//! An address that answers as another system is forbidden from the first probe that saw it on; without a majority nothing
+//! is allowed; a pin once lost stays lost until a reload. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,7 +37,6 @@ pub enum PinChange {
     Unexpected { expected: SystemId, got: SystemId },
     /// This address answers as another system.
     Mismatch {
-        /// The address.
         socket: SocketAddr,
         /// What it answers as.
         got: SystemId,
@@ -54,7 +53,6 @@ impl SystemId {
         Self(Arc::from(text.as_ref()))
     }
 
-    /// The value.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,8 +1,7 @@
-//! What enters the upstream: answers from DNS, probe outcomes, failed dials, suspicions, orders of the operator.
+//! What enters an upstream: DNS answers, probe results, failed dials, suspicions, operator actions.
 //!
-//! Owns the words; knows no clock and does no I/O. What a input changes is `state`'s business. A input whose interval
-//! (from its `sent` or `started` to its arrival) overlaps a stall of ours says nothing when it is a timeout
-//! (contract 7.12).
+//! Plain data; what an input changes is decided in `state`. A timeout whose interval (from `sent` or `started` to its
+//! arrival) overlaps a stall of this process is void.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +20,6 @@ pub enum Input {
     Answer(DnsAnswer),
     /// A probe of an address ended.
     Probed {
-        /// The address.
         socket: SocketAddr,
         /// When it was sent (its connect began).
         sent: Moment,
@@ -32,9 +30,7 @@ pub enum Input {
     },
     /// A dial of traffic failed.
     Dialled {
-        /// The endpoint.
         endpoint: EndpointName,
-        /// The address.
         socket: SocketAddr,
         /// How it failed.
         failure: DialFailure,
@@ -43,9 +39,7 @@ pub enum Input {
     },
     /// Something in traffic makes the address suspect.
     Suspect {
-        /// The endpoint.
         endpoint: EndpointName,
-        /// The address.
         socket: SocketAddr,
         /// What it was.
         why: Suspicion,
@@ -54,16 +48,15 @@ pub enum Input {
     },
     /// The operator drains an endpoint or makes it ready again.
     Intent {
-        /// The endpoint.
         endpoint: EndpointName,
         /// What is wanted.
         intent: Intent,
     },
     /// Our own zone, by the name that endpoints use for theirs (or by id, where they use ids).
     OwnZone(Option<Zone>),
-    /// Our own zone's id, where both are address_state; an endpoint is near when either matches.
+    /// Our own zone's id, where both are known; an endpoint is near when either matches.
     OwnZoneId(Option<Zone>),
-    /// We slept or were stopped: everything is probed at once, and nobody is blamed.
+    /// We slept or were stopped: everything is probed at once, and nothing counts against an address.
     Resumed,
     /// We were late ourselves from `from` to `to`: timeouts that fell into it are void.
     Stalled {
@@ -115,7 +108,6 @@ pub struct Addresses {
 /// Where addresses come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AnswerSource {
-    /// A DNS server.
     Dns,
     /// The hosts file, or `localhost`.
     Hosts,
@@ -130,9 +122,7 @@ pub enum LookupError {
     NoData,
     /// There is no such name.
     NxDomain,
-    /// The server failed.
     ServFail,
-    /// The server refused.
     Refused,
     /// Nobody answered in time.
     Timeout,
@@ -154,7 +144,6 @@ pub enum ProbeOutcome {
     },
     /// The connection was refused.
     Refused,
-    /// No route.
     Unreachable,
     /// Nothing within the deadline.
     Timeout,
@@ -162,9 +151,9 @@ pub enum ProbeOutcome {
     Reset,
     /// It answered, but not as it should.
     BadAnswer(BadAnswer),
-    /// We could not probe; blames nobody.
+    /// We could not probe; does not count against the address.
     Local(String),
-    /// Our own stall; blames nobody.
+    /// Our own stall; does not count against the address.
     Void,
 }
 
@@ -180,15 +169,13 @@ pub struct BadAnswer {
 /// How a dial of traffic failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DialFailure {
-    /// Refused.
     Refused,
-    /// No route.
     Unreachable,
     /// No answer in time.
     Timeout,
     /// Reset while connecting.
     Reset,
-    /// Our own fault (out of ports, buffers, file descriptors); blames nobody.
+    /// Our own fault (out of ports, buffers, file descriptors); does not count against the address.
     Local,
 }
 
@@ -210,7 +197,6 @@ pub enum Suspicion {
 /// How often a suspicion may be repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SuspicionKind {
-    /// Every time.
     Immediate,
     /// Once in 10 s, unless a probe has failed since.
     SlowAnswer,

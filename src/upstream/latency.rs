@@ -1,7 +1,6 @@
-//! Which addresses are near, by measured connect time: the stand-in where zones do not say (contract 7.2).
+//! Addresses ranked by measured connect time, for where zones do not decide.
 //!
-//! Promises hysteresis: an address is passed only by one that is nearer by 30 % and 0.2 ms, so that noise moves
-//! nothing. Pure.
+//! Has hysteresis: an address is passed only by one that is nearer by 30 % and 0.2 ms, so that noise moves nothing. Pure.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -1,8 +1,7 @@
-//! How answers become the set of addresses (contract 7.10).
+//! How DNS answers become the set of addresses of an endpoint.
 //!
-//! Promises that only an answer with addresses changes the set, that a rotating answer does not flap, and that our
-//! own listeners are never in it. Owns the record of one name ([`NameRecord`]) and one endpoint's hold on its addresses
-//! ([`Membership`]). Pure; asking is `resolve`'s business.
+//! Only an answer with addresses changes the set, a rotating answer does not make it flap, and our own listeners are never
+//! in it. [`NameRecord`] is what is known of one name, [`Membership`] one endpoint's hold on one address. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -15,15 +14,14 @@ use crate::upstream::snapshot::NameView;
 /// One endpoint's hold on one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
-    /// The address.
     pub socket: SocketAddr,
-    /// Answers running without it.
+    /// Consecutive answers without it.
     missed: u32,
     /// When it departed.
     departed: Option<Moment>,
     /// It is answered again, but was not proven since it departed.
     unproven: bool,
-    /// Answers of the regional name running without it: a zonal shift, which counts in rank only.
+    /// Consecutive answers of the regional name without it: a zonal shift, which counts in rank only.
     shifted: u32,
 }
 
@@ -46,17 +44,16 @@ pub struct Merged {
 #[derive(Clone, Debug)]
 pub struct NameRecord {
     view: NameView,
-    /// When its last error was told, and which it was.
+    /// When its last error was reported, and which it was.
     told: Option<(Moment, String)>,
 }
 
-/// The same error of a name is told this often.
+/// The same error of a name is reported this often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 // === impl Membership ===
 
 impl Membership {
-    /// Just answered.
     pub fn new(socket: SocketAddr) -> Self {
         Self {
             socket,
@@ -226,7 +223,6 @@ impl NameRecord {
         }
     }
 
-    /// Its record.
     pub fn view(&self) -> &NameView {
         &self.view
     }

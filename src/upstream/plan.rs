@@ -1,7 +1,7 @@
-//! The arithmetic behind `entryway plan`: worst cases that follow from the settings.
+//! The arithmetic of `entryway plan`: worst cases that follow from the settings.
 //!
-//! Promises that what is measured is never above what stands here, on a network whose round trip is below 5 ms and
-//! while we are not stalled ourselves.
+//! What is measured is never above what is predicted here, on a network whose round trip is below 5 ms and while this
+//! process is not stalled.
 
 use std::time::Duration;
 

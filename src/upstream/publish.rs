@@ -1,4 +1,4 @@
-//! From what the upstream knows to what everybody sees: one snapshot.
+//! Builds a snapshot from the state.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::upstream::ranking::{HealthClass, Ranked};
 use crate::upstream::snapshot::{AddressView, EndpointView, HealthState, Snapshot};
 use crate::upstream::state::{EndpointState, UpstreamState, zone_or_endpoint_name};
 
-/// The picture of this moment.
+/// The snapshot of this moment.
 pub fn snapshot(upstream: &UpstreamState, now: Moment, generation: u64) -> Snapshot {
     let endpoints: Vec<EndpointView> = upstream
         .visible()

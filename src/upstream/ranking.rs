@@ -1,6 +1,6 @@
-//! What decides an address's index in an order: one key, compared field by field (contract 7.2).
+//! What decides the rank of an address: one key, compared field by field.
 //!
-//! Owns the comparison; `state` makes the keys, `order` sorts and explains by them. Pure.
+//! `state` makes the keys; `selection` sorts and `explain` explains by them. Pure.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(in crate::upstream) struct Ranked {
     pub(in crate::upstream) ramp: Option<(Moment, Duration)>,
 }
 
-/// What decides an address's index, most important first (contract 7.2).
+/// What decides an address's index, most important first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SortKey {
     pub(in crate::upstream) drained: bool,
@@ -36,9 +36,7 @@ pub enum HealthClass {
     Returning,
     /// Not probed yet.
     Unprobed,
-    /// In mark_suspect.
     Suspect,
-    /// Down.
     Down,
 }
 

@@ -1,6 +1,4 @@
-//! The order of addresses for a new connection, and its reasons: one comparison, with or without them.
-//!
-//! Owns failover, failback, zone preference and the ramp as a new connection sees them (contract 7.2, 7.9). Pure.
+//! The candidates for a new connection, best first: failover, failback, zone preference and the ramp. Pure.
 
 use crate::clock::Moment;
 use crate::upstream::endpoint::Candidate;

@@ -1,8 +1,4 @@
-//! Every duration and count of health and failback in one index.
-//!
-//! Owns the settings `upstream.health.*` and `upstream.failback.*`, the constants of contract section 7 that are no
-//! settings ([`Timing`]), and the arithmetic that `entryway plan` prints (`timing::predict`). The state machines, the
-//! simulation and the documentation read them here. Knows no clock.
+//! `upstream.health.*` and `upstream.failback.*`.
 
 use std::time::Duration;
 
@@ -20,7 +16,7 @@ pub struct HealthSettings {
     /// Between two probes of an address that is well.
     #[serde(with = "crate::duration")]
     pub interval: Duration,
-    /// Between two probes of an address in mark_suspect; they may overlap.
+    /// Between two probes of an address that is suspect; they may overlap.
     #[serde(with = "crate::duration")]
     pub fast_interval: Duration,
     /// Between two probes of an address that is down.
@@ -35,9 +31,9 @@ pub struct HealthSettings {
     pub path: String,
     /// Kind `http`: text that the body must contain; empty asks for none.
     pub expect_body: String,
-    /// Failures running that mark an address down.
+    /// Consecutive failed probes that mark an address down.
     pub fall: u32,
-    /// Successes running that let a down address return.
+    /// Consecutive successes that let a down address return.
     pub rise: u32,
     /// The identity every address must answer with: `auto` (that of the first round's majority), `off`, or a value.
     pub expect_s3_auth_path: ExpectIdentity,
@@ -54,17 +50,16 @@ pub enum ProbeKind {
     Datomic,
     /// `GET path`, status 2xx.
     Http,
-    /// A TCP connect.
     Tcp,
-    /// No probes: every address counts as up, only dials are verdict.
+    /// No probes: every address counts as up, only dials are evidence.
     Off,
 }
 
-/// What happens to pairs that wait on an address which is down and silent (contract 7.8).
+/// What happens to pairs that wait on an address which is down and silent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDown {
-    /// They are told: reset when waiting, FIN when at rest.
+    /// They are ended: reset when waiting, FIN when at rest.
     #[default]
     CutSilent,
     /// They are left alone.
@@ -78,9 +73,7 @@ pub enum ExpectIdentity {
     /// The value of the first round's majority.
     #[default]
     Auto,
-    /// Any.
     Off,
-    /// This one.
     Value(String),
 }
 
@@ -108,11 +101,10 @@ pub enum Rebalance {
     /// Pairs at rest are closed, slowly.
     #[default]
     Idle,
-    /// They stay.
     Off,
 }
 
-/// Everything the upstream of one upstream is told.
+/// Health, failback and zone settings of one upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamPolicy {
     /// `upstream.health.*`.

@@ -1,7 +1,6 @@
-//! The immutable view of one upstream: what everybody but the actor sees.
+//! The immutable view of one upstream: what everything but the actor sees.
 //!
-//! Owns the shape; `state` fills it, `order` reads candidates out of it. A snapshot is one picture: every part of it
-//! is of the same generation.
+//! A snapshot is consistent: every part of it is of the same generation.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -21,9 +20,8 @@ pub enum HealthState {
     /// Not probed yet, or not again since it was away.
     #[default]
     Unknown,
-    /// Healthy.
     Up,
-    /// In mark_suspect: fast probes decide.
+    /// Suspect: fast probes decide.
     Suspect,
     /// Answers again, and must go on for a while.
     Returning,
@@ -34,9 +32,7 @@ pub enum HealthState {
 /// One upstream, at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The upstream.
     pub upstream: UpstreamName,
-    /// Counts snapshots.
     pub generation: u64,
     /// The endpoints, in the order of the settings; candidates that have not answered are not among them.
     pub endpoints: Vec<EndpointView>,
@@ -48,9 +44,9 @@ pub struct Snapshot {
     pub identity_configured: bool,
     /// Every address that may be used is down, so that all are tried.
     pub fail_open: bool,
-    /// The zone (the endpoint's name, where its zone is not address_state) that new connections go to.
+    /// The zone (the endpoint's name, where its zone is not known) that new connections go to.
     pub active_zone: Option<String>,
-    /// Our own zone, where it is address_state.
+    /// Our own zone, where it is known.
     pub own_zone: Option<Zone>,
     /// The names behind the endpoints, for `/v1/dns`; literal addresses are not among them.
     pub names: Vec<NameView>,
@@ -58,24 +54,22 @@ pub struct Snapshot {
     pub healthy: usize,
     /// Addresses in all.
     pub addresses: usize,
-    /// The first round of probes is over (contract 7.1).
+    /// The first round of probes is over.
     pub first_round_done: bool,
     /// Every address was probed at least once (its first probe has answered or failed).
     pub all_probed: bool,
-    /// Which pairs at rest may be closed because a nearer zone is well again (contract 7.9).
+    /// Which pairs at rest may be closed because a nearer zone is well again.
     pub rebalance: Option<RebalanceCandidates>,
     /// What `order` reads: every address that may be used, best first while no ramp runs.
     pub(in crate::upstream) entries: Vec<Ranked>,
 }
 
-/// Pairs that may move back: those on these addresses, at rest, at the pace of contract 7.9.
+/// Pairs that may move back: those on these addresses, at rest, at a limited pace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RebalanceCandidates {
-    /// Since when.
     pub since: Moment,
     /// The endpoints all of whose addresses are farther.
     pub endpoints: Vec<EndpointName>,
-    /// The farther addresses.
     pub sockets: Vec<SocketAddr>,
 }
 
@@ -92,7 +86,6 @@ pub struct EndpointView {
     pub healthy: bool,
     /// New connections go here (its zone is the active one).
     pub active: bool,
-    /// Its addresses.
     pub addresses: Vec<AddressView>,
 }
 
@@ -101,9 +94,7 @@ pub struct EndpointView {
 pub struct AddressView {
     /// The address; the same `Arc` for as long as the upstream knows it.
     pub address: Arc<Address>,
-    /// Its state.
     pub state: HealthState,
-    /// Since when.
     pub since: Moment,
     /// Why it is in this state.
     pub reason: Cow<'static, str>,
@@ -159,7 +150,6 @@ pub struct LastProbe {
 /// One name, for `/v1/dns` and the metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameView {
-    /// The name.
     pub name: String,
     /// The addresses of its last good answer.
     pub addresses: Vec<IpAddr>,
@@ -182,7 +172,7 @@ pub struct NameView {
 // === impl HealthState ===
 
 impl HealthState {
-    /// All of them, in the contract's order.
+    /// All of them, in the order of the reference.
     pub const ALL: [HealthState; 5] = [
         HealthState::Unknown,
         HealthState::Up,

@@ -1,8 +1,9 @@
-//! All endpoints of one upstream, pure: inputs in, changes out.
+//! All endpoints of one upstream, as a pure state machine: inputs in, changes out.
 //!
-//! Owns which addresses there are (with `dns`), how each is (with `health`), which system they are (with `identity`),
-//! where new connections go (`active`) and which inputs are void because we were late ourselves (contract 7.12). Knows
-//! no clock and no I/O: `now` is an argument, successes are read from the addresses' own numbers on [`UpstreamState::tick`].
+//! Decides which addresses there are (with `membership`), how healthy each is (with `health`), which system they are (with
+//! `identity`), where new connections go (`active_zone`), and which inputs are void because this process was late. Has no
+//! clock and does no I/O: `now` is an argument, and successful dials are read from the addresses' own counters on
+//! [`UpstreamState::tick`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -32,11 +33,9 @@ mod reconfigure;
 /// One endpoint and what it holds.
 #[derive(Clone, Debug)]
 pub struct EndpointState {
-    /// The endpoint.
     pub endpoint: Arc<Endpoint>,
     /// What the operator wants of it.
     pub intent: Intent,
-    /// Its addresses.
     pub members: Vec<Membership>,
     /// Its name has answered once: a candidate becomes an endpoint.
     pub answered: bool,
@@ -244,7 +243,7 @@ impl UpstreamState {
                 && self
                     .set()
                     .all(|(_, address_state)| address_state.answered(&self.settings.health));
-            // Without probes nobody answers, and nothing is waited for.
+            // Without probes there is no answer, and nothing is waited for.
             let over = match self.first_answer {
                 Some(first) => all || now.since(first) >= constants::FIRST_ROUND,
                 None => all && !self.settings.health.probes(),
@@ -308,17 +307,15 @@ impl UpstreamState {
             .collect()
     }
 
-    /// The upstream.
     pub fn upstream(&self) -> &UpstreamName {
         &self.upstream
     }
 
-    /// The settings.
     pub fn settings(&self) -> &UpstreamPolicy {
         &self.settings
     }
 
-    /// What is address_state of the upstream's identity.
+    /// What is known of the upstream's identity.
     pub fn pin(&self) -> &Pin {
         &self.pin
     }
@@ -333,7 +330,7 @@ impl UpstreamState {
         self.first_round_done
     }
 
-    /// What is address_state of an address.
+    /// What is known of an address.
     pub fn address(&self, socket: SocketAddr) -> Option<&AddressState> {
         self.addresses.get(&socket)
     }

@@ -24,5 +24,6 @@ mod reset;
 mod resolve;
 mod settings;
 mod timers;
+mod unhealthy;
 mod waiting_room;
 mod wrapper;

@@ -84,7 +84,6 @@ fn back_from_departure_it_must_be_proven() {
             moment(1),
             true,
             false,
-            false,
             &NothingKnown,
         );
     }
@@ -95,6 +94,7 @@ fn back_from_departure_it_must_be_proven() {
             &[at(1), at(2)],
             moment(2),
             true,
+            false,
             &NothingKnown
         )
         .back,

@@ -1,5 +1,4 @@
-//! Answers of DNS into the set, and out of it again (contract 7.10). Part of `UpstreamState`'s own methods, apart for their
-//! length.
+//! DNS answers and what follows from them: which addresses the endpoints have, and which are removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -184,7 +183,7 @@ impl UpstreamState {
         }
     }
 
-    /// The ports that are wanted of a name; `None`: nobody asked for it.
+    /// The ports that are wanted of a name; `None`: it is not asked for.
     fn ports(&self, name: &str) -> Option<Vec<u16>> {
         let ports: Vec<u16> = self
             .endpoints
@@ -267,7 +266,7 @@ impl UpstreamState {
         self.pin.remove(socket);
     }
 
-    /// Brings the address_state addresses in line with what the endpoints hold.
+    /// Brings the known addresses in line with what the endpoints hold.
     pub(super) fn refresh_set(&mut self, now: Moment) {
         let wanted: BTreeSet<SocketAddr> = self
             .visible()

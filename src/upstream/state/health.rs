@@ -1,4 +1,4 @@
-//! What probes and traffic say about addresses, and what is void. Part of `UpstreamState`'s own methods, apart for their length.
+//! Probe results and suspicions, and which of them are void.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

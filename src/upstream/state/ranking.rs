@@ -1,4 +1,4 @@
-//! Where each address stands: its zone, its tier, its key. Part of `UpstreamState`'s own methods, apart for their length.
+//! The rank of each address: its zone, its tier, its sort key; and which pairs may be rebalanced.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -128,7 +128,7 @@ impl UpstreamState {
         equal(set, zone) || (agrees && detected.into_iter().any(is))
     }
 
-    /// The zone of an address, or its endpoint's name; empty when nobody has it.
+    /// The zone of an address, or its endpoint's name; empty where no endpoint has it.
     pub(super) fn zone_of(&self, socket: SocketAddr) -> String {
         self.visible()
             .find(|endpoint_state| {
@@ -253,7 +253,7 @@ impl UpstreamState {
         self.dirty |= self.latency.update(&measured);
     }
 
-    /// Our own zone as far as it is address_state, the name before the id.
+    /// Our own zone as far as it is known, the name before the id.
     pub(in crate::upstream) fn own_zone(&self) -> Option<&Zone> {
         [&self.settings.own_zone, &self.own_zone, &self.own_zone_id]
             .into_iter()
@@ -262,7 +262,7 @@ impl UpstreamState {
     }
 }
 
-/// A zone, or an endpoint whose zone is not address_state.
+/// A zone, or an endpoint whose zone is not known.
 pub(in crate::upstream) fn zone_or_endpoint_name(endpoint_state: &EndpointState) -> String {
     endpoint_state.endpoint.zone().map_or_else(
         || endpoint_state.endpoint.name().to_string(),

@@ -1,4 +1,4 @@
-//! What is configured: endpoints, settings, our own listeners. Part of `UpstreamState`'s own methods, apart for their length.
+//! Changes of configuration: endpoints, settings, our own listeners.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The rules of contract section 7 that need more than one address, each as a small story.
+//! The rules that need more than one address, each as a small story.
 
 use std::net::IpAddr;
 use std::time::Duration;

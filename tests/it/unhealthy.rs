@@ -1,0 +1,122 @@
+//! Addresses that answer errors, or nothing, and what becomes of connections and of the log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::sleep;
+
+use crate::harness::upstream::{Upstream, answering, datomic, entry_point, refused};
+use crate::harness::{Conf, Entryway, eventually, no_leaks};
+
+/// A keep-alive connection whose zone turns to errors is closed between two requests, so that the client's next one
+/// goes to a zone that is well; bytes that move are no sign of health.
+#[tokio::test]
+async fn keep_alive_clients_leave_an_address_that_answers_errors() {
+    let failing = Arc::new(AtomicBool::new(false));
+    let now = Arc::clone(&failing);
+    let turns = answering(Arc::new(move || {
+        if now.load(Relaxed) {
+            b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n".to_vec()
+        } else {
+            entry_point("b/one")
+        }
+    }))
+    .await;
+    let well = datomic("b/one").await;
+    let endpoints = [
+        format!("{}?zone=a&name=turns", turns.address),
+        format!("{}?zone=b&name=well", well.address),
+    ];
+    let conf = Conf::to(&endpoints)
+        .upstream(r#"zone = "a""#)
+        .upstream(r#"health.kind = "datomic""#)
+        .upstream(r#"health.interval = "500ms""#);
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(2).await;
+    let mut client = entryway.connect().await;
+    let local = client.local_addr().unwrap();
+    let mut answer = vec![0; 4096];
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(client.read(&mut answer).await.unwrap() > 0);
+    failing.store(true, Relaxed);
+    // It goes on asking, with pauses, as a pooled connection does.
+    let mut asked = 0;
+    loop {
+        sleep(Duration::from_millis(350)).await;
+        if client
+            .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .is_err()
+            || client.read(&mut answer).await.map_or(0, |count| count) == 0
+        {
+            break;
+        }
+        asked += 1;
+        assert!(asked < 40, "still on the failing address");
+    }
+    entryway.closes(local, "endpoint_unhealthy").await;
+    assert_eq!(
+        entryway.metric("entryway_endpoint_healthy", &[("endpoint", "turns")]),
+        0.0
+    );
+    no_leaks(entryway).await;
+}
+
+/// An own zone that accepts and then ends each request without an answer is left at once, not at the next probe.
+#[tokio::test]
+async fn an_end_without_an_answer_counts_against_the_address() {
+    let ends = Upstream::start("127.0.0.1:0", |mut stream, _| async move {
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request).await;
+    })
+    .await;
+    let well = datomic("b/one").await;
+    let endpoints = [
+        format!("{}?zone=a&name=ends", ends.address),
+        format!("{}?zone=b&name=well", well.address),
+    ];
+    // The probe is a connect, which this address passes: only traffic shows what it does.
+    let conf = Conf::to(&endpoints)
+        .upstream(r#"zone = "a""#)
+        .upstream(r#"health.kind = "tcp""#);
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(2).await;
+    let mut client = entryway.connect().await;
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer).await;
+    assert!(answer.is_empty());
+    eventually("the address is suspected", || {
+        entryway
+            .events("endpoint.state")
+            .iter()
+            .any(|line| line["endpoint"] == "ends" && line["reason"] == "unanswered")
+    })
+    .await;
+    no_leaks(entryway).await;
+}
+
+#[tokio::test]
+async fn nothing_reachable_is_said_with_what_connections_do() {
+    let endpoint = refused().await;
+    let entryway = Entryway::start(&Conf::to(&[endpoint]).upstream(r#"health.kind = "tcp""#)).await;
+    eventually("it is said", || {
+        !entryway.events("upstream.unreachable").is_empty()
+    })
+    .await;
+    let line = entryway.events("upstream.unreachable").remove(0);
+    assert_eq!(line["level"], "warn");
+    let text = line["message"].as_str().unwrap();
+    for part in ["refused", "new connections wait up to", "entryway doctor"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    no_leaks(entryway).await;
+}

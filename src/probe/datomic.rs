@@ -51,6 +51,7 @@ fn read(body: &[u8]) -> Result<SystemId, (&'static str, String)> {
     let mut forms = Forms { rest: text };
     if !forms.at_map() {
         return match forms.skip() {
+            Ok(()) if !forms.is_empty() => Err(("bad_edn", "more than one value".to_owned())),
             Ok(()) => Err(("no_auth_path", "not a map".to_owned())),
             Err(why) => Err(("bad_edn", why)),
         };
@@ -160,6 +161,11 @@ impl<'a> Forms<'a> {
                 // A character: the backslash, one character whatever it is, and the rest of its name.
                 let named = self.rest.chars().nth(1).ok_or_else(unended)?;
                 self.rest = &self.rest[1 + named.len_utf8()..];
+                self.skip_token();
+                return Ok(());
+            }
+            // A symbolic value such as ##Inf.
+            '#' if self.rest.starts_with("##") => {
                 self.skip_token();
                 return Ok(());
             }

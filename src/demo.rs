@@ -1,7 +1,8 @@
 //! The demo: mock entry points in three zones, the real proxy in front of them, clients, and two outages to watch.
 //!
-//! Owns the script and what is shown. Everything else is what `run` uses: the same wiring, the same sockets; only
-//! some times are shorter, and it says so.
+//! This module holds the script and its output. Everything else is what `run` uses: the same wiring and the same
+//! sockets; only some times are shorter, and the output says so. An interruption ends the script at once, and the last
+//! line tells what was done until then.
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -9,43 +10,48 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::Receiver;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::app::{App, Handles, Stop};
 use crate::events::Event;
 use crate::mock::{Mock, Mode};
 use crate::settings::Settings;
-use clients::{Clients, Seen};
+use clients::{ClientStats, Clients};
 
 mod clients;
 
 /// How long clients run before, during and after an outage.
 const STEADY: Duration = Duration::from_secs(3);
 const OUTAGE: Duration = Duration::from_secs(4);
-/// The way back may take this long.
+/// How long to wait for the failback after an outage.
 const FAILBACK: Duration = Duration::from_secs(6);
+/// The zones are healthy within milliseconds, or never.
+const HEALTHY_WITHIN: Duration = Duration::from_secs(5);
 
 /// The zone that is taken down: the one the demo calls its own.
 const OWN: &str = "a";
 
-/// What went through, and what did not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Requests answered.
     pub answered: u64,
-    /// Requests that failed for a client.
+    /// Requests that failed for a client, repetition included.
     pub failed: u64,
+    /// Requests that were answered when they were sent a second time.
+    pub repeated: u64,
+    /// Whether the script was ended by a signal.
+    pub interrupted: bool,
 }
 
 /// Why the demo did not get to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Standard output is gone.
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
-    /// A mode could not be switched.
     #[error("switch a mock zone: {0}")]
     Mock(String),
+    #[error("the mock zones are not healthy after {} s: is the loopback interface up (`ip link show lo`)?", HEALTHY_WITHIN.as_secs())]
+    Unhealthy,
 }
 
 /// Makes times short enough to watch.
@@ -61,8 +67,13 @@ pub fn shorten(settings: &mut Settings) {
     }
 }
 
-/// Plays the script. With `forever` it goes on serving until a signal ends it.
-pub async fn run(mock: &Mock, app: App, forever: bool) -> Result<Summary, Error> {
+/// Plays the script. With `forever` it goes on serving until `interrupt` turns true, which ends the script as well.
+pub async fn run(
+    mock: &Mock,
+    app: App,
+    forever: bool,
+    mut interrupt: watch::Receiver<bool>,
+) -> Result<Summary, Error> {
     let handles = app.handles().clone();
     let admin = app.admin();
     let address = handles
@@ -73,55 +84,56 @@ pub async fn run(mock: &Mock, app: App, forever: bool) -> Result<Summary, Error>
         .copied();
     let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8182)));
     let serving = tokio::spawn(app.run());
-    let mut stage = Stage::new(&handles, address);
-    stage.say(&format!(
-        "three mock entry points, zones a b c; entryway on http://{address}, own zone {OWN}"
-    ))?;
-    stage.say("times are shortened for watching: probes every 0.5 s, failback after 1 s (60 s in earnest)")?;
-    stage.settle().await;
-    let calm = stage.act("all is well", STEADY).await?;
-    let refused = stage
-        .outage(mock, Mode::Refuse, "zone a refuses connections")
-        .await?;
-    let silent = stage
-        .outage(mock, Mode::Silent, "zone a goes silent: SYNs unanswered")
-        .await?;
-    let seen = stage.clients.stop().await;
-    let added = |outage: &Seen| outage.max().saturating_sub(calm.median());
-    stage.say("")?;
-    stage.say(&format!("before the outages: {}", calm.line()))?;
-    stage.say(&format!(
-        "zone a refused:     {}; worst request +{}",
-        refused.line(),
-        millis(added(&refused))
-    ))?;
-    stage.say(&format!(
-        "zone a silent:      {}; worst request +{}",
-        silent.line(),
-        millis(added(&silent))
-    ))?;
-    let summary = Summary {
-        answered: seen.answered(),
-        failed: seen.failed,
+    let mut script = Script::new(&handles, address);
+    let played = tokio::select! {
+        biased;
+        () = interrupted(&mut interrupt) => None,
+        played = script.play(mock, address) => Some(played),
     };
-    stage.say(&format!(
-        "{} requests answered, {} failed",
-        summary.answered, summary.failed
-    ))?;
-    if forever {
-        stage.say(&format!(
-            "still serving on http://{address}; `entryway status{}` shows it",
-            at(admin)
-        ))?;
-        if let Some(switch) = mock.admin() {
-            stage.say(&format!("take a zone down: curl -X POST 'http://{switch}/zones/a?mode=silent' (ok brings it back)"))?;
-        }
-    } else {
-        handles.stop(Stop::Request);
+    let total = script.clients.stop().await;
+    let summary = Summary {
+        answered: total.answered(),
+        failed: total.failed,
+        repeated: total.repeated,
+        interrupted: played.is_none(),
+    };
+    let outcome = match played {
+        Some(played) => played.and_then(|()| {
+            script.say(&summary.to_string())?;
+            if forever {
+                script.say_how_to_go_on(mock, address, admin)?;
+            }
+            Ok(())
+        }),
+        None => Ok(()),
+    };
+    if forever && outcome.is_ok() && !summary.interrupted {
+        interrupted(&mut interrupt).await;
     }
-    // A panic of the control task has been told by the runtime.
+    // Clients have ended, so there is nothing to wait for.
+    handles.stop(Stop::Now);
+    // A panic of the control task has been printed by the runtime.
     let _ = serving.await;
-    Ok(summary)
+    if *interrupt.borrow() {
+        let before = if summary.interrupted {
+            "stopped before the end: "
+        } else {
+            "stopped: "
+        };
+        script.say(&format!("{before}{summary}"))?;
+    }
+    outcome.map(|()| summary)
+}
+
+/// Returns when a signal has come; never when nobody can send one any more.
+async fn interrupted(interrupt: &mut watch::Receiver<bool>) {
+    if interrupt
+        .wait_for(|interrupted| *interrupted)
+        .await
+        .is_err()
+    {
+        std::future::pending::<()>().await;
+    }
 }
 
 fn at(admin: Option<SocketAddr>) -> String {
@@ -135,8 +147,8 @@ fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
-/// Where the script is played: clients, what is heard of the proxy, and the screen.
-struct Stage {
+/// The running script: clients, the proxy's events, and the screen.
+struct Script {
     handles: Handles,
     clients: Clients,
     events: Receiver<Arc<Event>>,
@@ -144,9 +156,26 @@ struct Stage {
     live: bool,
 }
 
-// === impl Stage ===
+// === impl Summary ===
 
-impl Stage {
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            answered,
+            failed,
+            repeated,
+            ..
+        } = self;
+        write!(
+            f,
+            "{answered} requests answered, {failed} failed, {repeated} repeated"
+        )
+    }
+}
+
+// === impl Script ===
+
+impl Script {
     fn new(handles: &Handles, address: SocketAddr) -> Self {
         Self {
             clients: Clients::start(address),
@@ -157,11 +186,59 @@ impl Stage {
         }
     }
 
-    /// Waits until all zones are known to be well.
-    async fn settle(&self) {
-        while !self
-            .handles
-            .upstreams
+    async fn play(&mut self, mock: &Mock, address: SocketAddr) -> Result<(), Error> {
+        self.say(&format!(
+            "three mock entry points, zones a b c; entryway on http://{address}, own zone {OWN}"
+        ))?;
+        self.say("times are shortened for watching: probes every 0.5 s, failback after 1 s (default 60 s)")?;
+        timeout(HEALTHY_WITHIN, self.all_healthy())
+            .await
+            .map_err(|_| Error::Unhealthy)?;
+        let calm = self.phase("all zones are healthy", STEADY).await?;
+        let dead = self
+            .outage(
+                mock,
+                Mode::Dead,
+                "zone a dies: open connections are reset, new ones refused",
+            )
+            .await?;
+        let silent = self
+            .outage(mock, Mode::Silent, "zone a goes silent: SYNs unanswered")
+            .await?;
+        self.say("")?;
+        self.say(&format!("before the outages: {}", calm.line()))?;
+        for (name, outage) in [("zone a dead:   ", dead), ("zone a silent: ", silent)] {
+            let added = outage.max().saturating_sub(calm.median());
+            self.say(&format!(
+                "{name} {}; worst request +{}",
+                outage.line(),
+                millis(added)
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn say_how_to_go_on(
+        &self,
+        mock: &Mock,
+        address: SocketAddr,
+        admin: Option<SocketAddr>,
+    ) -> io::Result<()> {
+        self.say(&format!(
+            "still serving on http://{address}; `entryway status{}` shows it",
+            at(admin)
+        ))?;
+        if let Some(switch) = mock.admin() {
+            self.say(&format!(
+                "take a zone down: curl -X POST 'http://{switch}/zones/a?mode=silent' (ok brings it back)"
+            ))?;
+        }
+        Ok(())
+    }
+
+    async fn all_healthy(&self) {
+        let upstreams = &self.handles.upstreams;
+        while !upstreams
             .iter()
             .all(|upstream| upstream.view.load().healthy == 3)
         {
@@ -183,8 +260,8 @@ impl Stage {
         }
     }
 
-    /// Lets clients run for this long; what they saw.
-    async fn act(&mut self, what: &str, time: Duration) -> Result<Seen, Error> {
+    /// Lets clients run for this long.
+    async fn phase(&mut self, what: &str, time: Duration) -> Result<ClientStats, Error> {
         self.say(what)?;
         self.watch(Instant::now() + time, "").await?;
         let seen = self.clients.end_phase();
@@ -193,19 +270,19 @@ impl Stage {
     }
 
     /// Takes the own zone down, brings it back, and waits for the failback.
-    async fn outage(&mut self, mock: &Mock, mode: Mode, what: &str) -> Result<Seen, Error> {
+    async fn outage(&mut self, mock: &Mock, mode: Mode, what: &str) -> Result<ClientStats, Error> {
         let switched = |error: &dyn std::fmt::Display| Error::Mock(error.to_string());
         mock.set_mode(OWN, mode)
             .await
             .map_err(|error| switched(&error))?;
-        let seen = self.act(what, OUTAGE).await?;
+        let seen = self.phase(what, OUTAGE).await?;
         mock.set_mode(OWN, Mode::Ok)
             .await
             .map_err(|error| switched(&error))?;
-        self.say("zone a is back; it must prove itself before it is used again")?;
+        self.say("zone a is back; it must answer for 1 s before it is used again")?;
         self.watch(Instant::now() + FAILBACK, "upstream.failback")
             .await?;
-        self.act(
+        self.phase(
             "failback: new connections shift over 1 s",
             Duration::from_millis(1500),
         )
@@ -240,7 +317,7 @@ impl Stage {
     }
 
     fn show_live(&self) -> io::Result<()> {
-        let seen = self.clients.look();
+        let seen = self.clients.current();
         let zone = self
             .handles
             .upstreams
@@ -258,7 +335,7 @@ impl Stage {
     }
 }
 
-/// What an event means to somebody who watches; `None`: nothing worth a line.
+/// The line for an event; `None` for events that are not shown.
 fn describe(event: &Event) -> Option<String> {
     let text = |key| event.text(key).unwrap_or_default().to_owned();
     match event.name {

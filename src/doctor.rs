@@ -11,53 +11,53 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-mod judge;
-mod local;
+mod address_checks;
+mod dns_checks;
+mod dns_lookup;
+mod host_checks;
+mod input;
+mod ip_route;
 pub mod message;
-mod names;
-mod naming;
-mod reach;
+mod probe_all;
 mod redact;
 mod report;
-mod route;
 pub mod rules;
-mod subject;
-mod through;
-mod words;
+mod types;
+mod via_instance;
 
+pub use input::{Input, Instance, Timers, UpstreamTarget};
 pub use redact::Redactor;
 pub use report::{Check, Report};
-pub use subject::{Instance, Subject, Timers, Way};
-pub use words::{Facts, Rule, Stage, Verdict};
+pub use types::{Facts, Rule, Stage, Verdict};
 
 use crate::probe::{ProbeReport, host_header};
 use crate::upstream::input::ProbeOutcome;
 use crate::upstream::settings::ExpectIdentity;
-use reach::Found;
-use words::shown;
+use probe_all::ProbeResult;
+use types::shown;
 
 /// The last line of defence: the sum of all bounds is below it.
 const WITHIN: Duration = Duration::from_secs(14);
 
 /// What came back from the network.
 #[derive(Debug, Default)]
-struct Seen {
-    direct: Vec<Found>,
+struct Observed {
+    direct: Vec<ProbeResult>,
     through: Vec<(SocketAddr, ProbeReport)>,
 }
 
 /// Examines everything. `progress` is told what is being waited for.
-pub async fn examine(subject: &Subject, progress: &dyn Fn(&str)) -> Report {
-    let (mut checks, ours) = local::judge_ports(subject);
-    checks.extend(judge_settings(subject));
-    let mut seen = Seen::default();
+pub async fn examine(subject: &Input, progress: &dyn Fn(&str)) -> Report {
+    let (mut checks, ours) = host_checks::check_ports(subject);
+    checks.extend(check_settings(subject));
+    let mut seen = Observed::default();
     let network = look(subject, &ours, progress, &mut checks, &mut seen);
     if timeout(WITHIN, network).await.is_err() {
         let evidence = format!("not finished within {} s", WITHIN.as_secs());
         checks.push(Check::skip(Stage::Tcp, "network", evidence));
     }
-    let towards: Vec<_> = seen.direct.iter().map(|found| found.spot.socket).collect();
-    checks.extend(local::judge_limits(subject, &towards));
+    let towards: Vec<_> = seen.direct.iter().map(|found| found.peer.socket).collect();
+    checks.extend(host_checks::check_limits(subject, &towards));
     for stage in Stage::ALL {
         if !checks.iter().any(|check| check.stage == stage) {
             checks.push(Check::skip(
@@ -67,53 +67,63 @@ pub async fn examine(subject: &Subject, progress: &dyn Fn(&str)) -> Report {
             ));
         }
     }
-    let working: HashSet<String> = judge::working(subject, &seen.direct);
-    let mut report = Report::new(checks, &working, subject.ways.len());
+    let working: HashSet<String> = address_checks::working(subject, &seen.direct);
+    let mut report = Report::new(checks, &working, subject.targets.len());
     report.buckets = seen.buckets();
     report
 }
 
 async fn look(
-    subject: &Subject,
+    subject: &Input,
     ours: &[SocketAddr],
     progress: &dyn Fn(&str),
     checks: &mut Vec<Check>,
-    seen: &mut Seen,
+    seen: &mut Observed,
 ) {
     progress("asking the DNS servers");
-    let names = names::look_up(subject).await;
-    checks.extend(naming::judge_servers(&names));
-    checks.extend(naming::judge_names(subject, &names));
-    let (own, spots): (Vec<_>, Vec<_>) = reach::spots(subject, &names)
+    let names = dns_lookup::look_up(subject).await;
+    checks.extend(dns_checks::check_servers(&names));
+    checks.extend(dns_checks::check_names(subject, &names));
+    let (own, peers): (Vec<_>, Vec<_>) = probe_all::targets_of(subject, &names)
         .into_iter()
-        .partition(|spot| subject.is_own_listener(spot.socket));
-    for spot in own {
-        let facts = Facts::of_host(&spot.host, spot.socket.port());
-        let evidence = format!("{} is {}", spot.host, spot.socket);
+        .partition(|peer| subject.is_own_listener(peer.socket));
+    for peer in own {
+        let facts = Facts::of_host(&peer.host, peer.socket.port());
+        let evidence = format!("{} is {}", peer.host, peer.socket);
         checks.push(Check::ruled(
             &rules::ENDPOINT_IS_LISTENER,
-            spot.label(),
+            peer.label(),
             &evidence,
             &facts,
         ));
     }
-    progress(&format!("connecting to {} addresses", spots.len()));
-    let (direct, through) =
-        tokio::join!(reach::go(spots, &subject.ways), through::go(subject, ours));
-    *seen = Seen { direct, through };
-    checks.extend(judge::judge(subject, &seen.direct));
-    checks.extend(through::judge(subject, &seen.through, &seen.direct));
+    progress(&format!("connecting to {} addresses", peers.len()));
+    let (direct, through) = tokio::join!(
+        probe_all::probe_all(peers, &subject.targets),
+        via_instance::probe_through(subject, ours)
+    );
+    *seen = Observed { direct, through };
+    checks.extend(address_checks::check_all(subject, &seen.direct));
+    checks.extend(via_instance::check_all(
+        subject,
+        &seen.through,
+        &seen.direct,
+    ));
 }
 
 /// Puts placeholders for everything that tells whose network this is.
-pub fn redact(report: &mut Report, subject: &Subject) {
+pub fn redact(report: &mut Report, subject: &Input) {
     let mut redactor = Redactor::default();
-    for way in &subject.ways {
-        way.endpoints
+    for target in &subject.targets {
+        target
+            .endpoints
             .iter()
             .for_each(|endpoint| redactor.host(&endpoint.host));
-        way.system.iter().for_each(|system| redactor.system(system));
-        if let ExpectIdentity::Value(path) = &way.health.expect_s3_auth_path {
+        target
+            .system
+            .iter()
+            .for_each(|system| redactor.system(system));
+        if let ExpectIdentity::Value(path) = &target.health.expect_s3_auth_path {
             redactor.bucket(path);
         }
     }
@@ -130,7 +140,7 @@ pub fn redact(report: &mut Report, subject: &Subject) {
 }
 
 /// Stage `settings`.
-fn judge_settings(subject: &Subject) -> Vec<Check> {
+fn check_settings(subject: &Input) -> Vec<Check> {
     let none = Facts::default();
     let ruled =
         |rule, label: &str, line: &String| Check::ruled(rule, label, &shown_line(line), &none);
@@ -147,21 +157,22 @@ fn judge_settings(subject: &Subject) -> Vec<Check> {
             .iter()
             .map(|line| ruled(&rules::SETTINGS_ODD, "settings", line)),
     );
-    for way in &subject.ways {
+    for target in &subject.targets {
         checks.extend(
-            way.wrong
+            target
+                .wrong
                 .iter()
-                .map(|line| ruled(&rules::SETTINGS_WRONG, &way.name, line)),
+                .map(|line| ruled(&rules::SETTINGS_WRONG, &target.name, line)),
         );
-        if way.wrong.is_empty() {
-            let names: Vec<String> = way
+        if target.wrong.is_empty() {
+            let names: Vec<String> = target
                 .endpoints
                 .iter()
                 .map(|e| host_header(&e.host, e.port))
                 .collect();
             checks.push(Check::pass(
                 Stage::Settings,
-                &way.name,
+                &target.name,
                 shown(&names.join(" ")),
             ));
         }
@@ -176,9 +187,9 @@ fn shown_line(line: &str) -> String {
         .collect()
 }
 
-// === impl Seen ===
+// === impl Observed ===
 
-impl Seen {
+impl Observed {
     /// The systems that answered, as they came and as they are shown.
     fn buckets(&self) -> Vec<String> {
         let outcomes = self

@@ -1,9 +1,9 @@
-//! Fake Datomic entry points: one per zone, each on its own loopback address, all on one port (contract section 8).
+//! Fake Datomic entry points: one per zone, each on its own loopback address, all on one port.
 //!
-//! Owns what demo, tests and users' experiments run against when there is no Datomic system. [`start`] binds, serves
-//! on a thread of its own (so a paused clock or a busy runtime of the caller changes nothing) and returns a handle;
-//! dropping the handle closes everything and joins the thread. Modes make a zone fail in the ways real ones do.
-//! Does not speak the client protocol: a POST comes back as it went in.
+//! The demo, the tests and users' experiments run against it where there is no Datomic system. [`start`] binds, serves
+//! on a thread of its own (so that a paused clock or a busy runtime of the caller changes nothing) and returns a
+//! handle; dropping the handle closes everything and joins the thread. Modes make a zone fail in the ways real ones
+//! do. The mock does not speak the client protocol: it echoes a POST.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -15,11 +15,14 @@ use tokio::sync::oneshot;
 mod admin;
 mod answer;
 mod config;
-mod door;
+mod latency;
+mod listener;
 mod mode;
+mod stream;
 mod zone;
 
-pub use config::MockConfig;
+pub use config::{Behaviour, MockConfig};
+pub use latency::{BadLatency, Latency};
 pub use mode::{Mode, UnknownMode};
 pub use zone::{Counts, Zone};
 
@@ -67,7 +70,7 @@ pub fn start(config: MockConfig) -> Result<Mock, StartError> {
     let sockets = bind_all(&config)?;
     let admin = match config.admin {
         Some(address) => {
-            Some(door::bind(address).map_err(|error| StartError::Bind(address, error))?)
+            Some(listener::bind(address).map_err(|error| StartError::Bind(address, error))?)
         }
         None => None,
     };
@@ -76,13 +79,13 @@ pub fn start(config: MockConfig) -> Result<Mock, StartError> {
         None => None,
     };
     let mut zones = Vec::with_capacity(sockets.len());
-    let mut doors = Vec::with_capacity(sockets.len());
+    let mut listeners = Vec::with_capacity(sockets.len());
     for (name, socket) in config.zones.iter().zip(sockets) {
         let address = socket.local_addr().map_err(StartError::Thread)?;
-        let (zone, orders) = Zone::new(name.clone(), address, &config);
+        let (zone, changes) = Zone::new(name.clone(), address, &config);
         let zone = Arc::new(zone);
         zones.push(Arc::clone(&zone));
-        doors.push((zone, socket, orders));
+        listeners.push((zone, socket, changes));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -94,8 +97,8 @@ pub fn start(config: MockConfig) -> Result<Mock, StartError> {
         .name("mock".to_owned())
         .spawn(move || {
             runtime.block_on(async move {
-                for (zone, socket, orders) in doors {
-                    tokio::spawn(door::keep(zone, socket, orders));
+                for (zone, socket, changes) in listeners {
+                    tokio::spawn(listener::run(zone, socket, changes));
                 }
                 if let Some(socket) = admin {
                     tokio::spawn(admin::serve(socket, known));
@@ -137,7 +140,7 @@ fn bind_on(ips: &[IpAddr], mut port: u16) -> Result<Vec<TcpListener>, StartError
     let mut sockets = Vec::with_capacity(ips.len());
     for ip in ips {
         let address = SocketAddr::new(*ip, port);
-        let socket = door::bind(address).map_err(|error| StartError::Bind(address, error))?;
+        let socket = listener::bind(address).map_err(|error| StartError::Bind(address, error))?;
         port = socket
             .local_addr()
             .map_err(|error| StartError::Bind(address, error))?
@@ -161,17 +164,14 @@ fn nth_after(base: IpAddr, nth: usize) -> Option<IpAddr> {
 // === impl Mock ===
 
 impl Mock {
-    /// All zones, in the order asked for.
     pub fn zones(&self) -> &[Arc<Zone>] {
         &self.zones
     }
 
-    /// The zone of this name.
     pub fn zone(&self, name: &str) -> Option<&Arc<Zone>> {
         zone::find(&self.zones, name)
     }
 
-    /// Where a zone's entry point listens.
     pub fn address(&self, zone: &str) -> Option<SocketAddr> {
         Some(self.zone(zone)?.address())
     }

@@ -17,7 +17,7 @@ pub use source_file::SourceFile;
 pub mod flags;
 
 mod annotate;
-mod byte_size;
+pub(crate) mod byte_size;
 mod deserialize;
 mod diagnostics;
 mod effective;

@@ -18,31 +18,31 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{Fault, Lab, build};
 use tokio::time::Instant;
+use topology::{Fault, Topology, build};
 
 #[path = "netns/client.rs"]
 mod client;
 #[path = "netns/doctor.rs"]
 mod doctor;
-#[path = "netns/established.rs"]
-mod established;
 #[path = "netns/flips.rs"]
 mod flips;
-#[path = "netns/lab.rs"]
-mod lab;
+#[path = "netns/live_connections.rs"]
+mod live_connections;
 #[path = "netns/names.rs"]
 mod names;
-#[path = "netns/new.rs"]
-mod new;
-#[path = "netns/ourselves.rs"]
-mod ourselves;
+#[path = "netns/new_connections.rs"]
+mod new_connections;
 #[path = "netns/outage.rs"]
 mod outage;
 #[path = "netns/process.rs"]
 mod process;
+#[path = "netns/self_faults.rs"]
+mod self_faults;
 #[path = "netns/server.rs"]
 mod server;
+#[path = "netns/topology.rs"]
+mod topology;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ fn main() {
         panic!("netns: unshare: {error}");
     }
     build();
-    let lab = Lab::start();
+    let topology = Topology::start();
     let mut table = Table::default();
     let only = std::env::args()
         .skip(1)
@@ -85,11 +85,11 @@ fn main() {
     for (name, row) in ROWS.iter().filter(|(name, _)| wanted(name)) {
         let began = Instant::now();
         let mut seen = Table::default();
-        row(&lab, &mut seen);
+        row(&topology, &mut seen);
         if seen.failed > 0 {
             println!("      -- {name}: once more; both tries are shown, the second counts");
             seen = Table::default();
-            row(&lab, &mut seen);
+            row(&topology, &mut seen);
         }
         table.passed += seen.passed;
         table.failed += seen.failed;
@@ -103,38 +103,38 @@ fn long() -> bool {
     std::env::var_os("ENTRYWAY_LONG").is_some_and(|value| value == "1")
 }
 
-type Row = fn(&Lab, &mut Table);
+type Row = fn(&Topology, &mut Table);
 
 const ROWS: &[(&str, Row)] = &[
-    ("refuse", |lab, table| {
-        new::connections(lab, table, Fault::Refuse)
+    ("refuse", |topology, table| {
+        new_connections::connections(topology, table, Fault::Refuse)
     }),
-    ("unreachable", |lab, table| {
-        new::connections(lab, table, Fault::Unreachable)
+    ("unreachable", |topology, table| {
+        new_connections::connections(topology, table, Fault::Unreachable)
     }),
-    ("blackhole", |lab, table| {
-        new::connections(lab, table, Fault::BlackHole)
+    ("blackhole", |topology, table| {
+        new_connections::connections(topology, table, Fault::BlackHole)
     }),
-    ("one-way", |lab, table| {
-        new::connections(lab, table, Fault::OneWay)
+    ("one-way", |topology, table| {
+        new_connections::connections(topology, table, Fault::OneWay)
     }),
-    ("frozen", new::frozen),
-    ("detection", new::detection_against_plan),
-    ("races", new::races),
-    ("ports", new::local_ports_run_out),
+    ("frozen", new_connections::frozen),
+    ("detection", new_connections::detection_against_plan),
+    ("races", new_connections::races),
+    ("ports", new_connections::local_ports_run_out),
     ("all-dead-try", outage::all_dead_try),
     ("all-dead-hold", outage::all_dead_hold),
     ("all-dead-refuse", outage::all_dead_refuse),
     ("fail-open", outage::fail_open),
     ("parked", outage::parked),
-    ("busy", established::busy),
-    ("waiting", established::waiting),
-    ("idle", established::idle),
-    ("vanished", established::vanished_client),
+    ("busy", live_connections::busy),
+    ("waiting", live_connections::waiting),
+    ("idle", live_connections::idle),
+    ("vanished", live_connections::vanished_client),
     ("every-second-probe", flips::every_second_probe),
     ("flips", flips::zone_flips),
-    ("stopped", ourselves::stopped),
-    ("quota", ourselves::quota),
+    ("stopped", self_faults::stopped),
+    ("quota", self_faults::quota),
     ("names", names::servers_die_and_change),
     ("doctor", doctor::doctor),
 ];

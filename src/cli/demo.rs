@@ -1,23 +1,24 @@
-//! `entryway demo`: starts the mock zones, lays out the settings, plays `crate::demo`.
+//! `entryway demo`: starts the mock zones, makes the settings, runs the script of `crate::demo`.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use super::args;
 use super::error::{CliError, code};
 use super::run::explain;
-use crate::app::{self, Stop};
+use crate::app;
 use crate::demo;
 use crate::events::Log;
 use crate::mock::{self, Mock, MockConfig};
 use crate::settings::{self, Loaded};
 
-/// Where it listens, if it can.
+/// The preferred listen address.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8182);
 
-/// Runs it; 1 when a client failed.
+/// The exit code: 1 when a client failed, 128 + the signal when the script was interrupted.
 pub async fn run(forever: bool) -> Result<u8, CliError> {
     let admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let mock = mock::start(MockConfig {
@@ -34,24 +35,33 @@ pub async fn run(forever: bool) -> Result<u8, CliError> {
     let mut loaded = load(&mock, listen)?;
     demo::shorten(&mut loaded.settings);
     let app = app::start(loaded, Log::default()).map_err(explain)?;
-    let handles = app.handles().clone();
-    let stop = tokio::spawn(async move {
+    let (signalled, interrupt) = watch::channel(false);
+    let signals = tokio::spawn(async move {
         let (Ok(mut term), Ok(mut int)) = (
             signal(SignalKind::terminate()),
             signal(SignalKind::interrupt()),
         ) else {
-            return;
+            return 0;
         };
-        loop {
-            tokio::select! {
-                _ = term.recv() => handles.stop(Stop::Signal),
-                _ = int.recv() => handles.stop(Stop::Signal),
-            }
-        }
+        let number = tokio::select! {
+            _ = term.recv() => SignalKind::terminate(),
+            _ = int.recv() => SignalKind::interrupt(),
+        };
+        signalled.send_replace(true);
+        u8::try_from(128 + number.as_raw_value()).unwrap_or_default()
     });
-    let played = demo::run(&mock, app, forever).await;
-    stop.abort();
-    let summary = played.map_err(|error| CliError::new(code::NOT_OK, format!("demo: {error}")))?;
+    let summary = match demo::run(&mock, app, forever, interrupt.clone()).await {
+        Ok(summary) => summary,
+        // `entryway demo | head` has seen enough.
+        Err(demo::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            return Ok(0);
+        }
+        Err(error) => return Err(CliError::new(code::NOT_OK, format!("demo: {error}"))),
+    };
+    if summary.interrupted {
+        return Ok(signals.await.unwrap_or_default());
+    }
+    signals.abort();
     Ok(u8::from(summary.failed > 0 || summary.answered == 0))
 }
 

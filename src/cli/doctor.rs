@@ -4,7 +4,7 @@
 //! admin address tells it.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::client;
 use super::error::{CliError, code};
 use crate::addr::aws;
 use crate::admin::api_types::{Endpoints, Status};
-use crate::doctor::{self, Instance, Subject, Verdict, Way, message};
+use crate::doctor::{self, Input, Instance, UpstreamTarget, Verdict, message};
 use crate::edn;
 use crate::settings::{self, Loaded, Settings, UpstreamSettings};
 use crate::target::{self, ResolvedTarget};
@@ -26,8 +26,12 @@ use crate::upstream::endpoint::{EndpointSpec, Role};
 
 /// A running instance answers at once, or there is none worth waiting for.
 const ASK: Duration = Duration::from_secs(1);
-/// Of an unknown message, so much is repeated.
+/// Characters of an unknown message that are repeated.
 const REPEATED: usize = 200;
+/// Bytes read from standard input; the end of a longer log is not looked at.
+const MESSAGE_LIMIT: u64 = 64 << 20;
+/// Less specific matches that are listed below the explanation.
+const OTHERS: usize = 5;
 
 /// Examines and prints; the exit code. `matches` are the subcommand's.
 pub async fn run(
@@ -40,7 +44,8 @@ pub async fn run(
         .copied()
         .unwrap_or_default();
     if let Some(text) = matches.get_one::<String>("message") {
-        explain(text, output, to)?;
+        let text = message_text(text, &mut io::stdin().lock())?;
+        explain(&text, output, to)?;
         return Ok(0);
     }
     let subject = subject(matches, env).await?;
@@ -79,7 +84,7 @@ fn progress(shows: bool, what: &str) {
 async fn subject(
     matches: &ArgMatches,
     env: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Subject, CliError> {
+) -> Result<Input, CliError> {
     let admin = matches.get_one::<String>(args::INSTANCE).cloned();
     let control = matches
         .try_get_one::<String>(args::CONTROL_SOCKET)
@@ -93,9 +98,9 @@ async fn subject(
                 .problems
                 .iter()
                 .map(|problem| problem.line(report.source.as_ref()));
-            return Ok(Subject {
+            return Ok(Input {
                 wrong: wrong.collect(),
-                ..Subject::default()
+                ..Input::default()
             });
         }
     };
@@ -118,9 +123,9 @@ async fn subject(
     Ok(of_instance(&status, &endpoints, &config))
 }
 
-fn of_settings(loaded: &Loaded) -> Subject {
+fn of_settings(loaded: &Loaded) -> Input {
     let cooked = loaded.settings.upstreams.iter().map(cook).collect();
-    let mut subject = Subject::new(&loaded.settings, cooked);
+    let mut subject = Input::new(&loaded.settings, cooked);
     subject.odd.clone_from(&loaded.warnings);
     subject
 }
@@ -164,7 +169,7 @@ fn running(status: &Status, down: &[(SocketAddr, String)], examined: bool) -> In
 }
 
 /// The subject that a running instance is: its settings, with the endpoints it has.
-fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Subject {
+fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Input {
     let (settings, odd) = match settings_of(config) {
         Ok(settings) => (settings, None),
         Err(why) => {
@@ -174,9 +179,9 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Subject
             (Settings::default(), Some(odd))
         }
     };
-    let mut subject = Subject::new(&settings, vec![]);
+    let mut subject = Input::new(&settings, vec![]);
     subject.odd.extend(odd);
-    subject.ways = status
+    subject.targets = status
         .upstreams
         .iter()
         .map(|upstream| {
@@ -189,7 +194,7 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Subject
                 .endpoints
                 .iter()
                 .filter(|endpoint| endpoint.upstream == upstream.name);
-            Way {
+            UpstreamTarget {
                 name: upstream.name.clone(),
                 endpoints: ours.map(spec).collect(),
                 system: upstream.system.clone(),
@@ -271,8 +276,28 @@ fn plain(shown: &Json) -> Option<Json> {
 
 // === --message ===
 
+/// The message itself, or all of standard input for `-`.
+fn message_text(given: &str, input: &mut dyn Read) -> Result<String, CliError> {
+    if given != "-" {
+        return Ok(given.to_owned());
+    }
+    let mut bytes = Vec::new();
+    input
+        .take(MESSAGE_LIMIT)
+        .read_to_end(&mut bytes)
+        .map_err(|error| CliError::new(code::OS, format!("read standard input: {error}")))?;
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(
+            CliError::new(code::NOT_UNDERSTOOD, "standard input holds no message")
+                .next("entryway doctor --message - < app.log"),
+        );
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 fn explain(text: &str, output: OutputFormat, to: &mut dyn Write) -> io::Result<()> {
-    let row = message::explain(text);
+    let rows = message::explain(text);
+    let row = rows.first();
     if output == OutputFormat::Json {
         let document = match row {
             Some(row) => json!({
@@ -293,10 +318,14 @@ fn explain(text: &str, output: OutputFormat, to: &mut dyn Write) -> io::Result<(
     };
     writeln!(to, "{}\n  means:  {}", row.message, row.meaning)?;
     for (head, items) in [("cause", row.causes), ("step", row.steps)] {
-        for (place, item) in items.iter().enumerate() {
-            let head = if place == 0 { head } else { "" };
-            writeln!(to, "  {head:6} {}. {item}", place + 1)?;
+        for (index, item) in items.iter().enumerate() {
+            let head = if index == 0 { head } else { "" };
+            writeln!(to, "  {head:6} {}. {item}", index + 1)?;
         }
+    }
+    // A log often holds what followed from the cause as well.
+    for other in rows.iter().skip(1).take(OTHERS) {
+        writeln!(to, "also in the text: {}", other.message)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -9,7 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::CliError;
 use crate::duration;
-use crate::mock::{self, Mock, MockConfig, StartError};
+use crate::mock::{self, Behaviour, Latency, Mock, MockConfig, StartError};
+use crate::settings::byte_size::{self, ByteSize};
 use crate::sys::port_owner::port_owner;
 
 /// Why the mock ended other than by a signal.
@@ -31,7 +33,8 @@ pub fn command() -> Command {
             "Fake Datomic entry points, one per zone, each on its own loopback address, all on one port.\n\
              Prints one line per zone, ready to paste behind `entryway run`, and serves until TERM or INT.\n\
              With --admin, `curl -X POST 'http://ADDR/zones/a?mode=silent'` makes zone a fail; modes:\n\
-             ok refuse silent freeze rst fin slow 503 429 html other-identity.",
+             ok refuse silent freeze rst fin slow slow-body 503 429 html other-identity dead dead-silent.\n\
+             latency, slow-by, body, idle-cut and idle-cut-silent can be set the same way.",
         )
         .arg(
             Arg::new("zones")
@@ -60,9 +63,9 @@ pub fn command() -> Command {
             Arg::new("latency")
                 .long("latency")
                 .value_name("D")
-                .value_parser(duration::parse)
+                .value_parser(Latency::from_str)
                 .default_value("0ms")
-                .help("Delay of every answer"),
+                .help("Delay of every answer: 2ms, normal(5ms,1ms) or p50=2ms,p99=40ms"),
         )
         .arg(
             Arg::new("slow-by")
@@ -70,7 +73,28 @@ pub fn command() -> Command {
                 .value_name("D")
                 .value_parser(duration::parse)
                 .default_value("2s")
-                .help("What mode slow adds to it"),
+                .help("What mode slow adds to the latency, and over how long slow-body spreads a body"),
+        )
+        .arg(
+            Arg::new("body")
+                .long("body")
+                .value_name("SIZE")
+                .value_parser(byte_size::parse)
+                .help("Size of the answers' bodies; GET / is padded with blanks, up to 60 KiB [default: the identity's own, a POST is echoed]"),
+        )
+        .arg(
+            Arg::new("idle-cut")
+                .long("idle-cut")
+                .value_name("D")
+                .value_parser(duration::parse)
+                .help("Close connections that are idle for that long, as an ALB does after 60s [default: never]"),
+        )
+        .arg(
+            Arg::new("idle-cut-silent")
+                .long("idle-cut-silent")
+                .value_name("D")
+                .value_parser(duration::parse)
+                .help("Forget connections that are idle for that long, as an NLB does after 350s: later bytes are reset [default: never]"),
         )
         .arg(
             Arg::new("identity")
@@ -89,7 +113,7 @@ pub fn command() -> Command {
 
 /// Runs it until TERM or INT.
 pub async fn run(matches: &ArgMatches) -> Result<(), Error> {
-    // Before the first line is printed: who reads it may send the signal at once.
+    // Before the first line is printed, because whoever reads it may send the signal at once.
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     let mock = mock::start(config(matches))?;
@@ -114,16 +138,14 @@ fn print(mock: &Mock, to: &mut impl Write) -> io::Result<()> {
 fn config(matches: &ArgMatches) -> MockConfig {
     let default = MockConfig::default();
     let listen = matches.get_one::<SocketAddr>("listen").copied();
-    // The contract's `--listen 127.0.0.1:0` names a port; another address names the first zone as well.
+    // `--listen 127.0.0.1:0` names a port; another address names the first zone as well.
     let asked = listen
         .map(|listen| listen.ip())
         .filter(|ip| *ip != Ipv4Addr::LOCALHOST);
     let base_ip = matches.get_one::<IpAddr>("base-ip").copied().or(asked);
-    let pause = |name: &str, default| {
-        matches
-            .get_one::<Duration>(name)
-            .copied()
-            .unwrap_or(default)
+    let limit = |name: &str| {
+        let limit = matches.get_one::<Duration>(name).copied();
+        limit.filter(|limit| !limit.is_zero())
     };
     MockConfig {
         zones: matches
@@ -132,8 +154,15 @@ fn config(matches: &ArgMatches) -> MockConfig {
             .unwrap_or(default.zones),
         base_ip: base_ip.unwrap_or(default.base_ip),
         port: listen.map_or(default.port, |listen| listen.port()),
-        latency: pause("latency", default.latency),
-        slow_by: pause("slow-by", default.slow_by),
+        behaviour: Behaviour {
+            latency: matches.get_one("latency").copied().unwrap_or_default(),
+            slow_by: limit("slow-by").unwrap_or(default.behaviour.slow_by),
+            body: matches
+                .get_one::<ByteSize>("body")
+                .map(|size| size.0 as usize),
+            idle_cut: limit("idle-cut"),
+            idle_cut_silent: limit("idle-cut-silent"),
+        },
         identity: matches
             .get_one::<String>("identity")
             .cloned()
@@ -170,7 +199,6 @@ pub(super) fn explain(error: &Error) -> CliError {
 // === impl Error ===
 
 impl Error {
-    /// As contract section 4 has it.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Start(StartError::Zones(_) | StartError::BaseIp(..)) => 2,
@@ -202,6 +230,8 @@ mod tests {
             "--listen=127.0.0.1:8200",
             "--base-ip=127.0.1.1",
             "--latency=2ms",
+            "--body=4KiB",
+            "--idle-cut=60s",
             "--identity=bucket/path",
             "--admin=127.0.0.1:0",
         ]);
@@ -210,7 +240,13 @@ mod tests {
             (full.base_ip.to_string(), full.port),
             ("127.0.1.1".to_owned(), 8200)
         );
-        assert_eq!(full.latency, Duration::from_millis(2));
+        assert_eq!(
+            full.behaviour.latency,
+            Latency::Fixed(Duration::from_millis(2))
+        );
+        assert_eq!(full.behaviour.body, Some(4096));
+        assert_eq!(full.behaviour.idle_cut, Some(Duration::from_secs(60)));
+        assert_eq!(full.behaviour.idle_cut_silent, None);
         assert_eq!(full.identity, "bucket/path");
         let elsewhere = parse(&["--listen=127.0.0.50:0"]);
         assert_eq!(elsewhere.base_ip.to_string(), "127.0.0.50");

@@ -189,7 +189,7 @@ fn looks_like_a_host(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::report::Check;
-    use super::super::words::Stage;
+    use super::super::types::Stage;
     use super::*;
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value as Json, json};
 
-use super::words::{Facts, Rule, Stage, Verdict};
+use super::types::{Facts, Rule, Stage, Verdict};
 
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Check {
     /// What to check or do.
     pub steps: Vec<String>,
     /// The upstream it belongs to; `None`: to no one of them.
-    pub way: Option<String>,
+    pub target: Option<String>,
 }
 
 /// A whole diagnosis.
@@ -54,7 +54,7 @@ impl Check {
             rule: None,
             causes: Vec::new(),
             steps: Vec::new(),
-            way: None,
+            target: None,
         }
     }
 
@@ -91,8 +91,8 @@ impl Check {
 
     /// Belongs to an upstream.
     #[must_use]
-    pub fn of(mut self, way: &str) -> Self {
-        self.way = Some(way.to_owned());
+    pub fn of(mut self, target: &str) -> Self {
+        self.target = Some(target.to_owned());
         self
     }
 
@@ -111,8 +111,8 @@ impl Report {
     /// is a warning. `working`: the upstreams with an address that works; `all`: how many upstreams there are.
     pub fn new(mut checks: Vec<Check>, working: &HashSet<String>, all: usize) -> Self {
         for check in &mut checks {
-            let covered = match &check.way {
-                Some(way) => working.contains(way),
+            let covered = match &check.target {
+                Some(target) => working.contains(target),
                 None => all > 0 && working.len() == all,
             };
             if check.verdict == Verdict::Fail && check.stage.is_covered() && covered {

@@ -3,7 +3,7 @@
 //! Text only; who finds the symptom is the stage's business. A word in braces is a fact about the subject; what is not
 //! known is printed as a word in capitals, to be put in by the reader.
 
-use super::words::{Rule, Stage, Verdict};
+use super::types::{Rule, Stage, Verdict};
 
 macro_rules! rules {
     ($($id:ident $stage:ident $verdict:ident $symptom:literal [$($cause:literal),* $(,)?] [$($step:literal),* $(,)?])*) => {

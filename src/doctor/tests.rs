@@ -24,7 +24,7 @@ mod silence;
 mod table;
 
 /// A way of explicit endpoints, `HOST:PORT` and perhaps a zone.
-fn way(endpoints: &[(&str, u16, Option<&str>)]) -> Way {
+fn explicit(endpoints: &[(&str, u16, Option<&str>)]) -> UpstreamTarget {
     let spec = |(host, port, zone): &(&str, u16, Option<&str>)| EndpointSpec {
         name: EndpointName::new(zone.unwrap_or(host)),
         host: (*host).to_owned(),
@@ -32,38 +32,38 @@ fn way(endpoints: &[(&str, u16, Option<&str>)]) -> Way {
         zone: zone.map(Zone::new),
         role: Role::Configured,
     };
-    Way {
+    UpstreamTarget {
         name: "default".to_owned(),
         endpoints: endpoints.iter().map(spec).collect(),
         connect_timeout: Duration::from_millis(1500),
         keepalive: Duration::from_secs(15),
-        ..Way::default()
+        ..UpstreamTarget::default()
     }
 }
 
 /// A way as a recipe makes it.
-fn cooked(target: Target<'_>) -> Way {
+fn cooked(target: Target<'_>) -> UpstreamTarget {
     let recipe = target::resolve(&target).unwrap();
-    Way {
+    UpstreamTarget {
         endpoints: recipe.endpoints,
         system: recipe.system,
         region: recipe.region,
-        ..way(&[])
+        ..explicit(&[])
     }
 }
 
-fn subject(way: Way) -> Subject {
-    Subject {
-        ways: vec![way],
-        ..Subject::default()
+fn subject(target: UpstreamTarget) -> Input {
+    Input {
+        targets: vec![target],
+        ..Input::default()
     }
 }
 
-fn subject_at(socket: SocketAddr) -> Subject {
-    subject(way(&[(&socket.ip().to_string(), socket.port(), None)]))
+fn subject_at(socket: SocketAddr) -> Input {
+    subject(explicit(&[(&socket.ip().to_string(), socket.port(), None)]))
 }
 
-async fn report(subject: &Subject) -> Report {
+async fn report(subject: &Input) -> Report {
     let started = Instant::now();
     let report = examine(subject, &|_| ()).await;
     assert!(
@@ -155,7 +155,7 @@ fn mock_zones(base: [u8; 4]) -> Mock {
 }
 
 /// The three zones of a mock as a way.
-fn way_of(mock: &Mock) -> Way {
+fn way_of(mock: &Mock) -> UpstreamTarget {
     let zones = mock.zones();
     let endpoints: Vec<(String, u16, String)> = zones
         .iter()
@@ -171,5 +171,5 @@ fn way_of(mock: &Mock) -> Way {
         .iter()
         .map(|(host, port, zone)| (host.as_str(), *port, Some(zone.as_str())))
         .collect();
-    way(&endpoints)
+    explicit(&endpoints)
 }

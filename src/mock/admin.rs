@@ -1,7 +1,8 @@
-//! The HTTP port that switches zones (`POST /zones/ZONE?mode=MODE`) and counts (`GET /zones`).
+//! The HTTP port that switches zones (`POST /zones/ZONE?mode=MODE&latency=D…`) and shows their counts (`GET /zones`).
 
 use std::convert::Infallible;
 use std::net::TcpListener as StdListener;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,11 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::config::Behaviour;
 use super::mode::Mode;
 use super::zone::{Zone, find};
+use crate::duration;
+use crate::settings::byte_size;
 
 /// Serves the port until the mock ends.
 pub(super) async fn serve(socket: StdListener, zones: Vec<Arc<Zone>>) {
@@ -72,13 +76,50 @@ async fn answer(zones: &[Arc<Zone>], request: &Request<Incoming>) -> Response<Fu
         _ => return problem(StatusCode::METHOD_NOT_ALLOWED, "POST ?mode=MODE switches"),
     }
     let query = request.uri().query().unwrap_or_default();
-    let asked = query.split('&').find_map(|part| part.strip_prefix("mode="));
-    match asked.unwrap_or_default().parse::<Mode>() {
-        Err(unknown) => problem(StatusCode::BAD_REQUEST, &unknown.to_string()),
-        Ok(mode) => match zone.set_mode(mode).await {
-            Ok(()) => reply(StatusCode::OK, &row(zone)),
-            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        },
+    let (mode, behaviour) = match read_changes(query, zone.behaviour()) {
+        Ok(changes) => changes,
+        Err(detail) => return problem(StatusCode::BAD_REQUEST, &detail),
+    };
+    if let Some(mode) = mode
+        && let Err(error) = zone.set_mode(mode).await
+    {
+        return problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string());
+    }
+    zone.set_behaviour(behaviour);
+    reply(StatusCode::OK, &row(zone))
+}
+
+/// What a query asks for: a mode, and the behaviour with the values it names.
+fn read_changes(
+    query: &str,
+    mut behaviour: Behaviour,
+) -> Result<(Option<Mode>, Behaviour), String> {
+    let mut mode = None;
+    let mut count = 0;
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        count += 1;
+        let limit = || match &*value {
+            "off" => Ok(None),
+            value => duration::parse(value).map(Some),
+        };
+        match &*key {
+            "mode" => mode = Some(value.parse().map_err(|error| format!("{error}"))?),
+            "latency" => behaviour.latency = value.parse().map_err(|error| format!("{error}"))?,
+            "slow-by" => behaviour.slow_by = duration::parse(&value)?,
+            "body" if value == "off" => behaviour.body = None,
+            "body" => behaviour.body = Some(byte_size::parse(&value)?.0 as usize),
+            "idle-cut" => behaviour.idle_cut = limit()?,
+            "idle-cut-silent" => behaviour.idle_cut_silent = limit()?,
+            other => {
+                return Err(format!(
+                    "unknown parameter {other:?}; parameters: mode latency slow-by body idle-cut idle-cut-silent"
+                ));
+            }
+        }
+    }
+    match count {
+        0 => Err(Mode::from_str("").map_or_else(|error| error.to_string(), |_| String::new())),
+        _ => Ok((mode, behaviour)),
     }
 }
 

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// How a zone behaves (contract section 8).
+/// How a zone behaves. `refuse` and `silent` act on new connections only, `rst` and `fin` right after accept, `dead`
+/// and `dead-silent` on new and open ones, the others on every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Answers.
     Ok,
     /// The listening socket is closed: connects are refused. Open connections are served on.
     Refuse,
@@ -20,6 +20,8 @@ pub enum Mode {
     Fin,
     /// Answers late.
     Slow,
+    /// Sends heads at once and bodies in pieces.
+    SlowBody,
     /// A load balancer without targets.
     Status503,
     /// A node over its capacity.
@@ -28,6 +30,19 @@ pub enum Mode {
     Html,
     /// Answers as another Datomic system.
     OtherIdentity,
+    /// Open connections are reset, connects refused: the process is gone.
+    Dead,
+    /// Open connections are mute, connects not answered: the network is gone.
+    DeadSilent,
+}
+
+/// What a mode does to the listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listening {
+    Open,
+    Closed,
+    /// Open with a full accept queue: SYNs are not answered.
+    Full,
 }
 
 /// A mode that does not exist.
@@ -38,8 +53,7 @@ pub struct UnknownMode(pub String);
 // === impl Mode ===
 
 impl Mode {
-    /// Every mode.
-    pub const ALL: [Mode; 11] = [
+    pub const ALL: [Mode; 14] = [
         Mode::Ok,
         Mode::Refuse,
         Mode::Silent,
@@ -47,13 +61,15 @@ impl Mode {
         Mode::Rst,
         Mode::Fin,
         Mode::Slow,
+        Mode::SlowBody,
         Mode::Status503,
         Mode::Status429,
         Mode::Html,
         Mode::OtherIdentity,
+        Mode::Dead,
+        Mode::DeadSilent,
     ];
 
-    /// Its name in the contract.
     pub const fn as_str(self) -> &'static str {
         match self {
             Mode::Ok => "ok",
@@ -63,11 +79,27 @@ impl Mode {
             Mode::Rst => "rst",
             Mode::Fin => "fin",
             Mode::Slow => "slow",
+            Mode::SlowBody => "slow-body",
             Mode::Status503 => "503",
             Mode::Status429 => "429",
             Mode::Html => "html",
             Mode::OtherIdentity => "other-identity",
+            Mode::Dead => "dead",
+            Mode::DeadSilent => "dead-silent",
         }
+    }
+
+    pub(super) const fn listening(self) -> Listening {
+        match self {
+            Mode::Refuse | Mode::Dead => Listening::Closed,
+            Mode::Silent | Mode::DeadSilent => Listening::Full,
+            _ => Listening::Open,
+        }
+    }
+
+    /// Whether requests on open connections get no answer while the mode lasts.
+    pub(super) const fn is_mute(self) -> bool {
+        matches!(self, Mode::Freeze | Mode::DeadSilent)
     }
 }
 

@@ -122,7 +122,10 @@ async fn freeze_reads_and_answers_only_after_the_thaw() {
 #[tokio::test]
 async fn slow_delays_every_answer() {
     let config = MockConfig {
-        slow_by: Duration::from_millis(80),
+        behaviour: Behaviour {
+            slow_by: Duration::from_millis(80),
+            ..Behaviour::default()
+        },
         ..MockConfig::default()
     };
     let mock = start(config).unwrap();
@@ -220,6 +223,12 @@ async fn the_admin_port_switches_and_counts() {
         ("POST /zones/x?mode=ok", "404"),
         ("POST /zones/a?mode=bad", "400"),
         ("POST /zones/a", "400"),
+        ("POST /zones/a?latency=5", "400"),
+        ("POST /zones/a?mode=ok&colour=red", "400"),
+        (
+            "POST /zones/a?latency=normal(5ms,1ms)&body=4KiB&idle-cut=60s&idle-cut-silent=off",
+            "200",
+        ),
         ("DELETE /zones", "405"),
         ("GET /", "404"),
     ] {
@@ -227,6 +236,196 @@ async fn the_admin_port_switches_and_counts() {
         let (head, body) = ask(&mut admin, &text).await;
         assert!(head.contains(status), "{request}: {head} {body}");
     }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_their_order() {
+    let mock = mock();
+    let mut stream = open(&mock, "a").await;
+    let post = "POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\none";
+    stream
+        .write_all(format!("{post}{GET}{post}").as_bytes())
+        .await
+        .unwrap();
+    let mut seen = String::new();
+    while seen.matches("one").count() < 2 {
+        let mut buffer = [0; 4096];
+        let read = timeout(LONG, stream.read(&mut buffer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(read > 0, "{seen}");
+        seen.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+    }
+    let places = ["one", "s3-auth-path"].map(|text| seen.find(text).unwrap());
+    assert!(
+        places[0] < places[1] && seen.rfind("one").unwrap() > places[1],
+        "{seen}"
+    );
+}
+
+#[tokio::test]
+async fn a_large_post_is_echoed_while_it_comes() {
+    let mock = mock();
+    let stream = open(&mock, "a").await;
+    let (mut read, mut write) = stream.into_split();
+    let body: Vec<u8> = (0..10_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let head = format!(
+        "POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    write.write_all(head.as_bytes()).await.unwrap();
+    write.write_all(&body[..1_000_000]).await.unwrap();
+    // The answer has begun before the request ended.
+    let mut seen = vec![0; 200_000];
+    timeout(LONG, read.read_exact(&mut seen))
+        .await
+        .unwrap()
+        .unwrap();
+    write.write_all(&body[1_000_000..]).await.unwrap();
+    let start = seen
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap()
+        + 4;
+    let mut rest = vec![0; start + body.len() - seen.len()];
+    timeout(LONG, read.read_exact(&mut rest))
+        .await
+        .unwrap()
+        .unwrap();
+    seen.extend(rest);
+    assert!(seen[start..] == body, "the echo differs");
+}
+
+#[tokio::test]
+async fn a_dead_zone_resets_open_connections_and_refuses_new_ones() {
+    let mock = mock();
+    let mut stream = open(&mock, "a").await;
+    ask(&mut stream, GET).await;
+    mock.set_mode("a", Mode::Dead).await.unwrap();
+    let error = timeout(LONG, stream.read(&mut [0; 8]))
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let error = TcpStream::connect(mock.address("a").unwrap())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    mock.set_mode("a", Mode::Ok).await.unwrap();
+    ask(&mut open(&mock, "a").await, GET).await;
+}
+
+#[tokio::test]
+async fn a_dead_silent_zone_answers_nothing_on_open_connections() {
+    let mock = mock();
+    let mut stream = open(&mock, "a").await;
+    ask(&mut stream, GET).await;
+    mock.set_mode("a", Mode::DeadSilent).await.unwrap();
+    stream.write_all(GET.as_bytes()).await.unwrap();
+    let mut buffer = [0; 8];
+    assert!(timeout(BRIEF, stream.read(&mut buffer)).await.is_err());
+    let connect = TcpStream::connect(mock.address("a").unwrap());
+    assert!(timeout(BRIEF, connect).await.is_err());
+    mock.set_mode("a", Mode::Ok).await.unwrap();
+    assert!(
+        timeout(LONG, stream.read(&mut buffer))
+            .await
+            .unwrap()
+            .unwrap()
+            > 0
+    );
+}
+
+#[tokio::test]
+async fn a_slow_body_comes_in_pieces_after_its_head() {
+    let mock = mock();
+    let zone = mock.zone("a").unwrap();
+    let slow_by = Duration::from_millis(300);
+    zone.set_behaviour(Behaviour {
+        slow_by,
+        ..Behaviour::default()
+    });
+    mock.set_mode("a", Mode::SlowBody).await.unwrap();
+    let mut stream = open(&mock, "a").await;
+    let began = std::time::Instant::now();
+    stream.write_all(GET.as_bytes()).await.unwrap();
+    let mut buffer = [0; 4096];
+    let read = timeout(LONG, stream.read(&mut buffer))
+        .await
+        .unwrap()
+        .unwrap();
+    let head = String::from_utf8_lossy(&buffer[..read]).into_owned();
+    assert!(
+        head.starts_with("HTTP/1.1 200") && !head.contains("mock-system\"}"),
+        "{head}"
+    );
+    let mut seen = head;
+    while !seen.ends_with("0\r\n\r\n") {
+        let read = timeout(LONG, stream.read(&mut buffer))
+            .await
+            .unwrap()
+            .unwrap();
+        seen.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+    }
+    // Only the lower bound is a promise; a busy machine may take longer.
+    assert!(began.elapsed() >= slow_by, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn idle_connections_are_cut_like_load_balancers_do() {
+    let mock = mock();
+    let limit = Some(Duration::from_millis(100));
+    let zone = mock.zone("a").unwrap();
+    zone.set_behaviour(Behaviour {
+        idle_cut: limit,
+        ..Behaviour::default()
+    });
+    let mut stream = open(&mock, "a").await;
+    ask(&mut stream, GET).await;
+    let read = timeout(LONG, stream.read(&mut [0; 8])).await.unwrap();
+    assert_eq!(read.unwrap(), 0, "a FIN, as an ALB sends it");
+    zone.set_behaviour(Behaviour {
+        idle_cut_silent: limit,
+        ..Behaviour::default()
+    });
+    let mut stream = open(&mock, "a").await;
+    ask(&mut stream, GET).await;
+    assert!(
+        timeout(BRIEF, stream.read(&mut [0; 8])).await.is_err(),
+        "nothing is sent"
+    );
+    stream.write_all(GET.as_bytes()).await.unwrap();
+    let error = timeout(LONG, stream.read(&mut [0; 8]))
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset,
+        "as an NLB answers"
+    );
+}
+
+#[tokio::test]
+async fn answers_have_the_size_asked_for() {
+    let mock = mock();
+    let zone = mock.zone("a").unwrap();
+    zone.set_behaviour(Behaviour {
+        body: Some(4096),
+        ..Behaviour::default()
+    });
+    let mut stream = open(&mock, "a").await;
+    let (_, body) = ask(&mut stream, GET).await;
+    assert_eq!(body.len(), 4096);
+    assert!(
+        body.trim_end().ends_with("mock-system\"}"),
+        "still the identity"
+    );
+    let (_, body) = post(&mut stream, "hello").await;
+    assert_eq!(body.len(), 4096);
+    let (_, body) = ask(&mut stream, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(body.len(), 4096);
 }
 
 #[tokio::test]

@@ -1,15 +1,16 @@
-//! One zone: its address, its mode, what it has counted.
+//! One zone: its address, its mode and behaviour, and what it has counted.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::config::MockConfig;
+use super::config::{Behaviour, MockConfig};
 use super::mode::Mode;
 
 /// One fake entry point.
@@ -17,12 +18,12 @@ use super::mode::Mode;
 pub struct Zone {
     name: String,
     address: SocketAddr,
-    /// Written by the door's task only, after the listening socket is as the mode wants it.
+    /// Written by the listener's task only, after the listening socket is as the mode wants it.
     pub(super) mode: watch::Sender<Mode>,
-    orders: mpsc::Sender<Order>,
-    pub(super) latency: Duration,
-    pub(super) slow_by: Duration,
-    pub(super) identity: String,
+    changes: mpsc::Sender<ModeChange>,
+    pub(super) behaviour: ArcSwap<Behaviour>,
+    identity: Bytes,
+    other_identity: Bytes,
     pub(super) accepted: AtomicU64,
     pub(super) requests: AtomicU64,
     pub(super) posts: AtomicU64,
@@ -39,9 +40,9 @@ pub struct Counts {
     pub posts: u64,
 }
 
-/// Switch the mode, then say so.
+/// A mode that is asked for, and where to report that it is in force.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct ModeChange {
     pub(super) mode: Mode,
     pub(super) done: oneshot::Sender<io::Result<()>>,
 }
@@ -58,16 +59,19 @@ impl Zone {
         name: String,
         address: SocketAddr,
         config: &MockConfig,
-    ) -> (Self, mpsc::Receiver<Order>) {
-        let (orders, inbox) = mpsc::channel(8);
+    ) -> (Self, mpsc::Receiver<ModeChange>) {
+        let (changes, inbox) = mpsc::channel(8);
+        let identity = |prefix: &str| {
+            Bytes::from(format!("{{:s3-auth-path \"{prefix}{}\"}}", config.identity))
+        };
         let zone = Self {
             name,
             address,
             mode: watch::Sender::new(Mode::Ok),
-            orders,
-            latency: config.latency,
-            slow_by: config.slow_by,
-            identity: config.identity.clone(),
+            changes,
+            behaviour: ArcSwap::from_pointee(config.behaviour.clone()),
+            identity: identity(""),
+            other_identity: identity("other-"),
             accepted: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             posts: AtomicU64::new(0),
@@ -75,7 +79,6 @@ impl Zone {
         (zone, inbox)
     }
 
-    /// Its name as asked for.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -85,7 +88,6 @@ impl Zone {
         self.address
     }
 
-    /// How it behaves now.
     pub fn mode(&self) -> Mode {
         *self.mode.borrow()
     }
@@ -94,14 +96,30 @@ impl Zone {
     pub async fn set_mode(&self, mode: Mode) -> io::Result<()> {
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the mock has ended");
         let (done, outcome) = oneshot::channel();
-        self.orders
-            .send(Order { mode, done })
+        self.changes
+            .send(ModeChange { mode, done })
             .await
             .map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
     }
 
-    /// What the zone has seen so far.
+    /// Changes latency, sizes and idle limits; for requests and idle times from now on.
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        self.behaviour.store(Arc::new(behaviour));
+    }
+
+    pub fn behaviour(&self) -> Behaviour {
+        Behaviour::clone(&self.behaviour.load())
+    }
+
+    /// The body of the identity answer.
+    pub(super) fn identity(&self, other: bool) -> Bytes {
+        match other {
+            false => self.identity.clone(),
+            true => self.other_identity.clone(),
+        }
+    }
+
     pub fn counts(&self) -> Counts {
         Counts {
             accepted: self.accepted.load(Relaxed),

@@ -6,6 +6,8 @@ mod harness;
 mod admin;
 mod at_rest;
 mod close_matrix;
+mod demo;
+mod doctor;
 mod drain;
 mod edges;
 mod failover;

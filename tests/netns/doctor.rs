@@ -5,14 +5,14 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::Table;
-use crate::lab::{Fault, Lab, PORT, address};
+use crate::topology::{Fault, PORT, Topology, address};
 
 /// A router that says "unreachable", and a listen port that may not be bound.
-pub fn doctor(lab: &Lab, table: &mut Table) {
+pub fn doctor(topology: &Topology, table: &mut Table) {
     let doctor = env!("CARGO_BIN_EXE_entryway");
-    Fault::Unreachable.begin(lab, "a");
+    Fault::Unreachable.begin(topology, "a");
     let route = rules(Command::new(doctor).args(target("a")));
-    Fault::Unreachable.end(lab, "a");
+    Fault::Unreachable.end(topology, "a");
     table.row(
         "doctor: an unreachable address",
         "ROUTE_UNREACHABLE, exit 1",

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::client::{echo, eventually, last, pattern, request, within};
-use crate::lab::{Lab, ZONES};
 use crate::process::Proxy;
 use crate::server::{Probes, Server};
+use crate::topology::{Topology, ZONES};
 use crate::{MS, SECOND, Table};
 
 /// Live connections, each of which says something of its own again and again and checks what comes back.
@@ -98,7 +98,7 @@ connections = \"errors\"
 ";
 
 /// R27: live connections on a zone that is well, while the preferred one comes and goes.
-pub fn zone_flips(lab: &Lab, table: &mut Table) {
+pub fn zone_flips(topology: &Topology, table: &mut Table) {
     let (count, flips) = if crate::long() {
         (9000, 200)
     } else {
@@ -108,7 +108,7 @@ pub fn zone_flips(lab: &Lab, table: &mut Table) {
     let proxy = Proxy::entryway(&["--config", "/run/flipping.toml"]);
     let fds_before = proxy.descriptors();
     // All of them live on zone b or c.
-    lab.mode("a", "refuse");
+    topology.mode("a", "refuse");
     eventually(5 * SECOND, || (proxy.state("a") == "down").then_some(()));
     let live = Live::start(proxy.address, count);
     let all_talk = |turns: u64| {
@@ -125,7 +125,7 @@ pub fn zone_flips(lab: &Lab, table: &mut Table) {
         } else {
             ("refuse", "down")
         };
-        lab.mode("a", mode);
+        topology.mode("a", mode);
         eventually(10 * SECOND, || (proxy.state("a") == state).then_some(()));
         // Clients come anew all the while.
         failed += (0..20)
@@ -141,7 +141,7 @@ pub fn zone_flips(lab: &Lab, table: &mut Table) {
     let transitions = proxy.metric("entryway_endpoint_transitions_total", &["zone=\"a\""]);
     let echoes = live.echoes();
     let wrong = live.end();
-    lab.mode("a", "ok");
+    topology.mode("a", "ok");
     let gone = within(10 * SECOND, || {
         (proxy.metric("entryway_connections", &[]) == 0.0).then_some(())
     });
@@ -170,7 +170,7 @@ pub fn zone_flips(lab: &Lab, table: &mut Table) {
 }
 
 /// R28: every second probe fails.
-pub fn every_second_probe(_lab: &Lab, table: &mut Table) {
+pub fn every_second_probe(_lab: &Topology, table: &mut Table) {
     let port = 9182;
     let _servers = ZONES.map(|zone| Server::start(zone, port, Probes::EverySecond));
     let flags = ["--probe-interval", "400ms"];

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use tokio::time::Instant;
 
 use crate::client::{eventually, last, request, within};
-use crate::lab::{Lab, PORT, address};
 use crate::process::Proxy;
+use crate::topology::{PORT, Topology, address};
 use crate::{MS, SECOND, Table};
 
 /// A DNS server on port 53 of a loopback address, with one address for every name; TTL 1 s. Dead once dropped.
@@ -76,7 +76,7 @@ fn own_resolv_conf() -> PathBuf {
     if target.exists() {
         std::fs::write("/run/resolv.conf", "").unwrap();
         let target = target.display();
-        crate::lab::sh(&format!("mount --bind /run/resolv.conf {target}"));
+        crate::topology::sh(&format!("mount --bind /run/resolv.conf {target}"));
     } else {
         // A link into the /run that we have covered.
         std::fs::create_dir_all(target.parent().unwrap()).unwrap();
@@ -85,7 +85,7 @@ fn own_resolv_conf() -> PathBuf {
 }
 
 /// The server dies: data path unaffected. The file names another: that one is asked.
-pub fn servers_die_and_change(_lab: &Lab, table: &mut Table) {
+pub fn servers_die_and_change(_lab: &Topology, table: &mut Table) {
     let file = own_resolv_conf();
     std::fs::write(&file, "nameserver 127.0.0.53\n").unwrap();
     let old = Dns::start("127.0.0.53", &address("a"));

@@ -6,22 +6,22 @@ use std::sync::{Arc, Barrier};
 use tokio::time::Instant;
 
 use crate::client::{eventually, last, last_word, request, request_path, within};
-use crate::lab::{Lab, ZONES};
 use crate::process::Proxy;
 use crate::server::{Probes, Server};
+use crate::topology::{Topology, ZONES};
 use crate::{MS, SECOND, Table};
 
 /// R30, `try`.
-pub fn all_dead_try(lab: &Lab, table: &mut Table) {
+pub fn all_dead_try(topology: &Topology, table: &mut Table) {
     let proxy = Proxy::entryway(&["--when-all-down", "try"]);
-    lab.mode_of_all("refuse");
+    topology.mode_of_all("refuse");
     let ends: Vec<_> = (0..50)
         .map(|_| {
             let mut stream = TcpStream::connect(proxy.address).unwrap();
             last_word(&mut stream, 12 * SECOND)
         })
         .collect();
-    lab.mode_of_all("ok");
+    topology.mode_of_all("ok");
     let fins = ends.iter().filter(|(end, _)| *end == "FIN").count();
     let slowest = ends.iter().map(|(_, took)| *took).max().unwrap();
     table.row(
@@ -33,16 +33,16 @@ pub fn all_dead_try(lab: &Lab, table: &mut Table) {
 }
 
 /// R30, `hold`.
-pub fn all_dead_hold(lab: &Lab, table: &mut Table) {
+pub fn all_dead_hold(topology: &Topology, table: &mut Table) {
     let proxy = Proxy::entryway(&[]);
-    lab.mode_of_all("refuse");
+    topology.mode_of_all("refuse");
     let address = proxy.address;
     let held = std::thread::spawn(move || request(address, 15 * SECOND));
     eventually(5 * SECOND, || {
         (proxy.metric("entryway_connections_parked", &[]) == 1.0).then_some(())
     });
     last(2 * SECOND);
-    lab.mode_of_all("ok");
+    topology.mode_of_all("ok");
     let back = Instant::now();
     let held = held.join().unwrap();
     let late = back.elapsed();
@@ -54,10 +54,10 @@ pub fn all_dead_hold(lab: &Lab, table: &mut Table) {
     );
     drop(proxy);
     let proxy = Proxy::entryway(&[]);
-    lab.mode_of_all("refuse");
+    topology.mode_of_all("refuse");
     let mut stream = TcpStream::connect(proxy.address).unwrap();
     let (end, took) = last_word(&mut stream, 15 * SECOND);
-    lab.mode_of_all("ok");
+    topology.mode_of_all("ok");
     table.row(
         "all refuse, hold",
         "FIN at hold_timeout (10s)",
@@ -67,10 +67,10 @@ pub fn all_dead_hold(lab: &Lab, table: &mut Table) {
 }
 
 /// R30, `refuse`.
-pub fn all_dead_refuse(lab: &Lab, table: &mut Table) {
+pub fn all_dead_refuse(topology: &Topology, table: &mut Table) {
     let flags = ["--when-all-down", "refuse", "--probe-interval", "1s"];
     let proxy = Proxy::entryway(&flags);
-    lab.mode_of_all("refuse");
+    topology.mode_of_all("refuse");
     eventually(5 * SECOND, || {
         ZONES
             .iter()
@@ -83,7 +83,7 @@ pub fn all_dead_refuse(lab: &Lab, table: &mut Table) {
             .is_err()
             .then(|| down.elapsed())
     });
-    lab.mode_of_all("ok");
+    topology.mode_of_all("ok");
     eventually(8 * SECOND, || (proxy.healthy() > 0).then_some(()));
     let healthy = Instant::now();
     let served = within(5 * SECOND, || {
@@ -102,7 +102,7 @@ pub fn all_dead_refuse(lab: &Lab, table: &mut Table) {
 }
 
 /// R29: probes fail everywhere, connects work everywhere.
-pub fn fail_open(_lab: &Lab, table: &mut Table) {
+pub fn fail_open(_lab: &Topology, table: &mut Table) {
     let port = 9182;
     let _servers = ZONES.map(|zone| Server::start(zone, port, Probes::Never));
     let proxy = Proxy::at_port(port, &["--probe-interval", "1s"]);
@@ -126,7 +126,7 @@ pub fn fail_open(_lab: &Lab, table: &mut Table) {
 }
 
 /// R32: 500 wait, then one zone returns.
-pub fn parked(_lab: &Lab, table: &mut Table) {
+pub fn parked(_lab: &Topology, table: &mut Table) {
     let (port, count) = (9182, 500);
     let proxy = Proxy::at_port(port, &[]);
     let ready = Arc::new(Barrier::new(count + 1));

@@ -1,4 +1,4 @@
-//! Processes of the lab: entryway, its control, and what they say about themselves.
+//! Processes of the topology: entryway, its control, and what they say about themselves.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::client::{eventually, request};
-use crate::lab::{PORT, ZONES, address};
+use crate::topology::{PORT, ZONES, address};
 
 /// A child that ends with its handle, and what it printed.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: &str) {
-        crate::lab::sh(&format!("kill -{signal} {}", self.child.id()));
+        crate::topology::sh(&format!("kill -{signal} {}", self.child.id()));
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::lab::{address, inside};
+use crate::topology::{address, inside};
 
 /// What one connection has sent, and how it ended.
 #[derive(Clone, Debug)]
@@ -141,7 +141,7 @@ fn answer(stream: &mut TcpStream, unread: &mut Vec<u8>, shared: &Shared) {
         let (status, body) = if head.starts_with(b"GET / ") && !shared.probe() {
             ("503 Service Unavailable", "{:no \"targets\"}")
         } else {
-            ("200 OK", "{:s3-auth-path \"lab/lab\"}")
+            ("200 OK", "{:s3-auth-path \"topology/topology\"}")
         };
         if head.starts_with(b"GET /wait ") {
             return;

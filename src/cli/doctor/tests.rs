@@ -30,7 +30,7 @@ async fn messages_are_explained_and_unknown_ones_are_not_guessed() {
     let (code, text) = doctor(&["--message", "kaboom\u{1b}[2J"]).await;
     assert_eq!(code, Ok(0));
     assert!(
-        text.starts_with("unknown: kaboom?[2J") && text.contains("do not know"),
+        text.starts_with("unknown: kaboom?[2J") && text.contains("not known"),
         "{text}"
     );
     let line = [
@@ -48,6 +48,15 @@ async fn messages_are_explained_and_unknown_ones_are_not_guessed() {
     let (_, text) = doctor(&["--message", "kaboom", "--output", "json"]).await;
     let json: Json = serde_json::from_str(&text).unwrap();
     assert_eq!(json["known"], false);
+}
+
+#[test]
+fn a_message_is_read_from_standard_input() {
+    let text = message_text("-", &mut "a trace\nof lines".as_bytes()).unwrap();
+    assert_eq!(text, "a trace\nof lines");
+    assert_eq!(message_text("busy", &mut io::empty()).unwrap(), "busy");
+    let error = message_text("-", &mut " \n".as_bytes()).unwrap_err();
+    assert_eq!(error.code, code::NOT_UNDERSTOOD);
 }
 
 #[tokio::test]
@@ -158,9 +167,12 @@ fn an_instance_is_a_subject() {
     assert_eq!(subject.listen, ["127.0.0.1:9000".parse().unwrap()]);
     assert_eq!(subject.dns.servers, ["10.0.0.2:53".parse().unwrap()]);
     assert_eq!(subject.timers.max_drain, Duration::from_secs(90));
-    let way = &subject.ways[0];
-    assert_eq!(way.keepalive, Duration::from_secs(400));
-    assert_eq!((way.health.fall, way.endpoints[0].role), (5, Role::Peered));
+    let target = &subject.targets[0];
+    assert_eq!(target.keepalive, Duration::from_secs(400));
+    assert_eq!(
+        (target.health.fall, target.endpoints[0].role),
+        (5, Role::Peered)
+    );
     let instance = subject.instance.unwrap();
     assert_eq!((instance.pid, instance.down.len()), (7, 1));
     // What cannot be read is said, and the rest goes on.

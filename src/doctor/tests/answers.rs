@@ -272,13 +272,16 @@ async fn what_a_node_says_itself() {
 async fn a_slow_answer_is_a_warning() {
     let mock = mock::start(MockConfig {
         base_ip: IpAddr::from([127, 0, 65, 1]),
-        latency: Duration::from_millis(300),
+        behaviour: mock::Behaviour {
+            latency: mock::Latency::Fixed(Duration::from_millis(300)),
+            ..mock::Behaviour::default()
+        },
         ..MockConfig::default()
     })
     .unwrap();
-    let mut way = way_of(&mock);
-    way.health.timeout = Duration::from_millis(100);
-    let report = report(&subject(way)).await;
+    let mut target = way_of(&mock);
+    target.health.timeout = Duration::from_millis(100);
+    let report = report(&subject(target)).await;
     assert_rule(
         &report,
         &rules::HTTP_SLOW,
@@ -313,9 +316,9 @@ async fn two_systems_in_one_upstream() {
 #[tokio::test]
 async fn another_system_than_expected() {
     let mock = mock_zones([127, 0, 67, 1]);
-    let mut way = way_of(&mock);
-    way.health.expect_s3_auth_path = ExpectIdentity::Value("prod-bucket/prod".to_owned());
-    let report = report(&subject(way)).await;
+    let mut target = way_of(&mock);
+    target.health.expect_s3_auth_path = ExpectIdentity::Value("prod-bucket/prod".to_owned());
+    let report = report(&subject(target)).await;
     let check = assert_rule(
         &report,
         &rules::IDENTITY_OTHER,
@@ -336,7 +339,7 @@ async fn another_system_than_expected() {
 async fn with_tcp_probes_a_connect_is_enough() {
     let at = says("anything").await;
     let mut subject = subject_at(at);
-    subject.ways[0].health = HealthSettings {
+    subject.targets[0].health = HealthSettings {
         kind: crate::upstream::settings::ProbeKind::Tcp,
         ..HealthSettings::default()
     };

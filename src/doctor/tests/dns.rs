@@ -39,7 +39,7 @@ pub(super) fn ips(text: &str) -> Reply {
     Reply::Ips(text.split(' ').map(ip).collect(), 60)
 }
 
-fn peering() -> Way {
+fn peering() -> UpstreamTarget {
     cooked(Target {
         peering: true,
         system: Some("prod"),
@@ -48,23 +48,23 @@ fn peering() -> Way {
     })
 }
 
-pub(super) async fn of(way: Way, servers: &[&FakeDns]) -> Report {
-    let subject = Subject {
+pub(super) async fn of(target: UpstreamTarget, servers: &[&FakeDns]) -> Report {
+    let subject = Input {
         dns: settings_of(servers),
-        ..subject(way)
+        ..subject(target)
     };
     report(&subject).await
 }
 
 /// The stages up to names alone: for answers that no test may connect to.
-pub(super) async fn names_of(way: Way, servers: &[&FakeDns]) -> Report {
-    let subject = Subject {
+pub(super) async fn names_of(target: UpstreamTarget, servers: &[&FakeDns]) -> Report {
+    let subject = Input {
         dns: settings_of(servers),
-        ..subject(way)
+        ..subject(target)
     };
-    let names = crate::doctor::names::look_up(&subject).await;
-    let mut checks = naming::judge_servers(&names);
-    checks.extend(naming::judge_names(&subject, &names));
+    let names = crate::doctor::dns_lookup::look_up(&subject).await;
+    let mut checks = dns_checks::check_servers(&names);
+    checks.extend(dns_checks::check_names(&subject, &names));
     Report::new(checks, &HashSet::new(), 1)
 }
 
@@ -104,7 +104,7 @@ async fn peering_tells_which_name_lives() {
 async fn the_name_of_the_other_era() {
     let dns = fake_dns().await;
     dns.set(HTTP, A, [ips("127.0.82.1")]);
-    let report = of(way(&[(ENTRY, 8182, None)]), &[&dns]).await;
+    let report = of(explicit(&[(ENTRY, 8182, None)]), &[&dns]).await;
     let check = assert_rule(
         &report,
         &rules::NAME_ENTRY_IS_HTTP,
@@ -115,7 +115,7 @@ async fn the_name_of_the_other_era() {
     assert!(check.evidence.contains("884-9095"), "{}", check.evidence);
     let dns = fake_dns().await;
     dns.set(ENTRY, A, [ips("127.0.82.1")]);
-    let report = of(way(&[(HTTP, 8182, None)]), &[&dns]).await;
+    let report = of(explicit(&[(HTTP, 8182, None)]), &[&dns]).await;
     assert_rule(
         &report,
         &rules::NAME_HTTP_IS_ENTRY,
@@ -178,7 +178,7 @@ async fn no_resolver_at_all() {
         resolv_conf: folder.path().join("resolv.conf"),
         hosts: folder.path().join("hosts"),
     };
-    let subject = Subject {
+    let subject = Input {
         files,
         ..subject(peering())
     };
@@ -207,10 +207,10 @@ async fn only_with_a_search_domain() {
         "nameserver 127.0.0.1\nsearch corp.test\n",
     )
     .unwrap();
-    let subject = Subject {
+    let subject = Input {
         files,
         dns: settings(&dns),
-        ..subject(way(&[("db", 8182, None)]))
+        ..subject(explicit(&[("db", 8182, None)]))
     };
     let report = report(&subject).await;
     assert_rule(

@@ -54,7 +54,7 @@ async fn listen_addresses_that_cannot_be_had() {
 #[tokio::test]
 async fn an_endpoint_that_is_our_own_listener() {
     let at = closed_port().await;
-    let mut subject = subject(way(&[("localhost", at.port(), None)]));
+    let mut subject = subject(explicit(&[("localhost", at.port(), None)]));
     subject.listen = vec![at];
     let report = report(&subject).await;
     let check = assert_rule(
@@ -73,11 +73,11 @@ async fn an_endpoint_that_is_our_own_listener() {
 
 #[tokio::test]
 async fn wrong_and_odd_settings() {
-    let mut way = way(&[]);
-    way.wrong = vec!["a TCP endpoint has no path\u{1b}[2J".to_owned()];
-    let subject = Subject {
+    let mut target = explicit(&[]);
+    target.wrong = vec!["a TCP endpoint has no path\u{1b}[2J".to_owned()];
+    let subject = Input {
         odd: vec!["ENTRYWAY_ENDPONT is not a setting".to_owned()],
-        ..subject(way)
+        ..subject(target)
     };
     let report = report(&subject).await;
     assert_rule(
@@ -100,7 +100,7 @@ async fn wrong_and_odd_settings() {
 #[tokio::test]
 async fn a_route_that_does_not_exist() {
     // The broadcast address is nobody's: the kernel has no route for a connection there.
-    let report = report(&subject(way(&[("255.255.255.255", 8182, None)]))).await;
+    let report = report(&subject(explicit(&[("255.255.255.255", 8182, None)]))).await;
     assert_rule(
         &report,
         &rules::ROUTE_NONE,
@@ -120,7 +120,7 @@ async fn through_a_running_instance() {
         down: Vec::new(),
         examined: true,
     };
-    let with = |instance: Instance| Subject {
+    let with = |instance: Instance| Input {
         listen: instance.addresses.clone(),
         instance: Some(instance),
         ..subject(way_of(&mock))
@@ -183,7 +183,7 @@ async fn through_a_running_instance() {
 async fn timers_that_will_hurt() {
     let mock = mock_zones([127, 0, 94, 1]);
     let mut subject = subject(way_of(&mock));
-    subject.ways[0].keepalive = Duration::from_secs(350);
+    subject.targets[0].keepalive = Duration::from_secs(350);
     subject.timers = Timers {
         max_drain: Duration::from_secs(31),
         hold: Duration::from_secs(60),
@@ -219,8 +219,8 @@ async fn timers_that_will_hurt() {
         "LimitNOFILE",
     );
     assert_eq!(report.verdict(), Verdict::Warn, "{}", report.text(false));
-    subject.ways[0].keepalive = Duration::ZERO;
-    let off = local::judge_limits(&subject, &[]);
+    subject.targets[0].keepalive = Duration::ZERO;
+    let off = host_checks::check_limits(&subject, &[]);
     assert!(
         off.iter()
             .any(|check| check.evidence.contains("keepalive is off"))
@@ -238,14 +238,16 @@ async fn local_ports_towards_an_address() {
     for _ in 0..9 {
         open.push(TcpStream::connect(at).await.unwrap());
     }
-    let check = local::judge_local_ports(&[at, closed_port().await], Some(10)).unwrap();
+    let check = host_checks::check_local_ports(&[at, closed_port().await], Some(10)).unwrap();
     assert_eq!(check.rule, Some("LIMIT_PORTS"));
     assert!(
         check.evidence.contains("9 of 10") && check.subject.contains(&at.to_string()),
         "{check:?}"
     );
     assert_eq!(
-        local::judge_local_ports(&[at], Some(1000)).unwrap().verdict,
+        host_checks::check_local_ports(&[at], Some(1000))
+            .unwrap()
+            .verdict,
         Verdict::Pass
     );
 }
@@ -264,7 +266,7 @@ async fn an_instance_that_has_used_its_open_files() {
         .unwrap();
     let mut said = [0; 5];
     std::io::Read::read_exact(instance.stdout.as_mut().unwrap(), &mut said).unwrap();
-    let subject = Subject {
+    let subject = Input {
         instance: Some(Instance {
             pid: instance.id(),
             addresses: Vec::new(),
@@ -292,7 +294,7 @@ async fn redacted_reports_name_nobody() {
     mock.set_mode("b", Mode::OtherIdentity).await.unwrap();
     mock.set_mode("c", Mode::Refuse).await.unwrap();
     let mut subject = subject(way_of(&mock));
-    subject.ways[0].system = Some("prod".to_owned());
+    subject.targets[0].system = Some("prod".to_owned());
     let mut report = report(&subject).await;
     redact(&mut report, &subject);
     let text = format!("{}{}", report.text(false), report.json());

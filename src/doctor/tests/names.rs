@@ -73,7 +73,7 @@ async fn one_address_while_zones_are_configured() {
         ("b.test", 8182, Some("b")),
         ("c.test", 8182, Some("c")),
     ];
-    let report = of(way(&zones), &[&dns]).await;
+    let report = of(explicit(&zones), &[&dns]).await;
     let check = assert_rule(
         &report,
         &rules::NAME_SAME_ADDRESS,
@@ -91,7 +91,7 @@ async fn one_address_while_zones_are_configured() {
     // A zonal name given alone is named as the cause.
     let dns = fake_dns().await;
     dns.set(ZONE_A, A, [ips("127.0.86.1")]);
-    let report = of(way(&[(ZONE_A, 8182, Some("us-east-1a"))]), &[&dns]).await;
+    let report = of(explicit(&[(ZONE_A, 8182, Some("us-east-1a"))]), &[&dns]).await;
     let check = assert_rule(
         &report,
         &rules::NAME_ONE_ADDRESS,
@@ -112,7 +112,7 @@ async fn one_address_while_zones_are_configured() {
 async fn public_mixed_and_split_answers() {
     let dns = fake_dns().await;
     dns.set(HTTP, A, [ips("203.0.113.7 203.0.113.8")]);
-    let report = names_of(way(&[(HTTP, 8182, None)]), &[&dns]).await;
+    let report = names_of(explicit(&[(HTTP, 8182, None)]), &[&dns]).await;
     assert_rule(
         &report,
         &rules::NAME_PUBLIC,
@@ -121,7 +121,7 @@ async fn public_mixed_and_split_answers() {
         "--dns-server",
     );
     dns.set(HTTP, A, [ips("203.0.113.7 10.0.0.8")]);
-    let report = names_of(way(&[(HTTP, 8182, None)]), &[&dns]).await;
+    let report = names_of(explicit(&[(HTTP, 8182, None)]), &[&dns]).await;
     assert_rule(
         &report,
         &rules::NAME_MIXED,
@@ -131,7 +131,7 @@ async fn public_mixed_and_split_answers() {
     );
     let inside = fake_dns().await;
     inside.set(HTTP, A, [ips("10.0.0.8 10.0.0.9")]);
-    let report = names_of(way(&[(HTTP, 8182, None)]), &[&inside, &dns]).await;
+    let report = names_of(explicit(&[(HTTP, 8182, None)]), &[&inside, &dns]).await;
     let check = assert_rule(
         &report,
         &rules::NAME_DISAGREE,
@@ -150,7 +150,7 @@ async fn public_mixed_and_split_answers() {
 async fn names_without_addresses() {
     let dns = fake_dns().await;
     dns.set_both("db.test", Reply::NoData);
-    let report = of(way(&[("db.test", 8182, None)]), &[&dns]).await;
+    let report = of(explicit(&[("db.test", 8182, None)]), &[&dns]).await;
     assert_rule(
         &report,
         &rules::NAME_EMPTY,
@@ -158,7 +158,7 @@ async fn names_without_addresses() {
         "another kind",
         "dig db.test",
     );
-    let report = of(way(&[("nowhere.test", 8182, None)]), &[&dns]).await;
+    let report = of(explicit(&[("nowhere.test", 8182, None)]), &[&dns]).await;
     assert_rule(
         &report,
         &rules::NAME_MISSING,
@@ -173,9 +173,9 @@ async fn local_answers_are_refused() {
     let dns = fake_dns().await;
     dns.set(HTTP, A, [ips("127.0.0.1")]);
     dns.set(HTTP, AAAA, [Reply::NoData]);
-    let mut subject = Subject {
+    let mut subject = Input {
         dns: settings(&dns),
-        ..subject(way(&[(HTTP, 8182, None)]))
+        ..subject(explicit(&[(HTTP, 8182, None)]))
     };
     subject.dns.allow_local_answers = false;
     let report = report(&subject).await;
@@ -193,7 +193,7 @@ async fn local_answers_are_refused() {
 async fn a_name_that_the_first_server_denies() {
     let (first, second) = (fake_dns().await, fake_dns().await);
     second.set("db.test", A, [ips("127.0.87.1")]);
-    let report = of(way(&[("db.test", 8182, None)]), &[&first, &second]).await;
+    let report = of(explicit(&[("db.test", 8182, None)]), &[&first, &second]).await;
     assert_rule(
         &report,
         &rules::NAME_MISSING,
@@ -225,9 +225,9 @@ async fn the_worst_case_ends_in_time() {
         .iter()
         .map(|name| (name.as_str(), port, None))
         .collect();
-    let mut subject = Subject {
+    let mut subject = Input {
         dns: settings(&dns),
-        ..subject(way(&endpoints))
+        ..subject(explicit(&endpoints))
     };
     subject.dns.timeout = Duration::from_secs(30);
     let report = report(&subject).await;

@@ -101,7 +101,7 @@ async fn silence_behind_a_peered_name() {
     let name = "entry-http.prod.us-east-1.datomic.net";
     let dns = fake_dns().await;
     dns.set(name, A, [Reply::Ips(vec![address.ip()], 60)]);
-    let mut subject = subject(way(&[(name, address.port(), None)]));
+    let mut subject = subject(explicit(&[(name, address.port(), None)]));
     subject.dns = dns::settings(&dns);
     let report = report(&subject).await;
     let check = assert_rule(
@@ -123,15 +123,15 @@ async fn silence_behind_a_peered_name() {
 /// Pure: no public address may be called from a test.
 #[test]
 fn silence_at_a_public_address_or_by_the_default_route() {
-    let found = |address: &str| Found {
-        spot: reach::Spot {
-            way: 0,
+    let found = |address: &str| ProbeResult {
+        peer: probe_all::AddressTarget {
+            target: 0,
             endpoint: "x".to_owned(),
             host: "db.example.com".to_owned(),
             zone: None,
             socket: SocketAddr::new(ip(address), 8182),
         },
-        route: Ok(route::Route {
+        route: Ok(ip_route::Route {
             source: ip("192.168.1.5"),
             interface: Some("wlan0".to_owned()),
             by_default: true,
@@ -143,17 +143,17 @@ fn silence_at_a_public_address_or_by_the_default_route() {
             status: None,
             server: None,
         },
-        glimpse: None,
+        first_bytes: None,
     };
-    let subject = subject(way(&[("db.example.com", 8182, None)]));
-    let public = judge::judge(&subject, &[found("203.0.113.9")]);
+    let subject = subject(explicit(&[("db.example.com", 8182, None)]));
+    let public = address_checks::check_all(&subject, &[found("203.0.113.9")]);
     assert!(
         public
             .iter()
             .any(|check| check.rule == Some("TCP_TIMEOUT_PUBLIC")),
         "{public:?}"
     );
-    let private = judge::judge(&subject, &[found("10.1.2.3")]);
+    let private = address_checks::check_all(&subject, &[found("10.1.2.3")]);
     let check = private
         .iter()
         .find(|check| check.rule == Some("TCP_TIMEOUT"))
@@ -219,7 +219,7 @@ async fn a_head_without_its_body() {
 async fn a_connect_that_is_slower_than_its_limit() {
     let mock = mock_zones([127, 0, 78, 1]);
     let mut subject = subject(way_of(&mock));
-    subject.ways[0].connect_timeout = Duration::from_nanos(1);
+    subject.targets[0].connect_timeout = Duration::from_nanos(1);
     let report = report(&subject).await;
     let check = assert_rule(
         &report,

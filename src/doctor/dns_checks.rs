@@ -4,19 +4,19 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::names::{Name, Names, WITHIN, addresses, in_use, key, sibling};
+use super::dns_lookup::{Name, Names, WITHIN, addresses, in_use, key, sibling};
+use super::input::{Input, UpstreamTarget};
+use super::ip_route;
 use super::report::Check;
-use super::route;
 use super::rules;
-use super::subject::{Subject, Way};
-use super::words::{Facts, Stage, is_private, shown};
+use super::types::{Facts, Stage, is_private, shown};
 use crate::addr::aws;
 use crate::types::Zone;
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Stage `resolver`: one line a server.
-pub(super) fn judge_servers(names: &Names) -> Vec<Check> {
+pub(super) fn check_servers(names: &Names) -> Vec<Check> {
     let asked: Vec<&Name> = names
         .values()
         .filter(|name| name.source == AnswerSource::Dns)
@@ -65,7 +65,7 @@ pub(super) fn judge_servers(names: &Names) -> Vec<Check> {
     let any_good = servers.iter().any(|server| sensible(*server));
     let judge = |server: SocketAddr| {
         let subject = server.to_string();
-        let from = route::describe(server);
+        let from = ip_route::describe(server);
         if sensible(server) {
             let slowest = replies(server)
                 .map(|(_, reply)| reply.took)
@@ -97,29 +97,29 @@ fn is_sensible<T>(result: &Result<T, &LookupError>) -> bool {
 }
 
 /// Stage `names`: one line an endpoint, one for the candidates of a VPC endpoint, and what is odd about them together.
-pub(super) fn judge_names(subject: &Subject, names: &Names) -> Vec<Check> {
+pub(super) fn check_names(subject: &Input, names: &Names) -> Vec<Check> {
     let mut checks = Vec::new();
-    for way in &subject.ways {
-        for endpoint in way.endpoints.iter().filter(|e| e.role != Role::Zonal) {
-            checks.extend(judge_name(way, endpoint, names));
+    for target in &subject.targets {
+        for endpoint in target.endpoints.iter().filter(|e| e.role != Role::Zonal) {
+            checks.extend(check_name(target, endpoint, names));
         }
-        checks.extend(judge_zones(way, names));
-        checks.extend(judge_number(way, names));
+        checks.extend(check_zones(target, names));
+        checks.extend(check_number(target, names));
     }
     checks
 }
 
-fn judge_name(way: &Way, endpoint: &EndpointSpec, names: &Names) -> Vec<Check> {
+fn check_name(target: &UpstreamTarget, endpoint: &EndpointSpec, names: &Names) -> Vec<Check> {
     let facts = Facts::of_host(&endpoint.host, endpoint.port)
-        .or("system", way.system.as_deref())
-        .or("region", way.region.as_deref());
+        .or("system", target.system.as_deref())
+        .or("region", target.region.as_deref());
     let label = endpoint.host.clone();
     let Some(name) = names.get(&key(&endpoint.host)) else {
-        return vec![Check::skip(Stage::Names, label, "the lookup did not end").of(&way.name)];
+        return vec![Check::skip(Stage::Names, label, "the lookup did not end").of(&target.name)];
     };
     let other = sibling(&key(&endpoint.host))
         .filter(|other| names.get(other).is_some_and(|name| name.result.is_ok()));
-    let is_pair = way.endpoints.iter().any(|e| Some(key(&e.host)) == other);
+    let is_pair = target.endpoints.iter().any(|e| Some(key(&e.host)) == other);
     let mut checks = Vec::new();
     match &name.result {
         Ok(ips) => {
@@ -141,7 +141,7 @@ fn judge_name(way: &Way, endpoint: &EndpointSpec, names: &Names) -> Vec<Check> {
                 AnswerSource::Hosts => {
                     Check::pass(Stage::Names, label, format!("{list}, from the hosts file"))
                 }
-                AnswerSource::Dns => judge_ips(&endpoint.host, ips, &list, &facts),
+                AnswerSource::Dns => check_ips(&endpoint.host, ips, &list, &facts),
             });
             if let Some(evidence) = name.disagreement() {
                 checks.push(Check::ruled(
@@ -161,15 +161,15 @@ fn judge_name(way: &Way, endpoint: &EndpointSpec, names: &Names) -> Vec<Check> {
             // The line of entry-http. says it for both.
             checks.push(Check::skip(Stage::Names, label, "does not answer either"));
         }
-        Err(why) => checks.push(judge_missing(name, why, other, &facts)),
+        Err(why) => checks.push(check_missing(name, why, other, &facts)),
     }
     checks
         .into_iter()
-        .map(|check| check.of(&way.name))
+        .map(|check| check.of(&target.name))
         .collect()
 }
 
-fn judge_ips(host: &str, ips: &[IpAddr], list: &str, facts: &Facts) -> Check {
+fn check_ips(host: &str, ips: &[IpAddr], list: &str, facts: &Facts) -> Check {
     let private = ips.iter().filter(|ip| is_private(**ip)).count();
     if private == ips.len() {
         Check::pass(Stage::Names, host, list)
@@ -180,7 +180,7 @@ fn judge_ips(host: &str, ips: &[IpAddr], list: &str, facts: &Facts) -> Check {
     }
 }
 
-fn judge_missing(name: &Name, why: &LookupError, other: Option<String>, facts: &Facts) -> Check {
+fn check_missing(name: &Name, why: &LookupError, other: Option<String>, facts: &Facts) -> Check {
     let host = &name.host;
     let seen = shown(&why.to_string());
     if let Some(longer) = &name.search {
@@ -216,13 +216,13 @@ fn judge_missing(name: &Name, why: &LookupError, other: Option<String>, facts: &
 }
 
 /// The zones of a VPC endpoint: those that do not answer are no fault, none at all is odd.
-fn judge_zones(way: &Way, names: &Names) -> Option<Check> {
-    let candidates: Vec<&EndpointSpec> = way
+fn check_zones(target: &UpstreamTarget, names: &Names) -> Option<Check> {
+    let candidates: Vec<&EndpointSpec> = target
         .endpoints
         .iter()
         .filter(|e| e.role == Role::Zonal)
         .collect();
-    let regional = way.endpoints.iter().find(|e| e.role == Role::Regional)?;
+    let regional = target.endpoints.iter().find(|e| e.role == Role::Regional)?;
     if candidates.is_empty() || addresses(names, regional).is_empty() {
         return None;
     }
@@ -235,22 +235,22 @@ fn judge_zones(way: &Way, names: &Names) -> Option<Check> {
     Some(match zones.is_empty() {
         true => Check::ruled(
             &rules::NAME_ZONES_MISSING,
-            &way.name,
+            &target.name,
             &format!("{} tried", candidates.len()),
             &facts,
         ),
         false => Check::pass(
             Stage::Names,
-            &way.name,
+            &target.name,
             format!("zones with an endpoint: {}", zones.join(" ")),
         ),
     })
-    .map(|check| check.of(&way.name))
+    .map(|check| check.of(&target.name))
 }
 
 /// One address only.
-fn judge_number(way: &Way, names: &Names) -> Option<Check> {
-    let used = in_use(names, way);
+fn check_number(target: &UpstreamTarget, names: &Names) -> Option<Check> {
+    let used = in_use(names, target);
     let sockets: BTreeSet<SocketAddr> = used
         .iter()
         .flat_map(|e| {
@@ -264,7 +264,7 @@ fn judge_number(way: &Way, names: &Names) -> Option<Check> {
         _ => return None,
     };
     let first = used.first()?;
-    let facts = Facts::of_host(&first.host, first.port).or("region", way.region.as_deref());
+    let facts = Facts::of_host(&first.host, first.port).or("region", target.region.as_deref());
     let mut zones: Vec<&str> = used
         .iter()
         .filter_map(|e| e.zone.as_ref().map(Zone::as_str))
@@ -273,12 +273,12 @@ fn judge_number(way: &Way, names: &Names) -> Option<Check> {
     let check =
         if zones.len() > 1 || used.len() > 1 && used.iter().all(|e| e.role == Role::Configured) {
             let evidence = format!("{} endpoints, all at {only}", used.len());
-            Check::ruled(&rules::NAME_SAME_ADDRESS, &way.name, &evidence, &facts)
+            Check::ruled(&rules::NAME_SAME_ADDRESS, &target.name, &evidence, &facts)
         } else {
             let zonal = aws::zone_of(&first.host)
                 .map(|zone| format!(", {} is the name of zone {zone} alone", first.host));
             let evidence = format!("{only}{}", zonal.unwrap_or_default());
-            Check::ruled(&rules::NAME_ONE_ADDRESS, &way.name, &evidence, &facts)
+            Check::ruled(&rules::NAME_ONE_ADDRESS, &target.name, &evidence, &facts)
         };
-    Some(check.of(&way.name))
+    Some(check.of(&target.name))
 }

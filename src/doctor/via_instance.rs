@@ -5,21 +5,24 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::task::JoinSet;
 
-use super::reach::{Found, patient};
+use super::input::Input;
+use super::probe_all::{ProbeResult, patient};
 use super::report::Check;
 use super::rules;
-use super::subject::Subject;
-use super::words::{Facts, Stage, shown};
+use super::types::{Facts, Stage, shown};
 use crate::probe::{self, ProbeReport, host_header};
 use crate::upstream::input::ProbeOutcome;
 use crate::upstream::settings::ProbeKind;
 
 /// Asks through each of our own listen addresses at once.
-pub(super) async fn go(subject: &Subject, ours: &[SocketAddr]) -> Vec<(SocketAddr, ProbeReport)> {
+pub(super) async fn probe_through(
+    subject: &Input,
+    ours: &[SocketAddr],
+) -> Vec<(SocketAddr, ProbeReport)> {
     let health = subject
-        .ways
+        .targets
         .first()
-        .map(|way| patient(&way.health))
+        .map(|target| patient(&target.health))
         .unwrap_or_default();
     let examined = subject.instance.iter().filter(|instance| instance.examined);
     let every = examined.flat_map(|instance| instance.addresses.iter().copied());
@@ -55,14 +58,14 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// What came through, beside what was found directly.
-pub(super) fn judge(
-    subject: &Subject,
+pub(super) fn check_all(
+    subject: &Input,
     through: &[(SocketAddr, ProbeReport)],
-    direct: &[Found],
+    direct: &[ProbeResult],
 ) -> Vec<Check> {
     let mut checks: Vec<Check> = through
         .iter()
-        .map(|one| judge_one(subject, one, direct))
+        .map(|one| check_one(subject, one, direct))
         .collect();
     if checks.is_empty() {
         let places: Vec<String> = subject.listen.iter().map(SocketAddr::to_string).collect();
@@ -75,13 +78,14 @@ pub(super) fn judge(
     }
     let down = subject.instance.iter().flat_map(|instance| &instance.down);
     for (socket, why) in down {
-        let answers =
-            |found: &&Found| found.spot.socket == *socket && found.report.outcome.is_success();
+        let answers = |found: &&ProbeResult| {
+            found.peer.socket == *socket && found.report.outcome.is_success()
+        };
         if let Some(found) = direct.iter().find(answers) {
             let evidence = format!("it says: {}", shown(why));
             checks.push(Check::ruled(
                 &rules::THROUGH_DISAGREES,
-                found.spot.label(),
+                found.peer.label(),
                 &evidence,
                 &Facts::default(),
             ));
@@ -90,16 +94,16 @@ pub(super) fn judge(
     checks
 }
 
-fn judge_one(
-    subject: &Subject,
+fn check_one(
+    subject: &Input,
     (address, report): &(SocketAddr, ProbeReport),
-    direct: &[Found],
+    direct: &[ProbeResult],
 ) -> Check {
     let label = address.to_string();
     let datomic = subject
-        .ways
+        .targets
         .iter()
-        .all(|way| way.health.kind == ProbeKind::Datomic);
+        .all(|target| target.health.kind == ProbeKind::Datomic);
     if !datomic {
         return Check::skip(
             Stage::Through,
@@ -124,7 +128,7 @@ fn judge_one(
         .as_ref()
         .map(|identity| identity.as_str())
         .unwrap_or_default();
-    let known: BTreeSet<&str> = direct.iter().filter_map(Found::identity).collect();
+    let known: BTreeSet<&str> = direct.iter().filter_map(ProbeResult::identity).collect();
     let took = report.took.as_millis();
     if known.is_empty() || known.contains(seen) {
         return Check::pass(

@@ -7,12 +7,12 @@ use std::path::Path;
 use tokio::time::Instant;
 
 use crate::client::{ask, last, request, within};
-use crate::lab::{Lab, ZONES};
 use crate::process::Proxy;
+use crate::topology::{Topology, ZONES};
 use crate::{SECOND, Table};
 
 /// The whole proxy is stopped for 10 s.
-pub fn stopped(_lab: &Lab, table: &mut Table) {
+pub fn stopped(_lab: &Topology, table: &mut Table) {
     let proxy = Proxy::entryway(&[]);
     let mut idle = TcpStream::connect(proxy.address).unwrap();
     ask(&mut idle, "").unwrap();
@@ -63,7 +63,7 @@ pub fn stopped(_lab: &Lab, table: &mut Table) {
 }
 
 /// A quarter of a core, and more work than that.
-pub fn quota(_lab: &Lab, table: &mut Table) {
+pub fn quota(_lab: &Topology, table: &mut Table) {
     let proxy = Proxy::entryway(&["--probe-interval", "1s"]);
     let quota = match Quota::of(proxy.process.child.id()) {
         Ok(quota) => quota,

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::client::{ask, eventually, last_word, within};
-use crate::lab::{Fault, Lab, PROXY_HOST, REMOTE, ZONES, inside, silence};
 use crate::process::Proxy;
 use crate::server::{Probes, Server};
+use crate::topology::{Fault, PROXY_HOST, REMOTE, Topology, ZONES, inside, silence};
 use crate::{MS, SECOND, Table};
 
-/// `config/fast.toml` without the target that it samples: the lab gives its own.
+/// `config/fast.toml` without the target that it samples: the topology gives its own.
 pub fn fast() -> &'static str {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/fast.toml");
     let text = std::fs::read_to_string(path).unwrap();
@@ -26,7 +26,7 @@ pub fn fast() -> &'static str {
 }
 
 /// R23: bytes are under way, both ways, when the zone falls silent.
-pub fn busy(lab: &Lab, table: &mut Table) {
+pub fn busy(topology: &Topology, table: &mut Table) {
     let port = 9182;
     let limit = 1500 * MS;
     for fault in [Fault::BlackHole, Fault::OneWay] {
@@ -41,11 +41,11 @@ pub fn busy(lab: &Lab, table: &mut Table) {
         eventually(5 * SECOND, || {
             (proxy.metric("entryway_bytes_total", &["download", "zone=\"a\""]) > 1e6).then_some(())
         });
-        fault.begin(lab, "a");
+        fault.begin(topology, "a");
         let began = Instant::now();
         let (error, took) = write_until_told(&mut busy, began);
         // Our kernel sends nothing when it gives up: the upstream hears of it when it says something that arrives.
-        fault.end(lab, "a");
+        fault.end(topology, "a");
         let upstream = within(6 * SECOND, || {
             let seen = servers[0].seen();
             let ended = seen.iter().find(|seen| seen.bytes.starts_with(b"GET /s"))?;
@@ -79,9 +79,9 @@ fn write_until_told(stream: &mut TcpStream, began: Instant) -> (ErrorKind, Durat
 }
 
 /// A request waits for its answer on a zone that falls silent: reads must be able to go elsewhere within 10 s.
-pub fn waiting(lab: &Lab, table: &mut Table) {
+pub fn waiting(topology: &Topology, table: &mut Table) {
     let proxy = Proxy::entryway(&[]);
-    lab.mode("a", "slow");
+    topology.mode("a", "slow");
     let mut waits = TcpStream::connect(proxy.address).unwrap();
     waits
         .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -90,11 +90,11 @@ pub fn waiting(lab: &Lab, table: &mut Table) {
     eventually(5 * SECOND, || {
         (proxy.metric("entryway_bytes_total", &["upload", "zone=\"a\""]) > 0.0).then_some(())
     });
-    Fault::BlackHole.begin(lab, "a");
+    Fault::BlackHole.begin(topology, "a");
     let (end, took) = last_word(&mut waits, 40 * SECOND);
     let (rest, rested) = last_word(&mut others, 40 * SECOND);
-    Fault::BlackHole.end(lab, "a");
-    lab.mode("a", "ok");
+    Fault::BlackHole.end(topology, "a");
+    topology.mode("a", "ok");
     table.row(
         "BlackHole, request waits",
         "RST ≤ 10s; one at rest FIN ≤ 10s",
@@ -104,7 +104,7 @@ pub fn waiting(lab: &Lab, table: &mut Table) {
 }
 
 /// R24: an idle pair on a zone that falls silent, and nothing but keepalive to tell.
-pub fn idle(lab: &Lab, table: &mut Table) {
+pub fn idle(topology: &Topology, table: &mut Table) {
     let keep = "\n[[upstream]]\n[upstream.health]\non_down = \"keep\"\n";
     std::fs::write("/run/keep.toml", keep).unwrap();
     let fast = std::fs::read_to_string(fast()).unwrap();
@@ -117,9 +117,9 @@ pub fn idle(lab: &Lab, table: &mut Table) {
         let proxy = Proxy::entryway(&["--config", config]);
         let mut idle = TcpStream::connect(proxy.address).unwrap();
         ask(&mut idle, "").unwrap();
-        Fault::BlackHole.begin(lab, "a");
+        Fault::BlackHole.begin(topology, "a");
         let (end, took) = last_word(&mut idle, 60 * SECOND);
-        Fault::BlackHole.end(lab, "a");
+        Fault::BlackHole.end(topology, "a");
         table.row(
             &format!("BlackHole, idle, {name}, keep"),
             &format!("told ≤ {limit}s"),
@@ -130,7 +130,7 @@ pub fn idle(lab: &Lab, table: &mut Table) {
 }
 
 /// R64: a client on another machine that vanishes without a word frees its upstream.
-pub fn vanished_client(_lab: &Lab, table: &mut Table) {
+pub fn vanished_client(_lab: &Topology, table: &mut Table) {
     let port = 9182;
     let servers = ZONES.map(|zone| Server::start(zone, port, Probes::Well));
     let listen = format!("{PROXY_HOST}:9183");

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::subject::{Subject, Way};
-use super::words::is_private;
+use super::input::{Input, UpstreamTarget};
+use super::types::is_private;
 use crate::addr::aws;
 use crate::dns::{self, DnsSettings, ServerReplies};
 use crate::upstream::endpoint::{EndpointSpec, Role};
@@ -42,9 +42,9 @@ pub(super) struct Name {
 pub(super) type Names = BTreeMap<String, Name>;
 
 /// Looks up every name of every way, and the sibling of each peered name.
-pub(super) async fn look_up(subject: &Subject) -> Names {
+pub(super) async fn look_up(subject: &Input) -> Names {
     let mut hosts = BTreeSet::new();
-    for endpoint in subject.ways.iter().flat_map(|way| &way.endpoints) {
+    for endpoint in subject.targets.iter().flat_map(|target| &target.endpoints) {
         let host = key(&endpoint.host);
         hosts.extend(sibling(&host));
         hosts.insert(host);
@@ -81,15 +81,15 @@ pub(super) fn addresses<'n>(names: &'n Names, endpoint: &EndpointSpec) -> &'n [I
 }
 
 /// The endpoints that take part: those whose name answers; of peered names the older only while the newer has none.
-pub(super) fn in_use<'w>(names: &Names, way: &'w Way) -> Vec<&'w EndpointSpec> {
-    let new_lives = way
+pub(super) fn in_use<'w>(names: &Names, target: &'w UpstreamTarget) -> Vec<&'w EndpointSpec> {
+    let new_lives = target
         .endpoints
         .iter()
         .any(|e| e.role == Role::Peered && !addresses(names, e).is_empty());
     let wanted = |e: &&EndpointSpec| {
         (e.role != Role::PeeredOld || !new_lives) && !addresses(names, e).is_empty()
     };
-    way.endpoints.iter().filter(wanted).collect()
+    target.endpoints.iter().filter(wanted).collect()
 }
 
 pub(super) fn key(host: &str) -> String {

@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::client::{eventually, last, many, request, request_path, within};
-use crate::lab::{Fault, Lab, ZONES, sh, unreachables};
 use crate::process::Proxy;
 use crate::server::{Probes, Server};
+use crate::topology::{Fault, Topology, ZONES, sh, unreachables};
 use crate::{MS, SECOND, Table};
 
 /// R20–R22: the own zone stops taking connections.
-pub fn connections(lab: &Lab, table: &mut Table, fault: Fault) {
+pub fn connections(topology: &Topology, table: &mut Table, fault: Fault) {
     // The first one is a single look: the middle of three counts, so that one late wake-up decides nothing.
     let mut firsts = Vec::new();
     let mut failed = 0;
@@ -27,11 +27,11 @@ pub fn connections(lab: &Lab, table: &mut Table, fault: Fault) {
             last(3 * SECOND);
         }
         let told = unreachables();
-        fault.begin(lab, "a");
+        fault.begin(topology, "a");
         let lost = many(proxy.address, 1);
         let answered = unreachables() > told;
         let later = many(proxy.address, count);
-        fault.end(lab, "a");
+        fault.end(topology, "a");
         // A Linux router sends one host five such answers, then one a second: a trial in which it sent none is a black
         // hole to us.
         if fault != Fault::Unreachable || answered {
@@ -59,7 +59,7 @@ pub fn connections(lab: &Lab, table: &mut Table, fault: Fault) {
         failed == 0 && first <= first_limit && later <= 5 * MS,
     );
     if let Some(control) = Proxy::haproxy() {
-        fault.begin(lab, "a");
+        fault.begin(topology, "a");
         let began = Instant::now();
         let mut failed = 0;
         let served = within(20 * SECOND, || match request(control.address, SECOND) {
@@ -69,7 +69,7 @@ pub fn connections(lab: &Lab, table: &mut Table, fault: Fault) {
                 None
             }
         });
-        fault.end(lab, "a");
+        fault.end(topology, "a");
         table.control(
             &format!("{fault:?}, new connections"),
             format!("{failed} fail (given up after 1 s), the first served {served:.1?} after"),
@@ -78,10 +78,10 @@ pub fn connections(lab: &Lab, table: &mut Table, fault: Fault) {
 }
 
 /// R25: the process is stopped; a TCP connect proves nothing.
-pub fn frozen(lab: &Lab, table: &mut Table) {
+pub fn frozen(topology: &Topology, table: &mut Table) {
     let proxy = Proxy::entryway(&[]);
     many(proxy.address, 200);
-    Fault::Freeze.begin(lab, "a");
+    Fault::Freeze.begin(topology, "a");
     let began = Instant::now();
     // Traffic: one request after the other, each on a connection of its own, given up after 400 ms.
     let out = within(12 * SECOND, || {
@@ -90,7 +90,7 @@ pub fn frozen(lab: &Lab, table: &mut Table) {
     });
     let after = many(proxy.address, 500);
     let plan = promised("silent_under_traffic", &[]);
-    Fault::Freeze.end(lab, "a");
+    Fault::Freeze.end(topology, "a");
     table.row(
         "Freeze, under traffic",
         &format!("out ≤ 2s, ≤ plan ({plan:.2?}); then 0 of 500 fail"),
@@ -102,12 +102,12 @@ pub fn frozen(lab: &Lab, table: &mut Table) {
     );
     drop(proxy);
     let proxy = Proxy::entryway(&[]);
-    Fault::Freeze.begin(lab, "a");
+    Fault::Freeze.begin(topology, "a");
     let began = Instant::now();
     let out = within(12 * SECOND, || {
         (proxy.state("a") == "down").then(|| began.elapsed())
     });
-    Fault::Freeze.end(lab, "a");
+    Fault::Freeze.end(topology, "a");
     table.row(
         "Freeze, no traffic",
         "out ≤ interval (5s) + 3s",
@@ -116,13 +116,13 @@ pub fn frozen(lab: &Lab, table: &mut Table) {
     );
     drop(proxy);
     if let Some(control) = Proxy::haproxy() {
-        Fault::Freeze.begin(lab, "a");
+        Fault::Freeze.begin(topology, "a");
         let began = Instant::now();
         let mut failed = 0;
         while began.elapsed() < 8 * SECOND {
             failed += usize::from(request(control.address, 400 * MS).is_err());
         }
-        Fault::Freeze.end(lab, "a");
+        Fault::Freeze.end(topology, "a");
         table.control(
             "Freeze, 8 s of traffic",
             format!("{failed} requests unanswered (connects succeed: its checks see nothing)"),
@@ -155,7 +155,7 @@ ramp = \"0s\"
 ";
 
 /// `entryway plan` must never promise less than what happens.
-pub fn detection_against_plan(lab: &Lab, table: &mut Table) {
+pub fn detection_against_plan(topology: &Topology, table: &mut Table) {
     std::fs::write("/run/quick.toml", QUICK).unwrap();
     let flags = ["--config", "/run/quick.toml"];
     let promised = |key: &str| promised(key, &flags);
@@ -171,13 +171,13 @@ pub fn detection_against_plan(lab: &Lab, table: &mut Table) {
         for trial in 0..trials {
             // Not always at the same moment between two probes.
             last(Duration::from_millis(u64::from(fastrand::u8(..)) * 4));
-            fault.begin(lab, "b");
+            fault.begin(topology, "b");
             let began = Instant::now();
             let out = within(40 * SECOND, || {
                 (proxy.state("b") == "down").then(|| began.elapsed())
             });
             seen.push(out.unwrap_or(40 * SECOND));
-            fault.end(lab, "b");
+            fault.end(topology, "b");
             let back = within(20 * SECOND, || (proxy.state("b") == "up").then_some(()));
             assert!(back.is_some(), "{fault:?}, trial {trial}: not back");
         }
@@ -193,7 +193,7 @@ pub fn detection_against_plan(lab: &Lab, table: &mut Table) {
 }
 
 /// R34: links so slow that all attempts of a race are under way together.
-pub fn races(_lab: &Lab, table: &mut Table) {
+pub fn races(_lab: &Topology, table: &mut Table) {
     let port = 9182;
     let servers = ZONES.map(|zone| Server::start(zone, port, Probes::Well));
     let proxy = Proxy::at_port(port, &["--probe", "off", "--hedge-after", "10ms"]);
@@ -256,14 +256,18 @@ pub fn races(_lab: &Lab, table: &mut Table) {
 }
 
 /// R36, R53: our own ports run out; no address is to blame.
-pub fn local_ports_run_out(_lab: &Lab, table: &mut Table) {
+pub fn local_ports_run_out(_lab: &Topology, table: &mut Table) {
     let path = "/proc/sys/net/ipv4/ip_local_port_range";
     let before = std::fs::read_to_string(path).unwrap();
     let proxy = Proxy::entryway(&["--when-all-down", "try"]);
     // Held by somebody else towards zone a: the proxy has no port left for it, nor for b and c once they are full.
     std::fs::write(path, "40000 40029").unwrap();
     let hold = |zone: &str| -> Vec<TcpStream> {
-        let to = format!("{}:{}", crate::lab::address(zone), crate::lab::PORT);
+        let to = format!(
+            "{}:{}",
+            crate::topology::address(zone),
+            crate::topology::PORT
+        );
         let mut held = Vec::new();
         // A probe or a request may have one for a moment.
         eventually(5 * SECOND, || {

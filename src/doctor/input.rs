@@ -1,4 +1,4 @@
-//! What is examined: listen addresses, ways (upstreams with their endpoints), DNS, and the running instance if any.
+//! What is examined: listen addresses, targets (upstreams with their endpoints), DNS, and the running instance if any.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::upstream::settings::HealthSettings;
 
 /// Everything that is examined.
 #[derive(Clone, Debug, Default)]
-pub struct Subject {
+pub struct Input {
     /// Where clients connect.
     pub listen: Vec<SocketAddr>,
     /// Whether the listen addresses were asked for; a missing `::1` is no fault otherwise.
     pub listen_asked: bool,
     /// One for each upstream.
-    pub ways: Vec<Way>,
+    pub targets: Vec<UpstreamTarget>,
     /// How names are resolved.
     pub dns: DnsSettings,
     /// The system's files about names.
@@ -35,7 +35,7 @@ pub struct Subject {
 
 /// One upstream.
 #[derive(Clone, Debug, Default)]
-pub struct Way {
+pub struct UpstreamTarget {
     /// The upstream's name.
     pub name: String,
     /// Its endpoints; candidates among them may not exist.
@@ -63,7 +63,7 @@ pub struct Instance {
     pub addresses: Vec<SocketAddr>,
     /// Its addresses that are down, and why it thinks so.
     pub down: Vec<(SocketAddr, String)>,
-    /// Whether the ways are its own (no target was given), so that it must lead where they lead.
+    /// Whether the targets are its own (no target was given), so that it must lead where they lead.
     pub examined: bool,
 }
 
@@ -78,12 +78,12 @@ pub struct Timers {
     pub max_connections: Option<usize>,
 }
 
-// === impl Subject ===
+// === impl Input ===
 
-impl Subject {
+impl Input {
     /// The subject of settings; `cooked` are the recipes of the upstreams, or what is wrong with their targets.
     pub fn new(settings: &Settings, cooked: Vec<Result<ResolvedTarget, Vec<String>>>) -> Self {
-        let ways = settings
+        let targets = settings
             .upstreams
             .iter()
             .zip(cooked)
@@ -92,7 +92,7 @@ impl Subject {
                     Ok(recipe) => (recipe, Vec::new()),
                     Err(wrong) => (ResolvedTarget::default(), wrong),
                 };
-                Way {
+                UpstreamTarget {
                     name: upstream.name.as_str().to_owned(),
                     endpoints: recipe.endpoints,
                     system: recipe.system.or_else(|| upstream.system.clone()),
@@ -110,7 +110,7 @@ impl Subject {
             listen_asked: listeners
                 .iter()
                 .any(|listener| listener.bind != ListenerSettings::default().bind),
-            ways: ways.collect(),
+            targets: targets.collect(),
             dns: settings.dns.clone(),
             timers: Timers {
                 max_drain: settings.shutdown.max_delay,

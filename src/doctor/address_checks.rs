@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use super::reach::{Found, PROBE};
+use super::input::{Input, UpstreamTarget};
+use super::probe_all::{PROBE, ProbeResult};
 use super::report::Check;
 use super::rules;
-use super::subject::{Subject, Way};
-use super::words::{Facts, Rule, Stage, is_private, shown};
+use super::types::{Facts, Rule, Stage, is_private, shown};
 use crate::addr::aws;
 use crate::upstream::input::{BadAnswer, ProbeOutcome};
 use crate::upstream::settings::{ExpectIdentity, ProbeKind};
@@ -16,49 +16,55 @@ use crate::upstream::settings::{ExpectIdentity, ProbeKind};
 const BODY_SHOWN: usize = 80;
 
 /// All checks of all addresses.
-pub(super) fn judge(subject: &Subject, all: &[Found]) -> Vec<Check> {
+pub(super) fn check_all(subject: &Input, all: &[ProbeResult]) -> Vec<Check> {
     let mut checks = Vec::new();
-    for (index, way) in subject.ways.iter().enumerate() {
-        let ours: Vec<&Found> = all.iter().filter(|found| found.spot.way == index).collect();
+    for (index, target) in subject.targets.iter().enumerate() {
+        let ours: Vec<&ProbeResult> = all
+            .iter()
+            .filter(|found| found.peer.target == index)
+            .collect();
         for found in &ours {
-            let judged = Judge {
-                way,
+            let judged = AddressChecks {
+                target,
                 found,
                 ours: &ours,
             }
             .all();
-            checks.extend(judged.into_iter().map(|check| check.of(&way.name)));
+            checks.extend(judged.into_iter().map(|check| check.of(&target.name)));
         }
-        checks.extend(identity(way, &ours).map(|check| check.of(&way.name)));
+        checks.extend(identity(target, &ours).map(|check| check.of(&target.name)));
     }
     checks
 }
 
 /// The upstreams with an address that works as it should.
-pub(super) fn working(subject: &Subject, all: &[Found]) -> HashSet<String> {
-    let works = |found: &&Found| {
+pub(super) fn working(subject: &Input, all: &[ProbeResult]) -> HashSet<String> {
+    let works = |found: &&ProbeResult| {
         found.report.outcome.is_success()
-            && match &subject.ways[found.spot.way].health.expect_s3_auth_path {
+            && match &subject.targets[found.peer.target]
+                .health
+                .expect_s3_auth_path
+            {
                 ExpectIdentity::Value(wanted) => found.identity().is_none_or(|seen| seen == wanted),
                 _ => true,
             }
     };
     all.iter()
         .filter(works)
-        .map(|found| subject.ways[found.spot.way].name.clone())
+        .map(|found| subject.targets[found.peer.target].name.clone())
         .collect()
 }
 
 /// One address, beside the others of its way.
-struct Judge<'a> {
-    way: &'a Way,
-    found: &'a Found,
-    ours: &'a [&'a Found],
+struct AddressChecks<'a> {
+    target: &'a UpstreamTarget,
+    found: &'a ProbeResult,
+    ours: &'a [&'a ProbeResult],
 }
 
-// === impl Judge ===
+// === impl AddressChecks ===
 
-impl Judge<'_> {
+impl AddressChecks<'_> {
     fn all(&self) -> Vec<Check> {
         let (route, goes_on) = self.route();
         let mut checks = vec![route];
@@ -67,7 +73,7 @@ impl Judge<'_> {
         }
         let (tcp, goes_on) = self.tcp();
         checks.extend(tcp);
-        if goes_on && self.way.health.probes() && self.way.health.kind != ProbeKind::Tcp {
+        if goes_on && self.target.health.probes() && self.target.health.kind != ProbeKind::Tcp {
             checks.extend(self.answer());
         } else if goes_on {
             let kind = "not asked: --probe tcp or off";
@@ -78,15 +84,15 @@ impl Judge<'_> {
     }
 
     fn label(&self) -> String {
-        self.found.spot.label()
+        self.found.peer.label()
     }
 
     fn facts(&self) -> Facts {
-        let spot = &self.found.spot;
-        Facts::of_host(&spot.host, spot.socket.port())
-            .with("ip", spot.socket.ip().to_string())
-            .or("system", self.way.system.as_deref())
-            .or("region", self.way.region.as_deref())
+        let peer = &self.found.peer;
+        Facts::of_host(&peer.host, peer.socket.port())
+            .with("ip", peer.socket.ip().to_string())
+            .or("system", self.target.system.as_deref())
+            .or("region", self.target.region.as_deref())
     }
 
     fn ruled(&self, rule: &'static Rule, evidence: &str) -> Check {
@@ -98,9 +104,9 @@ impl Judge<'_> {
         let others = self
             .ours
             .iter()
-            .any(|other| other.route.is_ok() && other.spot.socket.is_ipv4());
+            .any(|other| other.route.is_ok() && other.peer.socket.is_ipv4());
         match &self.found.route {
-            Err(why) if self.found.spot.socket.is_ipv6() && others => {
+            Err(why) if self.found.peer.socket.is_ipv6() && others => {
                 let evidence = format!(
                     "no route for IPv6 ({}); the IPv4 addresses are used",
                     shown(why)
@@ -108,10 +114,14 @@ impl Judge<'_> {
                 (Check::skip(Stage::Route, self.label(), evidence), false)
             }
             Err(why) => (self.ruled(&rules::ROUTE_NONE, &shown(why)), false),
-            Ok(route) if self.found.report.outcome == ProbeOutcome::Unreachable => {
-                (self.ruled(&rules::ROUTE_UNREACHABLE, &route.words()), false)
-            }
-            Ok(route) => (Check::pass(Stage::Route, self.label(), route.words()), true),
+            Ok(route) if self.found.report.outcome == ProbeOutcome::Unreachable => (
+                self.ruled(&rules::ROUTE_UNREACHABLE, &route.describe()),
+                false,
+            ),
+            Ok(route) => (
+                Check::pass(Stage::Route, self.label(), route.describe()),
+                true,
+            ),
         }
     }
 
@@ -120,8 +130,8 @@ impl Judge<'_> {
         let report = &self.found.report;
         if let Some(took) = report.connect {
             let evidence = format!("connected in {}", millis(took));
-            return if took > self.way.connect_timeout {
-                let limit = format!("{evidence}, limit {}", millis(self.way.connect_timeout));
+            return if took > self.target.connect_timeout {
+                let limit = format!("{evidence}, limit {}", millis(self.target.connect_timeout));
                 (Some(self.ruled(&rules::TCP_SLOW, &limit)), true)
             } else {
                 (Some(Check::pass(Stage::Tcp, self.label(), evidence)), true)
@@ -152,11 +162,11 @@ impl Judge<'_> {
 
     /// No answer to the connect has many causes; what the network shows beside it narrows them down.
     fn silence(&self) -> Check {
-        let spot = &self.found.spot;
-        let host = spot.host.to_ascii_lowercase();
+        let peer = &self.found.peer;
+        let host = peer.host.to_ascii_lowercase();
         let route = self.found.route.as_ref().ok();
         let from = route
-            .map(|route| format!(", {}", route.words()))
+            .map(|route| format!(", {}", route.describe()))
             .unwrap_or_default();
         let silent = self
             .ours
@@ -165,7 +175,7 @@ impl Judge<'_> {
         let count = format!("{} of {} addresses", silent.count(), self.ours.len());
         let waited = millis(PROBE);
         if self.ours.iter().any(|other| other.connected()) {
-            let zone = spot
+            let zone = peer
                 .zone
                 .as_ref()
                 .map(|zone| format!(", zone {zone}"))
@@ -177,7 +187,7 @@ impl Judge<'_> {
         }
         let rule = if aws::vpce_name(&host).is_some() {
             &rules::TCP_TIMEOUT_VPCE
-        } else if !is_private(spot.socket.ip()) {
+        } else if !is_private(peer.socket.ip()) {
             &rules::TCP_TIMEOUT_PUBLIC
         } else if aws::peered_name(&host).is_some() {
             &rules::TCP_TIMEOUT_PEERED
@@ -185,7 +195,7 @@ impl Judge<'_> {
             &rules::TCP_TIMEOUT
         };
         let mut check = self.ruled(rule, &format!("within {waited}, {count}{from}"));
-        if let Some(route) = route.filter(|route| route.by_default && is_private(spot.socket.ip()))
+        if let Some(route) = route.filter(|route| route.by_default && is_private(peer.socket.ip()))
         {
             let by = route
                 .interface
@@ -233,7 +243,7 @@ impl Judge<'_> {
                 let rule = self.http_rule(bad);
                 vec![
                     Check::pass(Stage::Bytes, self.label(), "an answer comes back"),
-                    self.ruled(rule, &self.http_words(bad)),
+                    self.ruled(rule, &self.http_evidence(bad)),
                 ]
             }
         }
@@ -250,7 +260,7 @@ impl Judge<'_> {
             .map(|server| format!(", server {server}"))
             .unwrap_or_default();
         let evidence = format!("{status} in {}{server}", millis(report.took));
-        let limit = self.way.health.timeout;
+        let limit = self.target.health.timeout;
         let http = match report.took > limit {
             true => self.ruled(
                 &rules::HTTP_SLOW,
@@ -272,7 +282,7 @@ impl Judge<'_> {
             .is_some_and(|server| server.to_ascii_lowercase().starts_with("awselb"));
         let seen = self
             .found
-            .glimpse
+            .first_bytes
             .as_ref()
             .map(|text| text.to_ascii_lowercase())
             .unwrap_or_default();
@@ -295,7 +305,7 @@ impl Judge<'_> {
         }
     }
 
-    fn http_words(&self, bad: &BadAnswer) -> String {
+    fn http_evidence(&self, bad: &BadAnswer) -> String {
         let report = &self.found.report;
         let mut words: Vec<String> = report
             .status
@@ -330,7 +340,7 @@ impl Judge<'_> {
 }
 
 /// Stage `identity`, for the addresses of one way together.
-fn identity(way: &Way, ours: &[&Found]) -> Option<Check> {
+fn identity(target: &UpstreamTarget, ours: &[&ProbeResult]) -> Option<Check> {
     if ours.is_empty() {
         return None;
     }
@@ -340,12 +350,12 @@ fn identity(way: &Way, ours: &[&Found]) -> Option<Check> {
             systems
                 .entry(identity)
                 .or_default()
-                .insert(found.spot.label());
+                .insert(found.peer.label());
         }
     }
     let facts = Facts::default()
-        .or("system", way.system.as_deref())
-        .or("region", way.region.as_deref());
+        .or("system", target.system.as_deref())
+        .or("region", target.region.as_deref());
     let side_by_side = || {
         let each = systems.iter().map(|(id, who)| {
             format!(
@@ -359,36 +369,41 @@ fn identity(way: &Way, ours: &[&Found]) -> Option<Check> {
         });
         each.collect::<Vec<_>>().join("; ")
     };
-    let other = match &way.health.expect_s3_auth_path {
+    let other = match &target.health.expect_s3_auth_path {
         ExpectIdentity::Value(wanted) => {
             systems.keys().any(|seen| seen != wanted).then_some(wanted)
         }
         _ => None,
     };
     Some(match (systems.len(), other) {
-        (0, _) if way.health.kind != ProbeKind::Datomic => Check::skip(
+        (0, _) if target.health.kind != ProbeKind::Datomic => Check::skip(
             Stage::Identity,
-            &way.name,
+            &target.name,
             "the probe's kind does not read it",
         ),
         (0, _) => Check::skip(
             Stage::Identity,
-            &way.name,
+            &target.name,
             "no address says which system it is",
         ),
         (_, Some(wanted)) => {
             let evidence = format!("expected {}, found {}", shown(wanted), side_by_side());
-            Check::ruled(&rules::IDENTITY_OTHER, &way.name, &evidence, &facts)
+            Check::ruled(&rules::IDENTITY_OTHER, &target.name, &evidence, &facts)
         }
         (1, _) => {
             let (id, who) = systems.iter().next()?;
             Check::pass(
                 Stage::Identity,
-                &way.name,
+                &target.name,
                 format!("{} at {} of {} addresses", shown(id), who.len(), ours.len()),
             )
         }
-        _ => Check::ruled(&rules::IDENTITY_MIXED, &way.name, &side_by_side(), &facts),
+        _ => Check::ruled(
+            &rules::IDENTITY_MIXED,
+            &target.name,
+            &side_by_side(),
+            &facts,
+        ),
     })
 }
 

@@ -1,4 +1,4 @@
-//! The lab: one network namespace per zone, one for a remote client, a router between, faults on its routes.
+//! The topology: one network namespace per zone, one for a remote client, a router between, faults on its routes.
 //! Everything lives in the private network, mount and process namespaces of this run and goes with it.
 
 use std::fs::File;
@@ -9,7 +9,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process::Process;
 
-/// Zones of the lab; each is one host.
+/// Zones of the topology; each is one host.
 pub const ZONES: [&str; 3] = ["a", "b", "c"];
 
 /// The namespace of a client that is not on the proxy's machine.
@@ -26,12 +26,12 @@ pub fn address(zone: &str) -> String {
     let place = ZONES
         .iter()
         .position(|known| *known == zone)
-        .expect("a zone of the lab")
+        .expect("a zone of the topology")
         + 1;
     format!("10.77.{place}.2")
 }
 
-/// Runs a command to its end; the lab is useless when one fails, so that is a failure of the run.
+/// Runs a command to its end; the topology is useless when one fails, so that is a failure of the run.
 pub fn sh(line: &str) {
     try_sh(line).unwrap_or_else(|error| panic!("{line}: {error}"));
 }
@@ -120,10 +120,10 @@ pub enum Fault {
 
 impl Fault {
     /// Does it.
-    pub fn begin(self, lab: &Lab, zone: &str) {
+    pub fn begin(self, topology: &Topology, zone: &str) {
         match self {
-            Fault::Refuse => lab.mode(zone, "refuse"),
-            Fault::Freeze => lab.signal(zone, "STOP"),
+            Fault::Refuse => topology.mode(zone, "refuse"),
+            Fault::Freeze => topology.signal(zone, "STOP"),
             Fault::Unreachable | Fault::BlackHole | Fault::OneWay => {
                 self.to_route("add", zone);
             }
@@ -131,10 +131,10 @@ impl Fault {
     }
 
     /// Undoes it.
-    pub fn end(self, lab: &Lab, zone: &str) {
+    pub fn end(self, topology: &Topology, zone: &str) {
         match self {
-            Fault::Refuse => lab.mode(zone, "ok"),
-            Fault::Freeze => lab.signal(zone, "CONT"),
+            Fault::Refuse => topology.mode(zone, "ok"),
+            Fault::Freeze => topology.signal(zone, "CONT"),
             Fault::Unreachable | Fault::BlackHole | Fault::OneWay => {
                 self.to_route("del", zone);
             }
@@ -194,11 +194,11 @@ fn drop_from(verb: &str, host: &str) {
 
 /// The running entry points.
 #[derive(Debug)]
-pub struct Lab {
+pub struct Topology {
     mocks: Vec<Process>,
 }
 
-impl Lab {
+impl Topology {
     /// Starts one entry point per zone.
     pub fn start() -> Self {
         let mocks = ZONES
@@ -233,7 +233,7 @@ impl Lab {
         let place = ZONES
             .iter()
             .position(|known| *known == zone)
-            .expect("a zone of the lab");
+            .expect("a zone of the topology");
         self.mocks[place].signal(signal);
     }
 }

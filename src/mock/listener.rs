@@ -1,4 +1,4 @@
-//! A zone's listening socket: open, shut (`refuse`) or full (`silent`), and what meets a new connection.
+//! A zone's listening socket (open, closed or with a full accept queue) and what happens to a new connection.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::answer;
-use super::mode::Mode;
-use super::zone::{Order, Zone};
+use super::mode::{Listening, Mode};
+use super::zone::{ModeChange, Zone};
 
 /// Length of the accept queue while open.
 const BACKLOG: i32 = 4096;
@@ -27,11 +27,11 @@ const FILL_PATIENCE: Duration = Duration::from_millis(50);
 const FIN_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-enum Door {
+enum ListenerState {
     Open(TcpListener),
-    /// Held open by our own connections that nobody accepts.
+    /// With our own connections in its queue, which are not accepted.
     Full(TcpListener, Vec<TcpStream>),
-    Shut,
+    Closed,
 }
 
 /// Binds and listens; the address may still have connections of an earlier listener.
@@ -48,27 +48,31 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<StdListener> {
     Ok(socket.into())
 }
 
-/// Accepts for a zone and obeys its orders until the mock ends.
-pub(super) async fn keep(zone: Arc<Zone>, socket: StdListener, mut orders: mpsc::Receiver<Order>) {
-    let mut door = match TcpListener::from_std(socket) {
-        Ok(listener) => Door::Open(listener),
-        Err(_) => Door::Shut,
+/// Accepts for a zone and applies its mode changes until the mock ends.
+pub(super) async fn run(
+    zone: Arc<Zone>,
+    socket: StdListener,
+    mut changes: mpsc::Receiver<ModeChange>,
+) {
+    let mut state = match TcpListener::from_std(socket) {
+        Ok(listener) => ListenerState::Open(listener),
+        Err(_) => ListenerState::Closed,
     };
     loop {
         tokio::select! {
             biased;
-            order = orders.recv() => {
-                let Some(Order { mode, done }) = order else { return };
-                let (now, outcome) = turn(door, &zone, mode).await;
-                door = now;
+            change = changes.recv() => {
+                let Some(ModeChange { mode, done }) = change else { return };
+                let (now, outcome) = apply(state, &zone, mode.listening()).await;
+                state = now;
                 if outcome.is_ok() {
                     zone.mode.send_replace(mode);
                 }
-                // Nobody waiting for the answer is fine.
+                // The one who asked may have gone away.
                 let _ = done.send(outcome);
             }
-            accepted = accept(&door) => match accepted {
-                Ok(stream) => welcome(&zone, stream),
+            accepted = accept(&state) => match accepted {
+                Ok(stream) => handle_accept(&zone, stream),
                 // Out of descriptors, or a connection that died in the queue: neither ends a mock.
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             }
@@ -76,37 +80,43 @@ pub(super) async fn keep(zone: Arc<Zone>, socket: StdListener, mut orders: mpsc:
     }
 }
 
-async fn accept(door: &Door) -> io::Result<TcpStream> {
-    match door {
-        Door::Open(listener) => Ok(listener.accept().await?.0),
-        Door::Full(..) | Door::Shut => std::future::pending().await,
+async fn accept(state: &ListenerState) -> io::Result<TcpStream> {
+    match state {
+        ListenerState::Open(listener) => Ok(listener.accept().await?.0),
+        ListenerState::Full(..) | ListenerState::Closed => std::future::pending().await,
     }
 }
 
-/// Makes the door what `mode` wants it to be.
-async fn turn(door: Door, zone: &Arc<Zone>, mode: Mode) -> (Door, io::Result<()>) {
-    match (mode, door) {
-        (Mode::Refuse, Door::Open(listener)) => {
-            // Whoever is in the queue has connected before the switch and is served on.
+/// Makes the listening socket what a mode wants it to be.
+async fn apply(
+    state: ListenerState,
+    zone: &Arc<Zone>,
+    wanted: Listening,
+) -> (ListenerState, io::Result<()>) {
+    match (wanted, state) {
+        (Listening::Closed, ListenerState::Open(listener)) => {
+            // What is in the queue has connected before the switch, so it is accepted.
             accept_empty(&listener, zone, &[]);
-            (Door::Shut, Ok(()))
+            (ListenerState::Closed, Ok(()))
         }
-        (Mode::Refuse, _) => (Door::Shut, Ok(())),
-        (Mode::Silent, Door::Full(listener, fill)) => (Door::Full(listener, fill), Ok(())),
-        (_, Door::Open(listener)) if mode != Mode::Silent => (Door::Open(listener), Ok(())),
-        (_, door) => {
-            let opened = match door {
-                Door::Open(listener) => Ok(listener),
-                Door::Full(listener, fill) => reopen(listener, fill, zone),
-                Door::Shut => bind_again(zone.address()).await,
+        (Listening::Closed, _) => (ListenerState::Closed, Ok(())),
+        (Listening::Full, ListenerState::Full(listener, fill)) => {
+            (ListenerState::Full(listener, fill), Ok(()))
+        }
+        (Listening::Open, ListenerState::Open(listener)) => (ListenerState::Open(listener), Ok(())),
+        (_, state) => {
+            let opened = match state {
+                ListenerState::Open(listener) => Ok(listener),
+                ListenerState::Full(listener, fill) => reopen(listener, fill, zone),
+                ListenerState::Closed => bind_again(zone.address()).await,
             };
             match opened {
-                Err(error) => (Door::Shut, Err(error)),
-                Ok(listener) if mode == Mode::Silent => match fill(&listener, zone).await {
-                    Ok(fill) => (Door::Full(listener, fill), Ok(())),
-                    Err(error) => (Door::Open(listener), Err(error)),
+                Err(error) => (ListenerState::Closed, Err(error)),
+                Ok(listener) if wanted == Listening::Full => match fill(&listener, zone).await {
+                    Ok(fill) => (ListenerState::Full(listener, fill), Ok(())),
+                    Err(error) => (ListenerState::Open(listener), Err(error)),
                 },
-                Ok(listener) => (Door::Open(listener), Ok(())),
+                Ok(listener) => (ListenerState::Open(listener), Ok(())),
             }
         }
     }
@@ -121,7 +131,7 @@ async fn fill(listener: &TcpListener, zone: &Arc<Zone>) -> io::Result<Vec<TcpStr
         while fill.len() <= usize::try_from(FULL_BACKLOG).unwrap_or_default() {
             match timeout(FILL_PATIENCE, TcpStream::connect(zone.address())).await {
                 Ok(stream) => fill.push(stream?),
-                // Somebody else got in between: take them out and start over.
+                // Another connection got in between: take it out and start over.
                 Err(_) => break,
             }
         }
@@ -144,7 +154,7 @@ fn reopen(
     Ok(listener)
 }
 
-/// Accepts what is in the queue now, without waiting. Our own filling is dropped uncounted.
+/// Accepts what is in the queue now, without waiting. Our own connections are dropped uncounted.
 fn accept_empty(listener: &TcpListener, zone: &Arc<Zone>, fill: &[TcpStream]) {
     let own: Vec<SocketAddr> = fill.iter().filter_map(|s| s.local_addr().ok()).collect();
     // The std listener under it is asked directly: tokio's readiness may lag behind the queue.
@@ -155,7 +165,7 @@ fn accept_empty(listener: &TcpListener, zone: &Arc<Zone>, fill: &[TcpStream]) {
         if socket.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(socket.into())
         {
-            welcome(zone, stream);
+            handle_accept(zone, stream);
         }
     }
 }
@@ -171,8 +181,8 @@ async fn bind_again(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// What meets a new connection.
-fn welcome(zone: &Arc<Zone>, mut stream: TcpStream) {
+/// Serves a new connection as the mode has it.
+fn handle_accept(zone: &Arc<Zone>, mut stream: TcpStream) {
     zone.accepted.fetch_add(1, Relaxed);
     match zone.mode() {
         Mode::Rst => {

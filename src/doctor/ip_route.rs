@@ -54,7 +54,7 @@ pub(super) fn to(socket: SocketAddr) -> io::Result<Route> {
 /// The way in words, or that there is none: `from 10.0.0.5 by eth0`.
 pub(super) fn describe(socket: SocketAddr) -> String {
     match to(socket) {
-        Ok(route) => route.words(),
+        Ok(route) => route.describe(),
         Err(error) => format!("in vain: {error}"),
     }
 }
@@ -63,7 +63,7 @@ pub(super) fn describe(socket: SocketAddr) -> String {
 
 impl Route {
     /// `from 10.0.0.5 by eth0, the default route`.
-    pub(super) fn words(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let interface = self
             .interface
             .as_ref()
@@ -122,15 +122,15 @@ mod tests {
         let table = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
             eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
             tun0\t0000010A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
-        let way = |ip: &str| interface_v4(table, ip.parse().unwrap());
-        assert_eq!(way("10.1.2.3"), Some(("tun0".to_owned(), false)));
-        assert_eq!(way("10.2.2.3"), Some(("eth0".to_owned(), true)));
+        let route_to = |ip: &str| interface_v4(table, ip.parse().unwrap());
+        assert_eq!(route_to("10.1.2.3"), Some(("tun0".to_owned(), false)));
+        assert_eq!(route_to("10.2.2.3"), Some(("eth0".to_owned(), true)));
         assert_eq!(interface_v4("", Ipv4Addr::LOCALHOST), None);
     }
 
     #[test]
     fn loopback_is_reached_by_loopback() {
         let route = to(SocketAddr::from(([127, 0, 0, 9], 1))).unwrap();
-        assert_eq!(route.words(), format!("from {} by lo", route.source));
+        assert_eq!(route.describe(), format!("from {} by lo", route.source));
     }
 }

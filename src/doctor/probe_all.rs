@@ -1,6 +1,6 @@
 //! Going to every address: one probe each, all at once, and a second look at answers that were not Datomic's.
 //!
-//! Looks only; what it means is `judge`'s business. Everything ends within [`PROBE`] plus [`GLIMPSE`].
+//! Looks only; what it means is `judge`'s business. Everything ends within [`PROBE`] plus [`FIRST_BYTES_WITHIN`].
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::names::{self, Names};
-use super::route::{self, Route};
-use super::subject::{Subject, Way};
+use super::dns_lookup::{self, Names};
+use super::input::{Input, UpstreamTarget};
+use super::ip_route::{self, Route};
 use crate::probe::{self, ProbeReport, host_header};
 use crate::types::Zone;
 use crate::upstream::input::ProbeOutcome;
@@ -22,17 +22,17 @@ use crate::upstream::settings::{HealthSettings, ProbeKind};
 /// For one probe: a lost SYN, a slow node and a slow way fit in.
 pub(super) const PROBE: Duration = Duration::from_secs(4);
 /// For the second look.
-const GLIMPSE: Duration = Duration::from_secs(1);
+const FIRST_BYTES_WITHIN: Duration = Duration::from_secs(1);
 /// What is read of an answer at the second look.
-const GLIMPSE_BYTES: u64 = 2048;
-/// Addresses of all ways together; more is not a diagnosis but a scan.
-const MAX_SPOTS: usize = 64;
+const FIRST_BYTES_LIMIT: u64 = 2048;
+/// Addresses of all targets together; more is not a diagnosis but a scan.
+const MAX_ADDRESSES: usize = 64;
 
 /// One address of one endpoint.
 #[derive(Clone, Debug)]
-pub(super) struct Spot {
+pub(super) struct AddressTarget {
     /// Index of its way.
-    pub(super) way: usize,
+    pub(super) target: usize,
     /// The endpoint's name.
     pub(super) endpoint: String,
     pub(super) host: String,
@@ -42,29 +42,29 @@ pub(super) struct Spot {
 
 /// What was found there.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub(super) spot: Spot,
+pub(super) struct ProbeResult {
+    pub(super) peer: AddressTarget,
     /// The way this machine takes, or why there is none.
     pub(super) route: Result<Route, String>,
     pub(super) report: ProbeReport,
     /// The first bytes of the answer, where it was not Datomic's.
-    pub(super) glimpse: Option<String>,
+    pub(super) first_bytes: Option<String>,
 }
 
 /// Every address of every endpoint in use, each once per way. An address that two names of a way share goes to the
 /// name whose zone is known.
-pub(super) fn spots(subject: &Subject, names: &Names) -> Vec<Spot> {
-    let mut spots = Vec::new();
-    for (index, way) in subject.ways.iter().enumerate() {
+pub(super) fn targets_of(subject: &Input, names: &Names) -> Vec<AddressTarget> {
+    let mut peers = Vec::new();
+    for (index, target) in subject.targets.iter().enumerate() {
         let mut seen = BTreeSet::new();
-        let mut endpoints = names::in_use(names, way);
+        let mut endpoints = dns_lookup::in_use(names, target);
         endpoints.sort_by_key(|endpoint| endpoint.zone.is_none());
         for endpoint in endpoints {
-            for ip in names::addresses(names, endpoint) {
+            for ip in dns_lookup::addresses(names, endpoint) {
                 let socket = SocketAddr::new(*ip, endpoint.port);
-                if seen.insert(socket) && spots.len() < MAX_SPOTS {
-                    spots.push(Spot {
-                        way: index,
+                if seen.insert(socket) && peers.len() < MAX_ADDRESSES {
+                    peers.push(AddressTarget {
+                        target: index,
                         endpoint: endpoint.name.as_str().to_owned(),
                         host: endpoint.host.clone(),
                         zone: endpoint.zone.as_ref().map(Zone::as_str).map(str::to_owned),
@@ -74,15 +74,18 @@ pub(super) fn spots(subject: &Subject, names: &Names) -> Vec<Spot> {
             }
         }
     }
-    spots
+    peers
 }
 
-/// Goes to all of them at once; the results in the order of the spots.
-pub(super) async fn go(spots: Vec<Spot>, ways: &[Way]) -> Vec<Found> {
+/// Goes to all of them at once; the results in the order of the peers.
+pub(super) async fn probe_all(
+    peers: Vec<AddressTarget>,
+    targets: &[UpstreamTarget],
+) -> Vec<ProbeResult> {
     let mut going = JoinSet::new();
-    for (place, spot) in spots.into_iter().enumerate() {
-        let settings = patient(&ways[spot.way].health);
-        going.spawn(async move { (place, look(spot, settings).await) });
+    for (place, peer) in peers.into_iter().enumerate() {
+        let settings = patient(&targets[peer.target].health);
+        going.spawn(async move { (place, look(peer, settings).await) });
     }
     let mut found = Vec::new();
     while let Some(Ok(one)) = going.join_next().await {
@@ -100,28 +103,31 @@ pub(super) fn patient(health: &HealthSettings) -> HealthSettings {
     }
 }
 
-async fn look(spot: Spot, settings: HealthSettings) -> Found {
-    let route = route::to(spot.socket).map_err(|error| error.to_string());
-    let host = host_header(&spot.host, spot.socket.port());
-    let report = probe::once(&settings, spot.socket, &host).await;
+async fn look(peer: AddressTarget, settings: HealthSettings) -> ProbeResult {
+    let route = ip_route::to(peer.socket).map_err(|error| error.to_string());
+    let host = host_header(&peer.host, peer.socket.port());
+    let report = probe::once(&settings, peer.socket, &host).await;
     let odd = matches!(report.outcome, ProbeOutcome::BadAnswer(_)) && report.status.is_some();
-    let glimpse = match odd && settings.kind != ProbeKind::Tcp {
-        true => timeout(GLIMPSE, glimpse(spot.socket, &settings.path, &host))
-            .await
-            .ok()
-            .flatten(),
+    let first_bytes = match odd && settings.kind != ProbeKind::Tcp {
+        true => timeout(
+            FIRST_BYTES_WITHIN,
+            first_bytes(peer.socket, &settings.path, &host),
+        )
+        .await
+        .ok()
+        .flatten(),
         false => None,
     };
-    Found {
-        spot,
+    ProbeResult {
+        peer,
         route,
         report,
-        glimpse,
+        first_bytes,
     }
 }
 
 /// The first bytes of an answer, as they came.
-async fn glimpse(socket: SocketAddr, path: &str, host: &str) -> Option<String> {
+async fn first_bytes(socket: SocketAddr, path: &str, host: &str) -> Option<String> {
     let mut stream = TcpStream::connect(socket).await.ok()?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: entryway\r\nConnection: close\r\n\r\n"
@@ -129,13 +135,13 @@ async fn glimpse(socket: SocketAddr, path: &str, host: &str) -> Option<String> {
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut bytes = Vec::new();
     // A reset after some bytes leaves those bytes.
-    let _ = stream.take(GLIMPSE_BYTES).read_to_end(&mut bytes).await;
+    let _ = stream.take(FIRST_BYTES_LIMIT).read_to_end(&mut bytes).await;
     (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-// === impl Spot ===
+// === impl AddressTarget ===
 
-impl Spot {
+impl AddressTarget {
     /// Endpoint and address, in a word.
     pub(super) fn label(&self) -> String {
         match self.endpoint == self.socket.ip().to_string() {
@@ -145,9 +151,9 @@ impl Spot {
     }
 }
 
-// === impl Found ===
+// === impl ProbeResult ===
 
-impl Found {
+impl ProbeResult {
     /// Whether the connect succeeded.
     pub(super) fn connected(&self) -> bool {
         self.report.connect.is_some()
@@ -165,13 +171,13 @@ impl Found {
 
     /// What followed the head of the answer.
     pub(super) fn body(&self) -> Option<&str> {
-        let (_, body) = self.glimpse.as_deref()?.split_once("\r\n\r\n")?;
+        let (_, body) = self.first_bytes.as_deref()?.split_once("\r\n\r\n")?;
         Some(body)
     }
 
     /// A header of the answer.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        let head = self.glimpse.as_deref()?.split("\r\n\r\n").next()?;
+        let head = self.first_bytes.as_deref()?.split("\r\n\r\n").next()?;
         head.lines()
             .skip(1)
             .filter_map(|line| line.split_once(':'))

@@ -1,0 +1,142 @@
+//! An accepted connection: cuts it after idle time, as load balancers do, and can end it by a reset.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::zone::Zone;
+
+pub(super) struct MockStream {
+    inner: TcpStream,
+    zone: Arc<Zone>,
+    /// When the last byte went either way.
+    last: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Whether closing this connection resets it.
+    reset: Arc<AtomicBool>,
+}
+
+// === impl MockStream ===
+
+impl MockStream {
+    pub(super) fn new(inner: TcpStream, zone: Arc<Zone>, reset: Arc<AtomicBool>) -> Self {
+        Self {
+            inner,
+            zone,
+            last: Instant::now(),
+            timer: None,
+            reset,
+        }
+    }
+
+    /// An error once the connection has been forgotten; the reset follows when it is dropped.
+    fn check_forgotten(&self) -> io::Result<()> {
+        let limit = self.zone.behaviour.load().idle_cut_silent;
+        if limit.is_some_and(|limit| self.last.elapsed() >= limit) {
+            self.reset.store(true, Relaxed);
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(())
+    }
+
+    fn record_activity(&mut self) {
+        let behaviour = self.zone.behaviour.load();
+        if behaviour.idle_cut.is_some() || behaviour.idle_cut_silent.is_some() {
+            self.last = Instant::now();
+        }
+    }
+
+    fn poll_idle(&mut self, limit: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let deadline = self.last + limit;
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            ready!(timer.as_mut().poll(cx));
+            self.timer = None;
+        }
+    }
+}
+
+impl AsyncRead for MockStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) {
+            if buf.filled().len() > before {
+                this.check_forgotten()?;
+                this.record_activity();
+            }
+            return Poll::Ready(read);
+        }
+        let limit = this.zone.behaviour.load().idle_cut;
+        match limit {
+            Some(limit) => this
+                .poll_idle(limit, cx)
+                .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "idle"))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for MockStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.check_forgotten()?;
+        this.record_activity();
+        Pin::new(&mut this.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.check_forgotten()?;
+        this.record_activity();
+        Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl Drop for MockStream {
+    fn drop(&mut self) {
+        if self.reset.load(Relaxed) {
+            // If it fails the connection is gone already.
+            let _ = SockRef::from(&self.inner).set_linger(Some(Duration::ZERO));
+        }
+    }
+}

@@ -1,24 +1,28 @@
 //! Early closing (contract 7.7, 7.8, 7.9, 7.11): which pairs at rest are closed, and which waiting ones are cut.
 //!
-//! Pure but for the tally it reads; `now` is an argument.
+//! Pure but for the stats it reads; `now` is an argument.
 
 use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::connection::Entry;
 use crate::events::Reason;
-use crate::relay::{Order, Tally};
+use crate::relay::{Command, ConnStats, Phase};
 use crate::types::Direction;
 use crate::upstream::constants;
 use crate::upstream::input::Intent;
 use crate::upstream::settings::OnDown;
 use crate::upstream::snapshot::{AddressView, EndpointView, HealthState, Snapshot};
 
-/// Quiet that makes a pair at rest, for a shutdown and on a silent address.
-pub(super) const QUIET: Duration = Duration::from_secs(1);
+/// Silence that makes a pair at rest where HTTP framing does not tell.
+pub(super) const QUIET: Duration = Duration::from_secs(10);
 
-/// Quiet sent for where there is no hurry.
-const LONG_QUIET: Duration = Duration::from_secs(10);
+/// How long a command to close stands at a busy pair. Longer than a tick, so that it stands without a gap while it is
+/// repeated.
+const COMMAND_STANDS: Duration = Duration::from_millis(300);
+
+/// A busy pair whose request has waited for longer is not closed for the sake of balance.
+const LONG_WAIT: Duration = Duration::from_millis(500);
 
 /// Share of the farther pairs that may be closed a second.
 const REBALANCE_SHARE: f64 = 0.05;
@@ -30,6 +34,8 @@ pub struct CloseRules {
     pub on_down: OnDown,
     /// Age above which pairs at rest are closed.
     pub max_age: Option<Duration>,
+    /// How long sent bytes may stay unacknowledged.
+    pub user_timeout: Option<Duration>,
 }
 
 /// One connected pair.
@@ -39,7 +45,7 @@ pub(super) struct Pair<'a> {
     pub(super) age: Duration,
     /// Connected to its candidate since.
     pub(super) since: Moment,
-    pub(super) tally: &'a Tally,
+    pub(super) stats: &'a ConnStats,
 }
 
 // === impl Pair ===
@@ -51,14 +57,31 @@ impl<'a> Pair<'a> {
             id: entry.id,
             age: now.since(entry.accepted),
             since,
-            tally: &entry.tally,
+            stats: &entry.stats,
         }
     }
 
-    /// At rest, and connected for that long too: of a client that was parked nothing has moved for long, and its
-    /// request may still be on its way.
     pub(super) fn at_rest(&self, now: Moment, quiet: Duration) -> bool {
-        now.since(self.since) >= quiet && self.tally.at_rest(now, quiet)
+        self.stats.at_rest(now, self.since, quiet)
+    }
+
+    /// The command that closes this pair at rest; where framing shows it to be busy, as soon as it is.
+    pub(super) fn close(&self, reason: Reason, now: Moment, quiet: Duration) -> Option<Command> {
+        (self.stats.is_framed() || self.at_rest(now, quiet)).then(|| Command::CloseAtRest {
+            reason,
+            quiet,
+            until: now + COMMAND_STANDS,
+        })
+    }
+
+    /// Whether a close that is ordered now will soon happen.
+    fn may_close_soon(&self, now: Moment) -> bool {
+        self.at_rest(now, QUIET)
+            || self.stats.is_framed()
+                && self
+                    .stats
+                    .waiting_since()
+                    .is_none_or(|since| now.since(since) < LONG_WAIT)
     }
 }
 
@@ -83,7 +106,10 @@ impl IdleCloser {
             self.credit = 0.0;
         } else {
             let rate = (self.farther_last as f64 * REBALANCE_SHARE).max(1.0);
-            let passed = now.since(self.looked).min(QUIET).as_secs_f64();
+            let passed = now
+                .since(self.looked)
+                .min(Duration::from_secs(1))
+                .as_secs_f64();
             // Jittered by growing unevenly; never above the rate, and next to nothing is saved up for a burst.
             let saved = (rate / 10.0).max(1.0);
             self.credit = (self.credit + rate * passed * fastrand::f64()).min(saved);
@@ -99,7 +125,7 @@ impl IdleCloser {
         snapshot: &Snapshot,
         rules: CloseRules,
         now: Moment,
-    ) -> Option<Order> {
+    ) -> Option<Command> {
         if let Some((_, view)) = found
             && rules.on_down == OnDown::CutSilent
             && let Some(order) = silent(pair, view, snapshot, now)
@@ -115,47 +141,55 @@ impl IdleCloser {
         let in_doubt = found.is_some_and(|(_, view)| {
             matches!(view.state, HealthState::Suspect | HealthState::Down)
         });
-        if in_doubt || !pair.at_rest(now, LONG_QUIET) {
-            return None;
-        }
         let reason = if found.is_some_and(|(_, view)| view.mismatch) {
             Reason::IdentityMismatch
         } else if found.is_some_and(|(endpoint, _)| endpoint.intent == Intent::Drain) {
             Reason::DrainIdle
+        } else if in_doubt {
+            return None;
         } else if rules
             .max_age
             .is_some_and(|max_age| pair.age >= jittered(max_age, pair.id))
         {
             Reason::MaxAge
-        } else if is_farther && self.credit >= 1.0 {
+        } else if is_farther && self.credit >= 1.0 && pair.may_close_soon(now) {
             self.credit -= 1.0;
             Reason::Rebalance
         } else {
             return None;
         };
-        Some(Order::CloseAtRest(reason, LONG_QUIET))
+        pair.close(reason, now, QUIET)
     }
 }
 
 /// Contract 7.8: the address is down by silence, and another is up.
-fn silent(pair: &Pair<'_>, view: &AddressView, snapshot: &Snapshot, now: Moment) -> Option<Order> {
+fn silent(
+    pair: &Pair<'_>,
+    view: &AddressView,
+    snapshot: &Snapshot,
+    now: Moment,
+) -> Option<Command> {
     let probed = view.down_by_silence?;
     if now.since(probed) < constants::CUT_SILENT || !snapshot.other_up(view.address.socket) {
         return None;
     }
-    let tally = pair.tally;
+    let stats = pair.stats;
     if pair.at_rest(now, QUIET) {
-        return Some(Order::CloseAtRest(Reason::EndpointSilent, QUIET));
+        return pair.close(Reason::EndpointSilent, now, QUIET);
     }
-    // A byte that has not left its lane waits as well: the upstream does not even take it.
-    let waits = match tally.last_direction() {
-        Some(direction) => direction == Direction::Upload,
-        None => tally.pending() > 0,
+    let waits = match stats.phase() {
+        Some(Phase::Request | Phase::Waiting) => true,
+        Some(Phase::Idle | Phase::Answer) => false,
+        // A byte that has not left its buffer waits as well: the upstream does not even take it.
+        Some(Phase::Unknown) | None => match stats.last_direction() {
+            Some(direction) => direction == Direction::Upload,
+            None => stats.pending() > 0,
+        },
     };
-    let heard = tally.last_download().is_some_and(|heard| heard >= probed);
+    let heard = stats.last_download().is_some_and(|heard| heard >= probed);
     // One that connected after that probe has not been answered by the silence we know of.
     let older = pair.since < probed || now.since(pair.since) >= constants::CUT_SILENT;
-    (waits && !heard && older).then_some(Order::Cut(Reason::EndpointSilent))
+    (waits && !heard && older).then_some(Command::Cut(Reason::EndpointSilent))
 }
 
 /// Up to a tenth later, by connection: pairs that were opened together are not closed together.

@@ -199,6 +199,8 @@ pub enum Suspicion {
     LostHedge,
     /// It accepted and ended within 1 s, with no byte moved.
     Untouched,
+    /// It ended a connection on which a request waited for its answer.
+    Unanswered,
     /// A request waits too long for its first answer byte.
     SlowAnswer,
     /// Several requests do, and not a byte has come from it on any connection meanwhile.
@@ -309,6 +311,7 @@ impl Suspicion {
         match self {
             Suspicion::LostHedge => "lost_hedge",
             Suspicion::Untouched => "untouched",
+            Suspicion::Unanswered => "unanswered",
             Suspicion::SlowAnswer => "slow_answer",
             Suspicion::Mute => "mute",
         }

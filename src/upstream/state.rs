@@ -143,7 +143,9 @@ impl UpstreamState {
                 started,
                 ..
             } => {
-                if why == Suspicion::Untouched || !self.is_void(started, now) {
+                if matches!(why, Suspicion::Untouched | Suspicion::Unanswered)
+                    || !self.is_void(started, now)
+                {
                     self.mark_suspect(now, socket, why.as_str(), why == Suspicion::SlowAnswer);
                 }
             }

@@ -9,6 +9,7 @@ mod close_matrix;
 mod drain;
 mod edges;
 mod failover;
+mod framing;
 mod guide;
 mod half_close;
 mod identity;

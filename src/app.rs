@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::admin::registration::Registered;
 use crate::admin::{self, AdminBindError, AdminListeners, BindOptions};
 use crate::clock::{self, Moment};
-use crate::connection::{Registry, Route};
+use crate::connection::{ListenerContext, Registry};
 use crate::dial::{self, SpareLimit};
 use crate::dns::ResolverHandle;
 use crate::drain::{self, DrainTrigger, DrainWatcher};
@@ -31,7 +31,7 @@ use crate::listener::{
 };
 use crate::metrics::{Metrics, family};
 use crate::readiness::Readiness;
-use crate::relay::{Counters, TcpSettings};
+use crate::relay::{RelayShared, TcpSettings};
 use crate::settings::{Diagnostics, Loaded, ShutdownSettings};
 use crate::supervisor::{self, ShutdownControl};
 use crate::suspend;
@@ -88,7 +88,7 @@ pub struct Listener {
     pub name: ListenerName,
     pub addresses: Vec<SocketAddr>,
     /// What its connections share.
-    pub route: Arc<Route>,
+    pub route: Arc<ListenerContext>,
     /// Whether it lacks what it needs to accept.
     pub shortage: Shortage,
 }
@@ -203,7 +203,7 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
     let readiness = Readiness::default();
     let listening = readiness.register("listeners");
     let registry = Registry::default();
-    let counters = Arc::new(Counters::new(
+    let counters = Arc::new(RelayShared::new(
         PipeLimits::of_this_machine().at_most(budget.pipes),
     ));
 

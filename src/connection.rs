@@ -1,8 +1,8 @@
-//! The life of a connection, on one screen: order → dial → wait? → relay → closed.
+//! The life of one connection: order of candidates → dial → held? → relay → closed.
 //!
-//! Where pool, dialer and relay meet. Owns the rule that failover happens only before the first byte (contract 7.4),
-//! the waiting room, the registry of live connections and their records. Does not accept, and closes nothing early:
-//! that is `sweep`'s business, by orders.
+//! Where upstream, dialer and relay meet. Owns the rule that failover happens only before the first byte, the hold
+//! queue, the registry of live connections and their records. Does not accept, and closes nothing early: the
+//! supervisor does, by commands.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::clock;
 use crate::dial::{self, ClientData, Dialed};
-use crate::events::Reason;
+use crate::events::{ClosedBy, Reason};
 use crate::relay::{self, Outcome};
 use crate::stream::Stream;
 use crate::sys::socket::Fault;
@@ -19,50 +19,56 @@ use crate::sys::tcp_info;
 use crate::types::Side;
 use crate::upstream::endpoint::Candidate;
 use crate::upstream::input::Suspicion;
-use farewell::Manner;
+pub use context::{ContextParts, ListenerContext};
+pub use guard::ConnectionGuard;
+use hold_queue::Wake;
+pub use hold_queue::{Policy, WhenAllDown};
 pub use metrics::EndpointMetrics;
-pub use open::Open;
-pub use registry::{Entry, Place, Registry};
-pub use route::{Route, RouteParts};
-use waiting_room::Wake;
-pub use waiting_room::{Policy, WhenAllDown};
+pub use registry::{ConnectionPhase, Entry, Registry};
+use reject::CloseMode;
 
-mod farewell;
+mod context;
+mod guard;
+mod hold_queue;
 mod metrics;
-mod open;
 mod registry;
-mod route;
-mod waiting_room;
+mod reject;
 
-/// Takes an accepted connection into the books, on the thread that accepted it: the limits hold and a drain waits for
-/// it from here on, wherever it is served. `None`: the listener's limit or that of all (`most_in_all`) is reached. In a
-/// box: it is handed on several times, and each future on the way would keep room for it.
-pub fn admit(client: SocketAddr, route: &Arc<Route>, most_in_all: usize) -> Option<Box<Open>> {
-    let admitted = route.admit(most_in_all);
-    admitted.then(|| Box::new(Open::new(Arc::clone(route), client, true)))
+/// Registers an accepted connection and counts it against both limits, on the thread that accepted it: a drain waits
+/// for it from here on. `None`: the listener's limit or that of all (`most_in_all`) is reached. Boxed so that the
+/// futures it passes through stay small.
+pub fn admit(
+    client: SocketAddr,
+    context: &Arc<ListenerContext>,
+    most_in_all: usize,
+) -> Option<Box<ConnectionGuard>> {
+    let admitted = context.admit(most_in_all);
+    admitted.then(|| Box::new(ConnectionGuard::new(Arc::clone(context), client, true)))
 }
 
 /// Serves one accepted connection to its end.
-pub async fn serve(stream: std::net::TcpStream, mut open: Box<Open>) {
-    let route = Arc::clone(open.route());
+pub async fn serve(stream: std::net::TcpStream, mut guard: Box<ConnectionGuard>) {
+    let context = Arc::clone(guard.context());
     let Ok(stream) = TcpStream::from_std(stream) else {
-        return open.end(Reason::Resource);
+        return guard.end(Reason::Resource, ClosedBy::Entryway);
     };
     let mut down = Stream::from(stream);
     let mut tried = Vec::new();
-    // How the last upstream ended that accepted and said nothing.
+    // How the last upstream ended that accepted and sent nothing.
     let mut untouched = None;
+    // Client bytes that were read for it.
+    let mut unsent = Vec::new();
     loop {
         // In a box: what it needs while it dials is not carried through the whole life of the connection.
-        let reached = Box::pin(reach(&route, &down, &mut open, &mut tried, untouched)).await;
-        let (dialed, may_move) = match reached {
+        let reached = Box::pin(reach(&context, &down, &mut guard, &mut tried, untouched)).await;
+        let (dialed, may_retry) = match reached {
             Ok(reached) => reached,
-            Err((reason, manner)) => {
-                open.leaves(reason);
-                return farewell::part(&mut down, manner).await;
+            Err((reason, mode)) => {
+                guard.rejected(reason);
+                return reject::close(&mut down, mode).await;
             }
         };
-        open.reached(&dialed);
+        guard.reached(&dialed);
         let began = clock::now();
         let Dialed {
             stream,
@@ -71,66 +77,93 @@ pub async fn serve(stream: std::net::TcpStream, mut open: Box<Open>) {
             ..
         } = dialed;
         let mut up = Stream::from(stream);
-        let terms = open.terms(&candidate, may_move || warm);
-        let outcome = relay::relay(&mut down, &mut up, terms).await;
-        if open.was_untouched(&outcome, began) && !warm {
-            route.suspect(&candidate, Suspicion::Untouched, began);
-        } else if open.was_unanswered(&outcome) {
-            route.suspect(&candidate, Suspicion::Unanswered, began);
+        let answers = guard.answers(&candidate);
+        let args = guard.relay_args(&answers, may_retry || warm, unsent);
+        let ended = relay::relay(&mut down, &mut up, args).await;
+        if ended.was_untouched && !warm {
+            context.suspect(&candidate, Suspicion::Untouched, began);
+        } else if let Some(since) = guard.entry().stats.waiting_since()
+            && ended.outcome.is_by_upstream()
+        {
+            context.suspect(&candidate, Suspicion::Unanswered, since);
         }
-        let Outcome::Untouched(how) = outcome else {
-            return open.end(reason_of(&outcome));
+        let how = match ended.outcome {
+            Outcome::Untouched {
+                fault,
+                unsent: rest,
+            } => {
+                unsent = rest;
+                fault
+            }
+            outcome => {
+                if ended.lost_full_segments {
+                    guard.lost_full_segments();
+                }
+                let (reason, closed_by) = reason_of(&outcome);
+                return guard.end(reason, closed_by);
+            }
         };
-        open.moves_on();
-        untouched = Some(Manner::of(how));
+        guard.retry_next();
+        untouched = Some(CloseMode::of(how));
     }
 }
 
-/// Ends one accepted connection that is above a limit: contract 7.5.
-pub async fn turn_away(
+/// Closes an accepted connection that is above a limit.
+pub async fn reject(
     stream: std::net::TcpStream,
     client: SocketAddr,
-    route: Arc<Route>,
+    context: Arc<ListenerContext>,
     reason: Reason,
 ) {
-    let mut open = Open::new(Arc::clone(&route), client, false);
-    route.metrics.rejected(reason);
-    open.leaves(reason);
+    let mut guard = ConnectionGuard::new(Arc::clone(&context), client, false);
+    context.metrics.rejected(reason);
+    guard.rejected(reason);
     if let Ok(stream) = TcpStream::from_std(stream) {
-        farewell::part(&mut Stream::from(stream), Manner::Fin).await;
+        reject::close(&mut Stream::from(stream), CloseMode::Fin).await;
     }
 }
 
-/// Order → dial → wait?, until there is an upstream; with whether another would be left to try.
+/// Order of candidates → dial → held?, until there is an upstream; with whether another would be left to try.
 async fn reach(
-    route: &Route,
+    context: &ListenerContext,
     down: &Stream,
-    open: &mut Open,
+    guard: &mut ConnectionGuard,
     tried: &mut Vec<Candidate>,
-    mut untouched: Option<Manner>,
-) -> Result<(Dialed, bool), (Reason, Manner)> {
-    let mut ticket = None;
+    mut untouched: Option<CloseMode>,
+) -> Result<(Dialed, bool), (Reason, CloseMode)> {
+    let mut waiter = None;
+    let fin_counts = guard.limits().framing;
     loop {
-        let mut candidates = route.order();
+        let mut candidates = context.order();
         candidates.retain(|candidate| !tried.contains(candidate));
-        let dialer = route.dialer.load_full();
-        let dialed = dialer
-            .dial(&candidates, opening(down), &mut |attempt| {
-                route.note(&attempt);
-                open.attempts += 1;
-                open.hedged |= attempt.hedge;
-                if attempt.outcome == dial::ConnectOutcome::Reset {
-                    // It accepted, and was faster with its reset than we with our look: untouched as well.
-                    untouched = Some(Manner::Reset);
+        let dialer = context.dialer.load_full();
+        let mut record = |attempt: dial::Attempt| {
+            context.note(&attempt);
+            guard.attempts += 1;
+            guard.hedged |= attempt.hedge;
+            if attempt.outcome == dial::ConnectOutcome::Reset {
+                // It accepted, and its reset came before the connect was noticed: untouched as well.
+                untouched = Some(CloseMode::Reset);
+            }
+            if !matches!(attempt.outcome, dial::ConnectOutcome::LostRace { .. }) {
+                tried.push(attempt.candidate);
+            }
+        };
+        let dial = dialer.dial(&candidates, opening(down), &mut record);
+        let dialed = if waiter.is_some() {
+            tokio::select! {
+                biased;
+                () = hold_queue::client_gone(down.as_tcp(), fin_counts) => {
+                    return Err((Reason::ClientGone, CloseMode::Gone));
                 }
-                if !matches!(attempt.outcome, dial::ConnectOutcome::LostRace { .. }) {
-                    tried.push(attempt.candidate);
-                }
-            })
-            .await;
+                dialed = dial => dialed,
+            }
+        } else {
+            dial.await
+        };
         let error = match dialed {
             Ok(dialed) => {
-                route.judge(true);
+                context.judge(true);
                 let left = candidates
                     .iter()
                     .any(|candidate| !tried.contains(candidate));
@@ -138,28 +171,33 @@ async fn reach(
             }
             Err(error) => error,
         };
-        // Contract 7.4: with none left, the end of the last that accepted is passed on.
-        if let Some(manner) = untouched {
-            return Err((manner.reason(), manner));
+        // With none left, the end of the last that accepted is passed on.
+        if let Some(mode) = untouched {
+            return Err((mode.reason(), mode));
         }
-        route.judge(false);
-        let policy = **route.policy.load();
-        if policy.when_all_down == WhenAllDown::Hold && ticket.is_none() {
-            ticket = route.room.enter(&policy);
+        context.judge(false);
+        let policy = **context.policy.load();
+        if policy.when_all_down == WhenAllDown::Hold && waiter.is_none() {
+            waiter = context.queue.enter(&policy);
         }
-        let Some(ticket) = &mut ticket else {
-            return Err((error.reason(), Manner::Fin));
+        let Some(waiter) = &mut waiter else {
+            return Err((error.reason(), CloseMode::Fin));
         };
-        open.waits();
-        let woken = ticket
-            .wait(down.as_tcp(), &open.entry().tally, &route.view)
+        guard.waits();
+        let woken = waiter
+            .wait(
+                down.as_tcp(),
+                fin_counts,
+                &guard.entry().commands,
+                &context.view,
+            )
             .await;
-        open.parked = ticket.waited();
+        guard.parked = waiter.waited();
         match woken {
             Wake::Dial => tried.clear(),
-            Wake::TimeUp => return Err((Reason::HoldTimeout, Manner::Fin)),
-            Wake::ClientGone => return Err((Reason::ClientGone, Manner::Gone)),
-            Wake::Cut(reason) => return Err((reason, Manner::Reset)),
+            Wake::TimeUp => return Err((Reason::HoldTimeout, CloseMode::Fin)),
+            Wake::ClientGone => return Err((Reason::ClientGone, CloseMode::Gone)),
+            Wake::Cut(reason) => return Err((reason, CloseMode::Reset)),
         }
     }
 }
@@ -173,26 +211,34 @@ fn opening(down: &Stream) -> ClientData {
     }
 }
 
-/// The reason of a relay's end.
-fn reason_of(outcome: &Outcome) -> Reason {
-    match outcome {
+/// Why a relay ended, and who ended it.
+fn reason_of(outcome: &Outcome) -> (Reason, ClosedBy) {
+    let reason = match outcome {
         Outcome::Finished { first } => match first {
             Side::Downstream => Reason::ClientFin,
             Side::Upstream => Reason::UpstreamFin,
         },
-        Outcome::Reset(side, fault) => match (side, fault) {
-            (_, Fault::UserTimeout) => Reason::UserTimeout,
-            (_, Fault::KeepaliveTimeout) => Reason::KeepaliveDead,
-            (Side::Downstream, Fault::Reset | Fault::Unreachable) => Reason::ClientRst,
-            (Side::Upstream, Fault::Unreachable) => Reason::Unreachable,
-            (Side::Upstream, Fault::Reset) => Reason::UpstreamRst,
-        },
+        Outcome::Reset(side, fault) => {
+            let reason = match (side, fault) {
+                (_, Fault::UserTimeout) => Reason::UserTimeout,
+                (_, Fault::KeepaliveTimeout) => Reason::KeepaliveDead,
+                (Side::Downstream, Fault::Reset | Fault::Unreachable) => Reason::ClientRst,
+                (Side::Upstream, Fault::Unreachable) => Reason::Unreachable,
+                (Side::Upstream, Fault::Reset) => Reason::UpstreamRst,
+            };
+            let closed_by = match side {
+                Side::Downstream => ClosedBy::Client,
+                Side::Upstream => ClosedBy::Upstream,
+            };
+            return (reason, closed_by);
+        }
         Outcome::IdleTimeout => Reason::IdleTimeout,
         Outcome::HalfOpenTimeout => Reason::HalfOpenTimeout,
-        Outcome::Ordered(reason) => *reason,
-        Outcome::Untouched(_) => Reason::UpstreamFin,
+        Outcome::Commanded(reason) => *reason,
+        Outcome::Untouched { .. } => Reason::UpstreamFin,
         Outcome::Internal(_) => Reason::Internal,
-    }
+    };
+    (reason, reason.closed_by())
 }
 
 #[cfg(test)]

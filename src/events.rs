@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-pub use close_reason::{ClosedBy, Reason};
+pub use close_reason::{ClosedBy, MTU_HINT, Reason};
 pub use log::{Connections, Format, Lines, Log, LogSettings, Probes, parse_level};
 pub use record::{Event, Level, Value};
 

@@ -21,7 +21,7 @@ pub use bind::{BindError, Bound, ListenerSettings, SocketSettings, bind};
 use rejections::Rejections;
 
 use crate::clock::{self, Moment};
-use crate::connection::{Route, WhenAllDown};
+use crate::connection::{ListenerContext, WhenAllDown};
 use crate::drain::DrainWatcher;
 use crate::events::Event;
 use crate::metrics::{Gauge, Metrics, family};
@@ -68,7 +68,7 @@ const REBIND_INTERVAL: Duration = Duration::from_secs(1);
 /// One running listener.
 #[derive(Debug)]
 pub struct Listener {
-    route: Arc<Route>,
+    route: Arc<ListenerContext>,
     dispatcher: Dispatcher,
     budget: DescriptorBudget,
     metrics: Metrics,
@@ -105,7 +105,7 @@ impl Listener {
     /// empty and the sockets are closed.
     pub fn start(
         bound: Bound,
-        route: Arc<Route>,
+        route: Arc<ListenerContext>,
         dispatcher: &Dispatcher,
         budget: DescriptorBudget,
         metrics: &Metrics,

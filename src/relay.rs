@@ -1,9 +1,9 @@
-//! The relay: carries bytes both ways between two streams until they end, and says how they ended.
+//! The relay: carries bytes both ways between two streams until they end, and reports how they ended.
 //!
-//! Owns the two halves, the sticky reset flags, the timers and the obedience to orders. Knows nothing of endpoints,
-//! metrics or logs: two streams, limits and a tally in, an [`Outcome`] out. Promises the rules L1–L8 (`relay/half.rs`).
-//! Does not close the streams: a stream that was aborted here sends its reset when the caller drops it, which should
-//! be at once. An idle relay owns no buffer and no pipe.
+//! Owns the two directions, the sticky reset flags, the timers, the passive HTTP framing, and what is done about a
+//! command. Knows nothing of endpoints, metrics or logs: two streams, limits and statistics in, an [`Ended`] out.
+//! Keeps the rules L1–L8 (`relay/half_duplex.rs`). Does not close the streams: a stream that was aborted here sends
+//! its reset when the caller drops it, which should be at once. An idle relay owns no buffer and no pipe.
 
 use std::fmt;
 use std::future::Future;
@@ -13,89 +13,182 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::events::Reason;
 use crate::stream::Stream;
 use crate::sys::socket::Fault;
 use crate::types::{Direction, Side};
 
-pub use counters::Counters;
-pub use settings::{Limits, TcpSettings};
-pub use tally::{Order, Tally};
-pub use terms::{Outcome, Terms};
+pub use command::{Command, CommandChannel};
+pub use framing::Phase;
+pub use settings::{FramingMode, Limits, TcpSettings};
+pub use shared::RelayShared;
+pub use stats::ConnStats;
 
-use around::Around;
-use clockwork::{Clockwork, Reached, Silence};
+use buffer::TransferBuffer;
 use closing::Closing;
-use half::{End, Half};
-use lane::Lane;
-use port::Port;
-use reset::{Step, Travel};
+use delivery::{Delivery, DeliveryWatch};
+use half_duplex::{End, HalfDuplex};
+use poll_context::PollContext;
+use reset::{ResetPropagation, Step};
+use side_io::SideIo;
+use timeouts::{Reached, Silence, Timeouts};
 
-mod around;
-mod clockwork;
+mod buffer;
 mod closing;
-mod counters;
-mod half;
-mod lane;
-mod port;
+mod command;
+mod delivery;
+mod fairness;
+mod framing;
+mod half_duplex;
+mod poll_context;
 mod reset;
-mod scratch;
 mod settings;
-mod tally;
-mod terms;
+mod shared;
+mod side_io;
+mod stats;
+mod thread_buffer;
+mod timeouts;
 mod timer;
 
-/// Contract 7.4: an upstream that ends within this time without a byte moved is untouched.
+/// An upstream that ends within this time without a byte moved either way is untouched: the connection may be retried.
 const UNTOUCHED: Duration = Duration::from_secs(1);
-/// Carries bytes until both directions have ended, a side is reset, a limit is reached or an order says so.
+
+/// What one relay is given.
+pub struct RelayArgs<'a> {
+    pub limits: &'a Limits,
+    pub stats: &'a ConnStats,
+    pub commands: &'a CommandChannel,
+    pub observer: &'a dyn AnswerObserver,
+    pub shared: &'a RelayShared,
+    /// Untried candidates remain: an untouched upstream's end comes back as [`Outcome::Untouched`].
+    pub may_retry: bool,
+    /// Client bytes that were read for an upstream that ended untouched; they are sent first.
+    pub unsent: Vec<u8>,
+}
+
+/// Is told of answers as they pass.
+pub trait AnswerObserver: Sync {
+    /// The first byte of an answer has come, this long after its request. `is_framed`: as framing has it; otherwise
+    /// inferred from the directions of bytes alone.
+    fn first_byte(&self, after: Duration, is_framed: bool);
+    /// So many answers are complete, by framing.
+    fn complete(&self, answers: u32);
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub outcome: Outcome,
+    /// The upstream ended within a second, and no byte had moved either way.
+    pub was_untouched: bool,
+    /// It was ended while waiting, and segments of full size did not get through on the upstream side.
+    pub lost_full_segments: bool,
+}
+
+/// What ended a relay.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Both directions ended in order, this side first.
+    Finished { first: Side },
+    /// A side was reset or lost, and the other was reset too.
+    Reset(Side, Fault),
+    /// The upstream ended untouched, and the client knows nothing of it. Only with [`RelayArgs::may_retry`]: relay the
+    /// same client to another upstream, with the bytes that were read for this one.
+    Untouched {
+        /// `None`: it ended with a FIN.
+        fault: Option<Fault>,
+        unsent: Vec<u8>,
+    },
+    /// Fully open and silent for `idle_timeout`.
+    IdleTimeout,
+    /// Half open and silent for `half_open_timeout`.
+    HalfOpenTimeout,
+    /// Closed at rest or cut, as commanded.
+    Commanded(Reason),
+    /// A call failed in a way that is no fault of a peer; both sides were reset.
+    Internal(io::Error),
+}
+
+impl Outcome {
+    /// Whether waiting was given up: by a timer, or by a command.
+    fn is_by_time(&self) -> bool {
+        matches!(
+            self,
+            Outcome::Reset(_, Fault::UserTimeout)
+                | Outcome::IdleTimeout
+                | Outcome::HalfOpenTimeout
+                | Outcome::Commanded(_)
+        )
+    }
+
+    /// Whether the upstream ended it, by a FIN before the client's or by a reset.
+    pub fn is_by_upstream(&self) -> bool {
+        match self {
+            Outcome::Finished { first } => *first == Side::Upstream,
+            Outcome::Reset(side, fault) => *side == Side::Upstream && *fault == Fault::Reset,
+            _ => false,
+        }
+    }
+}
+
+/// Carries bytes until both directions have ended, a side is reset, a limit is reached or a command ends it.
 ///
-/// Only awaiting it makes it run; dropping it leaves both streams as they are (bytes in a lane are lost).
-pub fn relay<'a>(down: &'a mut Stream, up: &'a mut Stream, terms: Terms<'a>) -> Relay<'a> {
-    Relay::new(down, up, terms)
+/// Only awaiting it makes it run; dropping it leaves both streams as they are (bytes in a buffer are lost).
+pub fn relay<'a>(down: &'a mut Stream, up: &'a mut Stream, args: RelayArgs<'a>) -> Relay<'a> {
+    Relay::new(down, up, args)
 }
 
 /// The future of one relay.
 pub struct Relay<'a> {
-    terms: Terms<'a>,
-    around: Around<'a>,
-    down: Port<'a>,
-    up: Port<'a>,
-    upload: Half,
-    download: Half,
+    limits: &'a Limits,
+    commands: &'a CommandChannel,
+    may_retry: bool,
+    ctx: PollContext<'a>,
+    down: SideIo<'a>,
+    up: SideIo<'a>,
+    upload: HalfDuplex,
+    download: HalfDuplex,
     began: Moment,
     /// The side that ended first, in order, and when.
     half_open: Option<(Side, Moment)>,
-    travel: Option<Travel>,
+    reset: Option<ResetPropagation>,
     closing: Option<Closing>,
-    clockwork: Clockwork,
-    /// The waker that lies on the tally's desk, so that it is laid there once and not in every poll.
+    timeouts: Timeouts,
+    /// The watches over upstream and client, made when a check is first asked for.
+    delivery: Option<Box<[DeliveryWatch; 2]>>,
+    /// The waker that the command channel has, so that it is registered once and not in every poll.
     waker: Option<Waker>,
 }
 
-// 10 000 idle connections at 2.5 KiB each: the largest part that is ours must not creep.
-const _: () = assert!(size_of::<Relay<'_>>() <= 640);
+// 10,000 idle connections at 2.5 KiB each: the largest part that is ours must not grow unnoticed.
+const _: () = assert!(size_of::<Relay<'_>>() <= 704);
 
 // === impl Relay ===
 
 impl<'a> Relay<'a> {
-    fn new(down: &'a mut Stream, up: &'a mut Stream, terms: Terms<'a>) -> Self {
-        let may_splice = terms.limits.splice && down.as_tcp().is_some() && up.as_tcp().is_some();
-        let lane = || Lane::new(may_splice, terms.limits.pipe_size);
-        let around = Around::new(terms.counters, terms.tally, terms.answers);
-        let began = around.now();
-        let mut upload = Half::new(Direction::Upload, lane());
-        upload.preload(terms.tally.take_carried(), &around);
+    fn new(down: &'a mut Stream, up: &'a mut Stream, args: RelayArgs<'a>) -> Self {
+        let limits = args.limits;
+        let may_splice = limits.splice && down.as_tcp().is_some() && up.as_tcp().is_some();
+        let buffer = || TransferBuffer::new(may_splice, limits.pipe_size);
+        let mut ctx = PollContext::new(&args);
+        let began = ctx.now();
+        let mut upload = HalfDuplex::new(Direction::Upload, buffer());
+        upload.preload(args.unsent, &mut ctx);
         Self {
-            terms,
-            around,
-            down: Port::new(down),
-            up: Port::new(up),
+            limits,
+            commands: args.commands,
+            may_retry: args.may_retry,
+            ctx,
+            down: SideIo::new(down),
+            up: SideIo::new(up),
             upload,
-            download: Half::new(Direction::Download, lane()),
+            download: HalfDuplex::new(Direction::Download, buffer()),
             began,
             half_open: None,
-            travel: None,
+            reset: None,
             closing: None,
-            clockwork: Clockwork::default(),
+            timeouts: Timeouts::default(),
+            delivery: None,
             waker: None,
         }
     }
@@ -103,7 +196,7 @@ impl<'a> Relay<'a> {
     /// One poll: everything that can be done now. `None` = wait.
     fn run(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
         loop {
-            let fired = self.clockwork.timer.has_fired(cx);
+            let fired = self.timeouts.timer.has_fired(cx);
             let outcome = match self.closing {
                 Some(_) => self.close(cx),
                 None => self.carry(cx),
@@ -111,23 +204,26 @@ impl<'a> Relay<'a> {
             if outcome.is_some() {
                 return outcome;
             }
-            if self.closing.is_none() && self.travel.is_none() {
+            if self.closing.is_none() && self.reset.is_none() {
                 if fired && let Some(outcome) = self.tick() {
                     return Some(outcome);
                 }
                 self.arm();
             }
-            if !self.clockwork.timer.is_new() {
+            if !self.timeouts.timer.is_new() {
                 return None;
             }
         }
     }
 
-    /// Polls both halves until neither has news for the other, then looks at what came of it.
+    /// Polls both directions until neither has news for the other, then evaluates what came of it.
     fn carry(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
+        if self.commands.takes_check() {
+            self.check_delivery();
+        }
         loop {
             let before = self.ends();
-            if let Err(error) = self.poll_halves(cx) {
+            if let Err(error) = self.poll_directions(cx) {
                 self.abort();
                 return Some(Outcome::Internal(error));
             }
@@ -136,22 +232,22 @@ impl<'a> Relay<'a> {
             }
         }
         let outcome = self.settle();
-        if outcome.is_none() && self.terms.tally.has_order() {
-            return self.obey(cx);
+        if outcome.is_none() && self.commands.is_set() {
+            return self.handle_command(cx);
         }
         outcome
     }
 
     fn ends(&self) -> [(Option<End>, bool); 2] {
         [(&self.upload, &self.up), (&self.download, &self.down)]
-            .map(|(half, port)| (half.end(), port.reset.is_some()))
+            .map(|(half, destination)| (half.end(), destination.reset.is_some()))
     }
 
-    fn poll_halves(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn poll_directions(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         // Download first: an upstream that has ended already is seen before the client is read.
         self.download.hold_end = self.may_be_untouched();
         self.poll_download(cx)?;
-        if self.download.hold_end && self.download.has_heard_the_end() {
+        if self.download.hold_end && self.download.source_has_ended() {
             if self.untouched().is_some() {
                 return Ok(());
             }
@@ -161,12 +257,12 @@ impl<'a> Relay<'a> {
         if self.upload.end().is_none()
             && let Poll::Ready(result) =
                 self.upload
-                    .poll(cx, &mut self.down, &mut self.up, &self.around)
+                    .poll(cx, &mut self.down, &mut self.up, &mut self.ctx)
         {
             result?;
-            self.note_first_end(Side::Downstream, self.upload.end());
+            self.record_first_end(Side::Downstream, self.upload.end());
         }
-        // A side that nobody reads now may fail all the same.
+        // A side that is not read now may fail all the same.
         if !self.download.is_filling() {
             self.up.poll_watch(cx);
         }
@@ -180,30 +276,27 @@ impl<'a> Relay<'a> {
         if self.download.end().is_none()
             && let Poll::Ready(result) =
                 self.download
-                    .poll(cx, &mut self.up, &mut self.down, &self.around)
+                    .poll(cx, &mut self.up, &mut self.down, &mut self.ctx)
         {
             result?;
-            self.note_first_end(Side::Upstream, self.download.end());
+            self.record_first_end(Side::Upstream, self.download.end());
         }
         Ok(())
     }
 
-    fn note_first_end(&mut self, side: Side, end: Option<End>) {
+    fn record_first_end(&mut self, side: Side, end: Option<End>) {
         if end == Some(End::Fin) && self.half_open.is_none() {
-            self.half_open = Some((side, self.around.now()));
+            self.half_open = Some((side, self.ctx.now()));
         }
     }
 
     /// Whether this is the end of it.
     fn settle(&mut self) -> Option<Outcome> {
-        if let Some(how) = self.untouched() {
-            let unsent = self.upload.lane.take_rest(self.terms.counters);
-            if !unsent.is_empty() {
-                self.terms.tally.carry(unsent);
-            }
-            return Some(Outcome::Untouched(how));
+        if let Some(fault) = self.untouched() {
+            let unsent = self.upload.buffer.take_rest(self.ctx.shared);
+            return Some(Outcome::Untouched { fault, unsent });
         }
-        if let Some(outcome) = self.travel() {
+        if let Some(outcome) = self.propagate_reset() {
             return Some(outcome);
         }
         if self.upload.end() == Some(End::Fin) && self.download.end() == Some(End::Fin) {
@@ -213,57 +306,79 @@ impl<'a> Relay<'a> {
         None
     }
 
-    /// Contract 7.4: while another candidate could be dialled, no byte has moved, and the client's end was not passed
-    /// on, an end of the upstream is not passed on at once.
+    /// While another candidate could be dialled, no byte has moved, and the client's end was not passed on, an end of
+    /// the upstream is not passed on at once.
     fn may_be_untouched(&self) -> bool {
-        let tally = self.terms.tally;
-        self.terms.may_move
+        self.may_retry
             && self.upload.end() != Some(End::Fin)
             && self.down.reset.is_none()
-            && Direction::BOTH
-                .into_iter()
-                .all(|direction| tally.bytes(direction) == 0)
+            && !self.has_moved()
     }
 
-    /// Whether the upstream has ended untouched: by that, within a second, and nothing of it lies in a lane.
-    fn untouched(&self) -> Option<Option<Fault>> {
+    fn has_moved(&self) -> bool {
+        let stats = self.ctx.stats;
+        Direction::BOTH
+            .into_iter()
+            .any(|direction| stats.bytes(direction) > 0)
+    }
+
+    /// Whether the upstream has ended untouched: within a second, with nothing of it in a buffer; and how.
+    fn untouched(&mut self) -> Option<Option<Fault>> {
         (self.may_be_untouched()
-            && self.download.has_heard_the_end()
-            && self.download.lane.pending() == 0
-            && self.around.now().since(self.began) <= UNTOUCHED)
+            && self.download.source_has_ended()
+            && self.download.buffer.pending() == 0
+            && self.ctx.now().since(self.began) <= UNTOUCHED)
             .then_some(self.up.reset)
     }
 
-    /// Carries a reset to the other side, if there is one.
-    fn travel(&mut self) -> Option<Outcome> {
-        let now = self.around.now();
-        if self.travel.is_none() {
+    /// Whether `outcome` is an end by an upstream that took and gave nothing, whether or not it can be retried.
+    fn was_untouched(&mut self, outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Untouched { .. })
+            || outcome.is_by_upstream()
+                && !self.has_moved()
+                && self.ctx.now().since(self.began) <= UNTOUCHED
+    }
+
+    /// Whether a request or an answer is known to be under way.
+    fn is_unfinished(&self) -> bool {
+        let stats = self.ctx.stats;
+        stats.waiting_since().is_some()
+            || stats.phase() == Some(Phase::Answer)
+            || stats.pending() > 0
+    }
+
+    /// Passes a reset on to the other side, if there is one.
+    fn propagate_reset(&mut self) -> Option<Outcome> {
+        let now = self.ctx.now();
+        if self.reset.is_none() {
             let (from, fault) = match (self.up.reset, self.down.reset) {
                 (Some(fault), _) => (Side::Upstream, fault),
                 (None, Some(fault)) => (Side::Downstream, fault),
                 (None, None) => return None,
             };
-            self.travel = Some(Travel::new(
+            self.reset = Some(ResetPropagation::new(
                 from,
                 fault,
                 now,
-                self.terms.limits.reset_deadline,
+                self.limits.reset_deadline,
             ));
         }
-        let travel = self.travel.as_mut()?;
-        let (reader, other) = match travel.from {
+        let reset = self.reset.as_mut()?;
+        let (reader, other) = match reset.from {
             Side::Upstream => (&self.download, &self.down),
             Side::Downstream => (&self.upload, &self.up),
         };
-        match travel.step(reader.end().is_some(), other, now) {
+        match reset.step(reader.end().is_some(), other, now) {
             Step::Wait(until) => {
-                self.clockwork.timer.arm(until, now);
+                if let Some(until) = until {
+                    self.timeouts.timer.arm(until, now);
+                }
                 return None;
             }
             Step::Abort => {}
-            Step::GiveUp => self.terms.counters.gave_up(),
+            Step::GiveUp => self.ctx.shared.gave_up(),
         }
-        let outcome = Outcome::Reset(travel.from, travel.fault);
+        let outcome = Outcome::Reset(reset.from, reset.fault);
         self.abort();
         Some(outcome)
     }
@@ -273,44 +388,85 @@ impl<'a> Relay<'a> {
         self.up.abort();
     }
 
-    /// An order has come. One to close a pair that is not at rest here and now is dropped.
-    fn obey(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
-        let now = self.around.now();
-        match self.terms.tally.take_order()? {
-            Order::Cut(reason) => {
-                self.abort();
-                Some(Outcome::Ordered(reason))
+    /// Asks the kernel on both sides whether the peer still acknowledges; one that does not is reset.
+    fn check_delivery(&mut self) {
+        let Some(user_timeout) = self.limits.user_timeout else {
+            return;
+        };
+        let now = self.ctx.now();
+        let watches = self.delivery.get_or_insert_default();
+        let mut is_pending = false;
+        for (watch, side) in watches.iter_mut().zip([&mut self.up, &mut self.down]) {
+            match watch.check(side, user_timeout, now) {
+                Delivery::Complete => {}
+                Delivery::Pending => is_pending = true,
+                Delivery::Dead => _ = side.reset.get_or_insert(Fault::UserTimeout),
             }
-            Order::CloseAtRest(reason, quiet) => {
-                let at_rest = self.travel.is_none()
-                    && self.terms.tally.at_rest(now, quiet)
-                    && self.upload.lane.pending() + self.download.lane.pending() == 0
-                    && self.down.is_quiet()
-                    && self.up.is_quiet();
-                if !at_rest {
+        }
+        self.ctx.stats.set_unacknowledged(is_pending);
+    }
+
+    /// A command has come, or stands. One to close is carried out when the pair is at rest here and now.
+    fn handle_command(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
+        let now = self.ctx.now();
+        let command = self.commands.peek()?;
+        match command {
+            Command::Cut(reason) => {
+                self.abort();
+                Some(Outcome::Commanded(reason))
+            }
+            Command::CloseAtRest {
+                reason,
+                quiet,
+                until,
+            } => {
+                if !self.is_at_rest(quiet) {
+                    if !self.ctx.is_framed() || now >= until {
+                        self.commands.drop_command(command);
+                    }
                     return None;
                 }
+                self.commands.drop_command(command);
                 self.closing = Some(Closing::new(reason, now));
                 self.close(cx)
             }
         }
     }
 
+    /// Whether nothing is under way, in buffers, in statistics and in both sockets.
+    ///
+    /// With framing, the last bytes of the answer may still be unacknowledged: the FIN follows them, and the client is
+    /// not let go before it has them.
+    fn is_at_rest(&mut self, quiet: Duration) -> bool {
+        let now = self.ctx.now();
+        self.reset.is_none()
+            && self.ctx.stats.at_rest(now, self.began, quiet)
+            && self.upload.buffer.pending() + self.download.buffer.pending() == 0
+            && !self.down.has_unread()
+            && !self.up.has_unread()
+            && (self.ctx.is_framed() || !self.down.has_unsent() && !self.up.has_unsent())
+    }
+
     fn close(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
-        if let Some(Order::Cut(reason)) = self.terms.tally.take_order() {
+        if let Some(Command::Cut(reason)) = self.commands.take() {
             self.abort();
-            return Some(Outcome::Ordered(reason));
+            return Some(Outcome::Commanded(reason));
         }
-        let (closing, now) = (self.closing.as_mut()?, self.around.now());
-        if closing.poll(cx, &mut self.down, now).is_ready() {
-            return Some(Outcome::Ordered(closing.reason));
+        let now = self.ctx.now();
+        let closing = self.closing.as_mut()?;
+        let is_over = closing.poll(cx, &mut self.down, now).is_ready();
+        if closing.dropped_bytes && self.ctx.is_framed() {
+            self.ctx.stats.drop_request();
         }
-        self.clockwork.timer.arm(closing.until, now);
+        if is_over {
+            return Some(Outcome::Commanded(closing.reason));
+        }
+        self.timeouts.timer.arm(closing.until, now);
         None
     }
 
     fn silence(&self) -> Silence {
-        let since = self.terms.tally.last_moved().max(self.began);
+        let since = self.ctx.stats.last_moved().max(self.began);
         match self.half_open {
             Some((_, half_closed)) => Silence {
                 since: since.max(half_closed),
@@ -326,21 +482,22 @@ impl<'a> Relay<'a> {
     /// The timer has fired.
     fn tick(&mut self) -> Option<Outcome> {
         let silence = self.silence();
-        let ways = [
+        let directions = [
             (&mut self.upload, &mut self.up),
             (&mut self.download, &mut self.down),
         ];
         match self
-            .clockwork
-            .tick(silence, self.terms.limits, ways, &self.around)?
+            .timeouts
+            .tick(silence, self.limits, directions, &mut self.ctx)?
         {
             Reached::HalfOpen => {
-                // Nobody knows whether the silent side had said everything: never a clean end (L2).
+                // Whether the silent side had sent everything is not known: never a clean end (L2).
                 self.abort();
                 Some(Outcome::HalfOpenTimeout)
             }
             Reached::Idle => {
-                if !self.terms.tally.at_rest(self.around.now(), Duration::ZERO) {
+                let now = self.ctx.now();
+                if !self.ctx.stats.at_rest(now, self.began, Duration::ZERO) {
                     self.abort();
                 }
                 Some(Outcome::IdleTimeout)
@@ -351,36 +508,55 @@ impl<'a> Relay<'a> {
     fn arm(&mut self) {
         let silence = self.silence();
         let is_draining = self.upload.is_draining() || self.download.is_draining();
-        self.clockwork
-            .arm(silence, self.terms.limits, is_draining, &self.around);
+        self.timeouts
+            .arm(silence, self.limits, is_draining, &mut self.ctx);
     }
 }
 
 impl Future for Relay<'_> {
-    type Output = Outcome;
+    type Output = Ended;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let this = self.get_mut();
-        this.around.new_poll();
+        this.ctx.new_poll();
         if !this
             .waker
             .as_ref()
             .is_some_and(|waker| waker.will_wake(cx.waker()))
         {
-            this.terms.tally.attend(cx);
+            this.commands.register_waker(cx);
             this.waker = Some(cx.waker().clone());
         }
-        this.run(cx).map_or(Poll::Pending, Poll::Ready)
+        let Some(outcome) = this.run(cx) else {
+            return Poll::Pending;
+        };
+        Poll::Ready(Ended {
+            was_untouched: this.was_untouched(&outcome),
+            lost_full_segments: outcome.is_by_time()
+                && this.is_unfinished()
+                && this.up.loses_full_segments(),
+            outcome,
+        })
+    }
+}
+
+impl fmt::Debug for RelayArgs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RelayArgs")
+            .field("limits", self.limits)
+            .field("stats", self.stats)
+            .field("may_retry", &self.may_retry)
+            .finish_non_exhaustive()
     }
 }
 
 impl Drop for Relay<'_> {
     fn drop(&mut self) {
         for half in [&mut self.upload, &mut self.download] {
-            half.lane.clear(self.terms.counters);
+            half.buffer.clear(self.ctx.shared);
         }
         for direction in Direction::BOTH {
-            self.terms.tally.set_pending(direction, 0);
+            self.ctx.stats.set_pending(direction, 0);
         }
     }
 }
@@ -390,7 +566,7 @@ impl fmt::Debug for Relay<'_> {
         f.debug_struct("Relay")
             .field("upload", &self.upload)
             .field("download", &self.download)
-            .field("travel", &self.travel)
+            .field("reset", &self.reset)
             .field("closing", &self.closing)
             .finish_non_exhaustive()
     }

@@ -16,8 +16,8 @@ use crate::connection::{Entry, Registry};
 use crate::events::Events;
 use crate::events::Reason;
 use crate::metrics::Metrics;
-use crate::relay::{Counters, Order};
-use crate::types::UpstreamName;
+use crate::relay::{Command, RelayShared};
+use crate::types::{Direction, UpstreamName};
 use crate::upstream::constants;
 use crate::upstream::endpoint::Candidate;
 use crate::upstream::snapshot::Snapshot;
@@ -32,7 +32,10 @@ mod idle_close;
 mod outlier;
 
 /// Quiet that is enough in the last fifth of a shutdown.
-const LAST_QUIET: Duration = Duration::from_millis(100);
+const LAST_QUIET: Duration = Duration::from_secs(1);
+
+/// At least this often it is checked whether a waiting peer still acknowledges.
+const CHECK_DELIVERY: Duration = Duration::from_secs(1);
 
 /// One upstream, as far as the supervisor is concerned.
 #[derive(Clone, Debug)]
@@ -79,7 +82,7 @@ struct SupervisedUpstream {
 pub fn new(
     registry: Registry,
     upstreams: Vec<UpstreamEntry>,
-    counters: Arc<Counters>,
+    counters: Arc<RelayShared>,
     metrics: &Metrics,
     events: &Events,
 ) -> (Supervisor, ShutdownControl) {
@@ -195,22 +198,22 @@ impl Drop for Supervisor {
 
 /// What a shutdown wants of a connection. One that waits for an upstream keeps its hold until the end.
 fn end(entry: &Entry, phase: Phase, now: Moment) {
-    let order = match phase {
+    let command = match phase {
         Phase::Serving => return,
-        Phase::Killed => Order::Cut(Reason::Killed),
-        Phase::Draining { until, .. } if now >= until => Order::Cut(Reason::DrainDeadline),
+        Phase::Killed => Command::Cut(Reason::Killed),
+        Phase::Draining { until, .. } if now >= until => Command::Cut(Reason::DrainDeadline),
         Phase::Draining { since, until } => {
             let last_fifth = until.since(now) * 5 <= until.since(since);
             let quiet = if last_fifth { LAST_QUIET } else { QUIET };
-            if entry.relaying(|_, since| Pair::of(entry, since, now).at_rest(now, quiet))
-                != Some(true)
-            {
+            let close =
+                |connected| Pair::of(entry, connected, now).close(Reason::DrainIdle, now, quiet);
+            let Some(command) = entry.relaying(|_, connected| close(connected)).flatten() else {
                 return;
-            }
-            Order::CloseAtRest(Reason::DrainIdle, quiet)
+            };
+            command
         }
     };
-    entry.tally.order(order);
+    entry.commands.send(command);
 }
 
 // === impl SupervisedUpstream ===
@@ -229,16 +232,38 @@ impl SupervisedUpstream {
                 self.upstream.feed.send(fact);
             }
             let pair = Pair::of(entry, since, now);
+            if let Some(user_timeout) = rules.user_timeout {
+                check_delivery(entry, user_timeout, now);
+            }
             if let Some(order) = self.rest.evaluate(&pair, found, snapshot, rules, now) {
-                entry.tally.order(order);
+                entry.commands.send(order);
             }
         });
     }
 }
 
-/// Bytes from upstream may stand in for a probe: the upstream reads it.
+/// Asks a pair that has moved nothing for a while, and may have bytes that a peer does not acknowledge, to look.
+fn check_delivery(entry: &Entry, user_timeout: Duration, now: Moment) {
+    let stats = &entry.stats;
+    let every = (user_timeout / 4).min(CHECK_DELIVERY);
+    let quiet = entry.idle(now);
+    if quiet < every {
+        return;
+    }
+    // The kernel takes the last bytes of an answer off our hands; only those for a client beyond this machine can stay
+    // unacknowledged.
+    let just_quiet = quiet < every + 3 * constants::TICK && !entry.client.ip().is_loopback();
+    let may_wait = stats.last_direction() == Some(Direction::Upload)
+        || stats.pending() > 0
+        || stats.is_unacknowledged();
+    if may_wait || just_quiet {
+        entry.commands.check_delivery(now, every);
+    }
+}
+
+/// Bytes from the upstream may stand in for a TCP probe; the upstream reads the address's own time of activity.
 fn record_activity(entry: &Entry, candidate: &Candidate, now: Moment) {
-    let Some(heard) = entry.tally.last_download() else {
+    let Some(heard) = entry.stats.last_download() else {
         return;
     };
     // Heard since the last look; a look that came late misses nothing that matters for seconds.

@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::clock::{self, Moment};
-use crate::connection::{self, Open};
+use crate::connection::{self, ConnectionGuard};
 
 /// A data thread that has not answered a ping for this long is stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ struct Worker {
 enum Work {
     Run(Job),
     Ping,
-    Serve(TcpStream, Box<Open>, Load),
+    Serve(TcpStream, Box<ConnectionGuard>, Load),
     Stop,
 }
 
@@ -129,7 +129,7 @@ async fn run(mut work: mpsc::UnboundedReceiver<Work>, unanswered: Arc<AtomicU64>
 }
 
 /// In a task of its own, so that a panic ends only this connection.
-fn serve(stream: TcpStream, open: Box<Open>, load: Load) {
+fn serve(stream: TcpStream, open: Box<ConnectionGuard>, load: Load) {
     tokio::task::spawn_local(async move {
         let _load = load;
         connection::serve(stream, open).await;
@@ -164,7 +164,7 @@ impl Dispatcher {
 
     /// Serves a connection on the least loaded thread. Called on thread `accepted_on`, which keeps the connection unless
     /// it has more than a quarter above the least loaded one: waking another thread costs more than that is worth.
-    pub(crate) fn serve(&self, accepted_on: usize, stream: TcpStream, open: Box<Open>) {
+    pub(crate) fn serve(&self, accepted_on: usize, stream: TcpStream, open: Box<ConnectionGuard>) {
         let own = &self.workers[accepted_on];
         let least = self
             .workers

@@ -163,6 +163,8 @@ pub struct Connection {
     pub idle_s: f64,
     /// Whether it may be closed early.
     pub at_rest: bool,
+    /// `idle`, `request`, `waiting`, `answer` or `unknown`, by HTTP framing; null without it.
+    pub phase: Option<String>,
     /// `buffer` or `pipe`.
     pub lane: String,
     /// What it carried so far.

@@ -148,11 +148,12 @@ impl Backend for AdminBackend {
                     address: candidate.as_ref().map(|to| to.address.socket.to_string()),
                     age_s: seconds(now.since(entry.accepted)),
                     idle_s: seconds(entry.idle(now)),
-                    at_rest: entry.tally.at_rest(now, QUIET),
-                    lane: entry.tally.lane().to_owned(),
+                    at_rest: entry.at_rest(now, QUIET),
+                    phase: entry.stats.phase().map(|phase| phase.as_str().to_owned()),
+                    lane: entry.stats.lane().to_owned(),
                     bytes: Bytes {
-                        upload: entry.tally.bytes(Direction::Upload),
-                        download: entry.tally.bytes(Direction::Download),
+                        upload: entry.stats.bytes(Direction::Upload),
+                        download: entry.stats.bytes(Direction::Download),
                     },
                 }
             })

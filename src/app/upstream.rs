@@ -9,14 +9,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{Config, UpstreamConfig};
-use crate::connection::{Registry, Route, RouteParts, WhenAllDown};
+use crate::connection::{ContextParts, ListenerContext, Registry, WhenAllDown};
 use crate::dial::{DialSettings, Dialer, HedgeAfter, Preconnected, SpareLimit};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
 use crate::events::Events;
 use crate::listener::ListenerSettings;
 use crate::metrics::Metrics;
 use crate::probe::{Prober, ProberHandle};
-use crate::relay::{Counters, Limits};
+use crate::relay::{Limits, RelayShared};
 use crate::settings::{Splice, UpstreamSettings, ZoneSetting};
 use crate::supervisor::{CloseRules, UpstreamEntry};
 use crate::sys::congestion::LoopbackCongestion;
@@ -167,15 +167,18 @@ pub(super) fn dial_settings(
 
 pub(super) fn limits_of(settings: &UpstreamSettings) -> Limits {
     let pipe_size = usize::try_from(settings.pipe_size.0).unwrap_or(Limits::PIPE_SIZE);
-    settings
-        .tcp
-        .limits(settings.splice == Splice::Auto, pipe_size)
+    settings.tcp.limits(
+        settings.splice == Splice::Auto,
+        pipe_size,
+        settings.is_framed(),
+    )
 }
 
 pub(super) fn rules_of(settings: &UpstreamSettings) -> CloseRules {
     CloseRules {
         on_down: settings.health.on_down,
         max_age: settings.tcp.max_age(),
+        user_timeout: settings.tcp.options().user_timeout,
     }
 }
 
@@ -239,11 +242,11 @@ impl Upstream {
         &self,
         listener: &ListenerSettings,
         registry: &Registry,
-        counters: &Arc<Counters>,
+        counters: &Arc<RelayShared>,
         metrics: &Metrics,
         events: &Events,
-    ) -> Arc<Route> {
-        Route::new(RouteParts {
+    ) -> Arc<ListenerContext> {
+        ListenerContext::new(ContextParts {
             listener: ListenerName::new(&listener.name),
             upstream: self.name.clone(),
             view: self.view.clone(),
@@ -252,7 +255,7 @@ impl Upstream {
             events: events.clone(),
             dialer: self.dialer.load().as_ref().clone(),
             limits: self.limits.clone(),
-            counters: Arc::clone(counters),
+            relay: Arc::clone(counters),
             policy: listener.policy(),
             metrics: metrics.clone(),
         })

@@ -9,11 +9,11 @@ use arc_swap::ArcSwap;
 use crate::dial::ConnectOutcome;
 use crate::events::Reason;
 use crate::metrics::{Counter, Family, Gauge, Histogram, Metrics, family};
-use crate::relay::Tally;
+use crate::relay::ConnStats;
 use crate::types::{Direction, ListenerName, UpstreamName};
 use crate::upstream::endpoint::Endpoint;
 
-/// Results of attempts: contract section 6.
+/// Results of attempts.
 const RESULTS: [&str; 7] = [
     "ok",
     "refused",
@@ -40,6 +40,7 @@ pub(super) struct ListenerMetrics {
     pub(super) parked_seconds: Histogram,
     pub(super) panics: Counter,
     pub(super) drain_cut: Counter,
+    pub(super) requests_dropped: Counter,
     /// Connections that have no endpoint (yet): labels without a value.
     pub(super) nowhere: Arc<EndpointMetrics>,
     /// By the `Arc` of the endpoint: one that left and came back is another, and its old series are gone.
@@ -59,6 +60,8 @@ pub struct EndpointMetrics {
     bytes: Option<[Counter; 2]>,
     spliced: [Counter; 2],
     connect: Option<Histogram>,
+    first_byte: Option<Histogram>,
+    answers: Option<Counter>,
     attempts: [OnceLock<Counter>; RESULTS.len()],
     hedges: [OnceLock<Counter>; HEDGES.len()],
     closed: [OnceLock<Counter>; Reason::ALL.len()],
@@ -77,6 +80,7 @@ impl ListenerMetrics {
             parked_seconds: metrics.histogram(&family::PARKED_SECONDS, &[]),
             panics: metrics.counter(&family::PANICS, &[]),
             drain_cut: metrics.counter(&family::DRAIN_CUT, &[]),
+            requests_dropped: metrics.counter(&family::REQUESTS_DROPPED, &name),
             nowhere: Arc::new(EndpointMetrics::new(metrics, listener, upstream, None)),
             endpoints: ArcSwap::default(),
             metrics: metrics.clone(),
@@ -143,6 +147,10 @@ impl EndpointMetrics {
             spliced: Direction::BOTH.map(spliced),
             connect: endpoint
                 .map(|endpoint| metrics.histogram(&family::CONNECT_SECONDS, &endpoint.labels())),
+            first_byte: endpoint.map(|endpoint| {
+                metrics.histogram(&family::ANSWER_FIRST_BYTE_SECONDS, &endpoint.labels())
+            }),
+            answers: endpoint.map(|endpoint| metrics.counter(&family::ANSWERS, &endpoint.labels())),
             attempts: [const { OnceLock::new() }; RESULTS.len()],
             hedges: [const { OnceLock::new() }; HEDGES.len()],
             closed: [const { OnceLock::new() }; Reason::ALL.len()],
@@ -187,6 +195,20 @@ impl EndpointMetrics {
         }
     }
 
+    /// An answer has begun, by framing.
+    pub(super) fn first_byte(&self, after: Duration) {
+        if let Some(first_byte) = &self.first_byte {
+            first_byte.record(after.as_secs_f64());
+        }
+    }
+
+    /// Answers are complete, by framing.
+    pub(super) fn answered(&self, count: u32) {
+        if let Some(answers) = &self.answers {
+            answers.add(count.into());
+        }
+    }
+
     fn count(
         &self,
         counters: &[OnceLock<Counter>],
@@ -205,9 +227,9 @@ impl EndpointMetrics {
         counters[place].get_or_init(resolve).inc();
     }
 
-    /// Adds what the tally has not reported yet.
-    pub(super) fn settle(&self, tally: &Tally) {
-        tally.settle(|direction, bytes, spliced| {
+    /// Adds what the statistics have not reported yet.
+    pub(super) fn settle(&self, stats: &ConnStats) {
+        stats.settle(|direction, bytes, spliced| {
             if let Some(counters) = &self.bytes {
                 counters[direction.index()].add(bytes);
             }

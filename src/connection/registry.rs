@@ -1,7 +1,7 @@
-//! All live connections: what `/v1/connections`, the sweep and the metrics look at.
+//! All live connections, for `/v1/connections`, the supervisor and the metrics.
 //!
-//! Owns identity and the shared part of each connection ([`Entry`]). Sharded, so that accepting on one data thread
-//! does not wait for another; a reader sees a picture that is true entry by entry.
+//! Owns the ids and the shared part of each connection ([`Entry`]). Sharded, so that accepting on one worker does not
+//! wait for another; what a reader sees is consistent for each entry, not across entries.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::metrics::EndpointMetrics;
 use crate::clock::Moment;
 use crate::events::Reason;
-use crate::relay::Tally;
+use crate::relay::{CommandChannel, ConnStats};
 use crate::types::{ListenerName, UpstreamName};
 use crate::upstream::endpoint::Candidate;
 
@@ -49,14 +49,14 @@ pub struct Entry {
     pub client: SocketAddr,
     /// When it was accepted.
     pub accepted: Moment,
-    /// Live counts, and where orders are given.
-    pub tally: Arc<Tally>,
-    place: Mutex<Place>,
+    pub stats: ConnStats,
+    pub commands: CommandChannel,
+    phase: Mutex<ConnectionPhase>,
 }
 
 /// Where a connection is in its life.
 #[derive(Clone, Debug, Default)]
-pub enum Place {
+pub enum ConnectionPhase {
     /// On its way to an upstream.
     #[default]
     Dialling,
@@ -85,15 +85,16 @@ impl Registry {
         upstream: UpstreamName,
         client: SocketAddr,
     ) -> Arc<Entry> {
-        let tally = Arc::new(Tally::default());
+        let stats = ConnStats::default();
         let entry = Arc::new(Entry {
             id: self.inner.next.fetch_add(1, Relaxed) + 1,
             listener,
             upstream,
             client,
-            accepted: tally.created(),
-            tally,
-            place: Mutex::default(),
+            accepted: stats.created(),
+            stats,
+            commands: CommandChannel::default(),
+            phase: Mutex::default(),
         });
         self.inner.live.fetch_add(1, Relaxed);
         self.shard(entry.id).insert(entry.id, Arc::clone(&entry));
@@ -112,7 +113,7 @@ impl Registry {
         self.inner.live.load(Relaxed)
     }
 
-    /// How many count against the limit: those turned away at the door do not.
+    /// How many count against the limit: those rejected at accept do not.
     pub fn admitted(&self) -> usize {
         self.inner.admitted.load(Relaxed)
     }
@@ -173,12 +174,12 @@ impl Registry {
 
 impl Entry {
     /// Where it is now.
-    pub fn place(&self) -> Place {
-        lock(&self.place).clone()
+    pub fn phase(&self) -> ConnectionPhase {
+        lock(&self.phase).clone()
     }
 
-    pub(super) fn set_place(&self, place: Place) {
-        *lock(&self.place) = place;
+    pub(super) fn set_phase(&self, place: ConnectionPhase) {
+        *lock(&self.phase) = place;
     }
 
     /// The candidate it is connected to, and since when.
@@ -188,23 +189,28 @@ impl Entry {
 
     /// Calls `look` with the candidate it is connected to, and since when; `None` while there is none.
     pub fn relaying<T>(&self, look: impl FnOnce(&Candidate, Moment) -> T) -> Option<T> {
-        match &*lock(&self.place) {
-            Place::Relaying {
+        match &*lock(&self.phase) {
+            ConnectionPhase::Relaying {
                 candidate, since, ..
             } => Some(look(candidate, *since)),
             _ => None,
         }
     }
 
+    /// Whether it is connected, and nothing is under way: see [`ConnStats::at_rest`].
+    pub fn at_rest(&self, now: Moment, quiet: Duration) -> bool {
+        self.relaying(|_, since| self.stats.at_rest(now, since, quiet)) == Some(true)
+    }
+
     /// How long nothing has moved.
     pub fn idle(&self, now: Moment) -> Duration {
-        now.since(self.tally.last_moved())
+        now.since(self.stats.last_moved())
     }
 
     /// Adds to the metrics what has moved since the last call.
     pub(super) fn settle(&self) {
-        if let Place::Relaying { metrics, .. } = &*lock(&self.place) {
-            metrics.settle(&self.tally);
+        if let ConnectionPhase::Relaying { metrics, .. } = &*lock(&self.phase) {
+            metrics.settle(&self.stats);
         }
     }
 }

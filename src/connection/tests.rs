@@ -16,10 +16,10 @@ async fn a_connection_is_carried_counted_and_recorded() {
             let (mut rig, to) = Rig::echoing().await;
             let mut client = rig.client().await;
             says(&mut client, b"hello").await;
-            let live = rig.route.registry.oldest(10);
+            let live = rig.context.registry.oldest(10);
             assert_eq!(live.len(), 1);
             assert_eq!(live[0].candidate().unwrap().0.address.socket, to);
-            rig.route.registry.settle();
+            rig.context.registry.settle();
             assert_eq!(
                 rig.metrics.value("bytes_total", &[("direction", "upload")]),
                 Some(5.0)
@@ -64,7 +64,7 @@ async fn a_refused_or_rude_upstream_is_not_noticed() {
                         .candidate()
                         .is_some_and(|(at, _)| at.address.socket == to)
                 };
-                eventually(|| rig.route.registry.oldest(1).iter().any(settled)).await;
+                eventually(|| rig.context.registry.oldest(1).iter().any(settled)).await;
                 says(&mut client, b"once, and to one only").await;
                 drop(client);
                 let event = rig.closed().await;
@@ -131,7 +131,7 @@ async fn parked_until_the_upstream_is_back() {
                 client.write_all(b"early").await.unwrap();
                 clients.push(client);
             }
-            eventually(|| rig.route.parked() == 20).await;
+            eventually(|| rig.context.parked() == 20).await;
             assert_eq!(rig.metrics.sum("connections_parked"), 20.0);
             spawn_local(echo(later.listen()));
             for client in &mut clients {
@@ -142,7 +142,7 @@ async fn parked_until_the_upstream_is_back() {
                     .unwrap();
                 assert_eq!(&back, b"early");
             }
-            assert_eq!(rig.route.parked(), 0);
+            assert_eq!(rig.context.parked(), 0);
             drop(clients);
             for _ in 0..20 {
                 let event = rig.closed().await;
@@ -165,7 +165,7 @@ async fn an_upstream_that_is_back_is_not_run_over() {
             for _ in 0..500 {
                 clients.push(rig.client().await);
             }
-            eventually(|| rig.route.parked() == 500).await;
+            eventually(|| rig.context.parked() == 500).await;
             let listener = later.listen();
             let mut arrivals = Vec::new();
             let mut held = Vec::new();
@@ -222,15 +222,15 @@ async fn a_parked_client_that_resets_leaves_at_once() {
             let (_held, refuses) = Later::new();
             let mut rig = Rig::new(&[refuses], policy(WhenAllDown::Hold, 60_000)).await;
             let (one, two) = (rig.client().await, rig.client().await);
-            eventually(|| rig.route.parked() == 2).await;
+            eventually(|| rig.context.parked() == 2).await;
             crate::sys::socket::abort(one);
             assert_eq!(rig.closed().await.text("conn.reason"), Some("client_gone"));
-            assert_eq!(rig.route.parked(), 1);
-            // Somebody's order reaches one that waits as well.
-            rig.route.registry.each(|entry| {
+            assert_eq!(rig.context.parked(), 1);
+            // A command reaches one that is held as well.
+            rig.context.registry.each(|entry| {
                 entry
-                    .tally
-                    .order(crate::relay::Order::Cut(Reason::DrainDeadline))
+                    .commands
+                    .send(crate::relay::Command::Cut(Reason::DrainDeadline))
             });
             assert_eq!(
                 rig.closed().await.text("conn.reason"),
@@ -243,8 +243,50 @@ async fn a_parked_client_that_resets_leaves_at_once() {
         .await;
 }
 
+/// Its request must not run after it took it for failed. Without framing a half-closed client waits for its answer.
 #[tokio::test]
-async fn a_full_room_is_like_try() {
+async fn what_a_client_sent_that_gave_up_while_held_is_not_delivered_later() {
+    LocalSet::new()
+        .run_until(async {
+            for framing in [true, false] {
+                let (later, to) = Later::new();
+                let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 10_000)).await;
+                rig.context.limits.store(Arc::new(relay::Limits {
+                    framing,
+                    ..relay::Limits::default()
+                }));
+                let mut gone = rig.client().await;
+                let mut waits = rig.client().await;
+                eventually(|| rig.context.parked() == 2).await;
+                gone.write_all(b"POST / HTTP/1.1\r\n\r\n").await.unwrap();
+                waits.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+                // Its bytes first, its end on its own: bytes alone are no end.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                assert_eq!(rig.context.parked(), 2);
+                gone.shutdown().await.unwrap();
+                if framing {
+                    assert_eq!(rig.closed().await.text("conn.reason"), Some("client_gone"));
+                }
+                let listener = later.listen();
+                let mut heard = Vec::new();
+                for _ in 0..2 - usize::from(framing) {
+                    let (mut server, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+                    let mut first = [0; 4];
+                    timeout(SOON, server.read_exact(&mut first))
+                        .await
+                        .unwrap()
+                        .unwrap();
+                    heard.push(first);
+                }
+                assert_eq!(heard.contains(b"POST"), !framing, "framing: {framing}");
+                assert!(heard.contains(b"GET "));
+            }
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_full_queue_is_like_try() {
     LocalSet::new()
         .run_until(async {
             let (_held, refuses) = Later::new();
@@ -254,7 +296,7 @@ async fn a_full_room_is_like_try() {
             };
             let mut rig = Rig::new(&[refuses], policy).await;
             let _parked = rig.client().await;
-            eventually(|| rig.route.parked() == 1).await;
+            eventually(|| rig.context.parked() == 1).await;
             let mut second = rig.client().await;
             assert!(end_of(&mut second).await.unwrap().is_empty());
             drop(second);
@@ -273,7 +315,7 @@ async fn a_dropped_task_is_counted_and_recorded_too() {
             let (mut rig, _) = Rig::echoing().await;
             let mut client = rig.client().await;
             says(&mut client, b"x").await;
-            rig.door.abort();
+            rig.listener.abort();
             let event = rig.closed().await;
             assert_eq!(event.text("conn.reason"), Some("internal"));
             assert_eq!(event.field("bytes.upload"), Some(&1_u64.into()));
@@ -287,9 +329,9 @@ async fn a_panic_is_counted_too() {
     LocalSet::new()
         .run_until(async {
             let mut rig = Rig::new(&[], policy(WhenAllDown::Hold, 1000)).await;
-            let route = Arc::clone(&rig.route);
+            let context = Arc::clone(&rig.context);
             let task = spawn_local(async move {
-                let _open = admit(([127, 0, 0, 1], 9).into(), &route, usize::MAX);
+                let _open = admit(([127, 0, 0, 1], 9).into(), &context, usize::MAX);
                 panic!("a bug, on purpose");
             });
             assert!(task.await.unwrap_err().is_panic());
@@ -305,15 +347,15 @@ async fn above_the_limit_is_a_fin_and_not_counted_against_it() {
     LocalSet::new()
         .run_until(async {
             let (mut rig, _) = Rig::echoing().await;
-            let (door, front) = listen().await;
+            let (listener, front) = listen().await;
             let mut client = TcpStream::connect(front).await.unwrap();
             client.write_all(b"hello").await.unwrap();
-            let (stream, peer) = door.accept().await.unwrap();
+            let (stream, peer) = listener.accept().await.unwrap();
             let stream = stream.into_std().unwrap();
-            let route = Arc::clone(&rig.route);
-            spawn_local(turn_away(stream, peer, route, Reason::MaxConnections));
+            let context = Arc::clone(&rig.context);
+            spawn_local(reject(stream, peer, context, Reason::MaxConnections));
             assert!(end_of(&mut client).await.unwrap().is_empty());
-            assert_eq!(rig.route.admitted(), 0);
+            assert_eq!(rig.context.admitted(), 0);
             drop(client);
             assert_eq!(
                 rig.closed().await.text("conn.reason"),

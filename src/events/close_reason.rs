@@ -95,6 +95,10 @@ reasons! {
     Internal = "internal" by Entryway,
 }
 
+/// What it means when an address answers probes, and segments of full size do not get through on a connection to it.
+pub const MTU_HINT: &str = "small packets pass and full-size ones do not: a path MTU black hole; \
+    try `ping -M do -s 1472 ADDRESS`, then lower the MTU or let ICMP \"fragmentation needed\" through";
+
 // === impl ClosedBy ===
 
 impl ClosedBy {

@@ -160,7 +160,7 @@ impl Listener {
         let close_now = self.rejections.enter();
         tokio::task::spawn_local(async move {
             tokio::select! {
-                () = connection::turn_away(stream, client, route, Reason::MaxConnections) => {}
+                () = connection::reject(stream, client, route, Reason::MaxConnections) => {}
                 _ = close_now => {}
             }
         });

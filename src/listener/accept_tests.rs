@@ -35,7 +35,7 @@ impl Open {
         let front = bound.addresses()[0];
         let workers = Workers::start(2).unwrap();
         let (stop, watch) = drain::channel();
-        let route = Arc::clone(&rig.route);
+        let route = Arc::clone(&rig.context);
         Listener::start(
             bound,
             route,
@@ -80,7 +80,7 @@ async fn spreads_connections_evenly() {
             }
             assert_eq!(open.workers.dispatcher().loads(), [4, 4]);
             drop(clients);
-            eventually(|| open.rig.route.registry.is_empty()).await;
+            eventually(|| open.rig.context.registry.is_empty()).await;
             eventually(|| open.workers.dispatcher().loads() == [0, 0]).await;
             open.rig.assert_settled();
             open.workers.stop();
@@ -108,7 +108,7 @@ async fn above_the_limit_clients_get_a_fin() {
                 assert!(end_of(&mut more).await.unwrap().is_empty());
             }
             drop(one);
-            eventually(|| open.rig.route.admitted() == 1).await;
+            eventually(|| open.rig.context.admitted() == 1).await;
             let mut again = open.client().await;
             says(&mut again, b"4").await;
             let rejected = [("reason", "max_connections")];
@@ -142,7 +142,7 @@ async fn the_queue_is_served_before_the_sockets_close() {
                 says(client, b"still here").await;
             }
             // Connections that the threads drop at the end say why they ended.
-            open.rig.route.registry.set_ending(Reason::Killed);
+            open.rig.context.registry.set_ending(Reason::Killed);
             open.workers.stop();
             assert_eq!(open.rig.closed().await.text("conn.reason"), Some("killed"));
             open.rig.assert_settled();

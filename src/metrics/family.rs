@@ -123,6 +123,9 @@ families! {
 
     DRAINING "entryway_draining" Gauge, &[], "Whether this instance is shutting down.";
     DRAIN_CUT "entryway_drain_cut_total" Counter, &[], "Connections reset at the end of a shutdown.";
+    ANSWERS "entryway_answers_total" Counter, ENDPOINT_LABELS, "Complete answers, by HTTP framing.";
+    ANSWER_FIRST_BYTE_SECONDS "entryway_answer_first_byte_seconds" Histogram(QUICK), ENDPOINT_LABELS, "Time from a complete request to the first byte of its answer, by HTTP framing.";
+    REQUESTS_DROPPED "entryway_requests_dropped_total" Counter, &["listener"], "Requests that met the close of a connection at rest and were not sent upstream.";
     PANICS "entryway_panics_total" Counter, &[], "Tasks that ended by a panic.";
     WAKEUPS "entryway_wakeups_total" Counter, &[], "Times the machine had slept or this process was stopped.";
 

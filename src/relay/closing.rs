@@ -1,5 +1,5 @@
-//! An ordered end under way (contract 7.7): FIN to the client first; what it still sends is read off and dropped,
-//! never sent upstream; bounded by time. The upstream learns of it when the caller drops its stream.
+//! An early end under way: FIN to the client first; what it still sends is read off and dropped, never sent upstream;
+//! bounded by time. The upstream learns of it when the caller drops its stream.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -7,20 +7,28 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::events::Reason;
 
-use super::port::Port;
-use super::scratch::{self, Scratch};
+use super::fairness;
+use super::side_io::SideIo;
+use super::thread_buffer::ThreadBuffer;
 
 /// How long to wait for the client's own end.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// The same while the client has not acknowledged the end of the last answer.
+const DELIVERY: Duration = Duration::from_secs(30);
+/// Between two looks at what it has acknowledged.
+const DELIVERY_LOOK: Duration = Duration::from_millis(250);
 /// Reads in one poll: a client that floods must not hold the thread.
 const READS: usize = 16;
 
-/// The end of a pair at rest.
+/// The early end of a pair at rest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Closing {
     pub(super) reason: Reason,
     pub(super) until: Moment,
-    told: bool,
+    latest: Moment,
+    fin_sent: bool,
+    /// The client sent something behind our FIN.
+    pub(super) dropped_bytes: bool,
 }
 
 // === impl Closing ===
@@ -30,33 +38,39 @@ impl Closing {
         Self {
             reason,
             until: now + LINGER,
-            told: false,
+            latest: now + DELIVERY,
+            fin_sent: false,
+            dropped_bytes: false,
         }
     }
 
-    /// Ready when the client has ended too, or nobody is there, or the time is up.
+    /// Ready when the client has ended too, or is gone, or the time is up.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        down: &mut Port<'_>,
+        down: &mut SideIo<'_>,
         now: Moment,
     ) -> Poll<()> {
         if now >= self.until {
-            return Poll::Ready(());
+            if now >= self.latest || down.is_delivered() != Some(false) {
+                return Poll::Ready(());
+            }
+            self.until = now + DELIVERY_LOOK;
         }
-        if !self.told {
+        if !self.fin_sent {
             if ready!(down.poll_finish(cx)).is_err() {
                 return Poll::Ready(());
             }
-            self.told = true;
+            self.fin_sent = true;
         }
-        let mut scratch = Scratch::take();
+        let mut buffer = ThreadBuffer::take();
         for _ in 0..READS {
-            if let Ok(0) | Err(_) = ready!(down.poll_recv(cx, &mut scratch)) {
-                return Poll::Ready(());
+            match ready!(down.poll_recv(cx, &mut buffer)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => self.dropped_bytes = true,
             }
         }
-        scratch::yield_to_others(cx);
+        fairness::yield_to_others(cx);
         Poll::Pending
     }
 }

@@ -27,7 +27,7 @@ pub struct TcpSettings {
     /// Ends a half-closed pair on which nothing moved for this long.
     #[serde(with = "crate::duration")]
     pub half_open_timeout: Duration,
-    /// How long a reset waits for the other side to take what had been acknowledged.
+    /// How long a reset waits for the other side to take what had been acknowledged; 0 means without limit.
     #[serde(with = "crate::duration")]
     pub reset_deadline: Duration,
     /// Closes older pairs once they are at rest.
@@ -42,12 +42,26 @@ pub struct Limits {
     pub idle_timeout: Option<Duration>,
     /// Ends a half-closed pair that is silent for this long.
     pub half_open_timeout: Option<Duration>,
-    /// How long a reset waits for delivery.
-    pub reset_deadline: Duration,
+    /// How long a reset waits for delivery; `None`: without limit.
+    pub reset_deadline: Option<Duration>,
     /// Whether two plain TCP sockets may be spliced.
     pub splice: bool,
     /// Size of the pipe for messages.
     pub pipe_size: usize,
+    /// Whether HTTP/1.1 framing is followed.
+    pub framing: bool,
+    /// How long bytes may wait for a peer that acknowledges nothing.
+    pub user_timeout: Option<Duration>,
+}
+
+/// `upstream.framing`: how the end of an answer is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FramingMode {
+    /// By HTTP/1.1 framing, which is watched as bytes pass.
+    Http,
+    /// By silence.
+    None,
 }
 
 // === impl TcpSettings ===
@@ -79,13 +93,15 @@ impl TcpSettings {
     }
 
     /// The limits of a relay.
-    pub fn limits(&self, splice: bool, pipe_size: usize) -> Limits {
+    pub fn limits(&self, splice: bool, pipe_size: usize, framing: bool) -> Limits {
         Limits {
             idle_timeout: some(self.idle_timeout),
             half_open_timeout: some(self.half_open_timeout),
-            reset_deadline: self.reset_deadline,
+            reset_deadline: some(self.reset_deadline),
             splice,
             pipe_size,
+            framing,
+            user_timeout: some(self.user_timeout),
         }
     }
 
@@ -108,7 +124,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        TcpSettings::default().limits(true, Self::PIPE_SIZE)
+        TcpSettings::default().limits(true, Self::PIPE_SIZE, false)
     }
 }
 
@@ -121,9 +137,11 @@ mod tests {
         let read: TcpSettings =
             toml::from_str("user_timeout = \"1s\"\nidle_timeout = \"0s\"").unwrap();
         assert_eq!(read.user_timeout, Duration::from_secs(1));
-        assert_eq!(read.limits(true, 1).idle_timeout, None);
+        assert_eq!(read.limits(true, 1, true).idle_timeout, None);
+        let never: TcpSettings = toml::from_str("reset_deadline = \"0s\"").unwrap();
+        assert_eq!(never.limits(true, 1, true).reset_deadline, None);
         assert_eq!(
-            read.limits(true, 1).half_open_timeout,
+            read.limits(true, 1, true).half_open_timeout,
             Some(Duration::from_secs(300))
         );
         assert!(toml::from_str::<TcpSettings>("user_timout = \"1s\"").is_err());

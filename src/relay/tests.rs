@@ -1,6 +1,7 @@
 //! The relay between real sockets of the loopback, and, for timers, between duplexes with a paused clock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -11,10 +12,10 @@ use crate::duration_window::DurationWindow;
 use crate::events::Reason;
 use crate::sys::pipe::PipeLimits;
 
+mod buffers;
 mod close;
-mod lanes;
+mod commands;
 mod model;
-mod orders;
 mod random;
 mod resets;
 mod timers;
@@ -23,18 +24,38 @@ mod timers;
 struct Rig {
     client: TcpStream,
     server: TcpStream,
-    tally: Arc<Tally>,
-    counters: Arc<Counters>,
-    answers: Arc<DurationWindow>,
+    stats: Arc<ConnStats>,
+    shared: Arc<RelayShared>,
+    commands: Arc<CommandChannel>,
+    answers: Arc<Answers>,
     done: JoinHandle<Outcome>,
+}
+
+/// Remembers what it is told of answers.
+#[derive(Debug, Default)]
+struct Answers {
+    first_bytes: DurationWindow,
+    framed: AtomicU32,
+    complete: AtomicU32,
+}
+
+impl AnswerObserver for Answers {
+    fn first_byte(&self, after: Duration, is_framed: bool) {
+        self.first_bytes.record(after);
+        self.framed.fetch_add(u32::from(is_framed), Relaxed);
+    }
+
+    fn complete(&self, answers: u32) {
+        self.complete.fetch_add(answers, Relaxed);
+    }
 }
 
 /// What a rig is built with.
 #[derive(Clone)]
 struct Plan {
     limits: Limits,
-    counters: Arc<Counters>,
-    may_move: bool,
+    shared: Arc<RelayShared>,
+    may_retry: bool,
     /// Buffer sizes of the client's socket.
     client_buffers: Option<u32>,
 }
@@ -43,12 +64,12 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            counters: Arc::new(Counters::new(PipeLimits {
+            shared: Arc::new(RelayShared::new(PipeLimits {
                 pages: 8192,
                 large: 32,
                 pipes: 512,
             })),
-            may_move: false,
+            may_retry: false,
             client_buffers: None,
         }
     }
@@ -68,23 +89,26 @@ impl Plan {
     async fn rig(self) -> Rig {
         let (client, down) = pair(self.client_buffers).await;
         let (server, up) = pair(None).await;
-        let (tally, answers) = (
-            Arc::new(Tally::default()),
-            Arc::new(DurationWindow::default()),
+        let (stats, commands) = (
+            Arc::<ConnStats>::default(),
+            Arc::<CommandChannel>::default(),
         );
+        let answers = Arc::<Answers>::default();
         let done = tokio::spawn(run(
             down.into(),
             up.into(),
-            Arc::clone(&tally),
+            Arc::clone(&stats),
+            Arc::clone(&commands),
             Arc::clone(&answers),
             self.clone(),
         ));
         Rig {
             client,
             server,
-            tally,
+            stats,
+            commands,
             answers,
-            counters: self.counters,
+            shared: self.shared,
             done,
         }
     }
@@ -93,18 +117,30 @@ impl Plan {
 async fn run(
     mut down: Stream,
     mut up: Stream,
-    tally: Arc<Tally>,
-    answers: Arc<DurationWindow>,
+    stats: Arc<ConnStats>,
+    commands: Arc<CommandChannel>,
+    answers: Arc<Answers>,
     plan: Plan,
 ) -> Outcome {
-    let terms = Terms {
+    let args = args(&plan, &stats, &commands, &answers);
+    relay(&mut down, &mut up, args).await.outcome
+}
+
+fn args<'a>(
+    plan: &'a Plan,
+    stats: &'a ConnStats,
+    commands: &'a CommandChannel,
+    observer: &'a Answers,
+) -> RelayArgs<'a> {
+    RelayArgs {
         limits: &plan.limits,
-        tally: &tally,
-        answers: &answers,
-        counters: &plan.counters,
-        may_move: plan.may_move,
-    };
-    relay(&mut down, &mut up, terms).await
+        stats,
+        commands,
+        observer,
+        shared: &plan.shared,
+        may_retry: plan.may_retry,
+        unsent: Vec::new(),
+    }
 }
 
 /// A connected pair: the far end, then ours.
@@ -188,11 +224,11 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Nothing is left behind: no leftover, no pipe in use, no stall.
-fn assert_clean(counters: &Counters, tally: &Tally) {
-    assert_eq!(counters.leftover_bytes(), 0, "leftovers");
-    assert_eq!(counters.pipes_in_use(), 0, "pipes");
-    assert_eq!(counters.stalls(), 0, "stalls");
-    assert_eq!(tally.pending(), 0, "pending");
+fn assert_clean(shared: &RelayShared, stats: &ConnStats) {
+    assert_eq!(shared.leftover_bytes(), 0, "leftovers");
+    assert_eq!(shared.pipes_in_use(), 0, "pipes");
+    assert_eq!(shared.stalls(), 0, "stalls");
+    assert_eq!(stats.pending(), 0, "pending");
 }
 
 #[tokio::test]
@@ -206,8 +242,8 @@ async fn both_ways_and_both_ends_in_order() {
         rig.server.write_all(&[round; 1000]).await.unwrap();
         rig.client.read_exact(&mut [0; 1000]).await.unwrap();
     }
-    assert_eq!(rig.tally.lane(), "buffer");
-    assert_eq!(rig.answers.count(), 100);
+    assert_eq!(rig.stats.lane(), "buffer");
+    assert_eq!(rig.answers.first_bytes.count(), 100);
     rig.client.shutdown().await.unwrap();
     assert_eq!(rig.server.read(&mut [0; 1]).await.unwrap(), 0);
     rig.server.shutdown().await.unwrap();
@@ -224,12 +260,12 @@ async fn both_ways_and_both_ends_in_order() {
     );
     assert_eq!(
         (
-            rig.tally.bytes(Direction::Upload),
-            rig.tally.bytes(Direction::Download)
+            rig.stats.bytes(Direction::Upload),
+            rig.stats.bytes(Direction::Download)
         ),
         (10_000, 100_000)
     );
-    assert_clean(&rig.counters, &rig.tally);
+    assert_clean(&rig.shared, &rig.stats);
 }
 
 #[tokio::test]
@@ -257,10 +293,10 @@ async fn the_server_may_speak_first_and_end_first() {
 fn the_future_is_small() {
     // The static assertion holds the bound; this prints what it is now.
     println!(
-        "relay: {} bytes, half {}, lane {}",
+        "relay: {} bytes, direction {}, buffer {}",
         size_of::<Relay<'_>>(),
-        size_of::<Half>(),
-        size_of::<Lane>()
+        size_of::<HalfDuplex>(),
+        size_of::<TransferBuffer>()
     );
-    assert!(size_of::<Relay<'_>>() <= 640);
+    assert!(size_of::<Relay<'_>>() <= 704);
 }

@@ -1,7 +1,7 @@
 //! The one `Sleep` of a connection, made on first need.
 //!
 //! Serves idle and half-open limits, the progress watchdog, a reset's polling and the last seconds of an ordered end.
-//! Bytes never touch it: when it fires, whoever armed it compares the tally with its last look and arms it again.
+//! Bytes never touch it: when it fires, whoever armed it compares the stats with its last look and arms it again.
 
 use std::future::Future;
 use std::pin::Pin;

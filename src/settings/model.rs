@@ -11,10 +11,10 @@ use crate::dial::PreconnectSettings;
 use crate::dns::DnsSettings;
 use crate::events::LogSettings;
 use crate::listener::ListenerSettings;
-use crate::relay::TcpSettings;
+use crate::relay::{FramingMode, TcpSettings};
 use crate::sys::congestion::LoopbackCongestion;
 use crate::types::{EndpointName, UpstreamName, Zone};
-use crate::upstream::settings::{FailbackSettings, HealthSettings};
+use crate::upstream::settings::{FailbackSettings, HealthSettings, ProbeKind};
 
 use super::byte_size::ByteSize;
 
@@ -68,6 +68,8 @@ pub struct UpstreamSettings {
     pub health: HealthSettings,
     pub failback: FailbackSettings,
     pub tcp: TcpSettings,
+    /// By the kind of probe where it is not set.
+    pub framing: Option<FramingMode>,
     pub splice: Splice,
     /// Size of the pipes used by splice.
     pub pipe_size: ByteSize,
@@ -204,9 +206,20 @@ impl Default for UpstreamSettings {
             health: HealthSettings::default(),
             failback: FailbackSettings::default(),
             tcp: TcpSettings::default(),
+            framing: None,
             splice: Splice::default(),
             pipe_size: ByteSize(64 * 1024),
             warm: PreconnectSettings::default(),
+        }
+    }
+}
+
+impl UpstreamSettings {
+    /// Whether HTTP/1.1 framing is followed.
+    pub fn is_framed(&self) -> bool {
+        match self.framing {
+            Some(mode) => mode == FramingMode::Http,
+            None => matches!(self.health.kind, ProbeKind::Datomic | ProbeKind::Http),
         }
     }
 }

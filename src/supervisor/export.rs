@@ -10,14 +10,14 @@ use crate::connection::Registry;
 use crate::events::Event;
 use crate::events::Events;
 use crate::metrics::{Counter, Gauge, Metrics, family};
-use crate::relay::Counters;
+use crate::relay::RelayShared;
 
 const EVERY: Duration = Duration::from_secs(1);
 
 /// What was exported so far.
 #[derive(Debug)]
 pub(super) struct Export {
-    counters: Arc<Counters>,
+    counters: Arc<RelayShared>,
     metrics: Metrics,
     events: Events,
     pipes: Gauge,
@@ -30,7 +30,7 @@ pub(super) struct Export {
 // === impl Export ===
 
 impl Export {
-    pub(super) fn new(counters: Arc<Counters>, metrics: &Metrics, events: &Events) -> Self {
+    pub(super) fn new(counters: Arc<RelayShared>, metrics: &Metrics, events: &Events) -> Self {
         Self {
             counters,
             pipes: metrics.gauge(&family::PIPES_IN_USE, &[]),

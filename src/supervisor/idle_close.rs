@@ -8,24 +8,25 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::connection::Entry;
 use crate::events::Reason;
-use crate::relay::{Order, Tally};
+use crate::relay::{Command, ConnStats, Phase};
 use crate::types::Direction;
 use crate::upstream::constants;
 use crate::upstream::input::Intent;
 use crate::upstream::settings::OnDown;
 use crate::upstream::snapshot::{AddressView, EndpointView, HealthState, Snapshot};
 
-/// Quiet that makes a pair at rest, for a shutdown and on a silent address.
-pub(super) const QUIET: Duration = Duration::from_secs(1);
+/// Silence that makes a pair at rest where HTTP framing does not tell.
+pub(super) const QUIET: Duration = Duration::from_secs(10);
 
-/// Quiet sent for where there is no hurry.
-const LONG_QUIET: Duration = Duration::from_secs(10);
+/// How long a command to close stands at a busy pair. Longer than a tick, so that it stands without a gap while it is
+/// repeated.
+const COMMAND_STANDS: Duration = Duration::from_millis(300);
+
+/// A busy pair whose request has waited for longer is not closed for the sake of balance.
+const LONG_WAIT: Duration = Duration::from_millis(500);
 
 /// Quiet behind a download that lets a pair leave an address which answers, but wrongly.
 const UNHEALTHY_QUIET: Duration = Duration::from_millis(250);
-
-/// A pair that has moved no byte since it was connected: its first request may still be on its way.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// What rebalancing may catch up on when a pass came late.
 const CATCH_UP: Duration = Duration::from_millis(200);
@@ -40,6 +41,8 @@ pub struct CloseRules {
     pub on_down: OnDown,
     /// Age above which pairs at rest are closed.
     pub max_age: Option<Duration>,
+    /// How long sent bytes may stay unacknowledged.
+    pub user_timeout: Option<Duration>,
 }
 
 /// One connected pair.
@@ -49,7 +52,7 @@ pub(super) struct Pair<'a> {
     pub(super) age: Duration,
     /// Connected to its candidate since.
     pub(super) since: Moment,
-    pub(super) tally: &'a Tally,
+    pub(super) stats: &'a ConnStats,
 }
 
 // === impl Pair ===
@@ -61,18 +64,31 @@ impl<'a> Pair<'a> {
             id: entry.id,
             age: now.since(entry.accepted),
             since,
-            tally: &entry.tally,
+            stats: &entry.stats,
         }
     }
 
-    /// At rest, and connected for that long too: of a client that was parked nothing has moved for long, and its
-    /// request may still be on its way.
     pub(super) fn at_rest(&self, now: Moment, quiet: Duration) -> bool {
-        let quiet = match self.tally.last_direction() {
-            Some(_) => quiet,
-            None => quiet.max(FIRST_REQUEST),
-        };
-        now.since(self.since) >= quiet && self.tally.at_rest(now, quiet)
+        self.stats.at_rest(now, self.since, quiet)
+    }
+
+    /// The command that closes this pair at rest; where framing shows it to be busy, as soon as it is.
+    pub(super) fn close(&self, reason: Reason, now: Moment, quiet: Duration) -> Option<Command> {
+        (self.stats.is_framed() || self.at_rest(now, quiet)).then(|| Command::CloseAtRest {
+            reason,
+            quiet,
+            until: now + COMMAND_STANDS,
+        })
+    }
+
+    /// Whether a close that is ordered now will soon happen.
+    fn may_close_soon(&self, now: Moment) -> bool {
+        self.at_rest(now, QUIET)
+            || self.stats.is_framed()
+                && self
+                    .stats
+                    .waiting_since()
+                    .is_none_or(|since| now.since(since) < LONG_WAIT)
     }
 }
 
@@ -134,7 +150,7 @@ impl IdleCloser {
         snapshot: &Snapshot,
         rules: CloseRules,
         now: Moment,
-    ) -> Option<Order> {
+    ) -> Option<Command> {
         if let Some((_, view)) = found
             && rules.on_down == OnDown::CutSilent
             && let Some(order) = silent(pair, view, snapshot, now)
@@ -146,12 +162,8 @@ impl IdleCloser {
             && view.state == HealthState::Down
             && view.down_by_silence.is_none()
             && snapshot.other_up(view.address.socket)
-            && pair.at_rest(now, UNHEALTHY_QUIET)
         {
-            return Some(Order::CloseAtRest(
-                Reason::EndpointUnhealthy,
-                UNHEALTHY_QUIET,
-            ));
+            return pair.close(Reason::EndpointUnhealthy, now, UNHEALTHY_QUIET);
         }
         let socket = found.map(|(_, view)| view.address.socket);
         let is_farther = socket.is_some_and(|socket| {
@@ -162,9 +174,6 @@ impl IdleCloser {
         let in_doubt = found.is_some_and(|(_, view)| {
             matches!(view.state, HealthState::Suspect | HealthState::Down)
         });
-        if !pair.at_rest(now, LONG_QUIET) {
-            return None;
-        }
         let reason = if found.is_some_and(|(_, view)| view.mismatch) {
             Reason::IdentityMismatch
         } else if found.is_some_and(|(endpoint, _)| endpoint.intent == Intent::Drain) {
@@ -176,35 +185,44 @@ impl IdleCloser {
             .is_some_and(|max_age| pair.age >= jittered(max_age, pair.id))
         {
             Reason::MaxAge
-        } else if is_farther && self.may_rebalance(now) {
+        } else if is_farther && self.may_rebalance(now) && pair.may_close_soon(now) {
             self.rebalanced(now);
             Reason::Rebalance
         } else {
             return None;
         };
-        Some(Order::CloseAtRest(reason, LONG_QUIET))
+        pair.close(reason, now, QUIET)
     }
 }
 
-/// the address is down by silence, and another is up.
-fn silent(pair: &Pair<'_>, view: &AddressView, snapshot: &Snapshot, now: Moment) -> Option<Order> {
+/// Where the address is down by silence, and another is up: what is to be done.
+fn silent(
+    pair: &Pair<'_>,
+    view: &AddressView,
+    snapshot: &Snapshot,
+    now: Moment,
+) -> Option<Command> {
     let probed = view.down_by_silence?;
     if now.since(probed) < constants::CUT_SILENT || !snapshot.other_up(view.address.socket) {
         return None;
     }
-    let tally = pair.tally;
+    let stats = pair.stats;
     if pair.at_rest(now, QUIET) {
-        return Some(Order::CloseAtRest(Reason::EndpointSilent, QUIET));
+        return pair.close(Reason::EndpointSilent, now, QUIET);
     }
-    // A byte that has not left its lane waits as well: the upstream does not even take it.
-    let waits = match tally.last_direction() {
-        Some(direction) => direction == Direction::Upload,
-        None => tally.pending() > 0,
+    let waits = match stats.phase() {
+        Some(Phase::Request | Phase::Waiting) => true,
+        Some(Phase::Idle | Phase::Answer) => false,
+        // A byte that has not left its buffer waits as well: the upstream does not even take it.
+        Some(Phase::Unknown) | None => match stats.last_direction() {
+            Some(direction) => direction == Direction::Upload,
+            None => stats.pending() > 0,
+        },
     };
-    let heard = tally.last_download().is_some_and(|heard| heard >= probed);
+    let heard = stats.last_download().is_some_and(|heard| heard >= probed);
     // One that connected after that probe has not been answered by the silence we know of.
     let older = pair.since < probed || now.since(pair.since) >= constants::CUT_SILENT;
-    (waits && !heard && older).then_some(Order::Cut(Reason::EndpointSilent))
+    (waits && !heard && older).then_some(Command::Cut(Reason::EndpointSilent))
 }
 
 /// Up to a tenth later, by connection: pairs that were opened together are not closed together.

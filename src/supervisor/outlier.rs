@@ -62,7 +62,7 @@ impl OutlierDetector {
         view: Option<&AddressView>,
         now: Moment,
     ) -> Option<Input> {
-        let sent = entry.tally.waiting_since()?;
+        let sent = entry.stats.waiting_since()?;
         let since = sent.max(self.discounted_until);
         let waited = now.since(since);
         if waited < MIN_WAIT {

@@ -5,7 +5,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use super::*;
 use crate::connection::tests::rig::*;
-use crate::connection::{Place, WhenAllDown};
+use crate::connection::{ConnectionPhase, WhenAllDown};
 use crate::upstream::input::{Input, Intent, Suspicion};
 use crate::upstream::settings::OnDown;
 use crate::upstream::snapshot::{AddressView, EndpointView, HealthState, RebalanceCandidates};
@@ -22,7 +22,7 @@ async fn answered() -> (Rig, tokio::net::TcpStream, Snapshot) {
     let rig = Rig::new(&[first, second], policy(WhenAllDown::Hold, 1000)).await;
     let mut client = rig.client().await;
     says(&mut client, b"hello").await;
-    let snapshot = Snapshot::clone(&rig.route.view.load());
+    let snapshot = Snapshot::clone(&rig.context.view.load());
     (rig, client, snapshot)
 }
 
@@ -40,23 +40,31 @@ async fn waiting() -> (Rig, tokio::net::TcpStream, Snapshot) {
     let mut client = rig.client().await;
     client.write_all(b"anybody?").await.unwrap();
     eventually(|| {
-        rig.route
+        rig.context
             .registry
             .oldest(1)
             .iter()
-            .any(|entry| entry.tally.waiting_since().is_some())
+            .any(|entry| entry.stats.waiting_since().is_some())
     })
     .await;
-    let snapshot = Snapshot::clone(&rig.route.view.load());
+    let snapshot = Snapshot::clone(&rig.context.view.load());
     (rig, client, snapshot)
 }
 
+/// Why this is a command to close at rest, if it is one.
+fn closes(command: Option<Command>) -> Option<Reason> {
+    match command? {
+        Command::CloseAtRest { reason, .. } => Some(reason),
+        Command::Cut(_) => None,
+    }
+}
+
 /// What is done about the only pair, `later` from now.
-fn evaluate(rig: &Rig, snapshot: &Snapshot, rules: CloseRules, later: Duration) -> Option<Order> {
+fn evaluate(rig: &Rig, snapshot: &Snapshot, rules: CloseRules, later: Duration) -> Option<Command> {
     let now = clock::now() + later;
     let mut rest = IdleCloser::default();
     rest.begin_pass(snapshot, now);
-    let entry = rig.route.registry.oldest(1).remove(0);
+    let entry = rig.context.registry.oldest(1).remove(0);
     entry.relaying(|candidate, since| {
         let pair = Pair::of(&entry, since, now);
         let found = snapshot
@@ -68,7 +76,7 @@ fn evaluate(rig: &Rig, snapshot: &Snapshot, rules: CloseRules, later: Duration) 
 
 /// The views of the only pair's address, to be changed.
 fn of_pair<'a>(rig: &Rig, snapshot: &'a mut Snapshot) -> (usize, &'a mut EndpointView) {
-    let (candidate, _) = rig.route.registry.oldest(1)[0].candidate().unwrap();
+    let (candidate, _) = rig.context.registry.oldest(1)[0].candidate().unwrap();
     let socket = candidate.address.socket;
     let mut found = snapshot.endpoints.iter_mut().enumerate();
     found
@@ -85,7 +93,6 @@ async fn pairs_at_rest_are_closed_for_a_reason_only() {
     LocalSet::new()
         .run_until(async {
             let (rig, _client, snapshot) = answered().await;
-            let close = |reason| Some(Order::CloseAtRest(reason, secs(10)));
             let keep = CloseRules::default();
             assert_eq!(evaluate(&rig, &snapshot, keep, secs(3600)), None);
 
@@ -95,8 +102,8 @@ async fn pairs_at_rest_are_closed_for_a_reason_only() {
             };
             assert_eq!(evaluate(&rig, &snapshot, aged, secs(50)), None);
             assert_eq!(
-                evaluate(&rig, &snapshot, aged, secs(67)),
-                close(Reason::MaxAge)
+                closes(evaluate(&rig, &snapshot, aged, secs(67))),
+                Some(Reason::MaxAge)
             );
 
             let mut drained = snapshot.clone();
@@ -107,28 +114,24 @@ async fn pairs_at_rest_are_closed_for_a_reason_only() {
                 "10 s of quiet"
             );
             assert_eq!(
-                evaluate(&rig, &drained, keep, secs(11)),
-                close(Reason::DrainIdle)
+                closes(evaluate(&rig, &drained, keep, secs(11))),
+                Some(Reason::DrainIdle)
             );
             view_of_pair(&rig, &mut drained).state = HealthState::Suspect;
             assert_eq!(
-                evaluate(&rig, &drained, keep, secs(11)),
-                close(Reason::DrainIdle),
-                "a drain does not ask for the state"
+                closes(evaluate(&rig, &drained, keep, secs(11))),
+                Some(Reason::DrainIdle),
+                "whatever the state of its address"
             );
-            let mut suspect = snapshot.clone();
-            view_of_pair(&rig, &mut suspect).state = HealthState::Suspect;
-            assert_eq!(
-                evaluate(&rig, &suspect, aged, secs(67)),
-                None,
-                "but age does"
-            );
+            let mut doubtful = snapshot.clone();
+            view_of_pair(&rig, &mut doubtful).state = HealthState::Suspect;
+            assert_eq!(evaluate(&rig, &doubtful, aged, secs(67)), None, "in doubt");
 
             let mut other = snapshot.clone();
             view_of_pair(&rig, &mut other).mismatch = true;
             assert_eq!(
-                evaluate(&rig, &other, keep, secs(11)),
-                close(Reason::IdentityMismatch)
+                closes(evaluate(&rig, &other, keep, secs(11))),
+                Some(Reason::IdentityMismatch)
             );
         })
         .await;
@@ -161,7 +164,7 @@ async fn silence_cuts_who_waits_and_spares_who_is_answered() {
             view.state = HealthState::Down;
             view.down_by_silence = Some(clock::now());
             assert_eq!(evaluate(&rig, &snapshot, rules, secs(4)), None, "5 s first");
-            let cut = Some(Order::Cut(Reason::EndpointSilent));
+            let cut = Some(Command::Cut(Reason::EndpointSilent));
             assert_eq!(evaluate(&rig, &snapshot, rules, secs(6)), cut);
             let kept = CloseRules {
                 on_down: OnDown::Keep,
@@ -180,8 +183,15 @@ async fn silence_cuts_who_waits_and_spares_who_is_answered() {
             let view = view_of_pair(&rig, &mut snapshot);
             view.state = HealthState::Down;
             view.down_by_silence = Some(clock::now());
-            let at_rest = Some(Order::CloseAtRest(Reason::EndpointSilent, secs(1)));
-            assert_eq!(evaluate(&rig, &snapshot, rules, secs(6)), at_rest);
+            assert_eq!(
+                evaluate(&rig, &snapshot, rules, secs(6)),
+                None,
+                "10 s of quiet"
+            );
+            assert_eq!(
+                closes(evaluate(&rig, &snapshot, rules, secs(12))),
+                Some(Reason::EndpointSilent)
+            );
         })
         .await;
 }
@@ -195,9 +205,7 @@ async fn pairs_at_rest_leave_an_address_that_answers_errors() {
             let rules = CloseRules::default();
             let after = |ms| evaluate(&rig, &snapshot, rules, Duration::from_millis(ms));
             assert_eq!(after(200), None, "250 ms of quiet first");
-            let quiet = Duration::from_millis(250);
-            let close = Some(Order::CloseAtRest(Reason::EndpointUnhealthy, quiet));
-            assert_eq!(after(400), close);
+            assert_eq!(closes(after(400)), Some(Reason::EndpointUnhealthy));
             let keep = CloseRules {
                 on_down: OnDown::Keep,
                 ..rules
@@ -231,7 +239,7 @@ async fn rebalancing_is_slow() {
                 endpoints: Vec::new(),
                 sockets: vec![socket],
             });
-            let entry = rig.route.registry.oldest(1).remove(0);
+            let entry = rig.context.registry.oldest(1).remove(0);
             let mut rest = IdleCloser::default();
             let start = clock::now() + secs(20);
             let mut closed = Vec::new();
@@ -244,13 +252,13 @@ async fn rebalancing_is_slow() {
                         id,
                         age: secs(1),
                         since: entry.accepted,
-                        tally: &entry.tally,
+                        stats: &entry.stats,
                     };
                     let found = snapshot
                         .all()
                         .find(|(_, view)| view.address.socket == socket);
                     let order = rest.evaluate(&pair, found, &snapshot, CloseRules::default(), now);
-                    if order == Some(Order::CloseAtRest(Reason::Rebalance, secs(10))) {
+                    if closes(order) == Some(Reason::Rebalance) {
                         closed.push(look);
                     }
                 }
@@ -274,7 +282,7 @@ async fn on_a_long_path_a_wait_counts_from_three_round_trips_on() {
     LocalSet::new()
         .run_until(async {
             let (rig, _client, mut snapshot) = waiting().await;
-            let entry = rig.route.registry.oldest(1).remove(0);
+            let entry = rig.context.registry.oldest(1).remove(0);
             let (candidate, _) = entry.candidate().unwrap();
             // The rig's own connect was fast: the median needs more than one of the distant ones.
             for _ in 0..3 {
@@ -283,7 +291,7 @@ async fn on_a_long_path_a_wait_counts_from_three_round_trips_on() {
                     .connects
                     .record(Duration::from_millis(300));
             }
-            let sent = entry.tally.waiting_since().unwrap();
+            let sent = entry.stats.waiting_since().unwrap();
             let view = view_of_pair(&rig, &mut snapshot).clone();
             let mut outlier = OutlierDetector::default();
             let mut suspicious = |after: u64| {
@@ -303,10 +311,10 @@ async fn a_late_answer_is_told_once() {
     LocalSet::new()
         .run_until(async {
             let (rig, _client, mut snapshot) = waiting().await;
-            let entry = rig.route.registry.oldest(1).remove(0);
+            let entry = rig.context.registry.oldest(1).remove(0);
             let (candidate, _) = entry.candidate().unwrap();
             candidate.address.answers.record(Duration::from_millis(100));
-            let sent = entry.tally.waiting_since().unwrap();
+            let sent = entry.stats.waiting_since().unwrap();
             let mut silence = OutlierDetector::default();
             let reported = |after: u64, view: &AddressView, silence: &mut OutlierDetector| {
                 let now = sent + Duration::from_millis(after);
@@ -333,9 +341,9 @@ async fn an_address_that_is_mute_on_all_connections_is_told_so() {
             let (rig, _client, mut snapshot) = waiting().await;
             let mut second = rig.client().await;
             second.write_all(b"anybody else?").await.unwrap();
-            let waits = |entry: &Arc<Entry>| entry.tally.waiting_since().is_some();
+            let waits = |entry: &Arc<Entry>| entry.stats.waiting_since().is_some();
             eventually(|| {
-                rig.route
+                rig.context
                     .registry
                     .oldest(2)
                     .iter()
@@ -348,9 +356,9 @@ async fn an_address_that_is_mute_on_all_connections_is_told_so() {
             let mut silence = OutlierDetector::default();
             let mut look = |after: u64| {
                 let mut reported = Vec::new();
-                for entry in rig.route.registry.oldest(2) {
+                for entry in rig.context.registry.oldest(2) {
                     let (candidate, _) = entry.candidate().unwrap();
-                    let now = entry.tally.waiting_since().unwrap() + Duration::from_millis(after);
+                    let now = entry.stats.waiting_since().unwrap() + Duration::from_millis(after);
                     if let Some(Input::Suspect { why, .. }) =
                         silence.inspect(&entry, &candidate, Some(&view), now)
                     {
@@ -377,22 +385,22 @@ async fn the_pool_hears_of_a_late_answer() {
         .run_until(async {
             let (rig, _client, _) = waiting().await;
             let upstream = UpstreamEntry {
-                upstream: rig.route.upstream.clone(),
-                view: rig.route.view.clone(),
-                feed: rig.route.feed.clone(),
+                upstream: rig.context.upstream.clone(),
+                view: rig.context.view.clone(),
+                feed: rig.context.feed.clone(),
                 rules: Arc::default(),
             };
             let (supervisor, _ending) = new(
-                rig.route.registry.clone(),
+                rig.context.registry.clone(),
                 vec![upstream],
                 Arc::default(),
                 &rig.metrics,
-                &rig.route.events,
+                &rig.context.events,
             );
             spawn_local(supervisor.run());
-            let (candidate, _) = rig.route.registry.oldest(1)[0].candidate().unwrap();
+            let (candidate, _) = rig.context.registry.oldest(1)[0].candidate().unwrap();
             eventually(|| {
-                let snapshot = rig.route.view.load();
+                let snapshot = rig.context.view.load();
                 let view = snapshot.address(candidate.address.socket);
                 view.is_some_and(|view| view.state == HealthState::Suspect)
             })
@@ -409,11 +417,11 @@ async fn a_shutdown_closes_at_rest_and_cuts_at_the_end() {
             let mut busy = rig.client().await;
             says(&mut busy, b"x").await;
             let (supervisor, control) = new(
-                rig.route.registry.clone(),
+                rig.context.registry.clone(),
                 Vec::new(),
                 Arc::default(),
                 &rig.metrics,
-                &rig.route.events,
+                &rig.context.events,
             );
             spawn_local(supervisor.run());
             control.drain(Duration::from_millis(1500));
@@ -434,11 +442,11 @@ async fn a_shutdown_closes_at_rest_and_cuts_at_the_end() {
             );
             assert!(began.elapsed() >= Duration::from_millis(1400));
             assert!(
-                !rig.route
+                !rig.context
                     .registry
                     .oldest(9)
                     .iter()
-                    .any(|entry| !matches!(entry.place(), Place::Leaving))
+                    .any(|entry| !matches!(entry.phase(), ConnectionPhase::Leaving))
             );
             assert_eq!(rig.metrics.sum("drain_cut_total"), 1.0);
         })
@@ -453,20 +461,21 @@ async fn one_that_was_parked_is_served_in_a_drain() {
             let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 10_000)).await;
             let mut client = rig.client().await;
             client.write_all(b"patience").await.unwrap();
-            eventually(|| rig.route.parked() == 1).await;
-            let registry = rig.route.registry.clone();
+            eventually(|| rig.context.parked() == 1).await;
+            let registry = rig.context.registry.clone();
             let (supervisor, control) = new(
                 registry,
                 Vec::new(),
                 Arc::default(),
                 &rig.metrics,
-                &rig.route.events,
+                &rig.context.events,
             );
             spawn_local(supervisor.run());
-            control.drain(secs(20));
+            // The last fifth begins after 4 s: there a second of quiet is enough.
+            control.drain(secs(5));
             // Long enough to pass for at rest, were it connected.
             tokio::time::sleep(Duration::from_millis(1300)).await;
-            assert_eq!(rig.route.parked(), 1);
+            assert_eq!(rig.context.parked(), 1);
             spawn_local(echo(later.listen()));
             let mut back = [0; 8];
             tokio::io::AsyncReadExt::read_exact(&mut client, &mut back)

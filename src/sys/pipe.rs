@@ -1,7 +1,7 @@
-//! Pipes as a place for bytes between two sockets (splice), a bounded budget for them and a pool per thread.
+//! Pipes that carry bytes between two sockets by splice, a bounded budget for them and a pool per thread.
 //!
-//! Promises: a pipe that holds bytes is never pooled (L3), it is closed; a pipe counts against its [`Budget`] from
-//! birth to close; one splice asks for at most [`MOST`] bytes with flags NONBLOCK only (L6). Nobody waits on a pipe.
+//! A pipe that holds bytes is closed, never pooled (L3); a pipe counts against its [`Budget`] from creation to close;
+//! one splice asks for at most [`MOST`] bytes with flags NONBLOCK only (L6). Nothing ever waits on a pipe.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -13,16 +13,16 @@ pub use budget::{Budget, LARGE, PipeLimits, Refused};
 
 mod budget;
 
-/// The most one splice asks for. `usize::MAX` is EINVAL (bug 1), above 1 GiB is pointless.
+/// The most one splice asks for. `usize::MAX` is EINVAL, above 1 GiB is pointless.
 pub const MOST: usize = 1 << 20;
 
 /// What one splice did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moved {
-    /// So many bytes moved.
+    /// This many bytes moved.
     Bytes(NonZeroUsize),
-    /// The source has ended.
-    Eof,
+    /// Nothing: the source has ended, or urgent data is next. A receive tells which.
+    Nothing,
 }
 
 /// One pipe.
@@ -85,7 +85,7 @@ impl Pipe {
         self.size >= LARGE
     }
 
-    /// Reads everything inside back into memory: the way out when a splice out of it is refused.
+    /// Reads everything inside back into memory, for when a splice out of it is refused.
     pub fn rescue(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.pending];
         let mut filled = 0;
@@ -134,7 +134,7 @@ impl PipePool {
         Pipe::open(size, budget)
     }
 
-    /// Gives a pipe back. One that holds bytes is closed: they belong to nobody else (L3, bug 4).
+    /// Gives a pipe back. One that holds bytes is closed: the next user must not see them (L3).
     pub fn give(&mut self, pipe: Pipe) {
         let (kept, keep) = if pipe.is_large() {
             (&mut self.large, Self::KEEP_LARGE)
@@ -192,7 +192,7 @@ pub fn splice_in(socket: &impl AsFd, pipe: &mut Pipe, len: usize) -> io::Result<
             pipe.pending += bytes.get();
             Ok(Moved::Bytes(bytes))
         }
-        None => Ok(Moved::Eof),
+        None => Ok(Moved::Nothing),
     }
 }
 
@@ -211,7 +211,7 @@ fn splice(from: &impl AsFd, to: &impl AsFd, len: usize) -> io::Result<usize> {
     use rustix::pipe::{SpliceFlags, splice};
 
     loop {
-        // NONBLOCK only: MORE delays short messages by 200 ms (bug 5).
+        // NONBLOCK only: MORE delays short messages by 200 ms.
         match splice(from, None, to, None, len, SpliceFlags::NONBLOCK) {
             Err(rustix::io::Errno::INTR) => {}
             other => return other.map_err(Into::into),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn bug_4_a_dirty_pipe_is_never_pooled() {
+    fn a_dirty_pipe_is_never_pooled() {
         let (mut near, far) = pair();
         let counts = budget(4, 0, 4096);
         let mut pool = PipePool::default();
@@ -299,6 +299,6 @@ mod tests {
         splice_in(&far, &mut pipe, MOST).unwrap();
         assert_eq!(splice_out(&mut pipe, &far).unwrap().get(), 1);
         near.shutdown(std::net::Shutdown::Write).unwrap();
-        assert_eq!(splice_in(&far, &mut pipe, MOST).unwrap(), Moved::Eof);
+        assert_eq!(splice_in(&far, &mut pipe, MOST).unwrap(), Moved::Nothing);
     }
 }

@@ -16,6 +16,14 @@ pub struct TcpInfo {
     pub retransmits: u8,
     /// Segments sent and not yet acknowledged.
     pub unacked: u32,
+    /// Unanswered probes, of a closed window or of keepalive.
+    pub probes: u8,
+    /// Time since the last acknowledgement came.
+    pub last_ack: Duration,
+    /// Retransmissions so far.
+    pub total_retransmits: u32,
+    /// Payload of a full segment.
+    pub mss: u32,
 }
 
 /// Bytes that `send` accepted and the peer's kernel has not acknowledged (SIOCOUTQ); a sent FIN counts as one.
@@ -26,6 +34,50 @@ pub fn unsent(socket: &impl AsRawFd) -> io::Result<u32> {
 /// Bytes that arrived and were not read (SIOCINQ).
 pub fn unread(socket: &impl AsRawFd) -> io::Result<u32> {
     queue(socket, libc::FIONREAD)
+}
+
+/// Segments that arrived behind a gap, so far: `tcpi_rcv_ooopack`, since Linux 5.4; 0 before.
+#[cfg(target_os = "linux")]
+pub fn out_of_order_segments(socket: &impl AsRawFd) -> io::Result<u32> {
+    /// Its offset in the kernel's structure, of which the libc crate has the first half only.
+    const OFFSET: usize = 224;
+    let mut info = [0_u8; OFFSET + 4];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the pointer is valid for `len` bytes, and the kernel writes at most that many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [.., a, b, c, d] = info;
+    Ok(u32::from_ne_bytes([a, b, c, d]))
+}
+
+/// Segments that arrived behind a gap; not known here.
+#[cfg(not(target_os = "linux"))]
+pub fn out_of_order_segments(_socket: &impl AsRawFd) -> io::Result<u32> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Whether the next byte is the urgent one (SIOCATMARK).
+#[cfg(target_os = "linux")]
+pub fn is_at_urgent_mark(socket: &impl AsRawFd) -> bool {
+    /// From asm-generic/sockios.h; the libc crate has it for no Linux target.
+    const SIOCATMARK: libc::Ioctl = 0x8905;
+    queue(socket, SIOCATMARK).is_ok_and(|is_at| is_at != 0)
+}
+
+/// Whether the next byte is the urgent one; not asked here.
+#[cfg(not(target_os = "linux"))]
+pub fn is_at_urgent_mark(_socket: &impl AsRawFd) -> bool {
+    false
 }
 
 #[cfg(target_os = "linux")]
@@ -70,6 +122,10 @@ pub fn query(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
         rtt: Duration::from_micros(info.tcpi_rtt.into()),
         retransmits: info.tcpi_retransmits,
         unacked: info.tcpi_unacked,
+        probes: info.tcpi_probes,
+        last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        total_retransmits: info.tcpi_total_retrans,
+        mss: info.tcpi_snd_mss,
     })
 }
 

@@ -186,11 +186,7 @@ pub enum Suspicion {
     LostHedge,
     /// It accepted and ended within 1 s, with no byte moved.
     Untouched,
-    /// A request waits too long for its first answer byte.
-    SlowAnswer,
-    /// Several requests do, and not a byte has come from it on any connection meanwhile.
-    Mute,
-    /// It ended a connection (FIN or reset) while a request waited for its answer.
+    /// It ended a connection on which a request waited for its answer.
     Unanswered,
 }
 
@@ -309,9 +305,9 @@ impl Suspicion {
         match self {
             Suspicion::LostHedge => "lost_hedge",
             Suspicion::Untouched => "untouched",
+            Suspicion::Unanswered => "unanswered",
             Suspicion::SlowAnswer => "slow_answer",
             Suspicion::Mute => "mute",
-            Suspicion::Unanswered => "unanswered",
         }
     }
 

@@ -149,7 +149,9 @@ impl UpstreamState {
                 started,
                 ..
             } => {
-                if why == Suspicion::Untouched || !self.is_void(started, now) {
+                // Ends are facts, whenever they were seen; only waits can be void.
+                let is_end = matches!(why, Suspicion::Untouched | Suspicion::Unanswered);
+                if is_end || !self.is_void(started, now) {
                     self.mark_suspect(now, socket, why.as_str(), why.kind());
                 }
             }

@@ -30,7 +30,9 @@ async fn a_slow_answer_survives_the_endpoints_drain_and_the_shutdown() {
         format!("{}?zone=a&name=near", slow.address),
         format!("{}?zone=b&name=far", other.address),
     ];
-    let entryway = Entryway::start(&Conf::to(&endpoints).upstream(r#"zone = "a""#)).await;
+    // The last fifth of the shutdown, in which a second of quiet is enough, comes behind the answer.
+    let conf = Conf::to(&endpoints).upstream(r#"zone = "a""#);
+    let entryway = Entryway::start(&conf.rest(r#"shutdown.max_delay = "10s""#)).await;
     let mut client = ask(&entryway, &slow).await;
     let intent = Intent::Drain;
     entryway.handles.tell_all(&Input::Intent {

@@ -1,24 +1,28 @@
 //! How it ends: pairs at rest soon, queries when they are answered, the rest at the deadline.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use entryway::app::Stop;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::harness::client::{End, get, http, ping, read_exactly, read_out};
-use crate::harness::upstream::{Upstream, pattern};
+use crate::harness::upstream::{Upstream, answering, http_answer, pattern};
 use crate::harness::{Conf, Entryway, Stage, eventually, stays};
 
 #[tokio::test]
 async fn pooled_connections_at_rest_end_within_two_seconds() {
-    let echo = Upstream::echo().await;
-    let entryway = Entryway::start(&Conf::to(&[echo.address])).await;
+    let answers = answering(Arc::new(|| http_answer("ok"))).await;
+    let conf = Conf::to(&[answers.address]).upstream(r#"framing = "http""#);
+    let entryway = Entryway::start(&conf).await;
     let mut clients = Vec::new();
     for _ in 0..64 {
         let mut client = entryway.connect().await;
-        ping(&mut client, b"pooled").await;
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        read_exactly(&mut client, http_answer("ok").len()).await;
         clients.push(client);
     }
     // Some that never sent anything, as a pool opens them ahead.
@@ -48,14 +52,22 @@ async fn pooled_connections_at_rest_end_within_two_seconds() {
 
 #[tokio::test]
 async fn a_slow_query_holds_up_the_end_and_then_ends_it() {
-    let slow = Upstream::slow(Duration::from_secs(3)).await;
-    let entryway = Entryway::start(&Conf::to(&[slow.address])).await;
+    let slow = Upstream::start("127.0.0.1:0", |mut stream, read| async move {
+        let got = stream.read(&mut [0; 4096]).await.unwrap();
+        read.fetch_add(got, Relaxed);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        stream.write_all(&http_answer("late")).await.unwrap();
+        let _ = stream.read(&mut [0; 1]).await;
+    })
+    .await;
+    let conf = Conf::to(&[slow.address]).upstream(r#"framing = "http""#);
+    let entryway = Entryway::start(&conf).await;
     let mut client = entryway.connect().await;
-    client.write_all(b"long query").await.unwrap();
-    eventually("the query has arrived", || slow.bytes() == 10).await;
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    eventually("the query has arrived", || slow.bytes() > 0).await;
     let began = Instant::now();
     let asked = tokio::spawn(async move {
-        let answer = read_exactly(&mut client, 10).await;
+        let answer = read_exactly(&mut client, http_answer("late").len()).await;
         (answer, read_out(&mut client).await)
     });
     let (ended, _, past) = entryway.drain().await;
@@ -63,11 +75,11 @@ async fn a_slow_query_holds_up_the_end_and_then_ends_it() {
     println!("drain with a 3 s query: {took:?}");
     assert_eq!(
         asked.await.unwrap(),
-        (b"long query".to_vec(), (Vec::new(), End::Fin))
+        (http_answer("late"), (Vec::new(), End::Fin))
     );
     assert_eq!(ended.cut, 0);
     assert!(
-        took > Duration::from_millis(2800) && took < Duration::from_secs(6),
+        took > Duration::from_millis(2800) && took < Duration::from_secs(5),
         "{took:?}"
     );
     past.check();
@@ -140,7 +152,9 @@ async fn a_second_signal_ends_it_now() {
 #[tokio::test]
 async fn busy_and_half_closed_pairs_are_finished() {
     let stage = Stage::new().await;
-    let entryway = Entryway::start(&Conf::to(&[stage.address()])).await;
+    // The last fifth, in which a second of quiet is enough, begins after all parts were sent.
+    let conf = Conf::to(&[stage.address()]).rest(r#"shutdown.max_delay = "8s""#);
+    let entryway = Entryway::start(&conf).await;
     let (mut half, mut half_server) = stage.pair(entryway.address()).await;
     half.write_all(b"q").await.unwrap();
     half.shutdown().await.unwrap();

@@ -11,6 +11,7 @@ mod doctor;
 mod drain;
 mod edges;
 mod failover;
+mod framing;
 mod guide;
 mod half_close;
 mod identity;

@@ -1,4 +1,4 @@
-//! For tests: a route to endpoints on this machine over a pool that does not probe, a front door, and upstreams of
+//! For tests: a listener before endpoints on this machine, with an upstream that does not probe, and upstreams of
 //! every sort.
 
 use std::net::TcpListener as StdListener;
@@ -27,13 +27,13 @@ use crate::upstream::{self, UpstreamArgs};
 /// Longer than anything here takes.
 pub(crate) const SOON: Duration = Duration::from_secs(5);
 
-/// A route to endpoints on this machine, with a pool that does not probe, and a front door.
+/// A listener before endpoints on this machine, with an upstream that does not probe.
 pub(crate) struct Rig {
-    pub(crate) route: Arc<Route>,
+    pub(crate) context: Arc<ListenerContext>,
     pub(crate) metrics: Metrics,
     pub(crate) events: broadcast::Receiver<Arc<Event>>,
     pub(crate) front: SocketAddr,
-    pub(crate) door: tokio::task::JoinHandle<()>,
+    pub(crate) listener: tokio::task::JoinHandle<()>,
 }
 
 impl Rig {
@@ -84,7 +84,7 @@ impl Rig {
             metrics.clone(),
             SpareLimit::default(),
         );
-        let route = Route::new(RouteParts {
+        let context = ListenerContext::new(ContextParts {
             listener: ListenerName::new("datomic"),
             upstream,
             view,
@@ -93,19 +93,19 @@ impl Rig {
             events,
             dialer: Dialer::new(dial, Vec::new(), warm),
             limits: Limits::default(),
-            counters: Arc::default(),
+            relay: Arc::default(),
             policy,
             metrics: metrics.clone(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let front = listener.local_addr().unwrap();
-        let door = spawn_local(accept(listener, Arc::clone(&route)));
+        let listener = spawn_local(accept(listener, Arc::clone(&context)));
         Self {
-            route,
+            context,
             metrics,
             events: received,
             front,
-            door,
+            listener,
         }
     }
 
@@ -133,8 +133,8 @@ impl Rig {
 
     /// Everything that was raised is down again.
     pub(crate) fn assert_settled(&self) {
-        assert!(self.route.registry.is_empty());
-        assert_eq!((self.route.admitted(), self.route.parked()), (0, 0));
+        assert!(self.context.registry.is_empty());
+        assert_eq!((self.context.admitted(), self.context.parked()), (0, 0));
         assert_eq!(self.metrics.sum("connections"), 0.0);
         assert_eq!(self.metrics.sum("connections_parked"), 0.0);
         let accepted = self.metrics.sum("connections_accepted_total");
@@ -142,12 +142,12 @@ impl Rig {
     }
 }
 
-pub(crate) async fn accept(listener: TcpListener, route: Arc<Route>) {
+pub(crate) async fn accept(listener: TcpListener, context: Arc<ListenerContext>) {
     let mut serving = tokio::task::JoinSet::new();
     while let Ok((stream, client)) = listener.accept().await {
         let stream = stream.into_std().unwrap();
-        let open = admit(client, &route, usize::MAX).unwrap();
-        serving.spawn_local(serve(stream, open));
+        let guard = admit(client, &context, usize::MAX).unwrap();
+        serving.spawn_local(serve(stream, guard));
     }
 }
 

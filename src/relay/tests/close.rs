@@ -30,7 +30,7 @@ async fn l5_a_client_that_only_listens_gets_the_whole_reply() {
                 first: Side::Downstream
             }
         ));
-        assert_clean(&rig.counters, &rig.tally);
+        assert_clean(&rig.shared, &rig.stats);
     }
 }
 
@@ -54,7 +54,7 @@ async fn l5_an_upstream_that_only_listens_gets_everything() {
                 first: Side::Upstream
             }
         ));
-        assert_clean(&rig.counters, &rig.tally);
+        assert_clean(&rig.shared, &rig.stats);
     }
 }
 
@@ -70,10 +70,10 @@ async fn bug_3_l2_a_fin_waits_for_a_full_lane() {
             server.shutdown().await.unwrap();
             server
         });
-        // The reader stands still until the lane is full and nothing moves any more.
-        eventually("the lane is full", || rig.tally.pending() > 0).await;
+        // The reader stands still until the buffer is full and nothing moves any more.
+        eventually("the buffer is full", || rig.stats.pending() > 0).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
-        assert!(rig.tally.pending() > 0);
+        assert!(rig.stats.pending() > 0);
         let (bytes, end) = check_pattern(&mut rig.client, 9).await;
         end.unwrap();
         assert_eq!(bytes, total);
@@ -109,16 +109,16 @@ async fn an_empty_connection_ends_as_it_should() {
         assert!(
             matches!((&mut rig.done).await.unwrap(), Outcome::Finished { first } if first == side)
         );
-        assert_clean(&rig.counters, &rig.tally);
+        assert_clean(&rig.shared, &rig.stats);
     }
 }
 
 #[tokio::test]
 async fn untouched_upstream_ends_come_back_only_while_another_can_be_tried() {
     for reset in [false, true] {
-        for may_move in [true, false] {
+        for may_retry in [true, false] {
             let mut rig = Plan {
-                may_move,
+                may_retry,
                 ..Plan::default()
             }
             .rig()
@@ -127,11 +127,14 @@ async fn untouched_upstream_ends_come_back_only_while_another_can_be_tried() {
                 rig.server.set_zero_linger().unwrap();
             }
             drop(rig.server);
-            if may_move {
+            if may_retry {
                 let outcome = (&mut rig.done).await.unwrap();
                 match outcome {
-                    Outcome::Untouched(None) => assert!(!reset),
-                    Outcome::Untouched(Some(Fault::Reset)) => assert!(reset),
+                    Outcome::Untouched { fault: None, .. } => assert!(!reset),
+                    Outcome::Untouched {
+                        fault: Some(Fault::Reset),
+                        ..
+                    } => assert!(reset),
                     other => panic!("{other:?}"),
                 }
                 continue;
@@ -149,7 +152,7 @@ async fn untouched_upstream_ends_come_back_only_while_another_can_be_tried() {
 #[tokio::test]
 async fn once_a_byte_has_moved_an_upstream_end_is_passed_on() {
     let mut rig = Plan {
-        may_move: true,
+        may_retry: true,
         ..Plan::default()
     }
     .rig()
@@ -168,7 +171,7 @@ async fn once_a_byte_has_moved_an_upstream_end_is_passed_on() {
 
     // The same when the client's end was passed on first.
     let mut rig = Plan {
-        may_move: true,
+        may_retry: true,
         ..Plan::default()
     }
     .rig()
@@ -189,14 +192,8 @@ async fn once_a_byte_has_moved_an_upstream_end_is_passed_on() {
 async fn bytes_read_for_an_upstream_that_was_gone_go_to_the_next() {
     let (mut client, down) = pair(None).await;
     let mut down = Stream::from(down);
-    let (tally, answers, plan) = (Tally::default(), DurationWindow::default(), Plan::default());
-    let terms = Terms {
-        limits: &plan.limits,
-        tally: &tally,
-        answers: &answers,
-        counters: &plan.counters,
-        may_move: true,
-    };
+    let (stats, commands) = (ConnStats::default(), CommandChannel::default());
+    let (answers, plan) = (Answers::default(), Plan::default());
 
     // The first upstream is reset already; forced write-first order: the client's bytes are there, the reactor has
     // said nothing, and the error of the socket was taken.
@@ -210,8 +207,16 @@ async fn bytes_read_for_an_upstream_that_was_gone_go_to_the_next() {
     .await;
     let _ = crate::sys::socket::take_error(&up);
     let mut up = Stream::from(up);
-    let outcome = relay(&mut down, &mut up, terms).await;
-    assert!(matches!(outcome, Outcome::Untouched(_)), "{outcome:?}");
+    let first = RelayArgs {
+        may_retry: true,
+        ..args(&plan, &stats, &commands, &answers)
+    };
+    let ended = relay(&mut down, &mut up, first).await;
+    assert!(ended.was_untouched);
+    let Outcome::Untouched { unsent, .. } = ended.outcome else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(unsent, b"precious");
 
     let (mut server, up) = pair(None).await;
     let mut up = Stream::from(up);
@@ -222,15 +227,19 @@ async fn bytes_read_for_an_upstream_that_was_gone_go_to_the_next() {
         assert_eq!(heard, b"precious");
         drop(server);
     };
-    let (outcome, ()) = tokio::join!(relay(&mut down, &mut up, terms), serve);
+    let second = RelayArgs {
+        unsent,
+        ..args(&plan, &stats, &commands, &answers)
+    };
+    let (ended, ()) = tokio::join!(relay(&mut down, &mut up, second), serve);
     assert!(
         matches!(
-            outcome,
+            ended.outcome,
             Outcome::Finished {
                 first: Side::Downstream
             }
         ),
-        "{outcome:?}"
+        "{ended:?}"
     );
-    assert_eq!(plan.counters.leftover_bytes(), 0);
+    assert_eq!(plan.shared.leftover_bytes(), 0);
 }

@@ -180,15 +180,10 @@ async fn elephant(beside_mice: bool, most: u64) {
         writes: vec![1 << 20],
     };
     let ((mut down, ..), (mut up, ..)) = (stingy(&endless(32 << 20), 1), stingy(&endless(0), 2));
-    let (tally, answers, plan) = (Tally::default(), DurationWindow::default(), Plan::default());
-    let terms = Terms {
-        limits: &plan.limits,
-        tally: &tally,
-        answers: &answers,
-        counters: &plan.counters,
-        may_move: false,
-    };
-    let mut relay = relay(&mut down, &mut up, terms);
+    let (stats, commands) = (ConnStats::default(), CommandChannel::default());
+    let (answers, plan) = (Answers::default(), Plan::default());
+    let args = super::args(&plan, &stats, &commands, &answers);
+    let mut relay = relay(&mut down, &mut up, args);
     let mut polls = 0;
     let mut before = 0;
     let woken = Arc::new(Woken::default());
@@ -199,16 +194,16 @@ async fn elephant(beside_mice: bool, most: u64) {
         assert_eq!(woken.0.swap(0, Relaxed), 0);
         tokio::task::yield_now().await;
         assert_ne!(woken.0.swap(0, Relaxed), 0);
-        let bytes = tally.bytes(Direction::Upload);
+        let bytes = stats.bytes(Direction::Upload);
         // The first poll also brings the other half's end, after which both are polled once more.
         let most = if polls == 0 { 8 << 20 } else { most };
         assert!(bytes - before <= most, "{} in one poll", bytes - before);
         (before, polls) = (bytes, polls + 1);
         if beside_mice {
-            scratch::note_small();
+            fairness::record_small_poll();
         }
     }
-    assert_eq!(tally.bytes(Direction::Upload), 32 << 20);
+    assert_eq!(stats.bytes(Direction::Upload), 32 << 20);
     assert!(polls > (24 << 20) / most);
 }
 
@@ -220,10 +215,10 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (down, asked, client_heard) = stingy(&client, 1);
         let (up, answered, server_heard) = stingy(&server, 2);
-        let (tally, plan) = (Arc::new(Tally::default()), Plan::default());
-        let outcome = runtime.block_on(run(down, up, Arc::clone(&tally), Arc::default(), plan.clone()));
+        let (stats, plan) = (Arc::new(ConnStats::default()), Plan::default());
+        let outcome = runtime.block_on(run(down, up, Arc::clone(&stats), Arc::default(), Arc::default(), plan.clone()));
         let (client_heard, server_heard) = (client_heard.lock().unwrap(), server_heard.lock().unwrap());
-        prop_assert_eq!(plan.counters.leftover_bytes(), 0);
+        prop_assert_eq!(plan.shared.leftover_bytes(), 0);
         match outcome {
             Outcome::Finished { .. } => {
                 prop_assert!(!client.ends_in_reset && !server.ends_in_reset);
@@ -231,8 +226,8 @@ proptest! {
                 prop_assert_eq!(server_heard.fin_at, Some(asked.len()));
                 prop_assert_eq!(client_heard.fin_at, Some(answered.len()));
                 prop_assert!(!server_heard.aborted && !client_heard.aborted);
-                prop_assert_eq!(tally.bytes(Direction::Upload), asked.len() as u64);
-                prop_assert_eq!(tally.bytes(Direction::Download), answered.len() as u64);
+                prop_assert_eq!(stats.bytes(Direction::Upload), asked.len() as u64);
+                prop_assert_eq!(stats.bytes(Direction::Download), answered.len() as u64);
             }
             Outcome::Reset(from, Fault::Reset) => {
                 // All that the reset side said has arrived before; nobody was shown a clean end of it.

@@ -171,10 +171,10 @@ async fn sequence(seed: u64) {
         _ => panic!("{context}"),
     }
     eventually("clean", || {
-        rig.counters.leftover_bytes() == 0 && rig.counters.pipes_in_use() == 0
+        rig.shared.leftover_bytes() == 0 && rig.shared.pipes_in_use() == 0
     })
     .await;
-    assert_eq!(rig.counters.stalls(), 0, "{context}");
+    assert_eq!(rig.shared.stalls(), 0, "{context}");
 }
 
 #[tokio::test]

@@ -86,8 +86,8 @@ async fn bugs_11_12_an_upstream_reset_arrives_after_all_acknowledged_bytes() {
                 matches!(outcome, Outcome::Reset(Side::Upstream, Fault::Reset)),
                 "{outcome:?}"
             );
-            assert_eq!(rig.counters.reset_gave_up(), 0);
-            assert_clean(&rig.counters, &rig.tally);
+            assert_eq!(rig.shared.reset_gave_up(), 0);
+            assert_clean(&rig.shared, &rig.stats);
         }
     }
 }
@@ -138,8 +138,15 @@ async fn bug_13_r11_a_reset_whose_error_was_taken_is_still_a_reset() {
         })
         .await;
         assert!(socket::send(&up, b"!").is_err(), "takes the error");
-        let (tally, answers, plan) = (Arc::default(), Arc::default(), Plan::default());
-        let done = tokio::spawn(run(down.into(), up.into(), tally, answers, plan));
+        let (stats, plan) = (Arc::default(), Plan::default());
+        let done = tokio::spawn(run(
+            down.into(),
+            up.into(),
+            stats,
+            Arc::default(),
+            Arc::default(),
+            plan,
+        ));
         let mut heard = Vec::new();
         let end = client.read_to_end(&mut heard).await;
         assert_eq!(heard, b"said before");
@@ -195,11 +202,11 @@ async fn an_upstream_that_closed_both_ways_resets_whoever_goes_on_writing() {
 
 #[tokio::test]
 async fn l3_bug_4_an_aborted_pipe_is_closed_and_the_next_connection_clean() {
-    let counters = Plan::default().counters;
+    let shared = Plan::default().shared;
     for round in 0..20 {
         // Aborted with the pipe full.
         let plan = Plan {
-            counters: Arc::clone(&counters),
+            shared: Arc::clone(&shared),
             client_buffers: Some(4096),
             ..Plan::default()
         };
@@ -209,7 +216,7 @@ async fn l3_bug_4_an_aborted_pipe_is_closed_and_the_next_connection_clean() {
             let secret = vec![0xee; 1 << 20];
             while server.write_all(&secret).await.is_ok() {}
         });
-        eventually("the lane is full", || rig.tally.pending() > 0).await;
+        eventually("the buffer is full", || rig.stats.pending() > 0).await;
         rig.client.set_zero_linger().unwrap();
         drop(rig.client);
         assert!(matches!(
@@ -219,7 +226,7 @@ async fn l3_bug_4_an_aborted_pipe_is_closed_and_the_next_connection_clean() {
         sender.await.unwrap();
 
         let plan = Plan {
-            counters: Arc::clone(&counters),
+            shared: Arc::clone(&shared),
             ..Plan::default()
         };
         let mut rig = plan.rig().await;
@@ -231,7 +238,7 @@ async fn l3_bug_4_an_aborted_pipe_is_closed_and_the_next_connection_clean() {
         end.unwrap();
         assert_eq!(bytes, 1 << 20);
     }
-    eventually("no pipe in use", || counters.pipes_in_use() == 0).await;
+    eventually("no pipe in use", || shared.pipes_in_use() == 0).await;
 }
 
 #[tokio::test]
@@ -240,7 +247,7 @@ async fn a_reset_gives_up_on_a_client_that_never_reads_and_says_so() {
         client_buffers: Some(4096),
         ..Plan::default()
     };
-    plan.limits.reset_deadline = Duration::from_millis(200);
+    plan.limits.reset_deadline = Some(Duration::from_millis(200));
     let mut rig = plan.rig().await;
     let server = send_and_reset(rig.server, 8 << 20, false);
     let outcome = (&mut rig.done).await.unwrap();
@@ -248,38 +255,63 @@ async fn a_reset_gives_up_on_a_client_that_never_reads_and_says_so() {
         matches!(outcome, Outcome::Reset(Side::Upstream, Fault::Reset)),
         "{outcome:?}"
     );
-    assert_eq!(rig.counters.reset_gave_up(), 1);
+    assert_eq!(rig.shared.reset_gave_up(), 1);
     server.join().unwrap();
     let (_, end) = check_pattern(&mut rig.client, 4).await;
     assert!(is_reset(&end), "{end:?}");
-    assert_clean(&rig.counters, &rig.tally);
+    assert_clean(&rig.shared, &rig.stats);
 }
 
 #[tokio::test]
-async fn user_timeout_ends_an_upstream_that_reads_nothing() {
-    // The kernel's own timer covers a closed window: no timer of ours is needed.
-    let (mut client, down) = pair(None).await;
-    let (server, up) = pair(Some(4096)).await;
-    socket::user_timeout(&up, Some(Duration::from_secs(1))).unwrap();
-    let (tally, answers, plan) = (Arc::default(), Arc::default(), Plan::default());
-    let done = tokio::spawn(run(down.into(), up.into(), tally, answers, plan));
-    let begin = tokio::time::Instant::now();
-    let buf = vec![0; 1 << 20];
-    let error = loop {
-        if let Err(error) = client.write_all(&buf).await {
-            break error;
-        }
+async fn a_reset_without_a_deadline_waits_for_the_reader() {
+    let mut plan = Plan {
+        client_buffers: Some(4096),
+        ..Plan::default()
     };
-    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    let outcome = done.await.unwrap();
-    assert!(
-        matches!(outcome, Outcome::Reset(Side::Upstream, Fault::UserTimeout)),
-        "{outcome:?}"
-    );
-    assert!(
-        begin.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        begin.elapsed()
-    );
-    drop(server);
+    plan.limits.reset_deadline = None;
+    let mut rig = plan.rig().await;
+    let server = send_and_reset(rig.server, 300_000, false);
+    let joined = tokio::task::spawn_blocking(|| server.join().unwrap());
+    let acknowledged = joined.await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!rig.done.is_finished());
+    let (bytes, end) = check_pattern(&mut rig.client, 4).await;
+    assert!(bytes >= acknowledged, "{bytes} of {acknowledged}");
+    assert!(is_reset(&end), "{end:?}");
+    assert_eq!(rig.shared.reset_gave_up(), 0);
+}
+
+/// The kernel's own timer would end it after a second: the window stays closed, and every probe of it is answered.
+#[tokio::test]
+async fn an_upstream_that_reads_nothing_and_answers_probes_outlives_user_timeout() {
+    let (mut client, down) = pair(None).await;
+    let (mut server, up) = pair(Some(4096)).await;
+    let user_timeout = Some(Duration::from_secs(1));
+    socket::user_timeout(&up, user_timeout).unwrap();
+    let (stats, commands) = (Arc::default(), Arc::<CommandChannel>::default());
+    let mut plan = Plan::default();
+    plan.limits.user_timeout = user_timeout;
+    let done = tokio::spawn(run(
+        down.into(),
+        up.into(),
+        stats,
+        Arc::clone(&commands),
+        Arc::default(),
+        plan,
+    ));
+    let total = 4 << 20;
+    let sender = tokio::spawn(async move {
+        send_pattern(&mut client, 5, total).await;
+        client.shutdown().await.unwrap();
+        client
+    });
+    for _ in 0..30 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        commands.check_delivery(crate::clock::now(), Duration::from_millis(100));
+    }
+    assert!(!done.is_finished());
+    let (bytes, end) = check_pattern(&mut server, 5).await;
+    end.unwrap();
+    assert_eq!(bytes, total);
+    drop(sender.await.unwrap());
 }

@@ -5,16 +5,30 @@ use tokio::time::Instant;
 
 use super::*;
 
-fn duplexes(plan: Plan) -> (DuplexStream, DuplexStream, JoinHandle<Outcome>, Arc<Tally>) {
+fn duplexes(
+    plan: Plan,
+) -> (
+    DuplexStream,
+    DuplexStream,
+    JoinHandle<Outcome>,
+    Arc<ConnStats>,
+) {
     let (client, down) = tokio::io::duplex(1024);
     let (server, up) = tokio::io::duplex(1024);
-    let tally = Arc::new(Tally::default());
+    let stats = Arc::new(ConnStats::default());
     let (down, up) = (
         Stream::Wrapped(Box::new(down)),
         Stream::Wrapped(Box::new(up)),
     );
-    let done = tokio::spawn(run(down, up, Arc::clone(&tally), Arc::default(), plan));
-    (client, server, done, tally)
+    let done = tokio::spawn(run(
+        down,
+        up,
+        Arc::clone(&stats),
+        Arc::default(),
+        Arc::default(),
+        plan,
+    ));
+    (client, server, done, stats)
 }
 
 fn plan(idle: Option<u64>, half_open: Option<u64>) -> Plan {
@@ -84,36 +98,31 @@ async fn half_open_time_starts_with_the_half_close() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_answer_is_recorded_and_survives() {
-    let (mut client, mut server, _done, tally) = duplexes(Plan::default());
+    let (mut client, mut server, _done, stats) = duplexes(Plan::default());
     client.write_all(b"query").await.unwrap();
     server.read_exact(&mut [0; 5]).await.unwrap();
-    let asked = tally.waiting_since().unwrap();
+    let asked = stats.waiting_since().unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(tally.waiting_since(), Some(asked));
-    assert!(!tally.at_rest(crate::clock::now(), Duration::from_secs(1)));
+    assert_eq!(stats.waiting_since(), Some(asked));
+    assert!(!stats.at_rest(crate::clock::now(), stats.created(), Duration::from_secs(1)));
     server.write_all(b"answer").await.unwrap();
     client.read_exact(&mut [0; 6]).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(tally.at_rest(crate::clock::now(), Duration::from_secs(1)));
+    assert!(stats.at_rest(crate::clock::now(), stats.created(), Duration::from_secs(1)));
 }
 
 #[tokio::test]
 async fn the_watchdog_sees_a_lost_wake_up_and_goes_on() {
-    // A bug is played: the half is told to drain, the room is there, but the reactor will not speak of it. Real
+    // A defect is simulated: the direction has to drain, there is room, but the reactor does not report it. Real
     // sockets, real time: the one test here that takes six seconds.
     let (mut client, down) = pair(None).await;
     let (_server, up) = pair(None).await;
     let (mut down, mut up) = (Stream::from(down), Stream::from(up));
-    let (tally, answers, plan) = (Tally::default(), DurationWindow::default(), Plan::default());
-    let terms = Terms {
-        limits: &plan.limits,
-        tally: &tally,
-        answers: &answers,
-        counters: &plan.counters,
-        may_move: false,
-    };
-    let mut relay = relay(&mut down, &mut up, terms);
-    relay.download.preload(b"lost".to_vec(), &relay.around);
+    let (stats, commands) = (ConnStats::default(), CommandChannel::default());
+    let (answers, plan) = (Answers::default(), Plan::default());
+    let args = super::args(&plan, &stats, &commands, &answers);
+    let mut relay = relay(&mut down, &mut up, args);
+    relay.download.preload(b"lost".to_vec(), &mut relay.ctx);
     relay.down.lose_writability();
     let mut heard = [0; 4];
     tokio::select! {
@@ -122,9 +131,9 @@ async fn the_watchdog_sees_a_lost_wake_up_and_goes_on() {
     }
     assert_eq!(&heard, b"lost");
     drop(relay);
-    assert_eq!(plan.counters.stalls(), 1);
+    assert_eq!(plan.shared.stalls(), 1);
     assert!(
-        plan.counters
+        plan.shared
             .take_stall()
             .unwrap()
             .contains("download stalled with 4 bytes")

@@ -1,10 +1,14 @@
-//! Where connections wait while nothing can be dialled (contract 7.5).
+//! The queue in which clients are held while nothing can be dialled.
 //!
-//! Owns who waits, who is the canary and how the rest is let go. One of those parked is the canary: it dials every
-//! 0.1 to 1 s, for itself. Its success, or a flip in the pool, lets the others go one by one over a moment, so that an
-//! endpoint that just came back is not run over. What clients send stays in their sockets: nothing is read here.
+//! Owns who is held, who is the canary and how the rest is let go. One of those held is the canary: it dials every 0.1
+//! to 1 s, for itself. Its success, or an address that comes back, lets the others go one by one over a moment, so that
+//! an endpoint that has just come back is not overrun. What clients send stays in their sockets: nothing is read here.
+//!
+//! A client that ends its side while it is held has given up where the upstream speaks HTTP: what it sent is not
+//! delivered later, because a write must not run after its client took it for failed.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::events::Reason;
 use crate::metrics::{Gauge, Histogram};
-use crate::relay::{Order, Tally};
+use crate::relay::{Command, CommandChannel};
 use crate::upstream::SnapshotReader;
 use crate::upstream::snapshot::Snapshot;
 
@@ -56,8 +60,8 @@ pub struct Policy {
 
 /// The waiting room of one listener.
 #[derive(Debug)]
-pub(super) struct WaitingRoom {
-    /// By ticket number: first come, first let go.
+pub(super) struct HoldQueue {
+    /// By waiter number: first come, first let go.
     waiting: Mutex<BTreeMap<u64, oneshot::Sender<Duration>>>,
     next: AtomicU64,
     parked: AtomicUsize,
@@ -69,8 +73,8 @@ pub(super) struct WaitingRoom {
 
 /// One that waits.
 #[derive(Debug)]
-pub(super) struct Ticket<'a> {
-    room: &'a WaitingRoom,
+pub(super) struct Waiter<'a> {
+    queue: &'a HoldQueue,
     number: u64,
     since: Instant,
     until: Instant,
@@ -91,9 +95,9 @@ pub(super) enum Wake {
     Cut(Reason),
 }
 
-// === impl WaitingRoom ===
+// === impl HoldQueue ===
 
-impl WaitingRoom {
+impl HoldQueue {
     pub(super) fn new(gauge: Gauge, seconds: Histogram) -> Self {
         Self {
             waiting: Mutex::default(),
@@ -110,16 +114,16 @@ impl WaitingRoom {
         self.parked.load(Relaxed)
     }
 
-    /// A place to wait; `None` when this many wait already.
-    pub(super) fn enter(&self, policy: &Policy) -> Option<Ticket<'_>> {
+    /// Adds one to the queue; `None` when it is full.
+    pub(super) fn enter(&self, policy: &Policy) -> Option<Waiter<'_>> {
         let admitted = self.parked.fetch_update(Relaxed, Relaxed, |parked| {
             (parked < policy.hold_max).then_some(parked + 1)
         });
         admitted.ok()?;
         self.gauge.add(1.0);
         let now = Instant::now();
-        Some(Ticket {
-            room: self,
+        Some(Waiter {
+            queue: self,
             number: self.next.fetch_add(1, Relaxed),
             since: now,
             until: now + policy.hold_timeout,
@@ -127,7 +131,7 @@ impl WaitingRoom {
         })
     }
 
-    /// Lets everybody go, in the order in which they came, spread evenly.
+    /// Lets all go, in the order in which they came, spread evenly.
     pub(super) fn release(&self) {
         if self.parked() == 0 {
             return;
@@ -138,7 +142,7 @@ impl WaitingRoom {
         };
         let spread = (SPREAD_EACH * count).min(SPREAD_MOST);
         for (place, sender) in (1..).zip(waiting.into_values()) {
-            // One that has just left does not hear it.
+            // One that has just left does not receive it.
             let _ = sender.send(spread * place / count.max(1));
         }
     }
@@ -148,9 +152,9 @@ impl WaitingRoom {
     }
 }
 
-// === impl Ticket ===
+// === impl Waiter ===
 
-impl Ticket<'_> {
+impl Waiter<'_> {
     /// How long it has waited.
     pub(super) fn waited(&self) -> Duration {
         self.since.elapsed()
@@ -160,13 +164,14 @@ impl Ticket<'_> {
     pub(super) async fn wait(
         &mut self,
         client: Option<&TcpStream>,
-        tally: &Tally,
+        fin_counts: bool,
+        commands: &CommandChannel,
         view: &SnapshotReader,
     ) -> Wake {
         tokio::select! {
             biased;
-            reason = cut(tally) => Wake::Cut(reason),
-            () = reset(client) => Wake::ClientGone,
+            reason = cut(commands) => Wake::Cut(reason),
+            () = client_gone(client, fin_counts) => Wake::ClientGone,
             () = sleep_until(self.until) => Wake::TimeUp,
             () = self.turn(view) => Wake::Dial,
         }
@@ -175,14 +180,14 @@ impl Ticket<'_> {
     /// Resolves when it is this one's turn to dial: let go, or canary and due.
     async fn turn(&mut self, view: &SnapshotReader) {
         let (sender, released) = oneshot::channel();
-        let room = self.room;
-        room.lock().insert(self.number, sender);
+        let queue = self.queue;
+        queue.lock().insert(self.number, sender);
         let due = async {
             if self.role.is_none() {
-                self.role = Some(room.canary.lock().await);
+                self.role = Some(queue.canary.lock().await);
             }
             if let Some(pause) = self.role.as_deref_mut() {
-                canary(pause, room, view).await;
+                canary(pause, queue, view).await;
             }
         };
         tokio::select! {
@@ -190,18 +195,18 @@ impl Ticket<'_> {
             delay = released => sleep(delay.unwrap_or_default()).await,
             () = due => {}
         }
-        room.lock().remove(&self.number);
+        queue.lock().remove(&self.number);
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.room.lock().remove(&self.number);
-        self.room.gauge.sub(1.0);
-        self.room.seconds.record(self.waited().as_secs_f64());
+        self.queue.lock().remove(&self.number);
+        self.queue.gauge.sub(1.0);
+        self.queue.seconds.record(self.waited().as_secs_f64());
         self.role = None;
-        if self.room.parked.fetch_sub(1, Relaxed) == 1
-            && let Ok(mut pause) = self.room.canary.try_lock()
+        if self.queue.parked.fetch_sub(1, Relaxed) == 1
+            && let Ok(mut pause) = self.queue.canary.try_lock()
         {
             // The last one out: the next outage starts with quick dials again.
             *pause = CANARY.0;
@@ -210,7 +215,7 @@ impl Drop for Ticket<'_> {
 }
 
 /// The canary's pause: grows from 0.1 s to 1 s, jittered, and ends early on a flip, which lets the others go too.
-async fn canary(pause: &mut Duration, room: &WaitingRoom, view: &SnapshotReader) {
+async fn canary(pause: &mut Duration, queue: &HoldQueue, view: &SnapshotReader) {
     let jittered = pause
         .mul_f64(0.8 + 0.4 * fastrand::f64())
         .clamp(CANARY.0, CANARY.1);
@@ -227,7 +232,7 @@ async fn canary(pause: &mut Duration, room: &WaitingRoom, view: &SnapshotReader)
     };
     tokio::select! {
         () = sleep(jittered) => {}
-        () = flip => room.release(),
+        () = flip => queue.release(),
     }
 }
 
@@ -236,21 +241,31 @@ fn hope(snapshot: &Snapshot) -> (usize, usize) {
     (snapshot.healthy, snapshot.addresses)
 }
 
-/// Resolves when the client has reset. An end of its sending side alone does not count: it may be waiting for us.
-async fn reset(client: Option<&TcpStream>) {
-    if let Some(client) = client {
+/// Resolves when the client has reset, or, where `fin_counts`, has ended its side in order. Elsewhere a half-closed
+/// client is waiting for its answer.
+pub(super) async fn client_gone(client: Option<&TcpStream>, fin_counts: bool) {
+    let Some(client) = client else {
+        return std::future::pending().await;
+    };
+    if !fin_counts {
         // Never fails but when the runtime ends.
-        let _ = client.ready(Interest::ERROR).await;
-    } else {
-        std::future::pending().await
+        _ = client.ready(Interest::ERROR).await;
+        return;
+    }
+    while let Ok(ready) = client.ready(Interest::READABLE | Interest::ERROR).await {
+        if ready.is_error() || ready.is_read_closed() {
+            return;
+        }
+        // Bytes that stay where they are: wait for the next event. The relay's first receive asks the socket itself.
+        let not_now = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        _ = client.try_io(Interest::READABLE, not_now);
     }
 }
 
-/// Resolves when this connection is to be ended at once. Orders to close at rest are for those who have an upstream:
-/// one that waits keeps its hold.
-async fn cut(tally: &Tally) -> Reason {
+/// Resolves when this connection is to be ended at once. Commands to close at rest are for those that have an upstream.
+async fn cut(commands: &CommandChannel) -> Reason {
     loop {
-        if let Order::Cut(reason) = tally.ordered().await {
+        if let Command::Cut(reason) = commands.receive().await {
             return reason;
         }
     }

@@ -1,8 +1,17 @@
-//! Orders: closing at rest and cutting, and what is never closed early (contract 7.7, 7.8).
+//! Commands: closing at rest and cutting, and what is never closed early.
 
 use super::*;
 
 const NO_QUIET: Duration = Duration::ZERO;
+
+/// A command that does not stand: it is carried out now or never.
+fn close(reason: Reason, quiet: Duration) -> Command {
+    Command::CloseAtRest {
+        reason,
+        quiet,
+        until: Moment::default(),
+    }
+}
 
 async fn exchange(rig: &mut Rig) {
     rig.client.write_all(b"ask").await.unwrap();
@@ -15,8 +24,7 @@ async fn exchange(rig: &mut Rig) {
 async fn at_rest_the_client_gets_a_fin_and_late_bytes_never_go_upstream() {
     let mut rig = Plan::default().rig().await;
     exchange(&mut rig).await;
-    rig.tally
-        .order(Order::CloseAtRest(Reason::DrainIdle, NO_QUIET));
+    rig.commands.send(close(Reason::DrainIdle, NO_QUIET));
     assert_eq!(
         rig.client.read(&mut [0; 1]).await.unwrap(),
         0,
@@ -26,7 +34,7 @@ async fn at_rest_the_client_gets_a_fin_and_late_bytes_never_go_upstream() {
     drop(rig.client);
     let outcome = (&mut rig.done).await.unwrap();
     assert!(
-        matches!(outcome, Outcome::Ordered(Reason::DrainIdle)),
+        matches!(outcome, Outcome::Commanded(Reason::DrainIdle)),
         "{outcome:?}"
     );
     let mut heard = Vec::new();
@@ -39,13 +47,12 @@ async fn a_client_that_keeps_its_side_open_is_left_after_a_while() {
     let mut rig = Plan::default().rig().await;
     exchange(&mut rig).await;
     let begin = tokio::time::Instant::now();
-    rig.tally
-        .order(Order::CloseAtRest(Reason::MaxAge, NO_QUIET));
+    rig.commands.send(close(Reason::MaxAge, NO_QUIET));
     assert_eq!(rig.client.read(&mut [0; 1]).await.unwrap(), 0);
     assert!(begin.elapsed() < Duration::from_millis(500));
     assert!(matches!(
         (&mut rig.done).await.unwrap(),
-        Outcome::Ordered(Reason::MaxAge)
+        Outcome::Commanded(Reason::MaxAge)
     ));
     assert!(begin.elapsed() < closing::LINGER + Duration::from_secs(1));
 }
@@ -57,19 +64,16 @@ async fn a_request_that_waits_is_not_closed_early() {
     rig.client.write_all(b"slow").await.unwrap();
     rig.server.read_exact(&mut [0; 4]).await.unwrap();
     for _ in 0..10 {
-        rig.tally
-            .order(Order::CloseAtRest(Reason::Rebalance, NO_QUIET));
+        rig.commands.send(close(Reason::Rebalance, NO_QUIET));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(rig.tally.waiting_since().is_some());
+    assert!(rig.stats.waiting_since().is_some());
     rig.server.write_all(b"answer").await.unwrap();
     rig.client.read_exact(&mut [0; 6]).await.unwrap();
-    assert_eq!(rig.tally.waiting_since(), None);
+    assert_eq!(rig.stats.waiting_since(), None);
     // Quiet is asked for too; an order that came too early is forgotten, not kept.
-    rig.tally.order(Order::CloseAtRest(
-        Reason::Rebalance,
-        Duration::from_secs(10),
-    ));
+    rig.commands
+        .send(close(Reason::Rebalance, Duration::from_secs(10)));
     exchange(&mut rig).await;
     assert!(!rig.done.is_finished());
 }
@@ -81,8 +85,7 @@ async fn a_request_already_in_our_queue_forbids_the_close() {
     exchange(&mut rig).await;
     for _ in 0..100 {
         rig.client.write_all(b"ask").await.unwrap();
-        rig.tally
-            .order(Order::CloseAtRest(Reason::DrainIdle, NO_QUIET));
+        rig.commands.send(close(Reason::DrainIdle, NO_QUIET));
         rig.server.read_exact(&mut [0; 3]).await.unwrap();
         rig.server.write_all(b"answer").await.unwrap();
         rig.client.read_exact(&mut [0; 6]).await.unwrap();
@@ -105,11 +108,10 @@ async fn unsent_bytes_forbid_the_close() {
         server
     });
     eventually("all is in our send queue", || {
-        rig.tally.bytes(Direction::Download) == total as u64
+        rig.stats.bytes(Direction::Download) == total as u64
     })
     .await;
-    rig.tally
-        .order(Order::CloseAtRest(Reason::DrainIdle, NO_QUIET));
+    rig.commands.send(close(Reason::DrainIdle, NO_QUIET));
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!rig.done.is_finished());
     rig.client.read_exact(&mut vec![0; total]).await.unwrap();
@@ -122,14 +124,14 @@ async fn a_cut_resets_both_sides() {
     let mut rig = Plan::default().rig().await;
     rig.client.write_all(b"ask").await.unwrap();
     rig.server.read_exact(&mut [0; 3]).await.unwrap();
-    rig.tally.order(Order::Cut(Reason::EndpointSilent));
+    rig.commands.send(Command::Cut(Reason::EndpointSilent));
     for end in [&mut rig.client, &mut rig.server] {
         let error = end.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
     assert!(matches!(
         rig.done.await.unwrap(),
-        Outcome::Ordered(Reason::EndpointSilent)
+        Outcome::Commanded(Reason::EndpointSilent)
     ));
 }
 
@@ -137,12 +139,11 @@ async fn a_cut_resets_both_sides() {
 async fn a_cut_ends_a_close_under_way_and_a_relay_that_begins() {
     let mut rig = Plan::default().rig().await;
     exchange(&mut rig).await;
-    rig.tally
-        .order(Order::CloseAtRest(Reason::DrainIdle, NO_QUIET));
+    rig.commands.send(close(Reason::DrainIdle, NO_QUIET));
     assert_eq!(rig.client.read(&mut [0; 1]).await.unwrap(), 0);
-    rig.tally.order(Order::Cut(Reason::Killed));
+    rig.commands.send(Command::Cut(Reason::Killed));
     assert!(matches!(
         rig.done.await.unwrap(),
-        Outcome::Ordered(Reason::Killed)
+        Outcome::Commanded(Reason::Killed)
     ));
 }

@@ -1,27 +1,27 @@
-//! The way from one listener to its upstream: what its connections share, and what their dials mean.
+//! What the connections of one listener share: its upstream, how that is dialled, limits, and what dials report.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 
+use super::hold_queue::{HoldQueue, Policy};
 use super::metrics::ListenerMetrics;
 use super::registry::Registry;
-use super::waiting_room::{Policy, WaitingRoom};
 use crate::clock::{self, Moment};
 use crate::dial::{self, Attempt, ClientData, Dialer};
 use crate::events::Events;
 use crate::events::{Event, Level};
 use crate::metrics::Metrics;
-use crate::relay::{Counters, Limits};
+use crate::relay::{Limits, RelayShared};
 use crate::types::{ListenerName, UpstreamName};
 use crate::upstream::endpoint::Candidate;
 use crate::upstream::input::{DialFailure, Input, Suspicion};
 use crate::upstream::{SnapshotReader, UpstreamHandle};
 
-/// The way from one listener to its upstream: what all its connections share.
+/// What all connections of one listener share.
 #[derive(Debug)]
-pub struct Route {
+pub struct ListenerContext {
     /// The listener.
     pub listener: ListenerName,
     /// The upstream it leads to.
@@ -40,18 +40,18 @@ pub struct Route {
     pub limits: ArcSwap<Limits>,
     /// What to do when nothing can be dialled; a reload swaps it.
     pub policy: ArcSwap<Policy>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) relay: Arc<RelayShared>,
     pub(super) metrics: ListenerMetrics,
-    pub(super) room: WaitingRoom,
+    pub(super) queue: HoldQueue,
     /// Connections that count against the limits.
     pub(super) admitted: AtomicIsize,
     /// The last round over all candidates failed, and nothing was connected since.
     round_failed: AtomicBool,
 }
 
-/// What a [`Route`] is made of.
+/// What a [`ListenerContext`] is made of.
 #[derive(Debug)]
-pub struct RouteParts {
+pub struct ContextParts {
     /// The listener.
     pub listener: ListenerName,
     /// The upstream.
@@ -69,21 +69,21 @@ pub struct RouteParts {
     /// The relay's limits.
     pub limits: Limits,
     /// The relay's shared counts and bounds.
-    pub counters: Arc<Counters>,
+    pub relay: Arc<RelayShared>,
     /// When nothing can be dialled.
     pub policy: Policy,
     /// Where it is counted.
     pub metrics: Metrics,
 }
 
-// === impl Route ===
+// === impl ListenerContext ===
 
-impl Route {
-    /// A route on which nothing has happened yet.
-    pub fn new(parts: RouteParts) -> Arc<Self> {
+impl ListenerContext {
+    /// A context without connections.
+    pub fn new(parts: ContextParts) -> Arc<Self> {
         let metrics = ListenerMetrics::new(&parts.metrics, &parts.listener, &parts.upstream);
         Arc::new(Self {
-            room: WaitingRoom::new(metrics.parked.clone(), metrics.parked_seconds.clone()),
+            queue: HoldQueue::new(metrics.parked.clone(), metrics.parked_seconds.clone()),
             metrics,
             listener: parts.listener,
             upstream: parts.upstream,
@@ -91,7 +91,7 @@ impl Route {
             feed: parts.feed,
             registry: parts.registry,
             events: parts.events,
-            counters: parts.counters,
+            relay: parts.relay,
             dialer: ArcSwap::from_pointee(parts.dialer),
             limits: ArcSwap::from_pointee(parts.limits),
             policy: ArcSwap::from_pointee(parts.policy),
@@ -131,7 +131,7 @@ impl Route {
 
     /// Connections that wait for an upstream.
     pub fn parked(&self) -> usize {
-        self.room.parked()
+        self.queue.parked()
     }
 
     /// Whether the last round over all candidates failed and nothing was connected since.
@@ -162,7 +162,7 @@ impl Route {
             self.round_failed.store(!reached, Relaxed);
         }
         if reached {
-            self.room.release();
+            self.queue.release();
         }
     }
 

@@ -23,8 +23,8 @@ async fn bulk(plan: Plan, direction: Direction) -> Rig {
     }
     let outcome = (&mut rig.done).await.unwrap();
     assert!(matches!(outcome, Outcome::Finished { .. }), "{outcome:?}");
-    assert_eq!(rig.tally.bytes(direction), BULK as u64);
-    assert_clean(&rig.counters, &rig.tally);
+    assert_eq!(rig.stats.bytes(direction), BULK as u64);
+    assert_clean(&rig.shared, &rig.stats);
     rig
 }
 
@@ -32,18 +32,15 @@ async fn bulk(plan: Plan, direction: Direction) -> Rig {
 async fn bug_1_bulk_is_spliced_both_ways() {
     for direction in Direction::BOTH {
         let rig = bulk(Plan::default(), direction).await;
-        let share = rig.tally.spliced(direction) as f64 / BULK as f64;
+        let share = rig.stats.spliced(direction) as f64 / BULK as f64;
         assert!(
             share >= 0.99,
             "only {share:.3} of {} was spliced",
             direction.as_str()
         );
-        assert_eq!(rig.tally.lane(), "pipe");
+        assert_eq!(rig.stats.lane(), "pipe");
         assert_eq!(
-            rig.counters
-                .fallbacks()
-                .map(|(_, count)| count)
-                .sum::<u64>(),
+            rig.shared.fallbacks().map(|(_, count)| count).sum::<u64>(),
             0
         );
     }
@@ -52,7 +49,7 @@ async fn bug_1_bulk_is_spliced_both_ways() {
 #[tokio::test]
 async fn without_splice_bulk_goes_through_the_buffer() {
     let rig = bulk(Plan::buffer_only(), Direction::Download).await;
-    assert_eq!(rig.tally.spliced(Direction::Download), 0);
+    assert_eq!(rig.stats.spliced(Direction::Download), 0);
 }
 
 #[tokio::test]
@@ -70,13 +67,13 @@ async fn no_pipe_to_be_had_is_counted_and_harms_nothing() {
         },
     ] {
         let plan = Plan {
-            counters: Arc::new(Counters::new(limits)),
+            shared: Arc::new(RelayShared::new(limits)),
             ..Plan::default()
         };
         let rig = bulk(plan, Direction::Upload).await;
-        assert_eq!(rig.tally.spliced(Direction::Upload), 0);
+        assert_eq!(rig.stats.spliced(Direction::Upload), 0);
         assert!(
-            rig.counters
+            rig.shared
                 .fallbacks()
                 .any(|(why, count)| why == "budget" && count > 0)
         );
@@ -92,13 +89,13 @@ async fn without_large_pipes_small_ones_do() {
     };
     let rig = bulk(
         Plan {
-            counters: Arc::new(Counters::new(limits)),
+            shared: Arc::new(RelayShared::new(limits)),
             ..Plan::default()
         },
         Direction::Download,
     )
     .await;
-    assert!(rig.tally.spliced(Direction::Download) >= BULK as u64 / 100 * 99);
+    assert!(rig.stats.spliced(Direction::Download) >= BULK as u64 / 100 * 99);
 }
 
 #[tokio::test]
@@ -111,16 +108,16 @@ async fn l4_small_messages_after_bulk_go_back_to_the_buffer() {
         rig.server.read_exact(&mut vec![0; 8 << 20]).await.unwrap();
     };
     tokio::join!(send, receive);
-    let spliced = rig.tally.spliced(Direction::Upload);
+    let spliced = rig.stats.spliced(Direction::Upload);
     assert!(spliced > 0);
     for _ in 0..10 {
         rig.client.write_all(&[1; 1000]).await.unwrap();
         rig.server.read_exact(&mut [0; 1000]).await.unwrap();
     }
-    let then = rig.tally.spliced(Direction::Upload);
+    let then = rig.stats.spliced(Direction::Upload);
     assert!(then - spliced <= 5000, "back after four small fills");
     eventually("an idle connection holds no pipe", || {
-        rig.counters.pipes_in_use() == 0
+        rig.shared.pipes_in_use() == 0
     })
     .await;
 }
@@ -154,7 +151,7 @@ async fn bug_2_l1_one_byte_segments_and_a_slow_reader() {
     let ((), (bytes, end)) = tokio::join!(send, receive);
     end.unwrap();
     assert_eq!(bytes, big + 3000);
-    assert!(rig.tally.spliced(Direction::Download) > 0);
+    assert!(rig.stats.spliced(Direction::Download) > 0);
 }
 
 #[tokio::test]
@@ -172,16 +169,16 @@ async fn bug_5_short_messages_are_not_delayed_in_the_pipe_lane() {
         "{:?}",
         begin.elapsed()
     );
-    assert!(rig.tally.spliced(Direction::Upload) > 0);
+    assert!(rig.stats.spliced(Direction::Upload) > 0);
 }
 
 #[tokio::test]
 async fn r50_leftovers_are_capped_in_all() {
-    let counters = Plan::default().counters;
+    let shared = Plan::default().shared;
     let mut rigs = Vec::new();
     for _ in 0..100 {
         let plan = Plan {
-            counters: Arc::clone(&counters),
+            shared: Arc::clone(&shared),
             client_buffers: Some(4096),
             ..Plan::buffer_only()
         };
@@ -195,13 +192,13 @@ async fn r50_leftovers_are_capped_in_all() {
         sends.push(tokio::spawn(async move {
             send_pattern(&mut server, seed as u64, total).await
         }));
-        clients.push((seed, client, rig.done, rig.tally));
+        clients.push((seed, client, rig.done, rig.stats));
     }
-    // Everything stands still once no tally moves any more.
-    let sum = |clients: &[(usize, TcpStream, _, Arc<Tally>)]| -> u64 {
+    // Everything stands still once no stats moves any more.
+    let sum = |clients: &[(usize, TcpStream, _, Arc<ConnStats>)]| -> u64 {
         clients
             .iter()
-            .map(|(.., tally)| tally.bytes(Direction::Download))
+            .map(|(.., stats)| stats.bytes(Direction::Download))
             .sum()
     };
     let mut before = u64::MAX;
@@ -211,11 +208,11 @@ async fn r50_leftovers_are_capped_in_all() {
     }
     let most = (8 << 20) + (256 << 10) + 100 * (8 << 10);
     assert!(
-        counters.leftover_bytes() <= most,
+        shared.leftover_bytes() <= most,
         "{} in leftovers",
-        counters.leftover_bytes()
+        shared.leftover_bytes()
     );
-    assert!(counters.leftover_bytes() > 0);
+    assert!(shared.leftover_bytes() > 0);
     for (seed, mut client, ..) in clients {
         let (bytes, end) = check_pattern(&mut client, seed as u64).await;
         end.unwrap_or_else(|error| panic!("{seed}: {error}"));
@@ -224,38 +221,34 @@ async fn r50_leftovers_are_capped_in_all() {
     for send in sends {
         send.await.unwrap();
     }
-    eventually("the leftovers are gone", || counters.leftover_bytes() == 0).await;
+    eventually("the leftovers are gone", || shared.leftover_bytes() == 0).await;
 }
 
 #[tokio::test]
 async fn l4_r15_a_splice_refused_with_a_full_pipe_loses_nothing() {
     let (mut far, near) = pair(None).await;
-    let counters = Plan::default().counters;
-    let mut lane = Lane::new(true, Limits::PIPE_SIZE);
-    lane.after_read(256 << 10, 256 << 10);
-    assert_eq!(lane.mode(), lane::Mode::Pipe);
+    let shared = Plan::default().shared;
+    let mut buffer = TransferBuffer::new(true, Limits::PIPE_SIZE);
+    buffer.after_read(256 << 10, 256 << 10, u64::MAX);
+    assert_eq!(buffer.mode(), buffer::Mode::Pipe);
     far.write_all(b"in the pipe").await.unwrap();
     near.readable().await.unwrap();
-    let pipe = lane.empty_pipe(&counters).unwrap();
+    let pipe = buffer.empty_pipe(&shared).unwrap();
     crate::sys::pipe::splice_in(&near, pipe, 100).unwrap();
     let refusal = io::Error::from_raw_os_error(libc::EINVAL);
-    lane.refuse_splice(&refusal, &counters).unwrap();
+    buffer.refuse_splice(&refusal, &shared).unwrap();
     assert_eq!(
-        (lane.mode(), lane.rest()),
-        (lane::Mode::Buffer, &b"in the pipe"[..])
+        (buffer.mode(), buffer.rest()),
+        (buffer::Mode::Buffer, &b"in the pipe"[..])
     );
-    assert!(
-        counters
-            .fallbacks()
-            .any(|count| count == ("unsupported", 1))
-    );
-    assert_eq!(counters.pipes_in_use(), 0, "closed, not pooled: {lane:?}");
+    assert!(shared.fallbacks().any(|count| count == ("unsupported", 1)));
+    assert_eq!(shared.pipes_in_use(), 0, "closed, not pooled: {buffer:?}");
     // From here on this direction stays with the buffer.
-    lane.sent(11, &counters);
-    lane.after_read(256 << 10, 256 << 10);
+    buffer.sent(11, &shared);
+    buffer.after_read(256 << 10, 256 << 10, u64::MAX);
     assert_eq!(
-        (lane.mode(), counters.leftover_bytes()),
-        (lane::Mode::Buffer, 0)
+        (buffer.mode(), shared.leftover_bytes()),
+        (buffer::Mode::Buffer, 0)
     );
 }
 
@@ -269,11 +262,61 @@ async fn l8_bytes_are_counted_while_the_connection_lives() {
     let mut rig = Plan::default().rig().await;
     rig.client.write_all(&[0; 100]).await.unwrap();
     rig.server.read_exact(&mut [0; 100]).await.unwrap();
-    assert_eq!(rig.tally.bytes(Direction::Upload), 100);
-    assert_eq!(rig.tally.last_direction(), Some(Direction::Upload));
+    assert_eq!(rig.stats.bytes(Direction::Upload), 100);
+    assert_eq!(rig.stats.last_direction(), Some(Direction::Upload));
     rig.server.write_all(&[0; 7]).await.unwrap();
     rig.client.read_exact(&mut [0; 7]).await.unwrap();
-    assert_eq!(rig.tally.bytes(Direction::Download), 7);
-    assert_eq!(rig.tally.last_direction(), Some(Direction::Download));
+    assert_eq!(rig.stats.bytes(Direction::Download), 7);
+    assert_eq!(rig.stats.last_direction(), Some(Direction::Download));
     assert!(!rig.done.is_finished());
+}
+
+/// Urgent data stops a receive short, and a splice altogether; the bytes on both sides of it arrive all the same.
+#[tokio::test]
+async fn bytes_on_both_sides_of_urgent_data_arrive() {
+    for (before, after, ends) in [
+        (8 << 20, 1 << 20, true),
+        (8 << 20, 1 << 20, false),
+        (8 << 20, 100, false),
+        (100, 100, true),
+        (100, 100, false),
+        (0, 100, false),
+    ] {
+        for plan in [Plan::default(), Plan::buffer_only()] {
+            let Rig {
+                mut client,
+                mut server,
+                ..
+            } = plan.rig().await;
+            let send = async {
+                send_pattern(&mut client, 1, before).await;
+                loop {
+                    client.writable().await.unwrap();
+                    let urgent = || socket2::SockRef::from(&client).send_out_of_band(b"!");
+                    if client.try_io(tokio::io::Interest::WRITABLE, urgent).is_ok() {
+                        break;
+                    }
+                }
+                send_pattern(&mut client, 2, after).await;
+                if ends {
+                    client.shutdown().await.unwrap();
+                }
+            };
+            let receive = async {
+                let mut got = vec![0; before + after];
+                server.read_exact(&mut got).await.unwrap();
+                let mut expected = vec![0; before + after];
+                pattern(1, 0, &mut expected[..before]);
+                pattern(2, 0, &mut expected[before..]);
+                assert!(got == expected, "{before} {after} {ends}");
+                if ends {
+                    assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
+                }
+            };
+            let both = async { tokio::join!(send, receive) };
+            tokio::time::timeout(Duration::from_secs(20), both)
+                .await
+                .unwrap_or_else(|_| panic!("{before} {after} {ends}: hangs"));
+        }
+    }
 }

@@ -1,8 +1,8 @@
-//! How a client that gets no upstream is parted from.
+//! How a client that gets no upstream is closed.
 //!
-//! A FIN, after what it sent has been read off: closing with unread bytes would be a reset, and a client that is
-//! reset right after its accept gives up instead of trying again (reference: the real client). What is read off is
-//! dropped; nothing of it ever went upstream.
+//! By a FIN, after what it sent has been read off: closing with unread bytes would be a reset, and Datomic's client
+//! gives up when it is reset right after its connect, but tries again after a FIN. What is read off is dropped;
+//! nothing of it ever went upstream.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,40 +17,40 @@ use crate::sys::socket::Fault;
 /// How long a client that has our FIN may take to send its own. Then the socket is closed under it.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How a connection is ended.
+/// How a client's side is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Manner {
-    /// In order.
+pub(super) enum CloseMode {
+    /// By a FIN.
     Fin,
-    /// By a reset, because what happened upstream was one, or because time is up.
+    /// By a reset, because the upstream ended by one, or because the time is up.
     Reset,
-    /// The client is gone; nobody is left to tell.
+    /// Without a word: the client is gone.
     Gone,
 }
 
-// === impl Manner ===
+// === impl CloseMode ===
 
-impl Manner {
-    /// How the client is parted from when this is how its last upstream ended.
+impl CloseMode {
+    /// How to close when the last upstream ended like this.
     pub(super) fn of(fault: Option<Fault>) -> Self {
-        fault.map_or(Manner::Fin, |_| Manner::Reset)
+        fault.map_or(CloseMode::Fin, |_| CloseMode::Reset)
     }
 
-    /// The reason, where this is how an upstream ended that accepted and said nothing.
+    /// The reason, where this is how an upstream ended that accepted and sent nothing.
     pub(super) fn reason(self) -> Reason {
         match self {
-            Manner::Fin | Manner::Gone => Reason::UpstreamFin,
-            Manner::Reset => Reason::UpstreamRst,
+            CloseMode::Fin | CloseMode::Gone => Reason::UpstreamFin,
+            CloseMode::Reset => Reason::UpstreamRst,
         }
     }
 }
 
-/// Parts from the client.
-pub(super) async fn part(down: &mut Stream, manner: Manner) {
-    match manner {
-        Manner::Gone => {}
-        Manner::Reset => down.abort(),
-        Manner::Fin => {
+/// Closes the client's side.
+pub(super) async fn close(down: &mut Stream, mode: CloseMode) {
+    match mode {
+        CloseMode::Gone => {}
+        CloseMode::Reset => down.abort(),
+        CloseMode::Fin => {
             let mut ended = false;
             std::future::poll_fn(|cx| {
                 ended = discard(down, cx).is_ready();
@@ -63,7 +63,7 @@ pub(super) async fn part(down: &mut Stream, manner: Manner) {
             };
             if !ended && closed.is_ok() {
                 let rest = std::future::poll_fn(|cx| discard(down, cx));
-                // Too late is as good as ended: it had its time.
+                // A client that does not end in time is closed all the same.
                 let _ = tokio::time::timeout(LINGER, rest).await;
             }
         }
@@ -72,7 +72,7 @@ pub(super) async fn part(down: &mut Stream, manner: Manner) {
 
 /// Reads off and drops; ready at the client's end.
 fn discard(down: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
-    /// Reads before the task gives way to others.
+    /// Reads before the task yields.
     const TURNS: usize = 16;
     let mut space = [0; 4096];
     for _ in 0..TURNS {

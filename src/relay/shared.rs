@@ -1,23 +1,23 @@
-//! What all relays of one assembly share: the pipe budget, the memory in leftovers, and counts for the metrics.
+//! What all relays of one instance share: the pipe budget, the memory in leftovers, and counts.
 //!
-//! The relay knows no metrics and no logs: whoever exports them reads these.
+//! The relay knows neither metrics nor logs; the supervisor exports these.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::sys::pipe::{Budget, PipeLimits, Refused};
 
-use super::scratch;
+use super::thread_buffer;
 
-/// Leftovers in all above which reads shrink (goal R50: 2000 clients that never read cost at most 16 KiB each).
+/// Leftovers in all above which reads shrink, so that 2,000 clients that never read cost at most 16 KiB each.
 const LEFTOVER_CAP: usize = 8 << 20;
 
 /// What one read takes then.
 const SMALL_READ: usize = 8 << 10;
 
-/// Shared by all relays of one assembly.
+/// Shared by all relays of one instance.
 #[derive(Debug)]
-pub struct Counters {
+pub struct RelayShared {
     pub(super) pipes: Arc<Budget>,
     leftover: AtomicUsize,
     fallbacks: [AtomicU64; Refused::ALL.len()],
@@ -26,9 +26,9 @@ pub struct Counters {
     stall: Mutex<Option<String>>,
 }
 
-// === impl Counters ===
+// === impl RelayShared ===
 
-impl Counters {
+impl RelayShared {
     /// With bounds on pipes.
     pub fn new(limits: PipeLimits) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Counters {
         self.leftover.load(Relaxed)
     }
 
-    /// How often a lane stayed with, or fell back to, the buffer, by reason.
+    /// How often splice was wanted and memory was used, by reason.
     pub fn fallbacks(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Refused::ALL
             .into_iter()
@@ -102,7 +102,7 @@ impl Counters {
         if self.leftover_bytes() > LEFTOVER_CAP {
             SMALL_READ
         } else {
-            scratch::SIZE
+            thread_buffer::SIZE
         }
     }
 
@@ -115,7 +115,7 @@ impl Counters {
     }
 }
 
-impl Default for Counters {
+impl Default for RelayShared {
     fn default() -> Self {
         Self::new(PipeLimits::of_this_machine())
     }

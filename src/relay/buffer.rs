@@ -1,36 +1,38 @@
-//! Where bytes rest between the two sockets, and when to change that place.
+//! Where the bytes of one direction are between its two sockets, and when that changes.
 //!
-//! Two lanes: the thread's scratch buffer, with an owned leftover for what the peer would not take; and a pipe, for
-//! two plain TCP sockets and large messages. The rule and its numbers are measured (ARCHITECTURE.md, relay). Promises
-//! that lanes change only when empty (L4) and that an idle lane owns nothing.
+//! Either in memory (the thread's copy buffer, and an owned leftover for what the destination would not take) or in a
+//! pipe (two plain TCP sockets and large messages: splice). The rule and its numbers are measured. A buffer changes
+//! its mode only when empty (L4), and an idle one owns nothing.
 
 use std::cell::RefCell;
 
 use crate::sys::pipe::{self, Pipe, PipePool, Refused};
 
-use super::counters::Counters;
-use super::scratch;
+use super::shared::RelayShared;
+use super::thread_buffer;
 
-/// A read at least this large speaks for the pipe: splice pays from 64 KiB messages on, never below 48.
+/// A read at least this large counts for the pipe: splice pays from 64 KiB messages on, never below 48.
 const LARGE_READ: usize = 48 << 10;
-/// So many large reads running move a direction to the pipe; one that fills the scratch does at once.
+/// Consecutive large reads that move a direction to the pipe; one that fills the thread's buffer does at once.
 const LARGE_READS: u8 = 2;
-/// A fill below this speaks for the buffer.
+/// A fill below this counts for memory.
 const SMALL_FILL: usize = 32 << 10;
-/// So many small fills running move a direction back.
+/// Consecutive small fills that move a direction back.
 const SMALL_FILLS: u8 = 4;
+/// A message whose rest is shorter stays in memory: framing has to see what follows it.
+const LEAST_OPAQUE: u64 = LARGE_READ as u64;
 /// Bytes without the source running dry after which the pipe is swapped for a large one.
 const BULK: usize = 512 << 10;
-/// Large reads to let pass after a pipe was refused, before asking again.
+/// Large reads after which a pipe that was refused is asked for again.
 const PATIENCE: u8 = 128;
 
 thread_local! {
     static POOL: RefCell<PipePool> = RefCell::default();
 }
 
-/// The resting place of one direction.
+/// The bytes of one direction that are in neither socket.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct TransferBuffer {
     mode: Mode,
     /// Held only while bytes move.
     pipe: Option<Pipe>,
@@ -58,9 +60,9 @@ struct Leftover {
     start: usize,
 }
 
-// === impl Lane ===
+// === impl TransferBuffer ===
 
-impl Lane {
+impl TransferBuffer {
     pub(super) fn new(may_splice: bool, pipe_size: usize) -> Self {
         Self {
             mode: Mode::Buffer,
@@ -84,12 +86,12 @@ impl Lane {
         self.rest.len() + self.pipe.as_ref().map_or(0, Pipe::pending)
     }
 
-    // The buffer lane.
+    // In memory.
 
     /// Keeps what the peer would not take of a read.
-    pub(super) fn keep(&mut self, bytes: Vec<u8>, counters: &Counters) {
-        debug_assert_eq!(self.pending(), 0, "L1: only an empty lane is filled");
-        counters.leftover_grew(bytes.capacity());
+    pub(super) fn keep(&mut self, bytes: Vec<u8>, shared: &RelayShared) {
+        debug_assert_eq!(self.pending(), 0, "L1: only an empty buffer is filled");
+        shared.leftover_grew(bytes.capacity());
         self.rest = Leftover { bytes, start: 0 };
     }
 
@@ -98,28 +100,29 @@ impl Lane {
     }
 
     /// Takes sent bytes off the leftover; frees it when they were the last.
-    pub(super) fn sent(&mut self, bytes: usize, counters: &Counters) {
+    pub(super) fn sent(&mut self, bytes: usize, shared: &RelayShared) {
         self.rest.start += bytes;
         debug_assert!(self.rest.start <= self.rest.bytes.len());
         if self.rest.len() == 0 {
-            self.take_rest(counters);
+            self.take_rest(shared);
         }
     }
 
-    /// The leftover, out of the lane.
-    pub(super) fn take_rest(&mut self, counters: &Counters) -> Vec<u8> {
+    /// The leftover, taken out.
+    pub(super) fn take_rest(&mut self, shared: &RelayShared) -> Vec<u8> {
         let Leftover { mut bytes, start } = std::mem::take(&mut self.rest);
-        counters.leftover_shrank(bytes.capacity());
+        shared.leftover_shrank(bytes.capacity());
         bytes.drain(..start);
         bytes
     }
 
-    /// After a read of so many bytes into room for `room`, all of which went out: whether to move to the pipe.
-    pub(super) fn after_read(&mut self, bytes: usize, room: usize) {
+    /// After a read of `bytes` into room for `room`: whether to move to the pipe. `opaque`: bytes that follow and that
+    /// framing need not see.
+    pub(super) fn after_read(&mut self, bytes: usize, room: usize, opaque: u64) {
         if !self.may_splice {
             return;
         }
-        if bytes < LARGE_READ {
+        if bytes < LARGE_READ || opaque < LEAST_OPAQUE {
             self.large_reads = 0;
             return;
         }
@@ -128,7 +131,7 @@ impl Lane {
             return;
         }
         self.large_reads += 1;
-        if self.large_reads >= LARGE_READS || (bytes == room && room == scratch::SIZE) {
+        if self.large_reads >= LARGE_READS || (bytes == room && room == thread_buffer::SIZE) {
             self.large_reads = 0;
             self.small_fills = 0;
             self.run = 0;
@@ -136,23 +139,23 @@ impl Lane {
         }
     }
 
-    // The pipe lane.
+    // In a pipe.
 
-    /// An empty pipe to fill, borrowed on need; falls back to the buffer lane when there is none.
-    pub(super) fn empty_pipe(&mut self, counters: &Counters) -> Option<&mut Pipe> {
+    /// An empty pipe to fill, borrowed on need; falls back to memory when there is none.
+    pub(super) fn empty_pipe(&mut self, shared: &RelayShared) -> Option<&mut Pipe> {
         if self.pipe.is_none() {
-            match POOL.with_borrow_mut(|pool| pool.take(self.pipe_size, &counters.pipes)) {
+            match POOL.with_borrow_mut(|pool| pool.take(self.pipe_size, &shared.pipes)) {
                 Ok(pipe) => self.pipe = Some(pipe),
                 Err(why) => {
                     self.patience = PATIENCE;
-                    self.fall_back(why, counters);
+                    self.fall_back(why, shared);
                 }
             }
         }
         self.pipe.as_mut()
     }
 
-    /// The pipe that holds the bytes of this lane, if it is one that does.
+    /// The pipe, if it holds bytes.
     pub(super) fn full_pipe(&mut self) -> Option<&mut Pipe> {
         self.pipe.as_mut().filter(|pipe| pipe.pending() > 0)
     }
@@ -168,7 +171,7 @@ impl Lane {
     }
 
     /// The pipe has run empty: back to the buffer when messages are small, to a large pipe in bulk (L4).
-    pub(super) fn drained(&mut self, counters: &Counters) {
+    pub(super) fn drained(&mut self, shared: &RelayShared) {
         if self.small_fills >= SMALL_FILLS {
             self.small_fills = 0;
             self.mode = Mode::Buffer;
@@ -176,12 +179,18 @@ impl Lane {
         } else if self.run >= BULK && self.pipe.as_ref().is_some_and(|pipe| !pipe.is_large()) {
             // None left: the small one goes on, and is asked again after as many bytes.
             self.run = 0;
-            if let Ok(large) = POOL.with_borrow_mut(|pool| pool.take(pipe::LARGE, &counters.pipes))
-            {
+            if let Ok(large) = POOL.with_borrow_mut(|pool| pool.take(pipe::LARGE, &shared.pipes)) {
                 self.give_back();
                 self.pipe = Some(large);
             }
         }
+    }
+
+    /// What comes next must be read into memory. Only while the pipe is empty (L4).
+    pub(super) fn leave_pipe(&mut self) {
+        debug_assert_eq!(self.pending(), 0, "L4: modes change only when empty");
+        self.mode = Mode::Buffer;
+        self.dry();
     }
 
     /// The source has run dry: an empty pipe goes back to the pool.
@@ -194,27 +203,27 @@ impl Lane {
     pub(super) fn refuse_splice(
         &mut self,
         error: &std::io::Error,
-        counters: &Counters,
+        shared: &RelayShared,
     ) -> std::io::Result<()> {
         self.may_splice = false;
-        self.move_to_buffer(counters)?;
-        self.fall_back(Refused::of(error), counters);
+        self.move_to_buffer(shared)?;
+        self.fall_back(Refused::of(error), shared);
         Ok(())
     }
 
     /// Moves whatever the pipe holds to the leftover.
-    pub(super) fn move_to_buffer(&mut self, counters: &Counters) -> std::io::Result<()> {
+    pub(super) fn move_to_buffer(&mut self, shared: &RelayShared) -> std::io::Result<()> {
         self.mode = Mode::Buffer;
         if let Some(mut pipe) = self.pipe.take() {
             let bytes = pipe.rescue()?;
-            self.keep(bytes, counters);
+            self.keep(bytes, shared);
         }
         Ok(())
     }
 
-    fn fall_back(&mut self, why: Refused, counters: &Counters) {
+    fn fall_back(&mut self, why: Refused, shared: &RelayShared) {
         self.mode = Mode::Buffer;
-        counters.fell_back(why);
+        shared.fell_back(why);
     }
 
     fn give_back(&mut self) {
@@ -224,8 +233,8 @@ impl Lane {
     }
 
     /// Lets everything go; what is inside is lost. A dirty pipe is closed (L3).
-    pub(super) fn clear(&mut self, counters: &Counters) {
-        self.take_rest(counters);
+    pub(super) fn clear(&mut self, shared: &RelayShared) {
+        self.take_rest(shared);
         self.give_back();
     }
 }

@@ -1,30 +1,30 @@
 //! Limits on silence, and the progress watchdog, on one timer.
 //!
-//! Bytes never touch the timer: when it fires, the tally is compared with the last look, and it is armed again for
-//! what is still wanted. Decides nothing about how a pair is closed.
+//! Moving bytes never touches the timer: when it fires, the statistics are compared with the last sample, and it is
+//! armed again for what is still wanted. How a pair is closed is decided elsewhere.
 
 use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::types::Direction;
 
-use super::around::Around;
-use super::half::Half;
-use super::port::Port;
+use super::half_duplex::HalfDuplex;
+use super::poll_context::PollContext;
 use super::settings::Limits;
+use super::side_io::SideIo;
 use super::timer::Timer;
 
-/// Bytes pending, destination writable, nothing moved for this long: a bug of ours.
+/// Bytes pending, destination writable, nothing moved for this long: a defect of the relay.
 const STALL: Duration = Duration::from_secs(5);
-/// The time between the first look that sees this and the one that believes it.
-const STALL_DOUBT: Duration = Duration::from_secs(1);
+/// The time between the first sample that shows this and the one that confirms it.
+const STALL_CONFIRM: Duration = Duration::from_secs(1);
 
 /// What the timer is armed for, and what was seen when it was.
 #[derive(Debug, Default)]
-pub(super) struct Clockwork {
+pub(super) struct Timeouts {
     pub(super) timer: Timer,
     armed: Wants,
-    look: Look,
+    sample: Sample,
 }
 
 /// A limit that has been reached.
@@ -34,7 +34,7 @@ pub(super) enum Reached {
     HalfOpen,
 }
 
-/// Why the timer must fire some time.
+/// What the timer is needed for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Wants {
     idle: bool,
@@ -42,9 +42,9 @@ struct Wants {
     progress: bool,
 }
 
-/// The progress watchdog's last look: bytes moved by direction.
+/// The progress watchdog's last sample: bytes moved by direction.
 #[derive(Clone, Copy, Debug, Default)]
-struct Look {
+struct Sample {
     at: Moment,
     bytes: [u64; 2],
     /// How long after `at` the next look is.
@@ -60,18 +60,18 @@ pub(super) struct Silence {
     pub(super) is_half_open: bool,
 }
 
-// === impl Clockwork ===
+// === impl Timeouts ===
 
-impl Clockwork {
-    /// The timer has fired: has a limit been reached? Looks after the two directions, each with its destination.
+impl Timeouts {
+    /// The timer has fired: has a limit been reached? `directions`: the two directions, each with its destination.
     pub(super) fn tick(
         &mut self,
         silence: Silence,
         limits: &Limits,
-        ways: [(&mut Half, &mut Port<'_>); 2],
-        around: &Around<'_>,
+        directions: [(&mut HalfDuplex, &mut SideIo<'_>); 2],
+        ctx: &mut PollContext<'_>,
     ) -> Option<Reached> {
-        let now = around.now();
+        let now = ctx.now();
         let (limit, reached) = if silence.is_half_open {
             (limits.half_open_timeout, Reached::HalfOpen)
         } else {
@@ -80,49 +80,53 @@ impl Clockwork {
         if limit.is_some_and(|limit| now.since(silence.since) >= limit) {
             return Some(reached);
         }
-        let early = now.since(self.look.at) < self.look.patience;
+        let early = now.since(self.sample.at) < self.sample.patience;
         let progress = self.armed.progress;
         self.armed = Wants::default();
         if progress && early {
-            self.timer.arm(self.look.at + self.look.patience, now);
+            self.timer.arm(self.sample.at + self.sample.patience, now);
             self.armed.progress = true;
         } else if progress {
-            self.watch_progress(ways, around);
-            self.armed.progress = self.look.in_doubt;
+            self.check_progress(directions, ctx);
+            self.armed.progress = self.sample.in_doubt;
         }
         None
     }
 
-    /// L1 says this never happens: bytes in a lane, room at the destination, and nothing moved for five seconds.
-    /// Seen twice, a second apart: at the first look the news of the room may just be on its way.
-    fn watch_progress(&mut self, ways: [(&mut Half, &mut Port<'_>); 2], around: &Around<'_>) {
-        let now = around.now();
-        let doubted = std::mem::take(&mut self.look.in_doubt);
-        for (direction, (half, destination)) in Direction::BOTH.into_iter().zip(ways) {
-            let still = around.tally.bytes(direction) == self.look.bytes[direction.index()];
+    /// By L1 this never happens: bytes in a buffer, room at the destination, and nothing moved for five seconds. Acted
+    /// on when seen twice, a second apart: at first the news of the room may just be on its way.
+    fn check_progress(
+        &mut self,
+        directions: [(&mut HalfDuplex, &mut SideIo<'_>); 2],
+        ctx: &mut PollContext<'_>,
+    ) {
+        let now = ctx.now();
+        let doubted = std::mem::take(&mut self.sample.in_doubt);
+        for (direction, (half, destination)) in Direction::BOTH.into_iter().zip(directions) {
+            let still = ctx.stats.bytes(direction) == self.sample.bytes[direction.index()];
             if !still || !half.is_draining() || !destination.is_writable() {
                 continue;
             }
             if !doubted {
-                self.look = Look {
+                self.sample = Sample {
                     at: now,
-                    patience: STALL_DOUBT,
+                    patience: STALL_CONFIRM,
                     in_doubt: true,
-                    ..self.look
+                    ..self.sample
                 };
-                self.timer.arm(now + STALL_DOUBT, now);
+                self.timer.arm(now + STALL_CONFIRM, now);
                 continue;
             }
-            around.counters.stalled(|| {
+            ctx.shared.stalled(|| {
                 format!(
                     "{} stalled with {} bytes pending: {half:?}",
                     direction.as_str(),
-                    half.lane.pending()
+                    half.buffer.pending()
                 )
             });
-            destination.distrust_reactor();
-            // Failing here leaves the lane as it was, and the next send says what is wrong.
-            let _ = half.lane.move_to_buffer(around.counters);
+            destination.force_next_send();
+            // Failing here leaves the buffer as it was, and the next send reports what is wrong.
+            let _ = half.buffer.move_to_buffer(ctx.shared);
             // Goes on at once.
             self.timer.arm(now, now);
         }
@@ -134,7 +138,7 @@ impl Clockwork {
         silence: Silence,
         limits: &Limits,
         is_draining: bool,
-        around: &Around<'_>,
+        ctx: &mut PollContext<'_>,
     ) {
         let limit = if silence.is_half_open {
             limits.half_open_timeout
@@ -150,15 +154,15 @@ impl Clockwork {
         if new == Wants::default() {
             return;
         }
-        let now = around.now();
+        let now = ctx.now();
         if (new.idle || new.half_open)
             && let Some(limit) = limit
         {
             self.timer.arm(silence.since + limit, now);
         }
         if new.progress {
-            let bytes = Direction::BOTH.map(|direction| around.tally.bytes(direction));
-            self.look = Look {
+            let bytes = Direction::BOTH.map(|direction| ctx.stats.bytes(direction));
+            self.sample = Sample {
                 at: now,
                 bytes,
                 patience: STALL,

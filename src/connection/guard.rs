@@ -1,0 +1,279 @@
+//! The guard of one connection: what it counts at accept, its `Drop` settles, exactly once.
+//!
+//! So a connection whose task was cancelled or panicked is counted and logged like any other.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::context::ListenerContext;
+use super::metrics::EndpointMetrics;
+use super::registry::{ConnectionPhase, Entry};
+use crate::clock::{self, Moment};
+use crate::dial::Dialed;
+use crate::events::{ClosedBy, Event, Level, MTU_HINT, Reason};
+use crate::relay::{AnswerObserver, Limits, Phase, RelayArgs};
+use crate::types::Direction;
+use crate::upstream::endpoint::Candidate;
+use crate::upstream::snapshot::HealthState;
+
+/// One open connection.
+#[derive(Debug)]
+pub struct ConnectionGuard {
+    context: Arc<ListenerContext>,
+    entry: Arc<Entry>,
+    /// As they were at accept: a reload is for new connections.
+    limits: Arc<Limits>,
+    /// Whether it counts against the limits; those rejected at accept do not.
+    admitted: bool,
+    /// Where it was counted last: an endpoint, or nowhere yet.
+    counted: Arc<EndpointMetrics>,
+    /// The last candidate that was connected.
+    pub(super) candidate: Option<Candidate>,
+    /// Attempts started, over all rounds.
+    pub(super) attempts: u32,
+    pub(super) hedged: bool,
+    pub(super) parked: Duration,
+    connect: Option<Duration>,
+    ended: Option<(Reason, ClosedBy, Moment)>,
+    /// What is known of this end beyond what its reason usually means.
+    hint: Option<&'static str>,
+}
+
+/// Tells the address and the metrics of one upstream about its answers.
+#[derive(Debug)]
+pub(super) struct Answers<'a> {
+    candidate: &'a Candidate,
+    metrics: Arc<EndpointMetrics>,
+}
+
+// === impl ConnectionGuard ===
+
+impl ConnectionGuard {
+    /// `admitted`: it has been counted against the limits ([`ListenerContext::admit`]), which the guard's end takes back.
+    pub(super) fn new(context: Arc<ListenerContext>, client: SocketAddr, admitted: bool) -> Self {
+        let entry =
+            context
+                .registry
+                .enter(context.listener.clone(), context.upstream.clone(), client);
+        context.metrics.accepted.inc();
+        let counted = Arc::clone(&context.metrics.nowhere);
+        counted.connections.add(1.0);
+        if context.events.wants(Level::Debug) {
+            context.events.emit(
+                Event::debug("conn.open", "accepted")
+                    .with("listener", context.listener.as_str().to_owned())
+                    .with("client.address", client.ip().to_string())
+                    .with("client.port", client.port())
+                    .with("conn.id", entry.id),
+            );
+        }
+        Self {
+            limits: context.limits.load_full(),
+            context,
+            entry,
+            admitted,
+            counted,
+            candidate: None,
+            attempts: 0,
+            hedged: false,
+            parked: Duration::ZERO,
+            connect: None,
+            ended: None,
+            hint: None,
+        }
+    }
+
+    pub(super) fn context(&self) -> &Arc<ListenerContext> {
+        &self.context
+    }
+
+    pub(super) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// It has an upstream now.
+    pub(super) fn reached(&mut self, dialed: &Dialed) {
+        let now = clock::now();
+        if self.connect.is_none() {
+            let setup = now.since(self.entry.accepted);
+            self.context.metrics.setup.record(setup.as_secs_f64());
+        }
+        self.connect = Some(dialed.took);
+        let metrics = self.context.metrics.of(&dialed.candidate.endpoint);
+        self.move_to(Arc::clone(&metrics));
+        self.candidate = Some(dialed.candidate.clone());
+        self.entry.set_phase(ConnectionPhase::Relaying {
+            candidate: dialed.candidate.clone(),
+            since: now,
+            metrics,
+        });
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn answers<'a>(&self, from: &'a Candidate) -> Answers<'a> {
+        Answers {
+            candidate: from,
+            metrics: Arc::clone(&self.counted),
+        }
+    }
+
+    pub(super) fn relay_args<'a>(
+        &'a self,
+        observer: &'a Answers<'a>,
+        may_retry: bool,
+        unsent: Vec<u8>,
+    ) -> RelayArgs<'a> {
+        RelayArgs {
+            limits: &self.limits,
+            stats: &self.entry.stats,
+            commands: &self.entry.commands,
+            observer,
+            shared: &self.context.relay,
+            may_retry,
+            unsent,
+        }
+    }
+
+    /// It is held until there is an upstream.
+    pub(super) fn waits(&self) {
+        self.entry.set_phase(ConnectionPhase::Parked);
+    }
+
+    /// Its upstream ended untouched; the next is tried.
+    pub(super) fn retry_next(&mut self) {
+        self.entry.set_phase(ConnectionPhase::Dialling);
+    }
+
+    /// Its end. The record is written when the guard is dropped; this fixes the reason and the time.
+    pub(super) fn end(&mut self, reason: Reason, closed_by: ClosedBy) {
+        self.ended
+            .get_or_insert_with(|| (reason, closed_by, clock::now()));
+    }
+
+    /// Segments of full size did not get through: where the address answers its probes, it is the path.
+    pub(super) fn lost_full_segments(&mut self) {
+        let snapshot = self.context.view.load();
+        let is_up = self.candidate.as_ref().is_some_and(|candidate| {
+            snapshot
+                .address(candidate.address.socket)
+                .is_some_and(|view| view.state == HealthState::Up)
+        });
+        if is_up {
+            self.hint = Some(MTU_HINT);
+        }
+    }
+
+    /// Rejected, and kept only until the client has seen it.
+    pub(super) fn rejected(&mut self, reason: Reason) {
+        self.end(reason, reason.closed_by());
+        self.entry.set_phase(ConnectionPhase::Leaving);
+    }
+
+    fn move_to(&mut self, metrics: Arc<EndpointMetrics>) {
+        self.counted.connections.sub(1.0);
+        metrics.connections.add(1.0);
+        self.counted = metrics;
+    }
+
+    fn record(&self, reason: Reason, closed_by: ClosedBy, ended: Moment) -> Event {
+        let Self { context, entry, .. } = self;
+        let stats = &entry.stats;
+        let idle = ended.since(stats.last_moved());
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let endpoint = self.candidate.as_ref().map(|to| &to.endpoint);
+        let server = self.candidate.as_ref().map(|to| to.address.socket);
+        let zone = endpoint.and_then(|endpoint| endpoint.zone());
+        let phase = stats.phase();
+        let cut_in = phase.filter(|phase| !matches!(phase, Phase::Idle | Phase::Unknown));
+        // Microseconds are enough, and keep the line short.
+        let connect = self.connect.map(|took| (took.as_micros() as f64) / 1000.0);
+        Event::info("conn.close", "closed")
+            .with("listener", context.listener.as_str().to_owned())
+            .with("upstream", context.upstream.as_str().to_owned())
+            .maybe(
+                "endpoint",
+                endpoint.map(|endpoint| endpoint.name().as_str().to_owned()),
+            )
+            .maybe("zone", zone.map(|zone| zone.as_str().to_owned()))
+            .with("client.address", entry.client.ip().to_string())
+            .with("client.port", entry.client.port())
+            .maybe(
+                "server.address",
+                server.map(|server| server.ip().to_string()),
+            )
+            .maybe("server.port", server.map(|server| server.port()))
+            .with("conn.id", entry.id)
+            .with("conn.reason", reason.code())
+            .with("conn.closed_by", closed_by.as_str())
+            .with("conn.duration_ms", millis(ended.since(entry.accepted)))
+            .with("conn.idle_ms", millis(idle))
+            .with("conn.attempts", self.attempts)
+            .with("conn.hedged", self.hedged)
+            .with("conn.parked_ms", millis(self.parked))
+            .maybe("connect.duration_ms", connect)
+            .with("bytes.upload", stats.bytes(Direction::Upload))
+            .with("bytes.download", stats.bytes(Direction::Download))
+            .maybe("conn.lane", endpoint.map(|_| stats.lane()))
+            .maybe("http.requests", phase.map(|_| stats.requests()))
+            .maybe("http.phase", cut_in.map(Phase::as_str))
+            .maybe("http.dropped", stats.request_dropped().then_some(true))
+            .maybe("hint", self.hint.or_else(|| reason.hint(idle)))
+    }
+}
+
+// === impl Answers ===
+
+impl AnswerObserver for Answers<'_> {
+    fn first_byte(&self, after: Duration, is_framed: bool) {
+        self.candidate.address.answers.record(after);
+        if is_framed {
+            self.metrics.first_byte(after);
+        }
+    }
+
+    fn complete(&self, answers: u32) {
+        self.metrics.answered(answers);
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        let unfinished = || {
+            let panicked = std::thread::panicking();
+            if panicked {
+                self.context.metrics.panics.inc();
+            }
+            let ending = self.context.registry.ending().filter(|_| !panicked);
+            let reason = ending.unwrap_or(Reason::Internal);
+            (reason, reason.closed_by(), clock::now())
+        };
+        let (reason, closed_by, ended) = self.ended.unwrap_or_else(unfinished);
+        let metrics = &self.context.metrics;
+        self.counted.settle(&self.entry.stats);
+        self.counted.connections.sub(1.0);
+        self.counted.closed(reason);
+        if matches!(reason, Reason::DrainDeadline | Reason::Killed) {
+            metrics.drain_cut.inc();
+        }
+        if self.entry.stats.request_dropped() {
+            metrics.requests_dropped.inc();
+        }
+        let lived = ended.since(self.entry.accepted);
+        metrics.duration.record(lived.as_secs_f64());
+        self.context.registry.leave(&self.entry);
+        if self.admitted {
+            self.context.admitted.fetch_sub(1, Relaxed);
+            self.context.registry.dismiss();
+        }
+        if self.context.events.wants_close(reason) {
+            self.context
+                .events
+                .emit(self.record(reason, closed_by, ended));
+        }
+    }
+}

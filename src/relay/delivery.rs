@@ -1,0 +1,150 @@
+//! Whether a peer still acknowledges what it is sent: the rule of `user_timeout`.
+//!
+//! The kernel's TCP_USER_TIMEOUT is not that rule: it counts the time during which the peer's window is closed, and so
+//! ends a connection whose peer reads slowly although it answers every probe of the window. So while bytes wait behind
+//! a closed window, the kernel's timer is switched off, and this watch ends the connection when a probe of the window
+//! stays unanswered for `user_timeout`. Everywhere else the kernel's timer stays on, with its precision.
+//!
+//! The watch has no timer of its own: the supervisor asks for a check of connections that have been waiting, several
+//! times in each `user_timeout`.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+use super::side_io::{DeliveryState, SideIo};
+
+/// The watch over one side.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DeliveryWatch {
+    /// A probe of the closed window has been unanswered since.
+    unanswered_since: Option<Moment>,
+    /// The kernel's timer is off.
+    is_in_charge: bool,
+}
+
+/// What a check came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delivery {
+    Complete,
+    Pending,
+    /// Nothing was acknowledged for `user_timeout`.
+    Dead,
+}
+
+// === impl DeliveryWatch ===
+
+impl DeliveryWatch {
+    pub(super) fn check(
+        &mut self,
+        side: &SideIo<'_>,
+        user_timeout: Duration,
+        now: Moment,
+    ) -> Delivery {
+        let Some(state) = side.delivery_state() else {
+            return Delivery::Complete;
+        };
+        let was_in_charge = self.is_in_charge;
+        let delivery = self.advance(state, user_timeout, now);
+        if was_in_charge != self.is_in_charge {
+            side.set_user_timeout((!self.is_in_charge).then_some(user_timeout));
+        }
+        delivery
+    }
+
+    fn advance(&mut self, state: DeliveryState, user_timeout: Duration, now: Moment) -> Delivery {
+        self.is_in_charge = state.unsent && !state.in_flight;
+        if !self.is_in_charge || !state.probes {
+            self.unanswered_since = None;
+            return if state.unsent {
+                Delivery::Pending
+            } else {
+                Delivery::Complete
+            };
+        }
+        let since = *self.unanswered_since.get_or_insert(now);
+        if now.since(since).min(state.last_ack) >= user_timeout {
+            Delivery::Dead
+        } else {
+            Delivery::Pending
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(15);
+
+    fn at(seconds: u64) -> Moment {
+        Moment::at(Duration::from_secs(seconds))
+    }
+
+    /// Behind a closed window; a probe is unanswered, and the last acknowledgement came this long ago.
+    fn closed(last_ack: u64) -> DeliveryState {
+        DeliveryState {
+            unsent: true,
+            in_flight: false,
+            probes: true,
+            last_ack: Duration::from_secs(last_ack),
+        }
+    }
+
+    #[test]
+    fn a_closed_window_is_no_end_while_its_probes_are_answered() {
+        let mut watch = DeliveryWatch::default();
+        for second in 0..600 {
+            // Samples may hit a probe on its way each time; what counts is when the last was answered.
+            assert_eq!(
+                watch.advance(closed(second % 14), TIMEOUT, at(second)),
+                Delivery::Pending
+            );
+            assert!(watch.is_in_charge);
+        }
+    }
+
+    #[test]
+    fn a_probe_unanswered_for_the_whole_time_is_one() {
+        let mut watch = DeliveryWatch::default();
+        // The probe before was answered long ago because probes are that far apart: no reason yet.
+        assert_eq!(
+            watch.advance(closed(60), TIMEOUT, at(100)),
+            Delivery::Pending
+        );
+        assert_eq!(
+            watch.advance(closed(74), TIMEOUT, at(114)),
+            Delivery::Pending
+        );
+        assert_eq!(watch.advance(closed(75), TIMEOUT, at(115)), Delivery::Dead);
+        let answered = DeliveryState {
+            probes: false,
+            ..closed(0)
+        };
+        assert_eq!(watch.advance(answered, TIMEOUT, at(116)), Delivery::Pending);
+        assert_eq!(
+            watch.advance(closed(1), TIMEOUT, at(117)),
+            Delivery::Pending
+        );
+    }
+
+    #[test]
+    fn where_segments_are_under_way_the_kernel_decides() {
+        let mut watch = DeliveryWatch::default();
+        watch.advance(closed(1), TIMEOUT, at(1));
+        let in_flight = DeliveryState {
+            in_flight: true,
+            ..closed(100)
+        };
+        assert_eq!(
+            watch.advance(in_flight, TIMEOUT, at(100)),
+            Delivery::Pending
+        );
+        assert!(!watch.is_in_charge);
+        let done = DeliveryState {
+            unsent: false,
+            ..in_flight
+        };
+        assert_eq!(watch.advance(done, TIMEOUT, at(101)), Delivery::Complete);
+    }
+}

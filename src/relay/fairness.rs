@@ -1,0 +1,25 @@
+//! Fairness between the connections of one worker thread: who moved little, and how a long turn gives way.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::task::Context;
+
+thread_local! {
+    static SMALL: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts one poll of a connection that moves little.
+pub(super) fn record_small_poll() {
+    SMALL.set(small_polls() + 1);
+}
+
+/// Polls of such connections on this thread so far: where the count has grown, one of them waits behind the caller.
+pub(super) fn small_polls() -> u64 {
+    SMALL.get()
+}
+
+/// Ends a turn, to go on after the runtime's next look at its sockets. Not a plain wake: while a task is ready, the
+/// runtime looks at sockets at every 61st poll only, and all other connections would wait for it.
+pub(super) fn yield_to_others(cx: &mut Context<'_>) {
+    let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
+}

@@ -1,0 +1,672 @@
+//! Passive HTTP/1.1 framing: where requests and answers begin and end, known from the bytes that pass.
+//!
+//! [`Framing`] is shown the bytes of both directions in the order in which they are read, in pieces of any size. It
+//! never changes, holds or delays one; it has no clock and does no I/O. What it knows is a [`Phase`]: between
+//! answers, request under way, waiting, answer under way, or unknown.
+//!
+//! The rules are those of RFC 9112. Where the two sides could read a message differently (contradictory, repeated or
+//! malformed lengths, a folded length, a stray CR, an answer to no request, anything that is not HTTP/1.x), the
+//! result is [`Phase::Unknown`] and stays so: the caller then falls back on silence as the sign of rest. It is never
+//! a guess, because a wrong "between answers" would close a connection inside an answer. After `CONNECT` and `101`
+//! the connection carries another protocol and is unknown too.
+//!
+//! State is a few dozen bytes; memory is taken only for a line that is split between two pieces, and given back with
+//! its end. The length of a line that is kept is bounded.
+
+use std::ops::ControlFlow;
+
+use memchr::{memchr, memchr3};
+
+use crate::types::Direction;
+
+/// Longest head, trailer section or chunk-size line. Longer ones are legal, and unknown.
+const MAX_HEAD: u32 = 64 << 10;
+/// Requests that may be unanswered at once (pipelining).
+const MAX_PIPELINED: u8 = 32;
+/// Longest method and its space.
+const MAX_METHOD: usize = 24;
+/// A split line longer than this is cut down to its two ends.
+const KEPT_LINE: usize = 4096;
+/// What is kept of its beginning: a method, or a field's name.
+const KEPT_FRONT: usize = 256;
+/// What is kept of its end: an HTTP version and a CR.
+const KEPT_BACK: usize = 16;
+
+/// Where a connection is between its requests and answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// Every request that has begun is complete and answered in full.
+    Idle = 1,
+    /// A request has begun and is not complete.
+    Request,
+    /// A complete request has no answer yet.
+    Waiting,
+    /// An answer has begun and is not complete.
+    Answer,
+    /// Not HTTP/1.x, or not unambiguously so.
+    Unknown,
+}
+
+/// What some bytes have brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Heads of requests that are complete now.
+    pub(super) requests: u32,
+    /// Final (not 1xx) answers that have begun.
+    pub(super) begun: u32,
+    /// Answers that are complete now.
+    pub(super) answers: u32,
+}
+
+/// The state of both directions of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Framing {
+    scanners: [Scanner; 2],
+    /// The part of a line that has been seen, by direction; `None` while neither has one.
+    partial: Option<Box<[Vec<u8>; 2]>>,
+    /// Bit n: the n-th open request is a HEAD, whose answer has no body.
+    heads: u32,
+    /// Requests with a complete head and without a complete answer.
+    open: u8,
+    /// The request that is under way has been answered in full already.
+    answered_early: bool,
+    unknown: bool,
+}
+
+/// The state of one direction.
+#[derive(Debug, Default)]
+struct Scanner {
+    /// Bytes left of a body or chunk; while a head is read, its Content-Length.
+    left: u64,
+    /// Bytes of the current head, trailer section or chunk-size line.
+    head: u32,
+    state: State,
+    flags: u8,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Before or in a start line.
+    #[default]
+    Start,
+    Fields,
+    /// A body of known length.
+    Body,
+    ChunkSize,
+    ChunkData,
+    /// The line end behind the data of a chunk.
+    ChunkEnd,
+    Trailers,
+    /// A body that ends with the connection.
+    UntilClose,
+}
+
+/// `Transfer-Encoding` ends in `chunked`.
+const CHUNKED: u8 = 1;
+/// There was a Content-Length; it is in `left`.
+const LENGTH: u8 = 2;
+/// HTTP/1.0.
+const OLD: u8 = 4;
+/// A fold of the line before would change the framing.
+const UNFOLDABLE: u8 = 8;
+/// The answer has no body, whatever its fields say.
+const BODILESS: u8 = 16;
+/// The answer is a 1xx: another follows.
+const INTERIM: u8 = 32;
+/// The request is a HEAD.
+const HEAD: u8 = 64;
+
+/// `Break`: what follows cannot be told apart any more.
+type Step = ControlFlow<()>;
+
+// === impl Phase ===
+
+impl Phase {
+    /// The word in `/v1/connections` and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Idle => "idle",
+            Phase::Request => "request",
+            Phase::Waiting => "waiting",
+            Phase::Answer => "answer",
+            Phase::Unknown => "unknown",
+        }
+    }
+
+    pub(super) const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Phase::Idle),
+            2 => Some(Phase::Request),
+            3 => Some(Phase::Waiting),
+            4 => Some(Phase::Answer),
+            5 => Some(Phase::Unknown),
+            _ => None,
+        }
+    }
+}
+
+// === impl Framing ===
+
+impl Framing {
+    pub(super) fn phase(&self) -> Phase {
+        if self.unknown {
+            Phase::Unknown
+        } else if self.is_inside(Direction::Download) {
+            Phase::Answer
+        } else if self.open > u8::from(self.is_uploading_open_request()) {
+            Phase::Waiting
+        } else if self.is_inside(Direction::Upload) {
+            Phase::Request
+        } else {
+            Phase::Idle
+        }
+    }
+
+    /// How many of the next bytes cannot change anything but a count, and need not be shown.
+    pub(super) fn opaque(&self, direction: Direction) -> u64 {
+        let scanner = &self.scanners[direction.index()];
+        match scanner.state {
+            _ if self.unknown => u64::MAX,
+            State::UntilClose => u64::MAX,
+            State::Body | State::ChunkData => scanner.left,
+            _ => 0,
+        }
+    }
+
+    /// These bytes were read next in this direction.
+    pub(super) fn inspect(&mut self, direction: Direction, mut bytes: &[u8]) -> Progress {
+        let mut progress = Progress::default();
+        while !bytes.is_empty() && !self.unknown {
+            let opaque = self.opaque(direction);
+            if opaque > 0 {
+                let passed =
+                    usize::try_from(opaque).map_or(bytes.len(), |some| some.min(bytes.len()));
+                self.pass(direction, passed as u64, &mut progress);
+                bytes = &bytes[passed..];
+                continue;
+            }
+            let used = self.line(direction, bytes, &mut progress);
+            bytes = &bytes[used..];
+        }
+        progress
+    }
+
+    /// This many bytes, at most [`Framing::opaque`], passed unseen.
+    pub(super) fn skip(&mut self, direction: Direction, bytes: u64) -> Progress {
+        let mut progress = Progress::default();
+        self.pass(direction, bytes, &mut progress);
+        progress
+    }
+
+    /// The source of this direction has ended in order.
+    pub(super) fn end(&mut self, direction: Direction) -> Progress {
+        let mut progress = Progress::default();
+        if !self.unknown && self.scanners[direction.index()].state == State::UntilClose {
+            self.complete(direction, &mut progress);
+        }
+        progress
+    }
+
+    fn pass(&mut self, direction: Direction, bytes: u64, progress: &mut Progress) {
+        let scanner = &mut self.scanners[direction.index()];
+        if self.unknown || scanner.state == State::UntilClose {
+            return;
+        }
+        debug_assert!(bytes <= scanner.left);
+        scanner.left = scanner.left.saturating_sub(bytes);
+        if scanner.left > 0 {
+            return;
+        }
+        if scanner.state == State::ChunkData {
+            scanner.state = State::ChunkEnd;
+            scanner.head = 0;
+        } else {
+            self.complete(direction, progress);
+        }
+    }
+
+    /// Takes the next line, or what there is of it; how many bytes it was.
+    fn line(&mut self, direction: Direction, bytes: &[u8], progress: &mut Progress) -> usize {
+        let index = direction.index();
+        let end = line_end(bytes);
+        let used = match end {
+            LineEnd::At(end) => end + 1,
+            LineEnd::Later | LineEnd::Stray => bytes.len(),
+        };
+        let scanner = &mut self.scanners[index];
+        scanner.head = u32::try_from(used)
+            .ok()
+            .and_then(|used| scanner.head.checked_add(used))
+            .unwrap_or(u32::MAX);
+        let is_too_long = scanner.head > MAX_HEAD;
+        let partial = self.partial.as_deref().map(|both| &both[index][..]);
+        let is_after_cr = matches!(partial, Some([.., b'\r']));
+        let step = match end {
+            _ if is_too_long || is_after_cr && bytes[0] != b'\n' => Step::Break(()),
+            LineEnd::Stray => Step::Break(()),
+            LineEnd::Later => self.keep(direction, bytes),
+            LineEnd::At(end) => match self.take_partial(direction) {
+                Some(mut line) => {
+                    line.extend_from_slice(&bytes[..end]);
+                    self.whole_line(direction, &line, progress)
+                }
+                None => self.whole_line(direction, &bytes[..end], progress),
+            },
+        };
+        if step.is_break() {
+            self.unknown = true;
+            self.partial = None;
+        }
+        used
+    }
+
+    fn take_partial(&mut self, direction: Direction) -> Option<Vec<u8>> {
+        let both = self.partial.as_mut()?;
+        let line = std::mem::take(&mut both[direction.index()]);
+        if both.iter().all(Vec::is_empty) {
+            self.partial = None;
+        }
+        (!line.is_empty()).then_some(line)
+    }
+
+    /// Keeps the beginning of a line, as far as it can still matter, and judges what it has to be already.
+    fn keep(&mut self, direction: Direction, bytes: &[u8]) -> Step {
+        if direction == Direction::Download && self.is_unasked() {
+            return Step::Break(());
+        }
+        let line = &mut self.partial.get_or_insert_default()[direction.index()];
+        line.extend_from_slice(bytes);
+        let plausible = match (self.scanners[direction.index()].state, direction) {
+            (State::Start, Direction::Upload) => may_begin_request(line),
+            (State::Start, Direction::Download) => may_begin_answer(line),
+            (State::ChunkEnd, _) => line == b"\r",
+            (State::ChunkSize, _) => line.len() <= KEPT_LINE,
+            _ => true,
+        };
+        if !plausible {
+            return Step::Break(());
+        }
+        if line.len() > KEPT_LINE {
+            let dropped = KEPT_FRONT..line.len() - KEPT_BACK;
+            if self.scanners[direction.index()].state != State::Start {
+                // A length is never this long, and a name is known by now.
+                let name = field_name(&line[..KEPT_FRONT]);
+                if name.is_none_or(|name| Field::of(name) != Field::Other) {
+                    return Step::Break(());
+                }
+            }
+            line.drain(dropped);
+        }
+        Step::Continue(())
+    }
+
+    /// A line without its LF.
+    fn whole_line(&mut self, direction: Direction, line: &[u8], progress: &mut Progress) -> Step {
+        let (line, has_cr) = match line {
+            [line @ .., b'\r'] => (line, true),
+            _ => (line, false),
+        };
+        let state = self.scanners[direction.index()].state;
+        match (state, direction) {
+            (State::Start, Direction::Upload) if line.is_empty() => Step::Continue(()),
+            (State::Start, Direction::Upload) => self.scanners[0].request_line(line),
+            (State::Start, Direction::Download) if self.is_unasked() => Step::Break(()),
+            (State::Start, Direction::Download) => {
+                let is_head = self.heads & 1 != 0;
+                let scanner = &mut self.scanners[direction.index()];
+                scanner.status_line(line, is_head)?;
+                progress.begun += u32::from(scanner.flags & INTERIM == 0);
+                Step::Continue(())
+            }
+            (State::Fields, _) if line.is_empty() => self.head_complete(direction, progress),
+            (State::Fields, _) => self.scanners[direction.index()].field(line),
+            // Some take a bare LF here for data, some for an end: only CRLF is the same to all.
+            (_, _) if !has_cr => Step::Break(()),
+            (State::ChunkSize, _) => {
+                let size = chunk_size(line)?;
+                let scanner = &mut self.scanners[direction.index()];
+                scanner.left = size;
+                scanner.head = 0;
+                scanner.state = if size == 0 {
+                    State::Trailers
+                } else {
+                    State::ChunkData
+                };
+                Step::Continue(())
+            }
+            (State::ChunkEnd, _) if line.is_empty() => {
+                let scanner = &mut self.scanners[direction.index()];
+                scanner.state = State::ChunkSize;
+                scanner.head = 0;
+                Step::Continue(())
+            }
+            (State::Trailers, _) if line.is_empty() => {
+                self.complete(direction, progress);
+                Step::Continue(())
+            }
+            (State::Trailers, _) => match line[0] {
+                b' ' | b'\t' => Step::Continue(()),
+                _ => known(field_name(line).is_some()),
+            },
+            _ => Step::Break(()),
+        }
+    }
+
+    fn head_complete(&mut self, direction: Direction, progress: &mut Progress) -> Step {
+        let scanner = &mut self.scanners[direction.index()];
+        let flags = std::mem::take(&mut scanner.flags);
+        scanner.head = 0;
+        if direction == Direction::Upload {
+            if self.open == MAX_PIPELINED {
+                return Step::Break(());
+            }
+            self.heads |= u32::from(flags & HEAD != 0) << self.open;
+            self.open += 1;
+            progress.requests += 1;
+        } else if flags & INTERIM != 0 {
+            *scanner = Scanner::default();
+            return Step::Continue(());
+        } else if flags & BODILESS != 0 {
+            self.complete(direction, progress);
+            return Step::Continue(());
+        }
+        if flags & CHUNKED != 0 {
+            scanner.state = State::ChunkSize;
+        } else if flags & LENGTH != 0 && scanner.left > 0 {
+            scanner.state = State::Body;
+        } else if flags & LENGTH == 0 && direction == Direction::Download {
+            scanner.state = State::UntilClose;
+        } else {
+            self.complete(direction, progress);
+        }
+        Step::Continue(())
+    }
+
+    /// The message of this direction has ended.
+    fn complete(&mut self, direction: Direction, progress: &mut Progress) {
+        let was_uploading = self.is_uploading_open_request();
+        self.scanners[direction.index()] = Scanner::default();
+        if direction == Direction::Upload {
+            self.answered_early = false;
+            return;
+        }
+        progress.answers += 1;
+        self.heads >>= 1;
+        self.open = self.open.saturating_sub(1);
+        if self.open == 0 && was_uploading {
+            self.answered_early = true;
+        }
+    }
+
+    /// Whether a message of this direction has begun and is not complete.
+    fn is_inside(&self, direction: Direction) -> bool {
+        let index = direction.index();
+        self.scanners[index].state != State::Start
+            || self
+                .partial
+                .as_ref()
+                .is_some_and(|both| !both[index].is_empty())
+    }
+
+    /// Whether the youngest of the open requests has a body that is under way.
+    fn is_uploading_open_request(&self) -> bool {
+        !self.answered_early
+            && matches!(
+                self.scanners[Direction::Upload.index()].state,
+                State::Body
+                    | State::ChunkSize
+                    | State::ChunkData
+                    | State::ChunkEnd
+                    | State::Trailers
+            )
+    }
+
+    /// Whether an answer would be one to no request.
+    fn is_unasked(&self) -> bool {
+        self.open == 0
+    }
+}
+
+// === impl Scanner ===
+
+impl Scanner {
+    fn request_line(&mut self, line: &[u8]) -> Step {
+        let first = memchr(b' ', line);
+        let last = line.iter().rposition(|byte| *byte == b' ');
+        let (Some(first), Some(last)) = (first, last) else {
+            return Step::Break(());
+        };
+        let (method, target) = (
+            &line[..first],
+            line.get(first + 1..last).unwrap_or_default(),
+        );
+        if !is_token(method)
+            || method.len() >= MAX_METHOD
+            || target.is_empty()
+            || method == b"CONNECT"
+        {
+            return Step::Break(());
+        }
+        self.flags = UNFOLDABLE | version(&line[last + 1..])?;
+        if method == b"HEAD" {
+            self.flags |= HEAD;
+        }
+        self.left = 0;
+        self.state = State::Fields;
+        Step::Continue(())
+    }
+
+    fn status_line(&mut self, line: &[u8], is_head: bool) -> Step {
+        let Some((
+            http,
+            [
+                b' ',
+                a @ b'1'..=b'5',
+                b @ b'0'..=b'9',
+                c @ b'0'..=b'9',
+                rest @ ..,
+            ],
+        )) = line.split_at_checked(8)
+        else {
+            return Step::Break(());
+        };
+        self.flags = UNFOLDABLE | version(http)?;
+        known(matches!(rest, [] | [b' ', ..]))?;
+        match (a, b, c) {
+            (b'1', b'0', b'1') => return Step::Break(()),
+            (b'1', ..) => self.flags |= INTERIM,
+            (b'2', b'0', b'4') | (b'3', b'0', b'4') => self.flags |= BODILESS,
+            _ if is_head => self.flags |= BODILESS,
+            _ => {}
+        }
+        self.left = 0;
+        self.state = State::Fields;
+        Step::Continue(())
+    }
+
+    fn field(&mut self, line: &[u8]) -> Step {
+        if let [b' ' | b'\t', ..] = line {
+            return known(self.flags & UNFOLDABLE == 0);
+        }
+        // Told from the lengths by its first letter, as nearly all fields are.
+        if line[0].is_ascii_alphabetic() && !matches!(line[0] | 0x20, b'c' | b't') {
+            self.flags &= !UNFOLDABLE;
+            return Step::Continue(());
+        }
+        let Some(name) = field_name(line) else {
+            return Step::Break(());
+        };
+        let value = trim(&line[name.len() + 1..]);
+        self.flags |= UNFOLDABLE;
+        match Field::of(name) {
+            Field::ContentLength => {
+                known(self.flags & (LENGTH | CHUNKED) == 0)?;
+                self.left = decimal(value)?;
+                self.flags |= LENGTH;
+            }
+            Field::TransferEncoding => {
+                known(self.flags & (LENGTH | CHUNKED | OLD) == 0)?;
+                known(ends_in_chunked(value))?;
+                self.flags |= CHUNKED;
+            }
+            Field::Other => self.flags &= !UNFOLDABLE,
+        }
+        Step::Continue(())
+    }
+}
+
+/// The fields that framing depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    ContentLength,
+    TransferEncoding,
+    Other,
+}
+
+// === impl Field ===
+
+impl Field {
+    fn of(name: &[u8]) -> Self {
+        match name.len() {
+            14 if name.eq_ignore_ascii_case(b"content-length") => Field::ContentLength,
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => Field::TransferEncoding,
+            _ => Field::Other,
+        }
+    }
+}
+
+fn known(holds: bool) -> Step {
+    if holds {
+        Step::Continue(())
+    } else {
+        Step::Break(())
+    }
+}
+
+/// Where a line ends.
+enum LineEnd {
+    /// Its LF is there.
+    At(usize),
+    /// Not in these bytes.
+    Later,
+    /// It has a CR that ends no line, or a NUL: some take the first for a line end, some cut at the second.
+    Stray,
+}
+
+fn line_end(bytes: &[u8]) -> LineEnd {
+    match memchr3(b'\n', b'\r', b'\0', bytes) {
+        None => LineEnd::Later,
+        Some(at) => match (bytes[at], bytes.get(at + 1)) {
+            (b'\n', _) => LineEnd::At(at),
+            (b'\r', Some(b'\n')) => LineEnd::At(at + 1),
+            (b'\r', None) => LineEnd::Later,
+            _ => LineEnd::Stray,
+        },
+    }
+}
+
+/// The name before the colon; `None` where there is none, or it is none: a space before the colon included.
+fn field_name(line: &[u8]) -> Option<&[u8]> {
+    let name = &line[..memchr(b':', line)?];
+    is_token(name).then_some(name)
+}
+
+/// Without the white space around it that RFC 9110 allows: other kinds are part of the value.
+fn trim(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+fn is_token(text: &[u8]) -> bool {
+    /// RFC 9110, section 5.6.2.
+    const TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            let c = byte as u8;
+            table[byte] = c.is_ascii_alphanumeric()
+                || matches!(
+                    c,
+                    b'!' | b'#'
+                        | b'$'
+                        | b'%'
+                        | b'&'
+                        | b'\''
+                        | b'*'
+                        | b'+'
+                        | b'-'
+                        | b'.'
+                        | b'^'
+                        | b'_'
+                        | b'`'
+                        | b'|'
+                        | b'~'
+                );
+            byte += 1;
+        }
+        table
+    };
+    !text.is_empty() && text.iter().all(|byte| TOKEN[usize::from(*byte)])
+}
+
+/// The flag of an HTTP/1.x version.
+fn version(text: &[u8]) -> ControlFlow<(), u8> {
+    match text {
+        b"HTTP/1.0" => ControlFlow::Continue(OLD),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => ControlFlow::Continue(0),
+        _ => ControlFlow::Break(()),
+    }
+}
+
+fn decimal(text: &[u8]) -> ControlFlow<(), u64> {
+    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    number(text, is_number, 19, 10)
+}
+
+/// The size in front of chunk extensions.
+fn chunk_size(line: &[u8]) -> ControlFlow<(), u64> {
+    let digits = line
+        .iter()
+        .take_while(|byte| byte.is_ascii_hexdigit())
+        .count();
+    let (size, rest) = line.split_at(digits);
+    let is_number = digits > 0 && matches!(trim(rest), [] | [b';', ..]);
+    number(size, is_number, 16, 16)
+}
+
+fn number(text: &[u8], is_number: bool, digits: usize, radix: u32) -> ControlFlow<(), u64> {
+    let value = (is_number && text.len() <= digits)
+        .then(|| str::from_utf8(text).ok())
+        .flatten()
+        .and_then(|text| u64::from_str_radix(text, radix).ok())
+        .filter(|value| i64::try_from(*value).is_ok());
+    value.map_or(ControlFlow::Break(()), ControlFlow::Continue)
+}
+
+fn ends_in_chunked(value: &[u8]) -> bool {
+    let mut codings = value.rsplit(|byte| *byte == b',').map(trim);
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    codings.next().is_some_and(is_chunked)
+        && codings.all(|coding| !is_chunked(coding) && is_token(coding))
+}
+
+/// Whether a request line may begin like this.
+fn may_begin_request(line: &[u8]) -> bool {
+    match line.iter().take(MAX_METHOD).position(|byte| *byte == b' ') {
+        Some(space) => is_token(&line[..space]),
+        None => line == b"\r" || (line.len() < MAX_METHOD && is_token(line)),
+    }
+}
+
+/// Whether a status line may begin like this.
+fn may_begin_answer(line: &[u8]) -> bool {
+    const HTTP: &[u8] = b"HTTP/1.";
+    let common = line.len().min(HTTP.len());
+    line[..common] == HTTP[..common]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! What both directions of a pair share: its statistics and framing, a cached clock reading, and the byte budget after
+//! which a direction yields (rule L7).
+
+use std::time::Duration;
+
+use crate::clock::{self, Moment};
+use crate::types::Direction;
+
+use super::fairness;
+use super::framing::{Framing, Phase, Progress};
+use super::shared::RelayShared;
+use super::stats::ConnStats;
+use super::{AnswerObserver, RelayArgs};
+
+/// L7: turns of one direction in one poll. 16 gave 20 % over 4 on a single stream, and nothing on eight.
+pub(super) const TURNS: u32 = 16;
+/// L7: bytes of one direction in one poll. A quarter of it costs 64 streams a fifth more CPU: their readers wake more
+/// often.
+const TURN_BYTES: usize = 4 << 20;
+/// L7: the same where pairs that move little share the thread. These then wait a tenth to a quarter less.
+const TURN_BYTES_BESIDE_SMALL: usize = 1 << 20;
+/// Bytes in one poll that make a pair a large one, whose next turn may be cut short.
+const BULK: u64 = 256 << 10;
+
+/// Per-poll context shared by both directions.
+pub(super) struct PollContext<'a> {
+    pub(super) shared: &'a RelayShared,
+    pub(super) stats: &'a ConnStats,
+    observer: &'a dyn AnswerObserver,
+    framing: Option<Framing>,
+    /// The time of this poll, read at most once.
+    now: Option<Moment>,
+    /// Bytes that had moved before this poll.
+    before: u64,
+    /// L7: bytes that one direction may move in this poll.
+    turn_bytes: usize,
+    /// [`fairness::small_polls`] at the last poll.
+    small_polls: u64,
+}
+
+// === impl PollContext ===
+
+impl<'a> PollContext<'a> {
+    pub(super) fn new(args: &RelayArgs<'a>) -> Self {
+        args.stats.begin(args.limits.framing);
+        Self {
+            shared: args.shared,
+            stats: args.stats,
+            observer: args.observer,
+            framing: args.limits.framing.then(Framing::default),
+            now: None,
+            before: 0,
+            turn_bytes: TURN_BYTES,
+            small_polls: 0,
+        }
+    }
+
+    pub(super) fn new_poll(&mut self) {
+        self.now = None;
+        let bytes = Direction::BOTH
+            .map(|way| self.stats.bytes(way))
+            .iter()
+            .sum();
+        let is_small = bytes - std::mem::replace(&mut self.before, bytes) < BULK;
+        if is_small {
+            fairness::record_small_poll();
+        }
+        let small_polls = fairness::small_polls();
+        let beside_small = std::mem::replace(&mut self.small_polls, small_polls) != small_polls;
+        self.turn_bytes = if beside_small && !is_small {
+            TURN_BYTES_BESIDE_SMALL
+        } else {
+            TURN_BYTES
+        };
+    }
+
+    /// L7: bytes that one direction may move in this poll.
+    pub(super) fn turn_bytes(&self) -> usize {
+        self.turn_bytes
+    }
+
+    pub(super) fn now(&mut self) -> Moment {
+        *self.now.get_or_insert_with(clock::now)
+    }
+
+    /// Bytes have left a buffer (L8).
+    pub(super) fn moved(&mut self, direction: Direction, bytes: usize, spliced: bool) {
+        let now = self.now();
+        self.stats.moved(direction, bytes, spliced, now);
+        if !self.is_framed()
+            && let Some(after) = self.stats.infer_waiting(direction, now)
+        {
+            self.observer.first_byte(after, false);
+        }
+    }
+
+    /// Whether framing still understands this pair.
+    pub(super) fn is_framed(&self) -> bool {
+        self.framing
+            .as_ref()
+            .is_some_and(|framing| framing.phase() != Phase::Unknown)
+    }
+
+    /// How many of the next bytes of a direction framing need not see.
+    pub(super) fn opaque(&self, direction: Direction) -> u64 {
+        self.framing
+            .as_ref()
+            .map_or(u64::MAX, |framing| framing.opaque(direction))
+    }
+
+    /// These bytes were read, and are on their way or in the buffer.
+    pub(super) fn inspect(&mut self, direction: Direction, bytes: &[u8]) {
+        self.advance(|framing| framing.inspect(direction, bytes));
+    }
+
+    /// So many bytes went into a pipe, unseen.
+    pub(super) fn skip(&mut self, direction: Direction, bytes: usize) {
+        self.advance(|framing| framing.skip(direction, bytes as u64));
+    }
+
+    /// The source of this direction has ended in order.
+    pub(super) fn source_ended(&mut self, direction: Direction) {
+        self.advance(|framing| framing.end(direction));
+    }
+
+    fn advance(&mut self, advance: impl FnOnce(&mut Framing) -> Progress) {
+        let Some(framing) = &mut self.framing else {
+            return;
+        };
+        if framing.phase() == Phase::Unknown {
+            return;
+        }
+        let progress = advance(framing);
+        let phase = framing.phase();
+        let now = self.now();
+        for nth in 0..progress.begun {
+            let since = self.stats.end_wait();
+            // Of several answers in one piece, all but the first follow the one before at once.
+            if since.is_some() || nth > 0 {
+                let after = since.map_or(Duration::ZERO, |since| now.since(since));
+                self.observer.first_byte(after, true);
+            }
+        }
+        if progress.answers > 0 {
+            self.observer.complete(progress.answers);
+        }
+        self.stats.set_phase(phase, progress.requests);
+        let waits = match phase {
+            Phase::Waiting => true,
+            Phase::Unknown => self.stats.last_direction() == Some(Direction::Upload),
+            _ => false,
+        };
+        if waits {
+            self.stats.wait_from(now);
+        } else {
+            self.stats.end_wait();
+        }
+    }
+}

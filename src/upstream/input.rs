@@ -188,6 +188,10 @@ pub enum Suspicion {
     Untouched,
     /// It ended a connection on which a request waited for its answer.
     Unanswered,
+    /// A request waits too long for its first answer byte.
+    SlowAnswer,
+    /// Several requests do, and not a byte has come from it on any connection meanwhile.
+    Mute,
 }
 
 /// How often a suspicion may be repeated.

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use tracing::field::{Field, Visit};
 use tracing::{Level, Metadata};
 
-use super::record::{Event, Value};
+use super::record::{Event, Value, level_name};
 use super::table;
 
 /// How many characters of a text value are kept, the mark of the cut included.
@@ -37,21 +37,6 @@ pub(super) struct Line {
     style: Style,
     /// The value of `conn.reason`, for the filter of the log.
     pub(super) expected_close: bool,
-}
-
-pub(super) const fn level_name(level: Level) -> &'static str {
-    match level {
-        Level::ERROR => "error",
-        Level::WARN => "warn",
-        Level::INFO => "info",
-        Level::DEBUG => "debug",
-        Level::TRACE => "trace",
-    }
-}
-
-/// A `%` or `?` value as text.
-pub(super) fn display(value: &dyn Debug) -> String {
-    format!("{value:?}")
 }
 
 // === impl Line ===
@@ -152,7 +137,8 @@ impl Visit for Line {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.text(field.name(), &display(value));
+        // `%` and `?` values.
+        self.text(field.name(), &format!("{value:?}"));
     }
 }
 

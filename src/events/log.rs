@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use tracing::{Level, Metadata};
 
 use super::close_reason::Reason;
-use super::format::{self, Line, Style, level_name};
+use super::format::{self, Line, Style};
 use super::libraries::LibraryEvent;
-use super::record::Event;
+use super::record::{Event, level_name};
 use super::table;
 
 /// Lines that wait for the writer. At about 600 bytes a line this is some 2.5 MB.

@@ -3,7 +3,15 @@
 use tracing::Level;
 use tracing::field::{Field, Visit};
 
-use super::format::display;
+pub(super) const fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
+}
 
 /// One value of an event's field.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +91,7 @@ impl Visit for Event {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        self.push(field, Value::Text(display(value)));
+        self.push(field, Value::Text(format!("{value:?}")));
     }
 }
 

@@ -17,8 +17,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use tracing::field::display;
-
 use crate::admin::registration::Registered;
 use crate::admin::{self, AdminBindError, AdminListeners, BindOptions};
 use crate::clock::{self, Moment};

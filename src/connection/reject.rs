@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::events::Reason;
 use crate::stream::Stream;
-use crate::sys::socket::Fault;
+use crate::sys::socket::{self, Fault};
 
 /// How long a client that has our FIN may take to send its own. Then the socket is closed under it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -76,6 +76,15 @@ fn discard(down: &mut Stream, cx: &mut Context<'_>) -> Poll<()> {
     const TURNS: usize = 16;
     let mut space = [0; 4096];
     for _ in 0..TURNS {
+        // Asks the socket itself: while the client was held, its readiness was taken off the reactor.
+        if let Stream::Tcp(tcp) = down
+            && let Ok(bytes) = socket::recv(tcp, &mut space)
+        {
+            if bytes == 0 {
+                return Poll::Ready(());
+            }
+            continue;
+        }
         let mut buf = ReadBuf::new(&mut space);
         let read = match down {
             Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, &mut buf),

@@ -285,6 +285,29 @@ async fn what_a_client_sent_that_gave_up_while_held_is_not_delivered_later() {
         .await;
 }
 
+/// What it sent is read off first: a close with unread bytes would be a reset.
+#[tokio::test]
+async fn a_held_client_gets_a_clean_end_also_when_it_has_sent_something() {
+    LocalSet::new()
+        .run_until(async {
+            let (_held, refuses) = Later::new();
+            let mut rig = Rig::new(&[refuses], policy(WhenAllDown::Hold, 300)).await;
+            rig.context.limits.store(Arc::new(relay::Limits {
+                framing: true,
+                ..relay::Limits::default()
+            }));
+            let mut client = rig.client().await;
+            eventually(|| rig.context.parked() == 1).await;
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+            // It keeps its side open for longer than it is waited for.
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("hold_timeout"));
+            assert_eq!(client.read(&mut [0; 1]).await.unwrap(), 0);
+            rig.assert_settled();
+        })
+        .await;
+}
+
 #[tokio::test]
 async fn a_full_queue_is_like_try() {
     LocalSet::new()

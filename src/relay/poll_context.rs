@@ -145,15 +145,14 @@ impl<'a> PollContext<'a> {
             self.observer.complete(progress.answers);
         }
         self.stats.set_phase(phase, progress.requests);
-        let waits = match phase {
-            Phase::Waiting => true,
-            Phase::Unknown => self.stats.last_direction() == Some(Direction::Upload),
-            _ => false,
-        };
-        if waits {
-            self.stats.wait_from(now);
-        } else {
-            self.stats.end_wait();
+        match phase {
+            Phase::Waiting => self.stats.wait_from(now),
+            Phase::Unknown if self.stats.last_direction() == Some(Direction::Upload) => {
+                self.stats.wait_from(now);
+            }
+            // Ended above, once it is known to be more than a 1xx.
+            Phase::Answer => {}
+            Phase::Idle | Phase::Request | Phase::Unknown => _ = self.stats.end_wait(),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::sys::pipe::PipeLimits;
 mod buffers;
 mod close;
 mod commands;
+mod framed;
 mod model;
 mod random;
 mod resets;
@@ -80,6 +81,16 @@ impl Plan {
         Self {
             limits: Limits {
                 splice: false,
+                ..Limits::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    fn framed() -> Self {
+        Self {
+            limits: Limits {
+                framing: true,
                 ..Limits::default()
             },
             ..Self::default()

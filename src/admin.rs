@@ -1,14 +1,17 @@
-//! Admin: health, metrics, `/v1/*` and changes, on three listeners (contract section 5).
+//! The admin API: health, metrics, the status page, `/v1/*` and changes (see `guide/reference-api.md`).
 //!
-//! Owns the routes, who may use them, and the listeners: `admin.bind` (read-only without a token, Host checked), the
-//! control socket (our uid or root), `metrics_bind` (`/metrics` and health). Knows the core only as a [`Backend`]; decides
-//! nothing about connections or endpoints.
+//! Owns the routes, who may use them, and three listeners: `admin.bind` (read-only without a token, Host checked), the
+//! control socket (our uid or root) and `metrics_bind` (`/metrics` and health). Knows the core only as a [`Backend`] and
+//! decides nothing about connections or endpoints. The history and the incidents are kept here as well.
 
 use std::sync::Arc;
 
 use crate::drain::DrainWatcher;
 use crate::events::Events;
 use crate::http::{self, HttpListener, Request};
+
+use history::History;
+use incidents::Incidents;
 
 pub use backend::{ApiError, ApiFuture, Backend, EndpointAction};
 pub use convert::{millis, seconds, wall};
@@ -25,9 +28,14 @@ mod backend;
 mod control;
 mod convert;
 mod health;
+mod history;
+mod incidents;
 mod listeners;
+mod page;
 mod responses;
 mod routes;
+mod slo;
+mod sse;
 
 /// Serves all listeners until `stop` fires, then lets answers under way finish and removes the control socket.
 pub async fn serve(
@@ -37,9 +45,23 @@ pub async fn serve(
     settings: &AdminSettings,
     stop: DrainWatcher,
 ) {
+    let (history, incidents) = (History::default(), Incidents::default());
+    let recorded = {
+        let backend = Arc::clone(&backend);
+        history::record(history.clone(), move || backend.snapshots())
+    };
+    let watched = incidents::watch(
+        incidents.clone(),
+        Arc::clone(&backend),
+        history.clone(),
+        events.clone(),
+    );
     let handler = Arc::new(routes::Handler {
         backend,
         events,
+        history,
+        incidents,
+        stop: stop.clone(),
         hosts: settings.hosts(listeners.admin_address()),
         token_file: settings.token_file.clone(),
         control_socket: listeners
@@ -60,11 +82,18 @@ pub async fn serve(
             http::serve(listener, stop, handler).await;
         }
     };
-    tokio::join!(
-        open(admin, routes::Kind::Admin),
-        open(metrics, routes::Kind::Metrics),
-        open(control, routes::Kind::Control),
-    );
+    let served = async {
+        tokio::join!(
+            open(admin, routes::Kind::Admin),
+            open(metrics, routes::Kind::Metrics),
+            open(control, routes::Kind::Control),
+        )
+    };
+    tokio::select! {
+        _ = served => {}
+        () = recorded => {}
+        () = watched => {}
+    }
     drop(guard);
 }
 

@@ -24,8 +24,7 @@ use crate::connection::{ListenerContext, Registry};
 use crate::dial::{self, SpareLimit};
 use crate::dns::ResolverHandle;
 use crate::drain::{self, DrainTrigger, DrainWatcher};
-use crate::events::Event;
-use crate::events::{Events, Log};
+use crate::events::{Events, Log, event};
 use crate::listener::{
     self, BindError, Bound, Listener as RunningListener, Shortage, SocketSettings,
 };
@@ -153,20 +152,28 @@ pub enum Error {
 /// Takes the ports and starts everything, on the runtime that calls it (the control runtime).
 pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
     let (metrics, events) = (Metrics::default(), Events::new(log));
-    events.emit(
-        Event::info("start", "entryway starts")
-            .with("version", env!("CARGO_PKG_VERSION"))
-            .with("pid", std::process::id()),
+    event!(
+        events,
+        INFO,
+        "start",
+        "entryway starts",
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
     );
     for warning in &loaded.warnings {
-        events.emit(Event::warn("start", "settings").with("warning", warning.clone()));
+        event!(events, WARN, "start", "settings", warning = warning);
     }
     let config = Config::resolve(&loaded)?;
     for upstream in &config.upstreams {
         for note in &upstream.notes {
-            let name = upstream.settings.name.as_str().to_owned();
-            let event = Event::info("start", "target note").with("upstream", name);
-            events.emit(event.with("note", note.clone()));
+            event!(
+                events,
+                INFO,
+                "start",
+                "target note",
+                upstream = upstream.settings.name.as_str(),
+                note = note,
+            );
         }
     }
     let bound = bind(&config, &events)?;
@@ -302,8 +309,13 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
     let events = handles.events.clone();
     services.spawn(async move {
         if let Err(error) = admin::registration::register(registered).await {
-            let event = Event::debug("start", "not registered for client commands");
-            events.emit(event.with("error", error.to_string()));
+            event!(
+                events,
+                DEBUG,
+                "start",
+                "not registered for client commands",
+                error = %error,
+            );
         }
     });
     Ok(App {
@@ -339,13 +351,15 @@ fn bind(config: &Config, events: &Events) -> Result<Vec<Bound>, BindError> {
         };
         let one = listener::bind(listener, config.binds_are_explicit, &sockets)?;
         for (address, error) in &one.missing {
-            let event = Event::warn(
+            event!(
+                events,
+                WARN,
                 "listener.up",
                 "default address not available on this host; skipping it",
-            )
-            .with("error", error.to_string());
-            let event = event.with("name", listener.name.clone());
-            events.emit(event.with("address", address.to_string()));
+                name = listener.name,
+                address = %address,
+                error = %error,
+            );
         }
         bound.push(one);
     }
@@ -389,8 +403,15 @@ fn warn_about_few_connections(budget: &DescriptorBudget, events: &Events) {
         "{} open files allow {} connections at once",
         budget.descriptors, budget.max_connections
     );
-    let hint = "raise the limit of open files (RLIMIT_NOFILE, LimitNOFILE, ulimits)";
-    events.emit(Event::warn("resource", text).with("hint", hint));
+    event!(
+        events,
+        WARN,
+        "resource",
+        text,
+        connections = budget.max_connections,
+        limit = budget.descriptors,
+        hint = "raise the limit of open files (RLIMIT_NOFILE, LimitNOFILE, ulimits)",
+    );
 }
 
 async fn keep_beating(heartbeat: Arc<AtomicU64>, dispatcher: Dispatcher) {
@@ -438,8 +459,7 @@ impl App {
         services.shutdown().await;
         // Answers under way may finish; one that hangs does not hold up the end.
         let _ = timeout(LAST_ANSWERS, admin).await;
-        let event = Event::info("stop", "entryway ends").with("cut", ended.cut);
-        events.emit(event);
+        event!(events, INFO, "stop", "entryway ends", cut = ended.cut);
         ended
     }
 
@@ -455,10 +475,14 @@ impl App {
         let shutdown = self.handles.shutdown.load_full();
         self.draining.fire();
         metrics.gauge(&family::DRAINING, &[]).set(1.0);
-        events
-            .emit(Event::info("drain.start", "shutting down").with("connections", registry.len()));
-        let cut = metrics.counter(&family::DRAIN_CUT, &[]);
-        let cut_before = cut.get();
+        event!(
+            events,
+            INFO,
+            "drain.start",
+            "shutting down",
+            connections = registry.len(),
+        );
+        let cut_before = metrics.sum(family::DRAIN_CUT.name);
 
         let mut urgent = Urgency::new(first);
         let mut now = urgent.is_now();
@@ -489,12 +513,15 @@ impl App {
         self.workers.stop();
         registry.settle();
         self.core.shutdown().await;
-        let cut = cut.get() - cut_before;
-        let end = Event::info("drain.end", "stopped").with("cut", cut);
-        events.emit(end.with(
-            "duration_ms",
-            u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        ));
+        let cut = (metrics.sum(family::DRAIN_CUT.name) - cut_before) as u64;
+        event!(
+            events,
+            INFO,
+            "drain.end",
+            "stopped",
+            cut = cut,
+            duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        );
         Ended { cut }
     }
 }

@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tracing::instrument::{Instrument as _, WithSubscriber as _};
+use tracing::{Level, trace_span};
 
 use crate::clock;
 use crate::dial::{self, ClientData, Dialed};
-use crate::events::{ClosedBy, Reason};
+use crate::events::{ClosedBy, Reason, TARGET};
 use crate::relay::{self, Outcome};
 use crate::stream::Stream;
 use crate::sys::socket::Fault;
@@ -47,7 +49,19 @@ pub fn admit(
 }
 
 /// Serves one accepted connection to its end.
-pub async fn serve(stream: std::net::TcpStream, mut guard: Box<ConnectionGuard>) {
+pub async fn serve(stream: std::net::TcpStream, guard: Box<ConnectionGuard>) {
+    let events = &guard.context().events;
+    if events.log().wants(Level::TRACE) {
+        let id = guard.entry().id;
+        let span = events.in_scope(|| trace_span!(target: TARGET, "conn", conn.id = id));
+        let dispatch = events.dispatch().clone();
+        let serving = run(stream, guard).instrument(span);
+        return Box::pin(serving.with_subscriber(dispatch)).await;
+    }
+    run(stream, guard).await;
+}
+
+async fn run(stream: std::net::TcpStream, mut guard: Box<ConnectionGuard>) {
     let context = Arc::clone(guard.context());
     let Ok(stream) = TcpStream::from_std(stream) else {
         return guard.end(Reason::Resource, ClosedBy::Entryway);

@@ -40,6 +40,18 @@ impl DurationWindow {
         self.count.load(Relaxed)
     }
 
+    /// The median of the last `count` samples, as far as they are kept.
+    pub fn median_of_last(&self, count: u64) -> Option<Duration> {
+        let end = self.count();
+        let kept = end.min(count).min(KEPT as u64);
+        let mut sorted: Vec<u32> = (end - kept..end)
+            .map(|index| self.micros[index as usize % KEPT].load(Relaxed))
+            .collect();
+        sorted.sort_unstable();
+        let middle = sorted.len().checked_sub(1)? / 2;
+        Some(Duration::from_micros(sorted[middle].into()))
+    }
+
     /// The sample below which this share (0.0 to 1.0) of the kept ones lies; `None` while there is none.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let kept = (self.count() as usize).min(KEPT);

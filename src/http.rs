@@ -20,6 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -94,6 +95,7 @@ pub struct Body(Inside);
 
 enum Inside {
     Whole(Full<Bytes>),
+    Channel(mpsc::Receiver<Bytes>),
     Slices {
         left: Box<dyn Iterator<Item = String> + Send + Sync>,
         /// Whether this poll may make a slice; between two slices other tasks get their turn.
@@ -320,6 +322,7 @@ impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.0 {
             Inside::Whole(_) => "Body::Whole",
+            Inside::Channel(_) => "Body::Channel",
             Inside::Slices { .. } => "Body::Slices",
         })
     }
@@ -329,6 +332,12 @@ impl Body {
     /// A body in one piece.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         Self(Inside::Whole(Full::new(bytes.into())))
+    }
+
+    /// A body that goes on for as long as its sender lives; at most `buffered` pieces wait to be sent.
+    pub fn channel(buffered: usize) -> (mpsc::Sender<Bytes>, Self) {
+        let (sender, receiver) = mpsc::channel(buffered);
+        (sender, Self(Inside::Channel(receiver)))
     }
 
     /// A body in slices, each made when the one before is on its way.
@@ -350,6 +359,9 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut self.0 {
             Inside::Whole(body) => Pin::new(body).poll_frame(cx),
+            Inside::Channel(receiver) => receiver
+                .poll_recv(cx)
+                .map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
             Inside::Slices { left, turn } => {
                 *turn = !*turn;
                 if *turn {
@@ -364,7 +376,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> hyper::body::SizeHint {
         match &self.0 {
             Inside::Whole(body) => body.size_hint(),
-            Inside::Slices { .. } => hyper::body::SizeHint::new(),
+            Inside::Channel(_) | Inside::Slices { .. } => hyper::body::SizeHint::new(),
         }
     }
 }

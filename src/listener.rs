@@ -23,7 +23,7 @@ use rejections::Rejections;
 use crate::clock::{self, Moment};
 use crate::connection::{ListenerContext, WhenAllDown};
 use crate::drain::DrainWatcher;
-use crate::events::Event;
+use crate::events::event;
 use crate::metrics::{Gauge, Metrics, family};
 use crate::sys::limits::DescriptorBudget;
 use crate::sys::socket::drop_new_syns;
@@ -275,65 +275,88 @@ impl Listener {
 
     fn log_up(&self) {
         for address in &self.addresses {
-            self.route.events.emit(
-                Event::info("listener.up", "accepting")
-                    .with("name", self.route.listener.as_str().to_owned())
-                    .with("address", address.to_string())
-                    .with("upstream", self.route.upstream.as_str().to_owned()),
+            event!(
+                self.route.events,
+                INFO,
+                "listener.up",
+                "accepting",
+                name = self.route.listener.as_str(),
+                address = %address,
+                upstream = self.route.upstream.as_str(),
             );
         }
     }
 
     fn log_down(&self, close: Close) {
-        let event = match close {
-            Close::Drain => Event::info("listener.down", "closed for the drain"),
-            Close::Unusable => Event::warn("listener.down", "closed while no address is usable"),
-            Close::Failed => Event::error("listener.down", "a listening socket failed"),
-        };
-        let name = self.route.listener.as_str().to_owned();
-        self.route.events.emit(event.with("name", name));
+        let (events, name) = (&self.route.events, self.route.listener.as_str());
+        match close {
+            Close::Drain => {
+                event!(
+                    events,
+                    INFO,
+                    "listener.down",
+                    "closed for the drain",
+                    name = name
+                );
+            }
+            Close::Unusable => {
+                let text = "closed while no address is usable";
+                event!(events, WARN, "listener.down", text, name = name);
+            }
+            Close::Failed => {
+                event!(
+                    events,
+                    ERROR,
+                    "listener.down",
+                    "a listening socket failed",
+                    name = name
+                );
+            }
+        }
     }
 
     fn log_bind_failed(&self, error: &io::Error) {
-        let name = self.route.listener.as_str().to_owned();
-        self.route.events.emit(
-            Event::error("listener.down", "cannot bind again; trying every second")
-                .with("name", name)
-                .with("error", error.to_string()),
+        event!(
+            self.route.events,
+            ERROR,
+            "listener.down",
+            "cannot bind again; retrying every second",
+            name = self.route.listener.as_str(),
+            error = %error,
         );
     }
 
     /// Something that accepting needs is missing. At most one line a second.
     fn log_shortage(&self, error: &io::Error) {
         self.shortage.record();
-        self.log_resource(|| {
-            Event::warn("resource", "cannot accept").with("error", error.to_string())
-        });
+        self.log_resource("cannot accept", Some(error), None);
     }
 
     fn log_limit(&self) {
-        self.log_resource(|| {
-            Event::warn(
-                "resource",
-                "connection limit reached; closing new connections",
-            )
-            .with(
-                "hint",
-                "raise the limit of open files (RLIMIT_NOFILE) or --max-connections",
-            )
-        });
+        self.log_resource(
+            "connection limit reached; closing new connections",
+            None,
+            Some("raise the limit of open files (RLIMIT_NOFILE) or --max-connections"),
+        );
     }
 
     /// At most one line a second, on however many threads it happens.
-    fn log_resource(&self, event: impl FnOnce() -> Event) {
+    fn log_resource(&self, message: &str, error: Option<&io::Error>, hint: Option<&str>) {
         let mut logged = self
             .resource_logged
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if logged.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             *logged = Some(Instant::now());
-            let listener = self.route.listener.as_str().to_owned();
-            self.route.events.emit(event().with("listener", listener));
+            event!(
+                self.route.events,
+                WARN,
+                "resource",
+                message,
+                listener = self.route.listener.as_str(),
+                error = error.map(tracing::field::display),
+                hint = hint,
+            );
         }
     }
 }

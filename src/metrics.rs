@@ -1,13 +1,16 @@
-//! What is measured: every metric family in one table, one registry per instance, its text form.
+//! Metrics: every family in one table, one registry per instance, and its text exposition.
 //!
-//! Owns the names, units and labels of contract section 6 and the values behind `/metrics` and the JSON. Promises that
-//! a handle's methods never lock, that the same labels give the same series, and that a family shows up once it has
-//! one. Handles are resolved once per (listener, endpoint) and then only added to. Knows nothing of what is measured.
+//! The handles are those of the `metrics` crate, over cells of ours ([`Metrics`] is a [`metrics::Recorder`]), so that no
+//! global recorder is needed and series can be removed. Handles are lock-free, the same labels yield the same series, and
+//! every family is listed in the exposition whether it has a series or not. Nothing is measured here: each metric is
+//! written by the component that owns the number.
 
 use std::sync::Arc;
 
+use ::metrics::{Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+pub use ::metrics::{Counter, Gauge, Histogram};
 pub use family::{Family, Kind};
-pub use registry::{Counter, Gauge, Histogram};
 
 pub mod family;
 mod registry;
@@ -43,8 +46,8 @@ impl Metrics {
         self.registry.histogram(family, labels)
     }
 
-    /// Drops every series that carries **all** the given `(label, value)` pairs. Handles to them stay usable and are
-    /// heard by nobody; asking again for the same labels starts a new series at zero.
+    /// Drops every series that carries **all** the given `(label, value)` pairs. Handles to them stay usable without an
+    /// effect; asking again for the same labels starts a new series at zero.
     pub fn remove(&self, matching: &[(&str, &str)]) {
         self.registry.remove(matching);
     }
@@ -62,7 +65,7 @@ impl Metrics {
     /// The exposition in bounded slices, each made when it is asked for.
     pub fn slices(&self) -> impl Iterator<Item = String> + use<> {
         let registry = Arc::clone(&self.registry);
-        // Every family stands there with HELP and TYPE (contract section 6), whether it has a series yet or not.
+        // Every family is listed with HELP and TYPE, whether it has a series yet or not.
         let mut families = family::ALL.to_vec();
         families.sort_unstable_by_key(|family| family.name);
         let mut families = families.into_iter().peekable();
@@ -88,10 +91,61 @@ impl Metrics {
         (!found.is_empty()).then(|| found.iter().map(|(_, reading)| reading.number()).sum())
     }
 
+    /// Every series of a family: its label values in the family's order, and its value.
+    pub fn series(&self, family: &Family) -> Vec<(Box<[Box<str>]>, f64)> {
+        let found = self.registry.read(family.name, &[]);
+        let number = |(labels, reading): registry::Sample| (labels, reading.number());
+        found.into_iter().map(number).collect()
+    }
+
     /// The sum over all series of a family; 0 while there is none.
     pub fn sum(&self, name: &str) -> f64 {
         self.value(name, &[]).unwrap_or(0.0)
     }
+}
+
+impl Recorder for Metrics {
+    // What a family is stands in the table.
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        match of_key(key) {
+            Some((family, labels)) if family.kind == Kind::Counter => self.counter(family, &labels),
+            _ => Counter::noop(),
+        }
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        match of_key(key) {
+            Some((family, labels)) if family.kind == Kind::Gauge => self.gauge(family, &labels),
+            _ => Gauge::noop(),
+        }
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        match of_key(key) {
+            Some((family, labels)) if matches!(family.kind, Kind::Histogram(_)) => {
+                self.histogram(family, &labels)
+            }
+            _ => Histogram::noop(),
+        }
+    }
+}
+
+/// The family that a key names and its label values in the family's order; `None` for a metric that is not in the table.
+fn of_key(key: &Key) -> Option<(&'static Family, Vec<&str>)> {
+    let family = family::ALL
+        .iter()
+        .find(|family| family.name == key.name())?;
+    let value = |name: &&str| {
+        let label = key.labels().find(|label| label.key() == *name);
+        label.map_or("", |label| label.value())
+    };
+    Some((family, family.labels.iter().map(value).collect()))
 }
 
 #[cfg(test)]
@@ -132,10 +186,10 @@ mod tests {
         let (a, b) = (["u", "a", "z1"], ["u", "b", "z2"]);
         metrics
             .counter(&family::PROBES, &["u", "a", "z1", "ok"])
-            .inc();
+            .increment(1);
         metrics
             .counter(&family::PROBES, &["u", "a", "z1", "ok"])
-            .add(2);
+            .increment(2);
         metrics.gauge(&family::ENDPOINT_HEALTHY, &a).set(1.0);
         metrics.gauge(&family::ENDPOINT_HEALTHY, &b).set(1.0);
         assert_eq!(
@@ -149,7 +203,8 @@ mod tests {
         assert_eq!(metrics.value("probes_total", &[]), None);
         assert_eq!(metrics.sum("endpoint_healthy"), 1.0);
         assert!(!metrics.render().contains("probes_total{"));
-        assert_eq!(metrics.gauge(&family::ENDPOINT_HEALTHY, &a).get(), 0.0);
+        metrics.gauge(&family::ENDPOINT_HEALTHY, &a).set(0.0);
+        assert_eq!(metrics.sum("endpoint_healthy"), 1.0);
     }
 
     #[test]
@@ -159,7 +214,7 @@ mod tests {
         for seconds in [0.05, 0.06, 1e9] {
             parked.record(seconds);
         }
-        assert_eq!(parked.count(), 3);
+        assert_eq!(metrics.sum("parked_seconds"), 3.0);
         let text = metrics.render();
         assert!(
             text.contains("entryway_parked_seconds_bucket{le=\"0.05\"} 1\n"),
@@ -197,7 +252,7 @@ mod tests {
         for name in 0..500 {
             metrics
                 .counter(&family::DNS_CHANGES, &[&format!("name-{name}")])
-                .inc();
+                .increment(1);
             metrics
                 .gauge(&family::DNS_STALE, &[&format!("name-{name}")])
                 .set(0.0);
@@ -219,9 +274,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..10_000 {
-                        gauge.add(1.0);
-                        gauge.sub(1.0);
-                        gauge.add(1.0);
+                        gauge.increment(1.0);
+                        gauge.decrement(1.0);
+                        gauge.increment(1.0);
                     }
                 });
             }
@@ -229,9 +284,32 @@ mod tests {
         assert_eq!(metrics.sum("pipes_in_use"), 40_000.0);
     }
 
-    /// Runs where promtool is installed; elsewhere the other tests have to do.
     #[test]
-    fn promtool_has_nothing_to_say() {
+    fn the_macros_of_the_metrics_crate_reach_the_same_series() {
+        let metrics = Metrics::default();
+        metrics
+            .counter(&family::DNS_LOOKUPS, &["n", "ok"])
+            .increment(1);
+        ::metrics::with_local_recorder(&metrics, || {
+            ::metrics::counter!("entryway_dns_lookups_total", "result" => "ok", "name" => "n")
+                .increment(2);
+            ::metrics::gauge!("entryway_dns_stale", "name" => "n").set(1.0);
+            ::metrics::histogram!("entryway_parked_seconds").record(0.2);
+            // Not in the table: without an effect.
+            ::metrics::counter!("no_such_total").increment(1);
+        });
+        assert_eq!(
+            metrics.value("dns_lookups_total", &[("name", "n")]),
+            Some(3.0)
+        );
+        assert_eq!(metrics.sum("dns_stale"), 1.0);
+        assert_eq!(metrics.sum("parked_seconds"), 1.0);
+        assert!(!metrics.render().contains("no_such_total"));
+    }
+
+    /// Runs where promtool is installed.
+    #[test]
+    fn promtool_accepts_the_exposition() {
         use std::io::Write as _;
         use std::process::{Command, Stdio};
 
@@ -244,7 +322,7 @@ mod tests {
                 .collect();
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
             match family.kind {
-                Kind::Counter => metrics.counter(family, &labels).inc(),
+                Kind::Counter => metrics.counter(family, &labels).increment(1),
                 Kind::Gauge => metrics.gauge(family, &labels).set(0.5),
                 Kind::Histogram(_) => metrics.histogram(family, &labels).record(0.3),
             }
@@ -263,12 +341,12 @@ mod tests {
             .unwrap()
             .write_all(text.as_bytes())
             .unwrap();
-        let said = promtool.wait_with_output().unwrap();
-        let words = [said.stdout, said.stderr].concat();
+        let output = promtool.wait_with_output().unwrap();
+        let report = [output.stdout, output.stderr].concat();
         assert!(
-            said.status.success() && words.is_empty(),
+            output.status.success() && report.is_empty(),
             "{}",
-            String::from_utf8_lossy(&words)
+            String::from_utf8_lossy(&report)
         );
     }
 }

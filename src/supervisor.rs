@@ -13,8 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock::{self, Moment};
 use crate::connection::{Entry, Registry};
-use crate::events::Events;
-use crate::events::Reason;
+use crate::events::{Events, Reason};
 use crate::metrics::Metrics;
 use crate::relay::{Command, RelayShared};
 use crate::types::{Direction, UpstreamName};

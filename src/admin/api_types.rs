@@ -230,6 +230,83 @@ pub struct RankedAddress {
     pub reasons: Vec<String>,
 }
 
+/// `/v1/history`: one value a minute, oldest first, the running minute last; null where nothing was measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    pub step_s: u32,
+    pub end: String,
+    pub series: Vec<HistorySeries>,
+}
+
+/// One address in `/v1/history`. All lists are equally long.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HistorySeries {
+    pub endpoint: String,
+    pub address: String,
+    pub probe_ok: Vec<Option<u32>>,
+    pub probe_failed: Vec<Option<u32>>,
+    pub probe_p50_ms: Vec<Option<f64>>,
+    pub connect_p50_ms: Vec<Option<f64>>,
+    pub state: Vec<Option<String>>,
+}
+
+/// `/v1/slo`: how many connections reached an upstream since the start, against a target.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Slo {
+    /// In percent.
+    pub target: f64,
+    pub window_s: f64,
+    /// Connections that reached an upstream.
+    pub good: u64,
+    /// Connections that ended without one; clients that left by themselves are not counted.
+    pub bad: u64,
+    pub ratio: f64,
+    /// The share of the failures allowed by the target that is left: 1 untouched, below 0 overspent.
+    pub budget_left: f64,
+    pub by_endpoint: Vec<EndpointSlo>,
+}
+
+/// One endpoint in `/v1/slo`: connections it served, and attempts to connect to it that failed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EndpointSlo {
+    pub upstream: String,
+    pub endpoint: String,
+    pub good: u64,
+    pub bad: u64,
+    pub ratio: f64,
+}
+
+/// `/v1/incidents`, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Incidents {
+    pub incidents: Vec<Incident>,
+}
+
+/// An incident in the list.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    pub id: String,
+    pub at: String,
+    /// `all-down`, `identity-mismatch` or `flapping`.
+    pub kind: String,
+    pub upstream: String,
+    pub summary: String,
+}
+
+/// `/v1/incidents/{id}`: the incident with what was known when it began.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct IncidentReport {
+    #[serde(flatten)]
+    pub incident: Incident,
+    pub status: Status,
+    pub endpoints: Vec<Endpoint>,
+    pub dns: Vec<Name>,
+    pub explain: Explain,
+    pub history: History,
+    /// The events before it and, once they have happened, those after it.
+    pub events: Vec<serde_json::Value>,
+}
+
 /// What an operator's order changed: `POST /v1/endpoints/…`, `POST /v1/probe`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Changed {

@@ -1,10 +1,13 @@
 //! The core as admin sees it: what it can be asked, and what it may refuse.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use super::api_types;
 use super::health::Health;
 use crate::http::{self, Reply, StatusCode};
+use crate::metrics::Metrics;
+use crate::upstream::snapshot::Snapshot;
 
 /// What an operator wants of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,10 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
         upstream: Option<&str>,
         what_if: &[String],
     ) -> Result<api_types::Explain, ApiError>;
+    /// One per upstream, for the history.
+    fn snapshots(&self) -> Vec<Arc<Snapshot>>;
+    /// Every series, for the service level.
+    fn registry(&self) -> Metrics;
     /// The exposition, in slices (`Metrics::slices`), with what is measured on demand brought up to date.
     fn metrics(&self) -> Box<dyn Iterator<Item = String> + Send + Sync>;
     /// An order about endpoints: one by name (in one upstream, or all that have the name), or all.

@@ -4,13 +4,12 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use tokio::net::{TcpListener, UnixListener};
-
 use super::control::{self, Control, SocketPath};
 use super::settings::{AdminSettings, Bind, ControlPath};
-use crate::events::{Event, Events};
+use crate::events::{Events, event};
 use crate::http::HttpListener;
 use crate::sys::port_owner::{PortOwner, port_owner};
+use tokio::net::{TcpListener, UnixListener};
 
 /// What was asked for by the user, as far as it changes how a listener is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,16 +71,13 @@ pub fn open(
     if let Some(path) = path {
         match control::bind(&path) {
             Ok(control) => listeners.control = Some(control),
-            Err(error) => events.emit(
-                Event::warn(
-                    "resource",
-                    "no control socket: changes need the token, or a signal",
-                )
-                .with("error", error.to_string())
-                .with(
-                    "hint",
-                    "name a writable place with --control PATH, or say --control off",
-                ),
+            Err(error) => event!(
+                events,
+                WARN,
+                "resource",
+                "no control socket: changes need the token, or a signal",
+                error = %error,
+                hint = "name a writable path with --control PATH, or set --control off",
             ),
         }
     }
@@ -100,17 +96,14 @@ fn open_admin(
         other => return other,
     };
     let free = listen("admin", SocketAddr::new(address.ip(), 0))?;
-    let taken = free
-        .local_addr()
-        .map_or_else(|_| String::new(), |address| address.to_string());
-    events.emit(
-        Event::warn(
-            "resource",
-            "admin port taken by another program, using a free one",
-        )
-        .with("error", first.to_string())
-        .with("address", taken)
-        .with("hint", "say --admin ADDR for a fixed one"),
+    event!(
+        events,
+        WARN,
+        "resource",
+        "admin port in use by another program; using a free one",
+        error = %first,
+        address = free.local_addr().ok().map(display),
+        hint = "set --admin ADDR for a fixed one",
     );
     Ok(free)
 }
@@ -158,21 +151,27 @@ impl AdminListeners {
     }
 
     fn announce(&self, events: &Events) {
-        let up = |name: &'static str, address: String| {
-            Event::info("listener.up", "listening")
-                .with("name", name)
-                .with("address", address)
+        let up = |name: &str, address: String, remote: Option<bool>| {
+            event!(
+                events,
+                INFO,
+                "listener.up",
+                "listening",
+                name = name,
+                address = address,
+                remote = remote,
+            );
         };
         if let Some(address) = self.admin_address() {
-            events.emit(up("admin", address.to_string()));
+            up("admin", address.to_string(), None);
         }
         if let Some(address) = self.metrics_address() {
             let far = !address.ip().to_canonical().is_loopback();
             let everywhere = address.ip().is_unspecified() || address.ip() == Ipv6Addr::UNSPECIFIED;
-            events.emit(up("metrics", address.to_string()).with("remote", far || everywhere));
+            up("metrics", address.to_string(), Some(far || everywhere));
         }
         if let Some(path) = self.control_path() {
-            events.emit(up("control", path.display().to_string()));
+            up("control", path.display().to_string(), None);
         }
     }
 

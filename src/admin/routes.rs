@@ -1,17 +1,22 @@
 //! The routes: which request gets which answer, after the rules have had their say.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::access;
-use super::api_types::{self, versioned};
-use super::backend::{Backend, EndpointAction};
+use super::api_types::{self, Incidents as IncidentList, versioned};
+use super::backend::{ApiError, Backend, EndpointAction};
 use super::health::all_ok;
+use super::history::{self, History};
+use super::incidents::Incidents;
+use super::page::{self, Page};
 use super::responses::{bad, connections, health, not_allowed};
-use crate::clock;
-use crate::events::Event;
-use crate::events::{Events, parse_level};
+use super::{slo, sse};
+use crate::clock::{self, Moment};
+use crate::drain::DrainWatcher;
+use crate::events::{Events, event, parse_level};
 use crate::http::query::decode;
 use crate::http::{self, Body, Caller, Method, Reply, Request, StatusCode};
 
@@ -22,8 +27,8 @@ const CONNECTIONS: usize = 1000;
 const PUBLIC_PATHS: &str = "/livez /startupz /readyz /metrics";
 
 /// What admin and the control socket know besides.
-const PATHS: &str =
-    "/v1/status /v1/endpoints /v1/connections /v1/dns /v1/config /v1/explain /v1/version";
+const PATHS: &str = "/ /v1/status /v1/endpoints /v1/connections /v1/dns /v1/config /v1/explain /v1/version /v1/events \
+                     /v1/history /v1/slo /v1/incidents";
 
 /// Which listener a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,10 @@ pub(super) enum Kind {
 pub(super) struct Handler {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) events: Events,
+    pub(super) history: History,
+    pub(super) incidents: Incidents,
+    /// Ends streams when the listeners close.
+    pub(super) stop: DrainWatcher,
     /// Hosts that `admin.bind` answers to.
     pub(super) hosts: Vec<String>,
     pub(super) token_file: Option<PathBuf>,
@@ -67,6 +76,12 @@ enum Route {
     Config,
     Explain,
     Version,
+    Page,
+    Events,
+    History,
+    Slo,
+    Incidents,
+    Incident(String),
     EndpointAction(EndpointAction, Option<String>),
     Reload,
     LogLevel,
@@ -89,10 +104,18 @@ impl Route {
             "/v1/config" => Route::Config,
             "/v1/explain" => Route::Explain,
             "/v1/version" => Route::Version,
+            "/" => Route::Page,
+            "/v1/events" => Route::Events,
+            "/v1/history" => Route::History,
+            "/v1/slo" => Route::Slo,
+            "/v1/incidents" => Route::Incidents,
             "/v1/probe" => Route::EndpointAction(EndpointAction::Probe, None),
             "/v1/reload" => Route::Reload,
             "/v1/loglevel" => Route::LogLevel,
             "/v1/shutdown" => Route::Shutdown,
+            _ if path.starts_with("/v1/incidents/") => {
+                Route::Incident(decode(path.trim_start_matches("/v1/incidents/")))
+            }
             _ => {
                 let (name, order) = path.strip_prefix("/v1/endpoints/")?.split_once('/')?;
                 let order = [
@@ -126,7 +149,7 @@ impl Route {
 // === impl RateLimit ===
 
 impl RateLimit {
-    fn now(&self) -> bool {
+    fn admits(&self) -> bool {
         let now = clock::now().as_millis() + 1000;
         let last = self.0.load(Relaxed);
         now - last >= 1000 && self.0.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
@@ -148,7 +171,7 @@ impl Handler {
             );
         }
         if kind == Kind::Control && !access::peer_allowed(request.caller, self.own_uid) {
-            self.tell_refusal(&request, "peer is neither our user nor root");
+            self.record_refusal(&request, "peer is neither our user nor root");
             return http::problem(
                 StatusCode::FORBIDDEN,
                 "peer",
@@ -185,7 +208,7 @@ impl Handler {
         if kind == Kind::Admin
             && let Some(why) = access::change_refused(&request, self.token_file.as_deref())
         {
-            self.tell_refusal(&request, why);
+            self.record_refusal(&request, why);
             return http::problem(
                 StatusCode::FORBIDDEN,
                 "change",
@@ -200,7 +223,7 @@ impl Handler {
             );
         }
         let reply = self.change(&route, &request).await;
-        self.tell_change(&request, reply.status());
+        self.record_change(&request, reply.status());
         reply
     }
 
@@ -217,16 +240,7 @@ impl Handler {
                 "text/plain; version=0.0.4; charset=utf-8",
                 Body::slices(self.backend.metrics()),
             ),
-            Route::Status => {
-                let health = self.backend.health();
-                let mut value = self.backend.status();
-                value.version = api_types::version().version;
-                value.pid = std::process::id();
-                value.ready = all_ok(&health.ready(None));
-                value.draining = health.draining;
-                value.control_socket.clone_from(&self.control_socket);
-                http::json(StatusCode::OK, &versioned(value))
-            }
+            Route::Status => http::json(StatusCode::OK, &versioned(self.status())),
             Route::Endpoints => http::json(StatusCode::OK, &versioned(self.backend.endpoints())),
             Route::Connections => match request.param("limit").map(str::parse).transpose() {
                 Ok(limit) => connections(self.backend.connections(limit.unwrap_or(CONNECTIONS))),
@@ -250,10 +264,85 @@ impl Handler {
                 }
             }
             Route::Version => http::json(StatusCode::OK, &versioned(api_types::version())),
+            Route::Page => page::reply(&self.page()),
+            Route::Events => {
+                let last = request.header("last-event-id");
+                sse::stream(self.events.clone(), last, self.stop.clone())
+            }
+            Route::History => self.history(request),
+            Route::Slo => match request.param("target").unwrap_or("99.9").parse() {
+                Ok(target) if target > 0.0 && target <= 100.0 => {
+                    let window_s = self.backend.status().uptime_s;
+                    let slo = slo::evaluate(&self.backend.registry(), target, window_s);
+                    http::json(StatusCode::OK, &versioned(slo))
+                }
+                _ => bad("`target` is not a percentage above 0 and at most 100"),
+            },
+            Route::Incidents => {
+                let incidents = self.incidents.list();
+                http::json(StatusCode::OK, &versioned(IncidentList { incidents }))
+            }
+            Route::Incident(id) => match self.incidents.report(id, self.events.recent()) {
+                Some(report) => http::json(StatusCode::OK, &versioned(report)),
+                None => ApiError::Unknown(format!("no incident has the id `{id}`")).reply(),
+            },
             Route::EndpointAction(..) | Route::Reload | Route::LogLevel | Route::Shutdown => {
                 not_allowed(route.changes())
             }
         }
+    }
+
+    fn status(&self) -> api_types::Status {
+        let health = self.backend.health();
+        let mut status = self.backend.status();
+        status.version = api_types::version().version;
+        status.pid = std::process::id();
+        status.ready = all_ok(&health.ready(None));
+        status.draining = health.draining;
+        status.control_socket.clone_from(&self.control_socket);
+        status
+    }
+
+    fn page(&self) -> Page {
+        let recent = self.events.recent();
+        let now = self.sample();
+        Page {
+            status: self.status(),
+            endpoints: self.backend.endpoints().endpoints,
+            explain: self.backend.explain(None, &[]).unwrap_or_default(),
+            connections: self.backend.connections(page::CONNECTIONS),
+            history: self.history.read(None, page::MINUTES, now),
+            events: recent.after(recent.last().saturating_sub(page::EVENTS as u64)),
+        }
+    }
+
+    /// Brings the running minute of the history up to date.
+    fn sample(&self) -> Moment {
+        let now = clock::now();
+        for snapshot in self.backend.snapshots() {
+            self.history.sample(&snapshot, now);
+        }
+        now
+    }
+
+    fn history(&self, request: &Request) -> Reply {
+        let minutes = match request.param("minutes").map(str::parse).transpose() {
+            Ok(minutes) => minutes.unwrap_or(page::MINUTES),
+            Err(_) => return bad("`minutes` is not a number"),
+        };
+        if minutes == 0 || minutes > history::MINUTES {
+            return bad(format!("`minutes` is 1 to {}", history::MINUTES));
+        }
+        let endpoint = request.param("endpoint");
+        let known = self.backend.endpoints().endpoints;
+        if let Some(name) = endpoint
+            && !known.iter().any(|known| known.name == name)
+        {
+            return ApiError::Unknown(format!("no endpoint is named `{name}`")).reply();
+        }
+        let now = self.sample();
+        let history = self.history.read(endpoint, minutes, now);
+        http::json(StatusCode::OK, &versioned(history))
     }
 
     async fn change(&self, route: &Route, request: &Request) -> Reply {
@@ -274,11 +363,11 @@ impl Handler {
             Route::LogLevel => match request.param("level").map(parse_level) {
                 Some(Ok(level)) => {
                     self.events.log().set_level(level);
-                    let now = serde_json::json!({ "level": level.as_str() });
+                    let now = serde_json::json!({ "level": request.param("level") });
                     http::json(StatusCode::OK, &versioned(now))
                 }
                 Some(Err(what)) => bad(what),
-                None => bad("say ?level=error|warn|info|debug"),
+                None => bad("say ?level=error|warn|info|debug|trace"),
             },
             Route::Shutdown => {
                 self.backend.shutdown();
@@ -289,40 +378,75 @@ impl Handler {
         }
     }
 
-    fn tell_change(&self, request: &Request, status: StatusCode) {
-        let event = Event::info(
+    fn record_change(&self, request: &Request, status: StatusCode) {
+        let message = match status.is_success() {
+            true => "done",
+            false => "not done",
+        };
+        let (client, query) = (Client::of(request), query_of(request));
+        event!(
+            self.events,
+            INFO,
             "admin.change",
-            if status.is_success() {
-                "done"
-            } else {
-                "not done"
-            },
+            message,
+            admin.path = request.path,
+            admin.query = query,
+            client.address = client.address.map(display),
+            client.port = client.port,
+            client.uid = client.uid,
+            http.status = status.as_u16(),
         );
-        self.events
-            .emit(whose(event, request).with("http.status", status.as_u16()));
     }
 
-    fn tell_refusal(&self, request: &Request, why: &'static str) {
-        if self.refusals.now() {
-            let event = Event::warn("admin.change", "refused");
-            self.events.emit(whose(event, request).with("error", why));
+    fn record_refusal(&self, request: &Request, why: &'static str) {
+        if !self.refusals.admits() {
+            return;
+        }
+        let (client, query) = (Client::of(request), query_of(request));
+        event!(
+            self.events,
+            WARN,
+            "admin.change",
+            "refused",
+            admin.path = request.path,
+            admin.query = query,
+            client.address = client.address.map(display),
+            client.port = client.port,
+            client.uid = client.uid,
+            error = why,
+        );
+    }
+}
+
+/// Where a request came from, as fields of an event.
+#[derive(Default)]
+struct Client {
+    address: Option<IpAddr>,
+    port: Option<u16>,
+    uid: Option<u32>,
+}
+
+impl Client {
+    fn of(request: &Request) -> Self {
+        match request.caller {
+            Caller::Tcp(address) => Self {
+                address: Some(address.ip()),
+                port: Some(address.port()),
+                uid: None,
+            },
+            Caller::Unix(uid) => Self {
+                uid,
+                ..Self::default()
+            },
         }
     }
 }
 
-fn whose(event: Event, request: &Request) -> Event {
-    let query: Vec<String> = request
+fn query_of(request: &Request) -> Option<String> {
+    let pairs: Vec<String> = request
         .query
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    let event = event
-        .with("admin.path", request.path.clone())
-        .maybe("admin.query", (!query.is_empty()).then(|| query.join("&")));
-    match request.caller {
-        Caller::Tcp(address) => event
-            .with("client.address", address.ip().to_string())
-            .with("client.port", address.port()),
-        Caller::Unix(uid) => event.maybe("client.uid", uid),
-    }
+    (!pairs.is_empty()).then(|| pairs.join("&"))
 }

@@ -13,6 +13,7 @@ use crate::drain::{self, DrainTrigger};
 use crate::events::{Lines, Log, LogSettings};
 use crate::http::client::{self, Bounds, Target};
 use crate::metrics::{Metrics, family};
+use crate::upstream::snapshot::Snapshot;
 
 const BOUNDS: Bounds = Bounds {
     time: Duration::from_secs(10),
@@ -97,8 +98,16 @@ impl Backend for FakeBackend {
         })
     }
 
+    fn snapshots(&self) -> Vec<Arc<Snapshot>> {
+        Vec::new()
+    }
+
+    fn registry(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
     fn metrics(&self) -> Box<dyn Iterator<Item = String> + Send + Sync> {
-        self.metrics.counter(&family::STALLS, &[]).inc();
+        self.metrics.counter(&family::STALLS, &[]).increment(1);
         Box::new(self.metrics.slices())
     }
 

@@ -1,6 +1,7 @@
 //! The admin API's [`Backend`]: answers read from the handles, changes passed on to the parts they concern.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{Handles, ReloadError, Reloader, instance_metrics};
 use crate::admin::api_types::{
@@ -9,9 +10,11 @@ use crate::admin::api_types::{
 };
 use crate::admin::{ApiError, ApiFuture, Backend, Counts, EndpointAction, Health, seconds};
 use crate::clock;
+use crate::metrics::Metrics;
 use crate::types::{Direction, EndpointName};
 use crate::upstream::explain::WhatIf;
 use crate::upstream::input::{Input, Intent};
+use crate::upstream::snapshot::Snapshot;
 
 /// Quiet after which a connection without framing is shown as at rest.
 const QUIET: std::time::Duration = std::time::Duration::from_secs(1);
@@ -197,6 +200,15 @@ impl Backend for AdminBackend {
             explain.add(one.name.as_str(), &explanation, upstreams.len() > 1);
         }
         Ok(explain)
+    }
+
+    fn snapshots(&self) -> Vec<Arc<Snapshot>> {
+        let upstreams = self.handles.upstreams.iter();
+        upstreams.map(|upstream| upstream.view.load()).collect()
+    }
+
+    fn registry(&self) -> Metrics {
+        self.handles.metrics.clone()
     }
 
     fn metrics(&self) -> Box<dyn Iterator<Item = String> + Send + Sync> {

@@ -11,9 +11,14 @@ pub(super) fn init(metrics: &Metrics, workers: usize) {
     metrics
         .gauge(&family::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), commit])
         .set(1.0);
-    metrics
-        .gauge(&family::START_TIME_SECONDS, &[])
-        .set(seconds_since_epoch());
+    // Read once: computed at each scrape from two clocks it would differ by some microseconds every time.
+    let start = seconds_since_epoch();
+    for family in [
+        &family::START_TIME_SECONDS,
+        &family::PROCESS_START_TIME_SECONDS,
+    ] {
+        metrics.gauge(family, &[]).set(start);
+    }
     metrics.gauge(&family::WORKERS, &[]).set(workers as f64);
     metrics.gauge(&family::DRAINING, &[]).set(0.0);
     for counter in [&family::WAKEUPS, &family::PANICS, &family::DRAIN_CUT] {
@@ -44,7 +49,6 @@ pub(super) fn update(handles: &Handles) {
         metrics,
         registry,
         upstreams,
-        started,
         ..
     } = handles;
     registry.settle();
@@ -73,13 +77,8 @@ pub(super) fn update(handles: &Handles) {
         limits::open_descriptors().unwrap_or(0) as f64,
     );
     set(&family::PROCESS_MAX_FDS, limits::max_descriptors() as f64);
-    let since_epoch = std::time::SystemTime::UNIX_EPOCH
-        .elapsed()
-        .unwrap_or_default();
     set(
-        &family::PROCESS_START_TIME_SECONDS,
-        since_epoch
-            .saturating_sub(now.since(*started))
-            .as_secs_f64(),
+        &family::LOG_LINES_DROPPED,
+        handles.events.log().dropped() as f64,
     );
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Upstream;
-use crate::events::{Event, Events};
+use crate::events::{Events, event};
 use crate::settings::ZoneSetting;
 use crate::types::Zone;
 use crate::upstream::input::Input;
@@ -25,7 +25,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(300);
 pub(super) async fn keep(upstream: Upstream, events: Events) {
     let (sources, bad) = MetadataServices::from_env(|name| std::env::var(name).ok());
     for base in bad {
-        events.emit(Event::warn("start", "metadata service").with("error", base.to_string()));
+        event!(events, WARN, "start", "metadata service", error = %base);
     }
     let mut setting = upstream.zone.subscribe();
     loop {
@@ -59,23 +59,28 @@ async fn search(
         let search = zone::find(setting, sources, ids_in_use).await;
         let (found, failed) = (search.found, search.failed);
         for (source, why) in &failed {
-            let event = Event::debug("start", "own zone not found here");
-            let event = event.with("source", source.to_string());
-            events.emit(event.with("error", why.clone()));
+            event!(
+                events,
+                DEBUG,
+                "start",
+                "own zone not found here",
+                source = %source,
+                error = why,
+            );
         }
-        let name = upstream.name.as_str().to_owned();
+        let name = upstream.name.as_str();
         match found {
             Some((own, source)) => {
-                let event = Event::info("start", "own zone").with("upstream", name);
-                let event = event.maybe(
-                    "zone",
-                    own.name.as_ref().map(|zone| zone.as_str().to_owned()),
+                event!(
+                    events,
+                    INFO,
+                    "start",
+                    "own zone",
+                    upstream = name,
+                    zone = own.name.as_ref().map(|zone| zone.as_str()),
+                    zone_id = own.id.as_ref().map(|zone| zone.as_str()),
+                    source = %source,
                 );
-                let event = event.maybe(
-                    "zone_id",
-                    own.id.as_ref().map(|zone| zone.as_str().to_owned()),
-                );
-                events.emit(event.with("source", source.to_string()));
                 set(upstream, &own, &zones);
                 return;
             }
@@ -85,13 +90,14 @@ async fn search(
             }
             // Without zones to choose from there is nothing to prefer and nothing to say.
             None if pause == FIRST_PAUSE && !zones.is_empty() => {
-                let event = Event::info("start", "own zone is unknown; zones are used by distance")
-                    .with("upstream", name)
-                    .with(
-                        "hint",
-                        "set --zone, or allow access to the metadata service",
-                    );
-                events.emit(event);
+                event!(
+                    events,
+                    INFO,
+                    "start",
+                    "own zone is unknown; zones are used by distance",
+                    upstream = name,
+                    hint = "set --zone, or allow access to the metadata service",
+                );
             }
             None => {}
         }

@@ -15,7 +15,7 @@ use super::instance_metrics::reload_gauges;
 use super::upstream::{all_names, limits_of, names_of, policy_of, rules_of};
 use super::{Config, Handles, Stop};
 use crate::clock::{self, Moment};
-use crate::events::Event;
+use crate::events::event;
 use crate::metrics::family;
 use crate::settings::{Diagnostics, Loaded, Reload};
 use crate::upstream::input::Input;
@@ -210,9 +210,14 @@ impl Handles {
 
     /// The machine slept or this process was stopped: everything is resolved and probed, and nobody is blamed.
     pub fn woke(&self, why: String) {
-        self.events
-            .emit(Event::info("wake", "resolving and probing everything again").with("why", why));
-        self.metrics.counter(&family::WAKEUPS, &[]).inc();
+        event!(
+            self.events,
+            INFO,
+            "wake",
+            "resolving and probing everything again",
+            why = why,
+        );
+        self.metrics.counter(&family::WAKEUPS, &[]).increment(1);
         self.resolver.refresh_now();
         self.tell_all(&Input::Resumed);
     }
@@ -275,7 +280,7 @@ impl Handles {
         self.resolver.set_names(all_names(&self.upstreams));
         self.events.log().apply(&config.settings.log);
         reload_gauges(&self.metrics, true);
-        self.events.emit(Event::info("config.reload", "applied"));
+        event!(self.events, INFO, "config.reload", "applied");
     }
 
     fn reload_failed(&self, error: &ReloadError) {
@@ -289,11 +294,13 @@ impl Handles {
             ReloadError::Failed(what) => vec![what.clone()],
         };
         for line in lines {
-            let event = Event::error(
+            event!(
+                self.events,
+                ERROR,
                 "config.reload",
                 "settings not reloaded; nothing was changed",
+                error = line,
             );
-            self.events.emit(event.with("error", line));
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::args;
 use super::error::{CliError, code};
 use crate::app::Handles;
-use crate::events::Event;
+use crate::events::event;
 use crate::sys::process::{Inherited, OwnChild};
 
 /// How long one healthy address is waited for before the command is started anyway.
@@ -57,13 +57,13 @@ pub async fn wait_until_healthy(handles: Handles) {
         }
     };
     if timeout(HEALTHY, healthy).await.is_err() {
-        let event = Event::warn(
+        event!(
+            handles.events,
+            WARN,
             "start",
             "no address is healthy after 10 s; starting the command anyway",
+            hint = "entryway doctor, with the same target flags",
         );
-        handles
-            .events
-            .emit(event.with("hint", "entryway doctor, with the same target flags"));
     }
 }
 

@@ -47,6 +47,7 @@ pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliErr
     let outcome = block_on(async {
         let signals = Signals::open()?;
         let app = app::start(loaded, log).map_err(explain)?;
+        app.handles().events.receive_library_events();
         let run = Run {
             handles: app.handles().clone(),
             reloader: app.reloader().clone(),

@@ -10,8 +10,7 @@ use super::metrics::ListenerMetrics;
 use super::registry::Registry;
 use crate::clock::{self, Moment};
 use crate::dial::{self, Attempt, ClientData, Dialer};
-use crate::events::Events;
-use crate::events::{Event, Level};
+use crate::events::{Events, event};
 use crate::metrics::Metrics;
 use crate::relay::{Limits, RelayShared};
 use crate::types::{ListenerName, UpstreamName};
@@ -197,9 +196,7 @@ impl ListenerContext {
             failure,
             started: attempt.started,
         });
-        if self.events.wants(Level::Debug) {
-            self.events.emit(connect_fail(attempt));
-        }
+        self.record_failure(attempt);
     }
 
     pub(super) fn suspect(&self, candidate: &Candidate, why: Suspicion, started: Moment) {
@@ -212,15 +209,22 @@ impl ListenerContext {
     }
 }
 
-fn connect_fail(attempt: &Attempt) -> Event {
-    let endpoint = &attempt.candidate.endpoint;
-    let to = attempt.candidate.address.socket;
-    Event::debug("connect.fail", attempt.outcome.to_string())
-        .with("upstream", endpoint.upstream.as_str().to_owned())
-        .with("endpoint", endpoint.name().as_str().to_owned())
-        .maybe("zone", endpoint.zone().map(|zone| zone.as_str().to_owned()))
-        .with("server.address", to.ip().to_string())
-        .with("server.port", to.port())
-        .with("connect.result", attempt.outcome.as_str())
-        .with("connect.duration_ms", attempt.took.as_secs_f64() * 1000.0)
+impl Route {
+    fn record_failure(&self, attempt: &Attempt) {
+        let endpoint = &attempt.candidate.endpoint;
+        let to = attempt.candidate.address.socket;
+        event!(
+            self.events,
+            DEBUG,
+            "connect.fail",
+            display(&attempt.outcome),
+            upstream = endpoint.upstream.as_str(),
+            endpoint = endpoint.name().as_str(),
+            zone = endpoint.zone().map(|zone| zone.as_str()),
+            server.address = %to.ip(),
+            server.port = to.port(),
+            connect.result = attempt.outcome.as_str(),
+            connect.duration_ms = attempt.took.as_secs_f64() * 1000.0,
+        );
+    }
 }

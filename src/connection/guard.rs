@@ -12,7 +12,7 @@ use super::metrics::EndpointMetrics;
 use super::registry::{ConnectionPhase, Entry};
 use crate::clock::{self, Moment};
 use crate::dial::Dialed;
-use crate::events::{ClosedBy, Event, Level, MTU_HINT, Reason};
+use crate::events::{ClosedBy, MTU_HINT, Reason, event};
 use crate::relay::{AnswerObserver, Limits, Phase, RelayArgs};
 use crate::types::Direction;
 use crate::upstream::endpoint::Candidate;
@@ -57,18 +57,19 @@ impl ConnectionGuard {
             context
                 .registry
                 .enter(context.listener.clone(), context.upstream.clone(), client);
-        context.metrics.accepted.inc();
+        context.metrics.accepted.increment(1);
         let counted = Arc::clone(&context.metrics.nowhere);
-        counted.connections.add(1.0);
-        if context.events.wants(Level::Debug) {
-            context.events.emit(
-                Event::debug("conn.open", "accepted")
-                    .with("listener", context.listener.as_str().to_owned())
-                    .with("client.address", client.ip().to_string())
-                    .with("client.port", client.port())
-                    .with("conn.id", entry.id),
-            );
-        }
+        counted.connections.increment(1.0);
+        event!(
+            context.events,
+            DEBUG,
+            "conn.open",
+            "accepted",
+            listener = context.listener.as_str(),
+            client.address = %client.ip(),
+            client.port = client.port(),
+            conn.id = entry.id,
+        );
         Self {
             limits: context.limits.load_full(),
             context,
@@ -175,12 +176,12 @@ impl ConnectionGuard {
     }
 
     fn move_to(&mut self, metrics: Arc<EndpointMetrics>) {
-        self.counted.connections.sub(1.0);
-        metrics.connections.add(1.0);
+        self.counted.connections.decrement(1.0);
+        metrics.connections.increment(1.0);
         self.counted = metrics;
     }
 
-    fn record(&self, reason: Reason, closed_by: ClosedBy, ended: Moment) -> Event {
+    fn record(&self, reason: Reason, closed_by: ClosedBy, ended: Moment) {
         let Self { context, entry, .. } = self;
         let stats = &entry.stats;
         let idle = ended.since(stats.last_moved());
@@ -192,37 +193,36 @@ impl ConnectionGuard {
         let cut_in = phase.filter(|phase| !matches!(phase, Phase::Idle | Phase::Unknown));
         // Microseconds are enough, and keep the line short.
         let connect = self.connect.map(|took| (took.as_micros() as f64) / 1000.0);
-        Event::info("conn.close", "closed")
-            .with("listener", context.listener.as_str().to_owned())
-            .with("upstream", context.upstream.as_str().to_owned())
-            .maybe(
-                "endpoint",
-                endpoint.map(|endpoint| endpoint.name().as_str().to_owned()),
-            )
-            .maybe("zone", zone.map(|zone| zone.as_str().to_owned()))
-            .with("client.address", entry.client.ip().to_string())
-            .with("client.port", entry.client.port())
-            .maybe(
-                "server.address",
-                server.map(|server| server.ip().to_string()),
-            )
-            .maybe("server.port", server.map(|server| server.port()))
-            .with("conn.id", entry.id)
-            .with("conn.reason", reason.code())
-            .with("conn.closed_by", closed_by.as_str())
-            .with("conn.duration_ms", millis(ended.since(entry.accepted)))
-            .with("conn.idle_ms", millis(idle))
-            .with("conn.attempts", self.attempts)
-            .with("conn.hedged", self.hedged)
-            .with("conn.parked_ms", millis(self.parked))
-            .maybe("connect.duration_ms", connect)
-            .with("bytes.upload", stats.bytes(Direction::Upload))
-            .with("bytes.download", stats.bytes(Direction::Download))
-            .maybe("conn.lane", endpoint.map(|_| stats.lane()))
-            .maybe("http.requests", phase.map(|_| stats.requests()))
-            .maybe("http.phase", cut_in.map(Phase::as_str))
-            .maybe("http.dropped", stats.request_dropped().then_some(true))
-            .maybe("hint", self.hint.or_else(|| reason.hint(idle)))
+        event!(
+            context.events,
+            INFO,
+            "conn.close",
+            "closed",
+            listener = context.listener.as_str(),
+            upstream = context.upstream.as_str(),
+            endpoint = endpoint.map(|endpoint| endpoint.name().as_str()),
+            zone = zone.map(|zone| zone.as_str()),
+            client.address = %entry.client.ip(),
+            client.port = entry.client.port(),
+            server.address = server.map(|server| display(server.ip())),
+            server.port = server.map(|server| server.port()),
+            conn.id = entry.id,
+            conn.reason = reason.code(),
+            conn.closed_by = closed_by.as_str(),
+            conn.duration_ms = millis(ended.since(entry.accepted)),
+            conn.idle_ms = millis(idle),
+            conn.attempts = self.attempts,
+            conn.hedged = self.hedged,
+            conn.parked_ms = millis(self.parked),
+            connect.duration_ms = connect,
+            bytes.upload = stats.bytes(Direction::Upload),
+            bytes.download = stats.bytes(Direction::Download),
+            conn.lane = endpoint.map(|_| stats.lane()),
+            http.requests = phase.map(|_| stats.requests()),
+            http.phase = cut_in.map(Phase::as_str),
+            http.dropped = stats.request_dropped().then_some(true),
+            hint = self.hint.or_else(|| reason.hint(idle)),
+        );
     }
 }
 
@@ -246,7 +246,7 @@ impl Drop for ConnectionGuard {
         let unfinished = || {
             let panicked = std::thread::panicking();
             if panicked {
-                self.context.metrics.panics.inc();
+                self.context.metrics.panics.increment(1);
             }
             let ending = self.context.registry.ending().filter(|_| !panicked);
             let reason = ending.unwrap_or(Reason::Internal);
@@ -255,13 +255,13 @@ impl Drop for ConnectionGuard {
         let (reason, closed_by, ended) = self.ended.unwrap_or_else(unfinished);
         let metrics = &self.context.metrics;
         self.counted.settle(&self.entry.stats);
-        self.counted.connections.sub(1.0);
+        self.counted.connections.decrement(1.0);
         self.counted.closed(reason);
         if matches!(reason, Reason::DrainDeadline | Reason::Killed) {
-            metrics.drain_cut.inc();
+            metrics.drain_cut.increment(1);
         }
         if self.entry.stats.request_dropped() {
-            metrics.requests_dropped.inc();
+            metrics.requests_dropped.increment(1);
         }
         let lived = ended.since(self.entry.accepted);
         metrics.duration.record(lived.as_secs_f64());
@@ -271,9 +271,7 @@ impl Drop for ConnectionGuard {
             self.context.registry.dismiss();
         }
         if self.context.events.wants_close(reason) {
-            self.context
-                .events
-                .emit(self.record(reason, closed_by, ended));
+            self.record(reason, closed_by, ended);
         }
     }
 }

@@ -120,7 +120,7 @@ impl HoldQueue {
             (parked < policy.hold_max).then_some(parked + 1)
         });
         admitted.ok()?;
-        self.gauge.add(1.0);
+        self.gauge.increment(1.0);
         let now = Instant::now();
         Some(Waiter {
             queue: self,
@@ -202,7 +202,7 @@ impl Waiter<'_> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.queue.lock().remove(&self.number);
-        self.queue.gauge.sub(1.0);
+        self.queue.gauge.decrement(1.0);
         self.queue.seconds.record(self.waited().as_secs_f64());
         self.role = None;
         if self.queue.parked.fetch_sub(1, Relaxed) == 1

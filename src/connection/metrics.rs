@@ -119,7 +119,7 @@ impl ListenerMetrics {
         let labels = [self.listener.as_str(), reason.code()];
         self.metrics
             .counter(&family::CONNECTIONS_REJECTED, &labels)
-            .inc();
+            .increment(1);
     }
 }
 
@@ -165,7 +165,7 @@ impl EndpointMetrics {
             let labels = [listener, upstream, endpoint, zone, reason.code()];
             self.metrics.counter(&family::CONNECTIONS_CLOSED, &labels)
         });
-        counter.inc();
+        counter.increment(1);
     }
 
     /// Counts an attempt of traffic.
@@ -205,7 +205,7 @@ impl EndpointMetrics {
     /// Answers are complete, by framing.
     pub(super) fn answered(&self, count: u32) {
         if let Some(answers) = &self.answers {
-            answers.add(count.into());
+            answers.increment(count.into());
         }
     }
 
@@ -224,17 +224,17 @@ impl EndpointMetrics {
             self.metrics
                 .counter(of, &[upstream, endpoint, zone, result])
         };
-        counters[place].get_or_init(resolve).inc();
+        counters[place].get_or_init(resolve).increment(1);
     }
 
     /// Adds what the statistics have not reported yet.
     pub(super) fn settle(&self, stats: &ConnStats) {
         stats.settle(|direction, bytes, spliced| {
             if let Some(counters) = &self.bytes {
-                counters[direction.index()].add(bytes);
+                counters[direction.index()].increment(bytes);
             }
             if spliced > 0 {
-                self.spliced[direction.index()].add(spliced);
+                self.spliced[direction.index()].increment(spliced);
             }
         });
     }

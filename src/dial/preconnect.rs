@@ -160,7 +160,7 @@ impl Preconnected {
         self.count_results(&best.endpoint, "failed", failed);
         let spare = taken?;
         let stream = TcpStream::from_std(spare.stream).ok()?;
-        spare.used.inc();
+        spare.used.increment(1);
         Some(stream)
     }
 
@@ -257,7 +257,7 @@ impl Preconnected {
             self.inner
                 .metrics
                 .counter(&family::WARM, &labels)
-                .add(count);
+                .increment(count);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Why a connection ended: the closed list of contract section 6.
+//! Why a connection ended: the closed list behind `conn.reason` and the metric label `reason`.
 
 use std::time::Duration;
 
@@ -115,6 +115,16 @@ impl ClosedBy {
 // === impl Reason ===
 
 impl Reason {
+    /// Both sides were served, or the pair was closed at rest as planned: what `log.connections = "errors"` leaves out. A
+    /// client's reset is how many load generators close; an endpoint's reset is not expected.
+    pub fn is_expected(self) -> bool {
+        use Reason::{ClientFin, ClientRst, DrainIdle, MaxAge, Rebalance, UpstreamFin};
+        matches!(
+            self,
+            ClientFin | UpstreamFin | ClientRst | MaxAge | DrainIdle | Rebalance
+        )
+    }
+
     /// What this end usually means, where it means something. `idle` is how long nothing had moved.
     ///
     /// Sources: ALB idle timeout 60 s by default; NLB, NAT gateway and VPC endpoint drop idle flows after 350 s

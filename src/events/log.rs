@@ -1,8 +1,8 @@
 //! The log: events as lines on standard error, written by a thread of its own.
 //!
-//! Owns `[log]`, the filters and the queue. Promises that writing an event never blocks: where the sink is slower than
-//! the events the newest lines are dropped, counted, and told in one later `resource` line. Level, filters and format
-//! can be changed while it runs. [`Log::default`] writes nothing.
+//! Owns `[log]`, the filters and the queue. Writing an event never blocks: where the sink is slower than the events, the
+//! newest lines are dropped, counted, and reported in one later `resource` line. Level, filters and format can be changed
+//! while it runs. [`Log::default`] writes nothing.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -11,105 +11,120 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
+use tracing::{Level, Metadata};
 
-use super::format;
-use crate::events::{Event, Level, Reason, Value};
+use super::close_reason::Reason;
+use super::format::{self, Line, Style};
+use super::libraries::LibraryEvent;
+use super::record::{Event, level_name};
+use super::table;
 
 /// Lines that wait for the writer. At about 600 bytes a line this is some 2.5 MB.
 const QUEUE: usize = 4096;
 
-/// How long the writer waits for company after a first line. While it waits, lines wake nobody: with one wake-up for
-/// each, the access log cost a sixth of the connects.
+/// How long the writer waits after a first line for more of them. Meanwhile further lines wake no thread: with one
+/// wake-up each, the access log cost a sixth of the connects.
 const GATHER: Duration = Duration::from_millis(2);
 
 /// The writer joins waiting lines up to about this many bytes into one write.
 const BATCH: usize = 64 * 1024;
 
-/// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// Text on a terminal, else JSON.
     #[default]
     Auto,
-    /// `key=value`.
+    /// For people: local time, message and the values that matter, 80 columns.
     Text,
+    /// All fields as `key=value`.
+    Logfmt,
     /// One flat JSON object a line.
     Json,
 }
 
-/// Which `conn.close` and `conn.open` lines are written.
+/// Which `conn.*` events are logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Connections {
-    /// All of them.
     #[default]
     All,
-    /// Only ends that are not in the ordinary course; see [`ORDINARY`].
+    /// Only ends that are not expected; see [`Reason::is_expected`].
     Errors,
-    /// None.
     Off,
 }
 
-/// Which `probe.*` lines are written.
+/// Which `probe.*` events are logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Probes {
-    /// All of them (at level debug).
     #[default]
     All,
-    /// None.
     Off,
 }
 
-/// Ends that `log.connections = "errors"` leaves out: both sides were served, or a planned closing at rest. A client's
-/// reset is how many load generators close; an endpoint's reset is not ordinary.
-pub(super) const ORDINARY: &[&str] = &[
-    "client_fin",
-    "upstream_fin",
-    "client_rst",
-    "max_age",
-    "drain_idle",
-    "rebalance",
-];
+/// Which messages of libraries (hickory, hyper, rustls) are logged, at most one line a second each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Libraries {
+    Off,
+    #[default]
+    Warn,
+    Debug,
+}
 
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
-    /// How lines look.
     pub format: Format,
-    /// The loudest level that is left out is the one after this.
-    #[serde(with = "level_name")]
+    /// Minimum severity to log. Events below it are dropped.
+    #[serde(with = "level_as_text")]
     pub level: Level,
-    /// Which lines about connections are written.
     pub connections: Connections,
-    /// Which lines about probes are written.
     pub probes: Probes,
+    pub libraries: Libraries,
 }
 
 /// A level as it stands in settings and queries.
 pub fn parse_level(text: &str) -> Result<Level, String> {
-    [Level::Error, Level::Warn, Level::Info, Level::Debug]
+    LEVELS
         .into_iter()
-        .find(|level| level.as_str() == text)
+        .find(|level| level_name(*level) == text)
         .ok_or_else(|| {
-            format!("unknown level `{text}`, expected one of `error`, `warn`, `info`, `debug`")
+            format!(
+                "unknown level `{text}`, expected one of `error`, `warn`, `info`, `debug`, `trace`"
+            )
         })
 }
 
-mod level_name {
-    use serde::{Deserialize as _, Deserializer, Serializer};
+/// From the most to the least severe; an index is what [`Inner::level`] holds.
+const LEVELS: [Level; 5] = [
+    Level::ERROR,
+    Level::WARN,
+    Level::INFO,
+    Level::DEBUG,
+    Level::TRACE,
+];
 
-    use crate::events::Level;
+fn severity(level: Level) -> u8 {
+    LEVELS.iter().position(|known| *known == level).unwrap_or(0) as u8
+}
+
+mod level_as_text {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use tracing::Level;
+
+    use super::{level_name, parse_level};
 
     pub(super) fn serialize<S: Serializer>(level: &Level, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(level.as_str())
+        to.serialize_str(level_name(*level))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Level, D::Error> {
-        crate::events::parse_level(&String::deserialize(from)?).map_err(serde::de::Error::custom)
+        parse_level(&String::deserialize(from)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -126,23 +141,28 @@ pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
 #[derive(Debug)]
 struct Inner {
-    queue: SyncSender<String>,
+    queue: SyncSender<Arc<String>>,
+    /// Each a variant's number.
     level: AtomicU8,
     connections: AtomicU8,
     probes: AtomicU8,
-    /// Whether lines are JSON.
-    json: AtomicU8,
-    /// What `auto` means for this sink.
+    libraries: AtomicU8,
+    format: AtomicU8,
+    /// Whether the sink is a terminal: decides what `auto` means, and whether text is coloured.
     terminal: bool,
+    colour: bool,
+    zone: TimeZone,
     progress: Arc<Progress>,
 }
 
-/// What writer and callers tell each other beside the queue.
+/// What the writer and the callers share besides the queue.
 #[derive(Debug, Default)]
 struct Progress {
     /// Lines put into the queue.
     queued: AtomicU64,
-    /// Lines that found the queue full and are not told yet.
+    /// Lines that found the queue full and are not reported yet.
+    unreported: AtomicU64,
+    /// Lines that found the queue full since the start.
     dropped: AtomicU64,
     /// Lines that left the writer, one way or the other.
     done: Mutex<u64>,
@@ -155,9 +175,10 @@ impl Default for LogSettings {
     fn default() -> Self {
         Self {
             format: Format::Auto,
-            level: Level::Info,
+            level: Level::INFO,
             connections: Connections::All,
             probes: Probes::All,
+            libraries: Libraries::Warn,
         }
     }
 }
@@ -214,22 +235,26 @@ impl Log {
             level: AtomicU8::new(0),
             connections: AtomicU8::new(0),
             probes: AtomicU8::new(0),
-            json: AtomicU8::new(0),
+            libraries: AtomicU8::new(0),
+            format: AtomicU8::new(0),
             terminal,
+            colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            zone: TimeZone::system(),
             progress: Arc::clone(&progress),
         });
         let log = Self { inner: Some(inner) };
         log.apply(settings);
         // The writer holds the log weakly: the queue ends when the last clone is gone.
-        let settings_of = log.inner.as_ref().map(Arc::downgrade);
+        let of_log = log.inner.as_ref().map(Arc::downgrade);
         std::thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || {
-                let json = || {
-                    let inner = settings_of.as_ref().and_then(std::sync::Weak::upgrade);
-                    inner.is_none_or(|inner| inner.json.load(Relaxed) == 1)
+                let report = |dropped: u64| {
+                    let inner = of_log.as_ref().and_then(std::sync::Weak::upgrade);
+                    let format = inner.map_or(Format::Json, |inner| inner.format());
+                    dropped_lines(format, dropped)
                 };
-                writer(sink, &lines, &progress, json);
+                writer(sink, &lines, &progress, report);
             })?;
         Ok(log)
     }
@@ -237,21 +262,22 @@ impl Log {
     /// Takes over new settings, format included.
     pub fn apply(&self, settings: &LogSettings) {
         let Some(inner) = &self.inner else { return };
-        let json = match settings.format {
-            Format::Auto => !inner.terminal,
-            Format::Text => false,
-            Format::Json => true,
+        let format = match settings.format {
+            Format::Auto if inner.terminal => Format::Text,
+            Format::Auto => Format::Json,
+            other => other,
         };
-        inner.json.store(json.into(), Relaxed);
-        inner.level.store(settings.level as u8, Relaxed);
+        inner.format.store(format as u8, Relaxed);
+        inner.level.store(severity(settings.level), Relaxed);
         inner.connections.store(settings.connections as u8, Relaxed);
         inner.probes.store(settings.probes as u8, Relaxed);
+        inner.libraries.store(settings.libraries as u8, Relaxed);
     }
 
     /// Changes the level alone.
     pub fn set_level(&self, level: Level) {
         if let Some(inner) = &self.inner {
-            inner.level.store(level as u8, Relaxed);
+            inner.level.store(severity(level), Relaxed);
         }
     }
 
@@ -259,36 +285,84 @@ impl Log {
     pub fn wants(&self, level: Level) -> bool {
         self.inner
             .as_ref()
-            .is_some_and(|inner| level as u8 <= inner.level.load(Relaxed))
+            .is_some_and(|inner| severity(level) <= inner.level.load(Relaxed))
     }
 
     /// Whether the record of a connection that ends so is written.
     pub fn wants_close(&self, reason: Reason) -> bool {
-        self.inner.as_ref().is_some_and(|inner| {
-            let connections = inner.connections.load(Relaxed);
-            self.wants(Level::Info)
-                && (connections == Connections::All as u8
-                    || connections == Connections::Errors as u8
-                        && !ORDINARY.contains(&reason.code()))
-        })
+        self.wants(Level::INFO)
+            && self.wants_name("conn.close")
+            && (self.wants_expected() || !reason.is_expected())
     }
 
-    /// Writes the event, if it is wanted. Never blocks.
-    pub fn write(&self, event: &Event) {
-        let Some(inner) = &self.inner else { return };
-        if !self.wants(event.level) || !inner.passes(event) {
-            return;
-        }
-        let line = match inner.json.load(Relaxed) {
-            1 => format::json(Timestamp::now(), event),
-            _ => format::text(Timestamp::now(), event),
+    /// The filters beside the level, as far as an event's name decides.
+    pub(super) fn wants_name(&self, name: &str) -> bool {
+        let Some(inner) = &self.inner else {
+            return false;
         };
-        // Counted first, so that a flush never waits for less than was queued.
-        inner.progress.queued.fetch_add(1, Relaxed);
-        if inner.queue.try_send(line).is_err() {
-            inner.progress.dropped.fetch_add(1, Relaxed);
-            inner.progress.leave(1);
+        if name.starts_with("probe.") {
+            inner.probes.load(Relaxed) == Probes::All as u8
+        } else if name == "conn.open" {
+            self.wants_expected()
+        } else {
+            name != "conn.close" || inner.connections.load(Relaxed) != Connections::Off as u8
         }
+    }
+
+    /// Whether connections that end as expected are logged.
+    pub(super) fn wants_expected(&self) -> bool {
+        self.inner
+            .as_ref()
+            .is_some_and(|inner| inner.connections.load(Relaxed) == Connections::All as u8)
+    }
+
+    /// Whether a library's message of this level is written.
+    pub(super) fn wants_library(&self, level: Level) -> bool {
+        let Some(inner) = &self.inner else {
+            return false;
+        };
+        let libraries = inner.libraries.load(Relaxed);
+        libraries == Libraries::Warn as u8 && level <= Level::WARN
+            || libraries == Libraries::Debug as u8 && level <= Level::DEBUG
+    }
+
+    /// Writes the event in the format of the log; `json` is its JSON line. Never blocks.
+    pub(super) fn write(
+        &self,
+        at: Timestamp,
+        json: &Arc<String>,
+        metadata: &Metadata<'_>,
+        event: &tracing::Event<'_>,
+    ) {
+        let Some(inner) = &self.inner else { return };
+        let line = match inner.format() {
+            Format::Logfmt => Arc::new(Line::of(Style::Logfmt, at, metadata, event).finish()),
+            Format::Text => {
+                let event = Event::of(event);
+                if table::is_start_noise(&event) {
+                    return;
+                }
+                Arc::new(format::text(at, &inner.zone, inner.colour, &event))
+            }
+            Format::Json | Format::Auto => Arc::clone(json),
+        };
+        inner.push(line);
+    }
+
+    /// Writes what a library logged. Never blocks.
+    pub(super) fn write_library(&self, at: Timestamp, library: &LibraryEvent<'_>) {
+        let Some(inner) = &self.inner else { return };
+        inner.push(Arc::new(match inner.format() {
+            Format::Text => format::text(at, &inner.zone, inner.colour, &library.record()),
+            Format::Logfmt => library.line(Style::Logfmt, at),
+            Format::Json | Format::Auto => library.line(Style::Json, at),
+        }));
+    }
+
+    /// Lines dropped since the start because the sink was too slow.
+    pub fn dropped(&self) -> u64 {
+        let inner = self.inner.as_ref();
+        inner.map_or(0, |inner| inner.progress.dropped.load(Relaxed))
     }
 
     /// Waits until everything queued so far is written, at most this long; whether it is. Blocks the thread: for the
@@ -310,20 +384,22 @@ impl Log {
 // === impl Inner ===
 
 impl Inner {
-    /// The filters beside the level.
-    fn passes(&self, event: &Event) -> bool {
-        if event.name.starts_with("probe.") {
-            return self.probes.load(Relaxed) == Probes::All as u8;
+    fn format(&self) -> Format {
+        let number = self.format.load(Relaxed);
+        [Format::Text, Format::Logfmt]
+            .into_iter()
+            .find(|format| *format as u8 == number)
+            .unwrap_or(Format::Json)
+    }
+
+    fn push(&self, line: Arc<String>) {
+        // Counted first, so that a flush never waits for less than was queued.
+        self.progress.queued.fetch_add(1, Relaxed);
+        if self.queue.try_send(line).is_err() {
+            self.progress.unreported.fetch_add(1, Relaxed);
+            self.progress.dropped.fetch_add(1, Relaxed);
+            self.progress.leave(1);
         }
-        if !matches!(event.name, "conn.close" | "conn.open") {
-            return true;
-        }
-        let connections = self.connections.load(Relaxed);
-        if connections == Connections::All as u8 {
-            return true;
-        }
-        connections == Connections::Errors as u8
-            && matches!(event.field("conn.reason"), Some(Value::Text(reason)) if !ORDINARY.contains(&reason.as_ref()))
     }
 }
 
@@ -336,12 +412,33 @@ impl Progress {
     }
 }
 
-/// The writer thread: joins what waits into one write, tells of dropped lines once there is room again.
+/// The line that reports lines dropped.
+fn dropped_lines(format: Format, dropped: u64) -> String {
+    const MESSAGE: &str = "log lines dropped because standard error is too slow";
+    let (at, name) = (Timestamp::now(), "resource");
+    let style = match format {
+        Format::Text => {
+            let local = at.to_zoned(TimeZone::system());
+            return format!(
+                "{} WARN  {MESSAGE}: {dropped}\n",
+                local.strftime("%H:%M:%S")
+            );
+        }
+        Format::Logfmt => Style::Logfmt,
+        Format::Json | Format::Auto => Style::Json,
+    };
+    let mut line = Line::new(style, at, Level::WARN, name);
+    line.text("message", MESSAGE);
+    line.plain("log.dropped", dropped);
+    line.finish()
+}
+
+/// The writer thread: joins waiting lines into one write, reports dropped lines once there is room again.
 fn writer(
     mut sink: impl Write,
-    lines: &Receiver<String>,
+    lines: &Receiver<Arc<String>>,
     progress: &Progress,
-    json: impl Fn() -> bool,
+    report: impl Fn(u64) -> String,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while let Ok(first) = lines.recv() {
@@ -355,23 +452,16 @@ fn writer(
             batch.extend_from_slice(more.as_bytes());
             count += 1;
         }
-        let dropped = progress.dropped.swap(0, Relaxed);
+        let dropped = progress.unreported.swap(0, Relaxed);
         if dropped > 0 {
-            let event = Event::warn("resource", "log lines dropped: standard error is too slow")
-                .with("log.dropped", dropped);
-            let line = if json() {
-                format::json(Timestamp::now(), &event)
-            } else {
-                format::text(Timestamp::now(), &event)
-            };
-            batch.extend_from_slice(line.as_bytes());
+            batch.extend_from_slice(report(dropped).as_bytes());
         }
         write_whole(&mut sink, &batch);
         progress.leave(count);
     }
 }
 
-/// Writes all of it, or loses the rest where the sink is gone: a log has nobody to complain to. Standard error may be
+/// Writes all of it, or loses the rest where the sink is gone, which cannot be reported anywhere. Standard error may be
 /// non-blocking (a terminal shared with another program), so "would block" waits.
 fn write_whole(sink: &mut impl Write, mut bytes: &[u8]) {
     while !bytes.is_empty() {
@@ -385,7 +475,7 @@ fn write_whole(sink: &mut impl Write, mut bytes: &[u8]) {
             Err(_) => return,
         }
     }
-    // A sink that cannot flush has been told; the next write meets the same fault.
+    // The next write meets the same fault.
     let _ = sink.flush();
 }
 

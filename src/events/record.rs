@@ -1,112 +1,51 @@
-//! What happened, as values: [`Event`] and why connections end ([`Reason`]).
-//!
-//! An event is built once; the log line (JSON or text) and what tests and services see are made of the same value.
-//! How events travel is `events`'s business.
+//! An event as a value, for subscribers inside the program (demo, history, tests) and for the text log.
 
-use std::borrow::Cow;
+use tracing::Level;
+use tracing::field::{Field, Visit};
 
-/// How loud an event is. error: we stop or lose service; warn: somebody should look; info: the rest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
-    /// We stop or lose service.
-    Error,
-    /// Somebody should look at it.
-    Warn,
-    /// Part of the ordinary course.
-    Info,
-    /// For looking closely.
-    Debug,
+pub(super) const fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
 }
 
 /// One value of an event's field.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// Text; escaped and cut by the log, never by the caller.
-    Text(Cow<'static, str>),
-    /// A whole number.
+    Text(String),
     Int(i64),
-    /// A number with a fraction.
     Num(f64),
-    /// Yes or no.
     Bool(bool),
 }
 
-/// One thing that happened, flat: the fields of contract section 6.
+/// One event, its fields in the order in which they were given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// How loud.
     pub level: Level,
-    /// The event's name, for example `conn.close`.
     pub name: &'static str,
-    /// A few words for people; no values in it.
-    pub message: Cow<'static, str>,
-    /// The fields, in the order in which they are written.
+    pub message: String,
     pub fields: Vec<(&'static str, Value)>,
-}
-
-// === impl Level ===
-
-impl Level {
-    /// As it stands in a log line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-        }
-    }
 }
 
 // === impl Event ===
 
 impl Event {
-    fn new(level: Level, name: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            level,
-            name,
-            message: message.into(),
+    pub(super) fn of(event: &tracing::Event<'_>) -> Self {
+        let metadata = event.metadata();
+        let mut record = Self {
+            level: *metadata.level(),
+            name: metadata.name(),
+            message: String::new(),
             fields: Vec::new(),
-        }
+        };
+        event.record(&mut record);
+        record
     }
 
-    /// An event at level error.
-    pub fn error(name: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Level::Error, name, message)
-    }
-
-    /// An event at level warn.
-    pub fn warn(name: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Level::Warn, name, message)
-    }
-
-    /// An event at level info.
-    pub fn info(name: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Level::Info, name, message)
-    }
-
-    /// An event at level debug.
-    pub fn debug(name: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Level::Debug, name, message)
-    }
-
-    /// With one more field.
-    #[must_use]
-    pub fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
-        self.fields.push((key, value.into()));
-        self
-    }
-
-    /// With one more field, where there is a value; a field without one is absent.
-    #[must_use]
-    pub fn maybe(self, key: &'static str, value: Option<impl Into<Value>>) -> Self {
-        match value {
-            Some(value) => self.with(key, value),
-            None => self,
-        }
-    }
-
-    /// The value of a field.
     pub fn field(&self, key: &str) -> Option<&Value> {
         self.fields
             .iter()
@@ -121,17 +60,56 @@ impl Event {
             _ => None,
         }
     }
-}
 
-impl From<&'static str> for Value {
-    fn from(text: &'static str) -> Self {
-        Value::Text(Cow::Borrowed(text))
+    fn push(&mut self, field: &Field, value: Value) {
+        match (field.name(), value) {
+            ("message", Value::Text(text)) => self.message = text,
+            (name, value) => self.fields.push((name, value)),
+        }
     }
 }
 
-impl From<String> for Value {
-    fn from(text: String) -> Self {
-        Value::Text(Cow::Owned(text))
+impl Visit for Event {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.push(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.push(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.push(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.push(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.push(field, value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.push(field, Value::Text(format!("{value:?}")));
+    }
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Value::Text(text) => f.write_str(text),
+            Value::Int(number) => number.fmt(f),
+            // Three decimals: microseconds where the unit is ms.
+            Value::Num(number) => ((number * 1000.0).round() / 1000.0).fmt(f),
+            Value::Bool(yes) => yes.fmt(f),
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Value::Text(text.to_owned())
     }
 }
 

@@ -132,7 +132,7 @@ impl Listener {
                 let class = classify(&error);
                 self.metrics
                     .counter(&family::ACCEPT_ERRORS, &[class.as_str()])
-                    .inc();
+                    .increment(1);
                 match class {
                     // So many lost connections in a row are none: the error is permanent.
                     AcceptError::Skip if skipped < BATCH => skipped += 1,

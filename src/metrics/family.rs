@@ -121,6 +121,8 @@ families! {
     DNS_AGE_SECONDS "entryway_dns_age_seconds" Gauge, &["name"], "Age of the answer in use.";
     DNS_CHANGES "entryway_dns_changes_total" Counter, &["name"], "Times the set of addresses changed.";
 
+    LOG_LINES_DROPPED "entryway_log_lines_dropped_total" Counter, &[],
+        "Log lines dropped because standard error was too slow.";
     DRAINING "entryway_draining" Gauge, &[], "Whether this instance is shutting down.";
     DRAIN_CUT "entryway_drain_cut_total" Counter, &[], "Connections reset at the end of a shutdown.";
     ANSWERS "entryway_answers_total" Counter, ENDPOINT_LABELS, "Complete answers, by HTTP framing.";

@@ -1,50 +1,43 @@
-//! The registry: series and the handles that write them.
+//! The registry of one instance: series, and the handles of the `metrics` crate that write them.
 //!
-//! A handle shares its cell with the registry and is lock-free; the lock is taken only where a handle is asked for, a
-//! series removed or values read. A removed series takes its handles along: they write into a cell nobody reads.
+//! A handle shares its cell with the registry and is lock-free; the lock is taken only to ask for a handle, to remove a
+//! series or to read values. Handles to a removed series stay usable and write into a cell that is never read.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use ::metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn};
+
 use super::family::{Family, Kind};
 
-/// A count that only goes up.
-#[derive(Clone, Debug)]
-pub struct Counter(Arc<AtomicU64>);
+#[derive(Debug, Default)]
+struct Count(AtomicU64);
 
-/// A value that goes both ways.
-#[derive(Clone, Debug)]
-pub struct Gauge(Arc<AtomicU64>);
+/// The bits of an f64.
+#[derive(Debug, Default)]
+struct Float(AtomicU64);
 
-/// Counts durations by upper bounds.
-#[derive(Clone, Debug)]
-pub struct Histogram(Arc<Buckets>);
-
-/// A histogram's cell.
 #[derive(Debug)]
 struct Buckets {
     bounds: &'static [f64],
     /// One per bound, and one for all above the last. Not cumulative; the reader adds up.
     counts: Box<[AtomicU64]>,
-    /// Bits of an f64.
-    sum: AtomicU64,
+    sum: Float,
 }
 
-/// One series' cell. A gauge handle on a counter family holds an f64 (a total kept elsewhere, as the kernel's).
+/// The value of one series. A gauge handle on a counter family holds a float (a total kept elsewhere, as the kernel's).
 #[derive(Clone, Debug)]
 enum Cell {
-    Int(Arc<AtomicU64>),
-    Float(Arc<AtomicU64>),
+    Count(Arc<Count>),
+    Float(Arc<Float>),
     Histogram(Arc<Buckets>),
 }
 
 /// What a series holds at the moment it is read.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Reading {
-    /// A whole count.
     Int(u64),
-    /// A value.
     Float(f64),
     /// Counts per bound (not cumulative, the last is above all bounds), and the sum.
     Histogram(&'static [f64], Vec<u64>, f64),
@@ -65,85 +58,72 @@ pub(super) struct Registry {
     families: RwLock<BTreeMap<&'static str, FamilySeries>>,
 }
 
-fn buckets(family: &'static Family) -> Arc<Buckets> {
-    let bounds: &'static [f64] = match family.kind {
-        Kind::Histogram(bounds) => bounds,
-        Kind::Counter | Kind::Gauge => &[],
-    };
-    Arc::new(Buckets {
-        bounds,
-        counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
-        sum: AtomicU64::new(0),
-    })
+// === impl Count ===
+
+impl CounterFn for Count {
+    fn increment(&self, by: u64) {
+        self.0.fetch_add(by, Relaxed);
+    }
+
+    fn absolute(&self, value: u64) {
+        self.0.fetch_max(value, Relaxed);
+    }
 }
 
-fn add_float(cell: &AtomicU64, by: f64) {
-    let mut seen = cell.load(Relaxed);
-    loop {
-        let next = (f64::from_bits(seen) + by).to_bits();
-        match cell.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
-            Ok(_) => return,
-            Err(now) => seen = now,
+// === impl Float ===
+
+impl Float {
+    fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Relaxed))
+    }
+
+    fn add(&self, by: f64) {
+        let mut seen = self.0.load(Relaxed);
+        loop {
+            let next = (f64::from_bits(seen) + by).to_bits();
+            match self.0.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
         }
     }
 }
 
-// === impl Counter ===
-
-impl Counter {
-    /// Adds to the count.
-    pub fn add(&self, by: u64) {
-        self.0.fetch_add(by, Relaxed);
+impl GaugeFn for Float {
+    fn increment(&self, by: f64) {
+        self.add(by);
     }
 
-    /// Adds one.
-    pub fn inc(&self) {
-        self.add(1);
+    fn decrement(&self, by: f64) {
+        self.add(-by);
     }
 
-    /// The count.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-// === impl Gauge ===
-
-impl Gauge {
-    /// Sets the value.
-    pub fn set(&self, value: f64) {
+    fn set(&self, value: f64) {
         self.0.store(value.to_bits(), Relaxed);
     }
+}
 
-    /// Adds to the value.
-    pub fn add(&self, by: f64) {
-        add_float(&self.0, by);
-    }
+// === impl Buckets ===
 
-    /// Takes from the value.
-    pub fn sub(&self, by: f64) {
-        add_float(&self.0, -by);
-    }
-
-    /// The value.
-    pub fn get(&self) -> f64 {
-        f64::from_bits(self.0.load(Relaxed))
+impl Buckets {
+    fn new(family: &Family) -> Self {
+        let bounds: &'static [f64] = match family.kind {
+            Kind::Histogram(bounds) => bounds,
+            Kind::Counter | Kind::Gauge => &[],
+        };
+        Self {
+            bounds,
+            counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
+            sum: Float::default(),
+        }
     }
 }
 
-// === impl Histogram ===
-
-impl Histogram {
-    /// Records one sample, in the family's unit (seconds).
-    pub fn record(&self, value: f64) {
-        let index = self.0.bounds.partition_point(|bound| *bound < value);
-        self.0.counts[index].fetch_add(1, Relaxed);
-        add_float(&self.0.sum, value);
-    }
-
-    /// How many samples were recorded.
-    pub fn count(&self) -> u64 {
-        self.0.counts.iter().map(|count| count.load(Relaxed)).sum()
+impl HistogramFn for Buckets {
+    fn record(&self, value: f64) {
+        let index = self.bounds.partition_point(|bound| *bound < value);
+        self.counts[index].fetch_add(1, Relaxed);
+        self.sum.add(value);
     }
 }
 
@@ -152,15 +132,16 @@ impl Histogram {
 impl Cell {
     fn read(&self) -> Reading {
         match self {
-            Cell::Int(cell) => Reading::Int(cell.load(Relaxed)),
-            Cell::Float(cell) => Reading::Float(f64::from_bits(cell.load(Relaxed))),
-            Cell::Histogram(cell) => Reading::Histogram(
-                cell.bounds,
-                cell.counts
+            Cell::Count(count) => Reading::Int(count.0.load(Relaxed)),
+            Cell::Float(float) => Reading::Float(float.get()),
+            Cell::Histogram(buckets) => Reading::Histogram(
+                buckets.bounds,
+                buckets
+                    .counts
                     .iter()
                     .map(|count| count.load(Relaxed))
                     .collect(),
-                f64::from_bits(cell.sum.load(Relaxed)),
+                buckets.sum.get(),
             ),
         }
     }
@@ -169,7 +150,7 @@ impl Cell {
 // === impl Reading ===
 
 impl Reading {
-    /// As one number: a histogram's is its count.
+    /// As one number; of a histogram, its count.
     pub(super) fn number(&self) -> f64 {
         match self {
             Reading::Int(count) => *count as f64,
@@ -216,9 +197,9 @@ impl Registry {
     /// The counter with these labels, made where there is none.
     pub(super) fn counter(&self, family: &'static Family, labels: &[&str]) -> Counter {
         debug_assert_eq!(family.kind, Kind::Counter, "{}", family.name);
-        match self.cell(family, labels, |_| Cell::Int(Arc::default())) {
-            Cell::Int(cell) => Counter(cell),
-            _ => Counter(Arc::default()),
+        match self.cell(family, labels, |_| Cell::Count(Arc::default())) {
+            Cell::Count(cell) => Counter::from_arc(cell),
+            _ => Counter::noop(),
         }
     }
 
@@ -230,17 +211,18 @@ impl Registry {
             family.name
         );
         match self.cell(family, labels, |_| Cell::Float(Arc::default())) {
-            Cell::Float(cell) => Gauge(cell),
-            _ => Gauge(Arc::default()),
+            Cell::Float(cell) => Gauge::from_arc(cell),
+            _ => Gauge::noop(),
         }
     }
 
     /// The histogram with these labels, made where there is none.
     pub(super) fn histogram(&self, family: &'static Family, labels: &[&str]) -> Histogram {
         debug_assert!(matches!(family.kind, Kind::Histogram(_)), "{}", family.name);
-        match self.cell(family, labels, |family| Cell::Histogram(buckets(family))) {
-            Cell::Histogram(cell) => Histogram(cell),
-            _ => Histogram(buckets(family)),
+        let new = |family| Cell::Histogram(Arc::new(Buckets::new(family)));
+        match self.cell(family, labels, new) {
+            Cell::Histogram(cell) => Histogram::from_arc(cell),
+            _ => Histogram::noop(),
         }
     }
 

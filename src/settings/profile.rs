@@ -10,6 +10,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("laptop", "listener.hold_timeout", "30s"),
     ("laptop", "upstream.warm.spares", "2"),
     ("laptop", "log.format", "text"),
+    ("laptop", "log.connections", "errors"),
     // A load test should see failures at once, and only failures in the log.
     ("load", "listener.when_all_down", "try"),
     ("load", "log.connections", "errors"),

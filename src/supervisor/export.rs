@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::connection::Registry;
-use crate::events::Event;
-use crate::events::Events;
+use crate::events::{Events, event};
 use crate::metrics::{Counter, Gauge, Metrics, family};
 use crate::relay::RelayShared;
 
@@ -58,9 +57,12 @@ impl Export {
         carry(&mut self.stalls, self.counters.stalls());
         carry(&mut self.gave_up, self.counters.reset_gave_up());
         if let Some(picture) = self.counters.take_stall() {
-            self.events.emit(
-                Event::warn("stall", "a direction stood still; a bug of entryway")
-                    .with("picture", picture),
+            event!(
+                self.events,
+                WARN,
+                "stall",
+                "a direction made no progress although it could have; this is a bug of entryway",
+                picture = picture,
             );
         }
         for (reason, count) in self.counters.fallbacks() {
@@ -68,13 +70,16 @@ impl Export {
             if count > *known {
                 if *known == 0 {
                     // Once per reason: the metric tells how often.
-                    self.events.emit(
-                        Event::info("splice.fallback", "carrying bytes through the buffer")
-                            .with("reason", reason),
+                    event!(
+                        self.events,
+                        INFO,
+                        "splice.fallback",
+                        "copying bytes through user space",
+                        reason = reason,
                     );
                 }
                 let counter = self.metrics.counter(&family::SPLICE_FALLBACKS, &[reason]);
-                counter.add(count - *known);
+                counter.increment(count - *known);
                 *known = count;
             }
         }
@@ -83,6 +88,6 @@ impl Export {
 
 /// Adds to a counter what a count has grown by.
 fn carry((counter, known): &mut (Counter, u64), count: u64) {
-    counter.add(count.saturating_sub(*known));
+    counter.increment(count.saturating_sub(*known));
     *known = count;
 }

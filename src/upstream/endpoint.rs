@@ -61,6 +61,9 @@ pub struct Address {
     /// First-answer times of requests in traffic (suspicion by silence is 4 × their median). Shared with the tally
     /// of every connection to this address.
     pub answers: Arc<DurationWindow>,
+    /// Times of successful probes, for the history.
+    pub probes: DurationWindow,
+    failed_probes: AtomicU64,
     /// When upstream bytes last arrived in traffic, in ms of [`Moment`], plus one; 0 = never.
     last_activity: AtomicU64,
     /// Successful dials ever; the actor reads it on its tick, so that a success sends no message.
@@ -111,6 +114,8 @@ impl Address {
             socket,
             connects: DurationWindow::default(),
             answers: Arc::default(),
+            probes: DurationWindow::default(),
+            failed_probes: AtomicU64::new(0),
             last_activity: AtomicU64::new(0),
             dialled: AtomicU64::new(0),
         }
@@ -120,6 +125,19 @@ impl Address {
     pub fn dialled(&self, took: Duration) {
         self.connects.record(took);
         self.dialled.fetch_add(1, Relaxed);
+    }
+
+    /// Records a probe that ended, for the history.
+    pub fn probed(&self, succeeded: bool, took: Duration) {
+        if succeeded {
+            self.probes.record(took);
+        } else {
+            self.failed_probes.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub fn failed_probes(&self) -> u64 {
+        self.failed_probes.load(Relaxed)
     }
 
     /// Successful dials of traffic so far.

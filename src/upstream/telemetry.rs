@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::events::Events;
-use crate::events::{Event, Level};
+use crate::events::{Events, event};
 use crate::metrics::{Family, Metrics, family};
 use crate::types::{EndpointName, UpstreamName};
 use crate::upstream::change::Change;
@@ -77,9 +76,7 @@ impl Telemetry {
             if self.is_flapping(change, now) {
                 continue;
             }
-            if let Some(event) = self.event(change) {
-                self.events.emit(event);
-            }
+            self.emit(change);
         }
     }
 
@@ -117,16 +114,19 @@ impl Telemetry {
         self.flapping.retain(|(_, socket), flapping| {
             let goes_on = now.since(flapping.since) < FLAPPING_WINDOW;
             if !goes_on && flapping.changes > FLAPPING_LINES {
-                let text = "an address keeps changing between up and suspect";
-                let event = about(
-                    Event::info("endpoint.state", text),
-                    &flapping.endpoint,
-                    *socket,
-                );
-                events.emit(
-                    event
-                        .with("changes", flapping.changes)
-                        .with("window_s", FLAPPING_WINDOW.as_secs()),
+                let endpoint = &flapping.endpoint;
+                event!(
+                    events,
+                    INFO,
+                    "endpoint.state",
+                    "an address keeps changing between up and suspect",
+                    upstream = endpoint.upstream.as_str(),
+                    endpoint = endpoint.name().as_str(),
+                    zone = endpoint.zone().map(|zone| zone.as_str()),
+                    server.address = %socket.ip(),
+                    server.port = socket.port(),
+                    changes = flapping.changes,
+                    window_s = FLAPPING_WINDOW.as_secs(),
                 );
             }
             goes_on
@@ -218,7 +218,7 @@ impl Telemetry {
                 endpoint.zone_label().to_owned(),
             ]
         };
-        let inc = |family, labels: &[&str]| self.metrics.counter(family, labels).inc();
+        let inc = |family, labels: &[&str]| self.metrics.counter(family, labels).increment(1);
         match change {
             Change::Transition {
                 endpoint,
@@ -269,22 +269,46 @@ impl Telemetry {
         }
     }
 
-    fn event(&self, change: &Change) -> Option<Event> {
+    fn emit(&self, change: &Change) {
         match change {
             Change::Transition {
                 endpoint,
                 socket,
                 transition,
             } => {
-                let event = if transition.to == HealthState::Down {
-                    Event::warn("endpoint.state", "an address is down")
+                let (from, to) = (transition.from.as_str(), transition.to.as_str());
+                let reason = &*transition.reason;
+                if transition.to == HealthState::Down {
+                    event!(
+                        self.events,
+                        WARN,
+                        "endpoint.state",
+                        "an address is down",
+                        upstream = endpoint.upstream.as_str(),
+                    endpoint = endpoint.name().as_str(),
+                    zone = endpoint.zone().map(|zone| zone.as_str()),
+                    server.address = %socket.ip(),
+                    server.port = socket.port(),
+                        from = from,
+                        to = to,
+                        reason = reason,
+                    );
                 } else {
-                    Event::info("endpoint.state", "an address changed its state")
-                };
-                let event = about(event, endpoint, *socket)
-                    .with("from", transition.from.as_str())
-                    .with("to", transition.to.as_str());
-                Some(event.with("reason", transition.reason.to_string()))
+                    event!(
+                        self.events,
+                        INFO,
+                        "endpoint.state",
+                        "an address changed its state",
+                        upstream = endpoint.upstream.as_str(),
+                    endpoint = endpoint.name().as_str(),
+                    zone = endpoint.zone().map(|zone| zone.as_str()),
+                    server.address = %socket.ip(),
+                    server.port = socket.port(),
+                        from = from,
+                        to = to,
+                        reason = reason,
+                    );
+                }
             }
             Change::Probed {
                 endpoint,
@@ -292,12 +316,21 @@ impl Telemetry {
                 result,
                 detail,
                 took,
-            } if result != "ok" && self.events.wants(Level::Debug) => {
-                let event = Event::debug("probe.fail", "a probe failed");
-                let event = about(event, endpoint, *socket)
-                    .with("result", result.clone())
-                    .maybe("detail", detail.clone());
-                Some(event.with("probe.duration_ms", took.as_secs_f64() * 1000.0))
+            } if result != "ok" => {
+                event!(
+                    self.events,
+                    DEBUG,
+                    "probe.fail",
+                    "a probe failed",
+                    upstream = endpoint.upstream.as_str(),
+                    endpoint = endpoint.name().as_str(),
+                    zone = endpoint.zone().map(|zone| zone.as_str()),
+                    server.address = %socket.ip(),
+                    server.port = socket.port(),
+                    result = result,
+                    detail = detail.as_deref(),
+                    probe.duration_ms = took.as_secs_f64() * 1000.0,
+                );
             }
             Change::Mismatch {
                 endpoint,
@@ -305,46 +338,65 @@ impl Telemetry {
                 got,
                 pinned,
             } => {
-                let event =
-                    Event::warn("identity.mismatch", "an address answers as another system");
-                let event = about(event, endpoint, *socket).with("identity", pinned.to_string());
-                Some(event.with("identity.other", got.to_string()))
+                event!(
+                    self.events,
+                    WARN,
+                    "identity.mismatch",
+                    "an address answers as another system",
+                    upstream = endpoint.upstream.as_str(),
+                    endpoint = endpoint.name().as_str(),
+                    zone = endpoint.zone().map(|zone| zone.as_str()),
+                    server.address = %socket.ip(),
+                    server.port = socket.port(),
+                    identity = %pinned,
+                    identity.other = %got,
+                );
             }
-            _ => self.event_of_upstream(change),
+            _ => self.emit_about_upstream(change),
         }
     }
 
     /// Events that are not about one address.
-    fn event_of_upstream(&self, change: &Change) -> Option<Event> {
-        let here = |event: Event| event.with("upstream", self.upstream.to_string());
+    fn emit_about_upstream(&self, change: &Change) {
+        let upstream = self.upstream.as_str();
         let list = |ips: &[IpAddr]| {
             let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
             (!ips.is_empty()).then(|| ips.join(" "))
         };
-        let event = match change {
-            Change::Pin(PinChange::Conflict(one, other)) => {
-                let text = "two systems behind one upstream: not used until a reload or restart";
-                here(Event::warn("identity.mismatch", text))
-                    .with("identity", one.to_string())
-                    .with("identity.other", other.to_string())
-            }
-            Change::Pin(PinChange::Unexpected { expected, got }) => {
-                let text =
-                    "no address answers as the system of health.expect_s3_auth_path: not used";
-                here(Event::warn("identity.mismatch", text))
-                    .with("identity", expected.to_string())
-                    .with("identity.other", got.to_string())
-            }
+        match change {
+            Change::Pin(PinChange::Conflict(one, other)) => event!(
+                self.events,
+                WARN,
+                "identity.mismatch",
+                "two systems behind one upstream: not used until a reload or restart",
+                upstream = upstream,
+                identity = %one,
+                identity.other = %other,
+            ),
+            Change::Pin(PinChange::Unexpected { expected, got }) => event!(
+                self.events,
+                WARN,
+                "identity.mismatch",
+                "no address answers as the system of health.expect_s3_auth_path: not used",
+                upstream = upstream,
+                identity = %expected,
+                identity.other = %got,
+            ),
             Change::AddressesLeftOut {
                 name,
                 kept,
                 left_out,
             } => {
-                let text = "a name has more addresses than are kept; those that are down give way";
-                here(Event::warn("dns.change", text))
-                    .with("name", name.clone())
-                    .with("kept", *kept)
-                    .with("left_out", *left_out)
+                event!(
+                    self.events,
+                    WARN,
+                    "dns.change",
+                    "a name has more addresses than are kept; those that are down give way",
+                    upstream = upstream,
+                    name = name,
+                    kept = *kept,
+                    left_out = *left_out,
+                );
             }
             Change::Unreachable {
                 why,
@@ -353,62 +405,73 @@ impl Telemetry {
             } => {
                 let text =
                     format!("nothing can be reached: {why}; {meanwhile}; run `entryway doctor`");
-                here(Event::warn("upstream.unreachable", text))
-                    .with("error", why.clone())
-                    .with(
-                        "lasting_ms",
-                        u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX),
-                    )
+                event!(
+                    self.events,
+                    WARN,
+                    "upstream.unreachable",
+                    text,
+                    upstream = upstream,
+                    error = why,
+                    lasting_ms = u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX),
+                );
             }
-            Change::Failover { from, to } => here(Event::info(
+            Change::Failover { from, to } => event!(
+                self.events,
+                INFO,
                 "upstream.failover",
                 "new connections go to another zone",
-            ))
-            .with("from", from.clone())
-            .with("to", to.clone()),
-            Change::Failback { from, to } => here(Event::info(
+                upstream = upstream,
+                from = from,
+                to = to,
+            ),
+            Change::Failback { from, to } => event!(
+                self.events,
+                INFO,
                 "upstream.failback",
                 "new connections go back to the nearer zone",
-            ))
-            .with("from", from.clone())
-            .with("to", to.clone()),
+                upstream = upstream,
+                from = from,
+                to = to,
+            ),
             Change::Dns {
                 name,
                 endpoint,
                 added,
                 departed,
                 removed,
-            } => here(Event::info("dns.change", "the addresses of a name changed"))
-                .with("endpoint", endpoint.name().to_string())
-                .with("name", name.clone())
-                .maybe("added", list(added))
-                .maybe("departed", list(departed))
-                .maybe("removed", list(removed)),
-            Change::DnsError { name, error, kept } => {
-                let text = "a lookup went wrong; address_state addresses are kept";
-                here(Event::warn("dns.error", text))
-                    .with("name", name.clone())
-                    .with("error", error.clone())
-                    .with("kept", *kept)
-            }
-            Change::Stall(late) => {
-                let text = "the event loop stalled; timeouts of that interval are ignored";
-                here(Event::debug("stall", text)).with("late_ms", late.as_secs_f64() * 1000.0)
-            }
-            _ => return None,
-        };
-        Some(event)
+            } => event!(
+                self.events,
+                INFO,
+                "dns.change",
+                "the addresses of a name changed",
+                upstream = upstream,
+                endpoint = endpoint.name().as_str(),
+                name = name,
+                added = list(added),
+                departed = list(departed),
+                removed = list(removed),
+            ),
+            Change::DnsError { name, error, kept } => event!(
+                self.events,
+                WARN,
+                "dns.error",
+                "a lookup failed; known addresses are kept",
+                upstream = upstream,
+                name = name,
+                error = error,
+                kept = *kept,
+            ),
+            Change::Stall(late) => event!(
+                self.events,
+                DEBUG,
+                "stall",
+                "the event loop stalled; timeouts of that interval are ignored",
+                upstream = upstream,
+                late_ms = late.as_secs_f64() * 1000.0,
+            ),
+            _ => {}
+        }
     }
-}
-
-/// With the fields that say which address.
-fn about(event: Event, endpoint: &Endpoint, socket: SocketAddr) -> Event {
-    event
-        .with("upstream", endpoint.upstream.to_string())
-        .with("endpoint", endpoint.name().to_string())
-        .maybe("zone", endpoint.zone().map(ToString::to_string))
-        .with("server.address", socket.ip().to_string())
-        .with("server.port", socket.port())
 }
 
 /// The names that have series: those that are no candidates.

@@ -33,7 +33,7 @@ async fn changes_go_through_the_control_socket() {
             "shutdown",
         ]
     );
-    assert!(running.log.wants(crate::events::Level::Debug));
+    assert!(running.log.wants(tracing::Level::DEBUG));
     assert!(running.log.flush(Duration::from_secs(5)));
     let text = running.lines.text();
     assert!(

@@ -77,7 +77,7 @@ fn hostile() -> Vec<(u16, String)> {
         "OPTIONS /v1/status HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n".into(),
     ));
     for path in [
-        "/",
+        "/index.html",
         "/v1",
         "/v1/../v1/shutdown",
         "/v1/endpoints/a/kill",

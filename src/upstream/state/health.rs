@@ -50,6 +50,8 @@ impl UpstreamState {
             return;
         };
         self.first_answer.get_or_insert(now);
+        let succeeded = matches!(outcome, ProbeOutcome::Success { .. });
+        address_state.address.probed(succeeded, took);
         address_state.record(sent, &outcome, took);
         let health = &self.settings.health;
         let transition =

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::{Config, UpstreamConfig};
 use crate::connection::{ContextParts, ListenerContext, Registry, WhenAllDown};
-use crate::dial::{DialSettings, Dialer, HedgeAfter, Preconnected, SpareLimit};
+use crate::dial::{DialSettings, Dialer, Preconnected, SpareLimit};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
 use crate::events::Events;
 use crate::listener::ListenerSettings;
@@ -21,7 +21,6 @@ use crate::settings::{Splice, UpstreamSettings, ZoneSetting};
 use crate::supervisor::{CloseRules, UpstreamEntry};
 use crate::sys::congestion::LoopbackCongestion;
 use crate::types::{ListenerName, UpstreamName};
-use crate::upstream::constants;
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::input::Input;
 use crate::upstream::settings::UpstreamPolicy;
@@ -154,12 +153,7 @@ pub(super) fn dial_settings(
 ) -> DialSettings {
     DialSettings {
         connect_timeout: settings.connect_timeout,
-        // The default is no bound that somebody has set: it follows the path.
-        hedge_after: if settings.hedge_after == constants::STAGGER_CAP {
-            HedgeAfter::Auto
-        } else {
-            HedgeAfter::AtMost(settings.hedge_after)
-        },
+        hedge_after: settings.hedge_after,
         tcp: settings.tcp.options(),
         loopback_congestion,
     }

@@ -66,7 +66,7 @@ fn inputs(
         health: &upstream.health,
         failback: &upstream.failback,
         connect_timeout: upstream.connect_timeout,
-        hedge_after: upstream.hedge_after,
+        hedge_after: upstream.hedge_after.cap(),
         keepalive: upstream.tcp.keepalive,
         keepalive_interval: upstream.tcp.keepalive_interval,
         keepalive_probes: upstream.tcp.keepalive_probes,

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -218,6 +220,64 @@ impl Connector {
         };
         let usual = candidate.address.connects.quantile(0.99);
         Some(usual.map_or(cap, |p99| cap.min(MIN_STAGGER.max(3 * p99))))
+    }
+}
+
+// === impl HedgeAfter ===
+
+impl HedgeAfter {
+    /// The upper bound on a path that does not ask for more.
+    pub const fn cap(self) -> Duration {
+        match self {
+            HedgeAfter::Auto => constants::STAGGER_CAP,
+            HedgeAfter::AtMost(cap) => cap,
+        }
+    }
+
+    /// Reads `auto` or a duration.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(HedgeAfter::Auto),
+            _ => crate::duration::parse(text).map(HedgeAfter::AtMost),
+        }
+    }
+}
+
+impl Serialize for HedgeAfter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            HedgeAfter::Auto => serializer.serialize_str("auto"),
+            HedgeAfter::AtMost(cap) => crate::duration::serialize(cap, serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HedgeAfter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reads;
+
+        impl Visitor<'_> for Reads {
+            type Value = HedgeAfter;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"auto\", or a duration in quotes, such as \"250ms\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<HedgeAfter, E> {
+                HedgeAfter::parse(text).map_err(E::custom)
+            }
+
+            /// A bare number gets the error about missing units.
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<HedgeAfter, E> {
+                HedgeAfter::parse(&number.to_string()).map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<HedgeAfter, E> {
+                HedgeAfter::parse(&number.to_string()).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Reads)
     }
 }
 

@@ -41,6 +41,8 @@ pub enum ValueKind {
     /// `IP:PORT` or `off`.
     AddressOrOff,
     Duration,
+    /// A duration or `auto`.
+    DurationOrAuto,
     Number,
     /// One of these words.
     Word(&'static [&'static str]),
@@ -96,7 +98,7 @@ const fn flag(
 #[rustfmt::skip]
 pub const FLAGS: &[Flag] = {
     use FlagGroup::{Admin, Dns, Health, Listen, Process, Target};
-    use ValueKind::{ Address, AddressOrOff, Addresses, DnsServers, Duration, Endpoints, Number, Off, Quiet, Switch, Text, Word, };
+    use ValueKind::{ Address, AddressOrOff, Addresses, DnsServers, Duration, DurationOrAuto, Endpoints, Number, Off, Quiet, Switch, Text, Word, };
     &[
         flag(Target, "endpoint", "upstream.endpoint", Endpoints, "HOST:PORT[?zone=Z&name=N]",
             "Address of a Datomic entry point; may be repeated"),
@@ -114,8 +116,8 @@ pub const FLAGS: &[Flag] = {
             "Availability zone of this host, preferred over others [default: auto]"),
         flag(Target, "connect-timeout", "upstream.connect_timeout", Duration, "D",
             "Timeout of one connection attempt [default: 1500ms]"),
-        flag(Target, "hedge-after", "upstream.hedge_after", Duration, "D",
-            "Start a second connection attempt after at most this delay; 0s disables hedging [default: 250ms]"),
+        flag(Target, "hedge-after", "upstream.hedge_after", DurationOrAuto, "D|auto",
+            "Start a second connection attempt after at most this delay; 0s disables hedging [default: auto, 250ms or 3 round trips]"),
         flag(Target, "no-splice", "upstream.splice", Off, "BOOL",
             "Copy through a buffer instead of splice(2)"),
         flag(Target, "warm", "upstream.warm.spares", Number, "N",
@@ -219,6 +221,10 @@ impl Flag {
                 checked(|text| if text == "off" { Ok(()) } else { address(text) })
             }
             ValueKind::Duration => checked(|text| duration::parse(text).map(drop)),
+            ValueKind::DurationOrAuto => checked(|text| match text {
+                "auto" => Ok(()),
+                _ => duration::parse(text).map(drop),
+            }),
             ValueKind::Number => checked(|text| match text.parse::<u32>() {
                 Ok(_) => Ok(()),
                 Err(_) => Err("expected a whole number".to_owned()),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::addr::{self, HostPort, NameError};
 use crate::admin::settings::AdminSettings;
-use crate::dial::PreconnectSettings;
+use crate::dial::{HedgeAfter, PreconnectSettings};
 use crate::dns::DnsSettings;
 use crate::events::LogSettings;
 use crate::listener::ListenerSettings;
@@ -63,8 +63,7 @@ pub struct UpstreamSettings {
     #[serde(with = "crate::duration")]
     pub connect_timeout: Duration,
     /// Upper bound of the delay before a second attempt; zero disables hedging.
-    #[serde(with = "crate::duration")]
-    pub hedge_after: Duration,
+    pub hedge_after: HedgeAfter,
     pub health: HealthSettings,
     pub failback: FailbackSettings,
     pub tcp: TcpSettings,
@@ -202,7 +201,7 @@ impl Default for UpstreamSettings {
             from_client: None,
             zone: ZoneSetting::default(),
             connect_timeout: Duration::from_millis(1500),
-            hedge_after: Duration::from_millis(250),
+            hedge_after: HedgeAfter::Auto,
             health: HealthSettings::default(),
             failback: FailbackSettings::default(),
             tcp: TcpSettings::default(),

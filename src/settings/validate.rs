@@ -10,6 +10,7 @@ use super::diagnostics::{Diagnostic, closest};
 use super::model::{UpstreamSettings, ZoneSetting};
 use super::node::{KeyPath, Node, Origin, PathStep, Value};
 use super::{endpoint, ranges};
+use crate::dial::HedgeAfter;
 use crate::duration;
 
 mod target;
@@ -193,7 +194,8 @@ impl Validator<'_> {
         {
             self.error(self.origin(node, &key), format!("`{key}` {message}"));
         }
-        if upstream.hedge_after > upstream.connect_timeout {
+        if matches!(upstream.hedge_after, HedgeAfter::AtMost(cap) if cap > upstream.connect_timeout)
+        {
             let title = "`hedge_after` is longer than `connect_timeout` and has no effect";
             self.warnings
                 .push(Diagnostic::new(title, self.origin(node, "hedge_after")));

@@ -209,7 +209,7 @@ impl ListenerContext {
     }
 }
 
-impl Route {
+impl ListenerContext {
     fn record_failure(&self, attempt: &Attempt) {
         let endpoint = &attempt.candidate.endpoint;
         let to = attempt.candidate.address.socket;

@@ -140,7 +140,7 @@ impl Telemetry {
             |family, labels: &[&str], value: f64| self.metrics.gauge(family, labels).set(value);
         let flag = |yes: bool| f64::from(u8::from(yes));
         set(&family::FAIL_OPEN, &[upstream], flag(snapshot.fail_open));
-        self.metrics.counter(&family::FAILBACKS, &[upstream]);
+        let _ = self.metrics.counter(&family::FAILBACKS, &[upstream]);
         set(
             &family::UPSTREAM_ADDRESSES,
             &[upstream],
@@ -161,7 +161,7 @@ impl Telemetry {
             let [_, name, zone] = labels;
             shown.insert(name.to_owned());
             // An increase from nothing to 1 is none to Prometheus: the series starts at 0.
-            self.metrics.counter(&family::IDENTITY_MISMATCHES, &labels);
+            let _ = self.metrics.counter(&family::IDENTITY_MISMATCHES, &labels);
             set(&family::ENDPOINT_HEALTHY, &labels, flag(view.healthy));
             set(&family::ENDPOINT_ACTIVE, &labels, flag(view.active));
             let answers = view.addresses.iter().any(|address| {

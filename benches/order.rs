@@ -29,6 +29,7 @@ fn main() {
         port: 8182,
         zone: Some(Zone::new(["a", "b", "c"][usize::from(number) % 3])),
         role: Role::Configured,
+        hop: None,
     });
     let (feed, view, actor) = start(UpstreamArgs {
         upstream: UpstreamName::new("u"),

@@ -1,38 +1,45 @@
-//! Names of places to connect to, as somebody typed them: taken apart, or told what they are instead.
+//! Names and addresses to connect to, as somebody typed them: parsed, or said what they are instead.
 //!
-//! Owns what is known about names of AWS and Datomic Cloud ([`aws`]) and about the releases' ways in ([`datomic_releases`]).
-//! Pure text: nothing is resolved. Settings check with it, recipes are made with it.
+//! A text that cannot be a `HOST:PORT` is an error whose sentence says what it seems to be. A host that can be
+//! connected to but looks odd is never refused, because the user may know better: [`oddity`] gives the warning.
+//! [`aws`] knows the shapes of names of AWS and Datomic Cloud, [`datomic_releases`] which way in a release has.
+//! Pure text: nothing is resolved here.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 pub mod aws;
 pub mod datomic_releases;
+mod odd;
+mod own_listener;
 
-use aws::{is_id, is_region};
+use aws::{NlbName, VpceName, is_id};
 use datomic_releases::GATEWAY_NOTE;
+pub use odd::oddity;
+pub use own_listener::is_own_listener;
 
 /// The port of Datomic Cloud's client access.
 pub const PORT: u16 = 8182;
+/// The port of Datomic Cloud's HTTP direct: web services of the user's own ions.
+pub const HTTP_DIRECT_PORT: u16 = 8184;
 
-/// What a name was given as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NameKind {
-    /// `--endpoint HOST:PORT`.
-    Endpoint,
-    /// `--vpce NAME[:PORT]`.
-    Vpce,
-}
-
-/// A place to connect to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A host and a port to connect to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
-    /// A DNS name (as typed, without a final dot) or a literal IP (without brackets).
+    /// A DNS name (as typed, without a final dot) or a literal IP (without brackets; IPv4-mapped ones as IPv4).
     pub host: String,
-    /// TCP port.
     pub port: u16,
 }
 
-/// Why a name cannot be what it was given as: a sentence without a final dot that says what it is.
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// Why a text cannot be what it was given as: a sentence without a final dot that says what it seems to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NameError(pub String);
@@ -42,37 +49,62 @@ const PEER_URI: &str =
 
 type Checked<T> = Result<T, NameError>;
 
-/// Reads `HOST:PORT` (a VPC endpoint's port may be left out) and says what the text is where it cannot be that.
-pub fn check_name(kind: NameKind, text: &str) -> Checked<HostPort> {
-    written_wrong(text)?;
-    let lower = text.to_ascii_lowercase();
-    something_else(&lower)?;
-    let (host, port) = split(text)?;
-    let host = host.strip_suffix('.').unwrap_or(host);
-    known_host(&host.to_ascii_lowercase())?;
-    let is_vpce = aws::vpce_name(&host.to_ascii_lowercase()).is_some();
-    if kind == NameKind::Vpce && !is_vpce {
-        return no(format!(
+/// Parses `HOST:PORT`.
+pub fn parse_endpoint(text: &str) -> Checked<HostPort> {
+    parse(text, None)
+}
+
+/// Parses the name of a VPC endpoint, `NAME[:PORT]`.
+pub fn parse_vpce(text: &str) -> Checked<(HostPort, VpceName)> {
+    let parsed = parse(text, Some(PORT))?;
+    let host = parsed.host.to_ascii_lowercase();
+    match aws::vpce_name(&host) {
+        Some(name) => Ok((parsed, name)),
+        None if host.starts_with("vpce") || host.contains(".vpce.") => no(odd::not_quite_vpce(
+            &host,
+            &host.split('.').collect::<Vec<_>>(),
+        )),
+        None => no(format!(
             "`{host}` is not a VPC endpoint's DNS name, which looks like \
              vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com; \
              give other names as --endpoint HOST:PORT"
-        ));
+        )),
     }
-    let port = match port {
-        Some(port) => read_port(port)?,
-        None if kind == NameKind::Vpce => PORT,
-        None => return no(missing_port(host)),
+}
+
+/// Parses the name of a network load balancer, `NAME[:PORT]`.
+pub fn parse_nlb(text: &str) -> Checked<(HostPort, NlbName)> {
+    let parsed = parse(text, Some(PORT))?;
+    let host = parsed.host.to_ascii_lowercase();
+    match aws::nlb_name(&host) {
+        Some(name) => Ok((parsed, name)),
+        None if aws::is_alb_name(&host) => no(format!(
+            "`{host}` is an application load balancer, which has no names of zones; give --endpoint {host}:{}",
+            parsed.port
+        )),
+        None => no(format!(
+            "`{host}` is not a network load balancer's DNS name, which looks like \
+             NAME-0123456789abcdef.elb.us-east-1.amazonaws.com; give other names as --endpoint HOST:PORT"
+        )),
+    }
+}
+
+fn parse(text: &str, default_port: Option<u16>) -> Checked<HostPort> {
+    check_writing(text)?;
+    check_kind(&text.to_ascii_lowercase())?;
+    let (host, port) = split(text)?;
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let port = match (port, default_port) {
+        (Some(port), _) => read_port(port)?,
+        (None, Some(port)) => port,
+        (None, None) => return no(missing_port(host)),
     };
-    if port == 8184 && (is_vpce || lower.contains(".datomic.net")) {
-        return no(
-            "port 8184 is Datomic's HTTP direct, for your own ions; clients connect to port 8182",
-        );
-    }
-    valid_host(host)?;
-    Ok(HostPort {
-        host: host.to_owned(),
-        port,
-    })
+    check_host(host)?;
+    let host = match host.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().to_string(),
+        Err(_) => host.to_owned(),
+    };
+    Ok(HostPort { host, port })
 }
 
 fn no<T>(what: impl Into<String>) -> Checked<T> {
@@ -80,7 +112,7 @@ fn no<T>(what: impl Into<String>) -> Checked<T> {
 }
 
 /// Faults of the writing: characters and forms that no `HOST:PORT` has.
-fn written_wrong(text: &str) -> Checked<()> {
+fn check_writing(text: &str) -> Checked<()> {
     if text.is_empty() {
         return no("the name is empty; give HOST:PORT");
     }
@@ -112,8 +144,8 @@ fn written_wrong(text: &str) -> Checked<()> {
     if text.contains('@') {
         return no("USER@HOST is an ssh target; entryway connects to HOST:PORT by itself");
     }
-    if let Some(place) = text.find(['/', '?', '#']) {
-        let (head, tail) = text.split_at(place);
+    if let Some(index) = text.find(['/', '?', '#']) {
+        let (head, tail) = text.split_at(index);
         return no(format!(
             "a TCP endpoint has no path: give `{head}` without `{tail}`"
         ));
@@ -129,11 +161,24 @@ fn written_wrong(text: &str) -> Checked<()> {
 
 fn with_scheme(scheme: &str, rest: &str) -> String {
     let bare = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if bare.to_ascii_lowercase().contains(".execute-api.") {
+    let lower = bare.to_ascii_lowercase();
+    if lower.contains(".execute-api.") {
         return format!("this is {GATEWAY_NOTE}");
     }
+    let host = lower.split(':').next().unwrap_or_default();
+    let with_port = match bare.contains(':') {
+        true => bare.to_owned(),
+        false => format!("{bare}:{PORT}"),
+    };
+    let is_private = aws::vpce_name(host).is_some()
+        || aws::entry_name(host).is_some()
+        || aws::nlb_name(host).is_some();
     match scheme {
-        "http" => format!("an endpoint is HOST:PORT without a scheme: give `{bare}`"),
+        "http" => format!("an endpoint is HOST:PORT without a scheme: give `{with_port}`"),
+        "https" if is_private => format!(
+            "leave out https:// (Datomic's private port speaks plain HTTP, and entryway wants no scheme): give \
+             `{with_port}`"
+        ),
         "https" => format!(
             "an https URL is a public address (API Gateway or a custom domain), which needs no proxy; Datomic's \
              private port speaks plain HTTP: give HOST:PORT of the entry point, not `{bare}`"
@@ -146,17 +191,16 @@ fn with_scheme(scheme: &str, rest: &str) -> String {
     }
 }
 
-/// Things that people have in their clipboard next to the right one.
-fn something_else(lower: &str) -> Checked<()> {
+/// Things that people have in their clipboard next to the right one, and that no host is called.
+fn check_kind(lower: &str) -> Checked<()> {
     let head = lower.split(':').next().unwrap_or_default();
-    if head.ends_with(".edn") {
-        return no(format!("this is a file; give --from-client {head}"));
+    if lower.ends_with(".edn") || lower.contains(".edn#") {
+        return no(format!("this is a file; give --from-client {lower}"));
     }
-    if head.contains(".execute-api.") {
+    if !lower.contains(':') && head.contains(".execute-api.") {
         return no(format!("this is {GATEWAY_NOTE}"));
     }
-    if head.contains("-s3datomic-") || head.contains(".s3.") || head.ends_with(".s3.amazonaws.com")
-    {
+    if !lower.contains(':') && head.contains("-s3datomic-") {
         return no(
             "this is the system's bucket in S3 (what :s3-auth-path answers), not an entry point",
         );
@@ -215,9 +259,17 @@ fn split(text: &str) -> Checked<(&str, Option<&str>)> {
             Some((host, port)) => Ok((host, Some(port))),
             None => Ok((text, None)),
         },
-        _ if text.parse::<Ipv6Addr>().is_ok() => no(format!(
-            "an IPv6 address stands in brackets, and a port behind it: [{text}]:8182"
-        )),
+        _ if text.parse::<Ipv6Addr>().is_ok() => {
+            let meant = text.rsplit_once(':').filter(|(host, port)| {
+                host.parse::<Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            });
+            let meant =
+                meant.map(|(host, port)| format!("; if {port} is the port, [{host}]:{port}"));
+            no(format!(
+                "an IPv6 address stands in brackets, and a port behind it: [{text}]:8182{}",
+                meant.unwrap_or_default()
+            ))
+        }
         _ => match text.rsplit_once(':') {
             Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => no(format!(
                 "an IPv6 address stands in brackets: [{host}]:{port}"
@@ -256,88 +308,8 @@ fn missing_port(host: &str) -> String {
     format!("the port is missing: give `{shown}:8182` (8182 is Datomic Cloud's port)")
 }
 
-/// Names that look like the ones AWS and Datomic make, but are not quite. `host` is lower case.
-fn known_host(host: &str) -> Checked<()> {
-    let labels: Vec<&str> = host.split('.').collect();
-    let entry = matches!(labels[0], "entry" | "entry-http");
-    if host == "datomic.net" || host.ends_with(".datomic.net") {
-        return datomic_net(host, &labels);
-    }
-    if entry && (labels.len() == 3 && is_region(labels[2]) || host.contains(".datomic.")) {
-        return no(format!(
-            "a peered entry name ends in datomic.net: {}.datomic.net",
-            labels[..labels.len().min(3)].join(".")
-        ));
-    }
-    if let Some((zone, region)) = aws::nlb_zone_and_region(host) {
-        let looks_like_a_zone = aws::region_of_zone(zone).is_some();
-        if looks_like_a_zone && aws::region_of_zone(zone) != Some(region) {
-            return no(format!(
-                "the zone {zone} is not in the region {region} of the load balancer's name"
-            ));
-        }
-    }
-    if aws::vpce_name(host).is_none()
-        && (host.contains(".vpce.") || host.contains("vpce-svc-") || host.starts_with("vpce"))
-    {
-        return no(not_quite_vpce(host, &labels));
-    }
-    Ok(())
-}
-
-fn datomic_net(host: &str, labels: &[&str]) -> Checked<()> {
-    if aws::peered_name(host).is_some() {
-        return Ok(());
-    }
-    let shape = "an entry name is entry-http.SYSTEM.REGION.datomic.net";
-    no(match labels[..labels.len() - 2] {
-        ["entry" | "entry-http", _, region] => format!("`{region}` is no region; {shape}"),
-        ["entry" | "entry-http", _] => format!("the region is missing; {shape}"),
-        [system, region] if is_region(region) => format!(
-            "this is the hosted zone; the name in it is entry-http.{system}.{region}.datomic.net"
-        ),
-        _ => format!("no name of this shape leads to a Datomic system; {shape}"),
-    })
-}
-
-/// Which part of a VPC endpoint's name is wrong.
-fn not_quite_vpce(host: &str, labels: &[&str]) -> String {
-    let [first, service, region, rest @ ..] = labels else {
-        return "a VPC endpoint's name is cut short: it has an endpoint, a service, a region and vpce.amazonaws.com"
-            .to_owned();
-    };
-    if !host.ends_with(".vpce.amazonaws.com") && !host.ends_with(".vpce.amazonaws.com.cn") {
-        return "a VPC endpoint's name ends in .vpce.amazonaws.com".to_owned();
-    }
-    if !is_region(region) || rest.len() > 4 {
-        return format!("`{region}` stands where the name has its region, such as us-east-1");
-    }
-    if !service.starts_with("vpce-svc-") {
-        return format!(
-            "this is an endpoint of the AWS service {service}; Datomic's is one of an endpoint service, vpce-svc-…"
-        );
-    }
-    if !is_id(service, "vpce-svc-") {
-        return format!(
-            "`{service}` is no id of an endpoint service: vpce-svc- and 8 to 17 hexadecimal digits"
-        );
-    }
-    let parts: Vec<&str> = first.splitn(4, '-').collect();
-    match parts[..] {
-        ["vpce", id, ..] if !is_id(&format!("vpce-{id}"), "vpce-") => {
-            format!("`vpce-{id}` is no id of an endpoint: vpce- and 8 to 17 hexadecimal digits")
-        }
-        ["vpce", _] => "the 8 characters after the endpoint's id are missing; copy the whole DNS name from the VPC \
-                        console under Endpoints"
-            .to_owned(),
-        ["vpce", _, _, zone] => format!("the zone {zone} is not in the region {region} of the name"),
-        ["vpce", _, suffix] => format!("`{suffix}` is not the 8 characters that follow an endpoint's id"),
-        _ => format!("`{first}` is no endpoint: a VPC endpoint's name begins with vpce-"),
-    }
-}
-
-/// The last check: something that DNS or the kernel can work with.
-fn valid_host(host: &str) -> Checked<()> {
+/// The last check: whether DNS or the kernel can work with it.
+fn check_host(host: &str) -> Checked<()> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         let broadcast = ip == IpAddr::from([255, 255, 255, 255]);
         if ip.is_unspecified() || ip.is_multicast() || broadcast {

@@ -28,28 +28,38 @@ use crate::events::{Events, Log, event};
 use crate::listener::{
     self, BindError, Bound, Listener as RunningListener, Shortage, SocketSettings,
 };
+use crate::metrics::emf::EmfWriter;
 use crate::metrics::{Metrics, family};
 use crate::readiness::Readiness;
 use crate::relay::{RelayShared, TcpSettings};
-use crate::settings::{Diagnostics, Loaded, ShutdownSettings};
+use crate::settings::{Loaded, ShutdownSettings};
 use crate::supervisor::{self, ShutdownControl};
 use crate::suspend;
 use crate::sys::limits::{self, DescriptorBudget};
 use crate::sys::pipe::PipeLimits;
+use crate::sys::process::PassedSocket;
 use crate::types::{ListenerName, UpstreamName};
 use crate::workers::{Dispatcher, Workers};
 use backend::AdminBackend;
+use systemd::Notifier;
 
-pub use config::{Config, UpstreamConfig, targets};
+pub use config::{Config, UpstreamConfig};
 pub use reload::{ReloadError, Reloader};
+pub use systemd::SocketError;
 pub use upstream::Upstream;
 
 mod backend;
 mod config;
+#[cfg(feature = "gateway")]
+mod gateway;
+mod hops;
 mod instance_metrics;
 mod own_zone;
 mod reload;
+mod systemd;
 mod upstream;
+
+use hops::HopTasks;
 
 /// How often the control runtime records that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -90,6 +100,8 @@ pub struct Listener {
     pub route: Arc<ListenerContext>,
     /// Whether it lacks what it needs to accept.
     pub shortage: Shortage,
+    /// Of the URL to paste.
+    pub scheme: &'static str,
 }
 
 /// The running parts: to read their state and to steer them. Cheap to clone.
@@ -110,6 +122,8 @@ pub struct Handles {
     pub started: Moment,
     /// As last loaded.
     pub shutdown: Arc<ArcSwap<ShutdownSettings>>,
+    #[cfg(feature = "gateway")]
+    gateway: Option<crate::gateway::Gateway>,
     resolver: ResolverHandle,
     heartbeat: Arc<AtomicU64>,
     dispatcher: Dispatcher,
@@ -132,25 +146,34 @@ pub struct App {
     workers: Workers,
     /// Probes, resolver, upstreams, supervisor, spares.
     core: JoinSet<()>,
+    notifier: Notifier,
     /// Optional parts beside the core; they end after it.
     services: JoinSet<()>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Targets that cannot be resolved, each where it was set.
-    #[error(transparent)]
-    Targets(#[from] Box<Diagnostics>),
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Sockets passed by a service manager.
+    #[error(transparent)]
+    Sockets(#[from] SocketError),
     #[error("start the worker threads: {0}")]
     Workers(#[source] io::Error),
+    /// Certificate files of the gateway that cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::Error),
     #[error(transparent)]
     Admin(#[from] AdminBindError),
 }
 
 /// Takes the ports and starts everything, on the runtime that calls it (the control runtime).
 pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
+    start_with(loaded, log, Vec::new())
+}
+
+/// The same with sockets that a service manager has passed to this process.
+pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result<App, Error> {
     let (metrics, events) = (Metrics::default(), Events::new(log));
     event!(
         events,
@@ -163,7 +186,7 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
     for warning in &loaded.warnings {
         event!(events, WARN, "start", "settings", warning = warning);
     }
-    let config = Config::resolve(&loaded)?;
+    let config = Config::new(&loaded);
     for upstream in &config.upstreams {
         for note in &upstream.notes {
             event!(
@@ -176,7 +199,7 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
             );
         }
     }
-    let bound = bind(&config, &events)?;
+    let bound = bind(&config, passed, &events)?;
     let listener_port = bound
         .iter()
         .flat_map(Bound::addresses)
@@ -241,7 +264,8 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
 
     let (listener_trigger, listener_watcher) = drain::channel();
     let mut listeners: Vec<Listener> = Vec::new();
-    for (bound, listener) in bound.into_iter().zip(&settings.listeners) {
+    let mut bound = bound.into_iter();
+    for (listener, bound) in settings.listeners.iter().zip(bound.by_ref()) {
         let upstream = upstream_of(&upstreams, &listener.upstream);
         let route = upstream.route(listener, &registry, &counters, &metrics, &events);
         let addresses = bound.addresses().to_vec();
@@ -258,8 +282,30 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
             addresses,
             route,
             shortage,
+            scheme: "http",
         });
     }
+    #[cfg(feature = "gateway")]
+    let gateway = match bound.next() {
+        None => None,
+        Some(bound) => {
+            let ways = gateway::listeners(&upstreams, bound.addresses(), |upstream, settings| {
+                upstream.route(settings, &registry, &counters, &metrics, &events)
+            });
+            listeners.extend(ways.iter().cloned());
+            let shared = gateway::Shared {
+                registry: &registry,
+                max_connections: budget.max_connections,
+                dispatcher: workers.dispatcher(),
+                stop: listener_watcher.clone(),
+                metrics: &metrics,
+                events: &events,
+            };
+            let gateway = gateway::start(&config, bound, &ways, shared)?;
+            core.spawn(gateway.clone().watch_files());
+            Some(gateway)
+        }
+    };
     drop(listening);
     instance_metrics::init(&metrics, workers.dispatcher().threads());
 
@@ -281,6 +327,8 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
         max_connections: budget.max_connections,
         started: clock::now(),
         shutdown: Arc::new(ArcSwap::from_pointee(settings.shutdown.clone())),
+        #[cfg(feature = "gateway")]
+        gateway,
         resolver,
         heartbeat,
         dispatcher: workers.dispatcher().clone(),
@@ -292,6 +340,12 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
     let woken = handles.clone();
     services
         .spawn(async move { match suspend::watch(|woke| woken.woke(woke.to_string())).await {} });
+    let emf = config.settings.metrics.emf;
+    if !emf.is_zero() {
+        let upstreams = handles.upstreams.iter();
+        let names = upstreams.map(|upstream| upstream.name.clone()).collect();
+        services.spawn(EmfWriter::new(names).run(handles.metrics.clone(), emf));
+    }
     for upstream in handles.upstreams.iter() {
         services.spawn(own_zone::keep(upstream.clone(), handles.events.clone()));
     }
@@ -318,8 +372,11 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
             );
         }
     });
+    let notifier = Notifier::from_env(|name| std::env::var_os(name));
+    services.spawn(notifier.clone().keep_reporting(handles.clone()));
     Ok(App {
-        reloader: Reloader::new(handles.clone(), loaded.clone()),
+        reloader: Reloader::new(handles.clone(), loaded.clone(), notifier.clone()),
+        notifier,
         handles,
         admin,
         admin_settings: loaded.settings.admin,
@@ -334,10 +391,11 @@ pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
 }
 
 /// Binds every listener; clients are queued from here on.
-fn bind(config: &Config, events: &Events) -> Result<Vec<Bound>, BindError> {
+fn bind(config: &Config, passed: Vec<PassedSocket>, events: &Events) -> Result<Vec<Bound>, Error> {
     let settings = &config.settings;
+    let passed = systemd::sockets(passed, &settings.listeners)?;
     let mut bound = Vec::new();
-    for listener in &settings.listeners {
+    for (listener, passed) in settings.listeners.iter().zip(passed) {
         let upstream = settings
             .upstreams
             .iter()
@@ -349,6 +407,11 @@ fn bind(config: &Config, events: &Events) -> Result<Vec<Bound>, BindError> {
             ),
             loopback_congestion: settings.runtime.loopback_congestion,
         };
+        if !passed.is_empty() {
+            let adopted = listener::adopt(passed, &sockets);
+            bound.push(adopted.map_err(|error| SocketError::new(error.to_string()))?);
+            continue;
+        }
         let one = listener::bind(listener, config.binds_are_explicit, &sockets)?;
         for (address, error) in &one.missing {
             event!(
@@ -363,6 +426,10 @@ fn bind(config: &Config, events: &Events) -> Result<Vec<Bound>, BindError> {
         }
         bound.push(one);
     }
+    #[cfg(feature = "gateway")]
+    if gateway::is_one(settings) {
+        bound.push(gateway::bind(settings)?);
+    }
     Ok(bound)
 }
 
@@ -376,12 +443,30 @@ pub fn observe(
     spare_limit: &SpareLimit,
     tasks: &mut JoinSet<()>,
 ) -> (Arc<[Upstream]>, ResolverHandle) {
+    let (hop_tasks, run_hops) = HopTasks::new();
+    tasks.spawn(run_hops);
     let upstreams: Arc<[Upstream]> = config
         .upstreams
         .iter()
-        .map(|upstream| Upstream::start(upstream, config, own, metrics, events, spare_limit, tasks))
+        .map(|upstream| {
+            Upstream::start(
+                upstream,
+                config,
+                own,
+                metrics,
+                events,
+                spare_limit,
+                &hop_tasks,
+                tasks,
+            )
+        })
         .collect();
-    let resolver = upstream::resolve(&upstreams, config.settings.dns.clone(), tasks);
+    let resolver = upstream::resolve(
+        &upstreams,
+        config.settings.dns.clone(),
+        events.clone(),
+        tasks,
+    );
     (upstreams, resolver)
 }
 
@@ -453,7 +538,9 @@ impl App {
         });
         let events = self.handles.events.clone();
         let mut services = std::mem::take(&mut self.services);
+        self.notifier.ready();
         let first = self.stops.recv().await.unwrap_or(Stop::Now);
+        self.notifier.stopping();
         let ended = self.drain(first).await;
         admin_stop.fire();
         services.shutdown().await;
@@ -512,6 +599,9 @@ impl App {
         // A connection that is still there is dropped with its thread, and counted by its guard.
         self.workers.stop();
         registry.settle();
+        if let Some(upstream) = self.handles.upstreams.first() {
+            upstream.hop_tasks.end().await;
+        }
         self.core.shutdown().await;
         let cut = (metrics.sum(family::DRAIN_CUT.name) - cut_before) as u64;
         event!(

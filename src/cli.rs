@@ -29,8 +29,10 @@ pub mod exit_codes;
 pub mod explain;
 pub mod guide;
 pub mod healthcheck;
+pub mod init;
 #[cfg(feature = "load")]
 pub mod load;
+pub mod man;
 pub mod mock;
 pub mod output;
 pub mod plan;
@@ -103,7 +105,6 @@ fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, Cli
         }),
         name::CHECK => {
             let loaded = load(matches, true)?;
-            crate::app::targets(&loaded).map_err(|report| wrong_settings(&report))?;
             warn(&loaded);
             check::print(&loaded, output(matches), to)?;
             Ok(0)
@@ -119,6 +120,7 @@ fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, Cli
                 .map_err(failed)
                 .map(|()| 0)
         }
+        name::INIT => init::print(matches, &load(matches, false)?, to),
         name::GUIDE => {
             let word = |id| matches.get_one::<String>(id).map(String::as_str);
             guide::print(word("topic"), word("part"), to)
@@ -133,9 +135,17 @@ fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, Cli
             Ok(0)
         }
         #[cfg(feature = "gateway")]
+        name::GATEWAY => run::run(load(matches, true)?, None),
+        #[cfg(feature = "gateway")]
         name::CERT => cert::run(matches, to),
         #[cfg(feature = "load")]
         name::LOAD => load::run(matches, std::env::var("ENTRYWAY_URL").ok(), to),
+        name::MAN => man::run(
+            matches
+                .get_one::<std::path::PathBuf>("dir")
+                .map(AsRef::as_ref),
+            to,
+        ),
         name::VERSION => version(output(matches), to),
         _ => block_on(online(name, matches, to)),
     }

@@ -68,29 +68,65 @@ async fn run(stream: std::net::TcpStream, mut guard: Box<ConnectionGuard>) {
     };
     let mut down = Stream::from(stream);
     let mut tried = Vec::new();
-    // How the last upstream ended that accepted and sent nothing.
-    let mut untouched = None;
-    // Client bytes that were read for it.
+    // In a box: what it needs while it dials is not carried through the whole life of the connection.
+    let reached = Box::pin(reach(&context, down.as_tcp(), &mut guard, &mut tried, None)).await;
+    match reached {
+        Ok(reached) => carry(down, guard, tried, reached).await,
+        Err((reason, mode)) => {
+            guard.rejected(reason);
+            reject::close(&mut down, mode).await;
+        }
+    }
+}
+
+/// A client that is answered before its bytes are relayed: once, with the outcome of the first round of attempts.
+pub trait Reply {
+    /// An upstream was reached. Returns the client's stream; `None`: the client is gone.
+    fn reached(&mut self) -> impl Future<Output = Option<Stream>>;
+
+    /// None was.
+    fn failed(&mut self, reason: Reason) -> impl Future<Output = ()>;
+}
+
+/// Serves a client that is answered first, to its end.
+pub async fn serve_after_reply(mut guard: Box<ConnectionGuard>, mut reply: impl Reply) {
+    let context = Arc::clone(guard.context());
+    let mut tried = Vec::new();
+    let reached = Box::pin(reach(&context, None, &mut guard, &mut tried, None)).await;
+    match reached {
+        Ok(reached) => match reply.reached().await {
+            Some(down) => carry(down, guard, tried, reached).await,
+            None => guard.end(Reason::ClientGone, ClosedBy::Client),
+        },
+        Err((reason, _)) => {
+            guard.rejected(reason);
+            reply.failed(reason).await;
+        }
+    }
+}
+
+/// Relays to the upstream that was reached; to the next untried one while it ends untouched.
+async fn carry(
+    mut down: Stream,
+    mut guard: Box<ConnectionGuard>,
+    mut tried: Vec<Candidate>,
+    reached: (Dialed, bool),
+) {
+    let context = Arc::clone(guard.context());
+    let (mut dialed, mut may_retry) = reached;
+    // Client bytes that were read for an upstream that accepted and sent nothing.
     let mut unsent = Vec::new();
     loop {
-        // In a box: what it needs while it dials is not carried through the whole life of the connection.
-        let reached = Box::pin(reach(&context, &down, &mut guard, &mut tried, untouched)).await;
-        let (dialed, may_retry) = match reached {
-            Ok(reached) => reached,
-            Err((reason, mode)) => {
-                guard.rejected(reason);
-                return reject::close(&mut down, mode).await;
-            }
-        };
         guard.reached(&dialed);
         let began = clock::now();
         let Dialed {
-            stream,
+            stream: mut up,
             candidate,
             warm,
+            // What the stream goes through is kept until its end.
+            lease: _lease,
             ..
         } = dialed;
-        let mut up = Stream::from(stream);
         let answers = guard.answers(&candidate);
         let args = guard.relay_args(&answers, may_retry || warm, unsent);
         let ended = relay::relay(&mut down, &mut up, args).await;
@@ -118,7 +154,22 @@ async fn run(stream: std::net::TcpStream, mut guard: Box<ConnectionGuard>) {
             }
         };
         guard.retry_next();
-        untouched = Some(CloseMode::of(how));
+        let untouched = Some(CloseMode::of(how));
+        let next = Box::pin(reach(
+            &context,
+            down.as_tcp(),
+            &mut guard,
+            &mut tried,
+            untouched,
+        ))
+        .await;
+        match next {
+            Ok(reached) => (dialed, may_retry) = reached,
+            Err((reason, mode)) => {
+                guard.rejected(reason);
+                return reject::close(&mut down, mode).await;
+            }
+        }
     }
 }
 
@@ -140,7 +191,7 @@ pub async fn reject(
 /// Order of candidates → dial → held?, until there is an upstream; with whether another would be left to try.
 async fn reach(
     context: &ListenerContext,
-    down: &Stream,
+    down: Option<&TcpStream>,
     guard: &mut ConnectionGuard,
     tried: &mut Vec<Candidate>,
     mut untouched: Option<CloseMode>,
@@ -167,7 +218,7 @@ async fn reach(
         let dialed = if waiter.is_some() {
             tokio::select! {
                 biased;
-                () = hold_queue::client_gone(down.as_tcp(), fin_counts) => {
+                () = hold_queue::client_gone(down, fin_counts) => {
                     return Err((Reason::ClientGone, CloseMode::Gone));
                 }
                 dialed = dial => dialed,
@@ -199,12 +250,7 @@ async fn reach(
         };
         guard.waits();
         let woken = waiter
-            .wait(
-                down.as_tcp(),
-                fin_counts,
-                &guard.entry().commands,
-                &context.view,
-            )
+            .wait(down, fin_counts, &guard.entry().commands, &context.view)
             .await;
         guard.parked = waiter.waited();
         match woken {
@@ -216,9 +262,9 @@ async fn reach(
     }
 }
 
-fn opening(down: &Stream) -> ClientData {
+fn opening(down: Option<&TcpStream>) -> ClientData {
     let has_spoken = |tcp| tcp_info::unread(tcp).is_ok_and(|bytes| bytes > 0);
-    if down.as_tcp().is_some_and(has_spoken) {
+    if down.is_some_and(has_spoken) {
         ClientData::Ready
     } else {
         ClientData::None

@@ -9,15 +9,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
-use crate::upstream::endpoint::Candidate;
+use crate::stream::Stream;
+use crate::upstream::endpoint::{Address, Candidate};
 use attempt::Connector;
 pub use attempt::{Attempt, ClientData, ConnectOutcome, DialSettings, Dialed, Error, HedgeAfter};
+use hop::Hops;
 pub use preconnect::{PreconnectSettings, Preconnected, SpareLimit, keep_preconnected};
 use race::Race;
 
 mod attempt;
+pub mod hop;
 mod preconnect;
 mod race;
 
@@ -38,9 +39,23 @@ struct Shared {
 impl Dialer {
     /// A dialer that never dials an address of `own`.
     pub fn new(settings: DialSettings, own: Vec<SocketAddr>, preconnected: Preconnected) -> Self {
+        Self::through(settings, own, preconnected, Hops::default())
+    }
+
+    /// One that reaches some addresses through hops.
+    pub fn through(
+        settings: DialSettings,
+        own: Vec<SocketAddr>,
+        preconnected: Preconnected,
+        hops: Hops,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
-                connector: Connector { settings, own },
+                connector: Connector {
+                    settings,
+                    own,
+                    hops,
+                },
                 preconnected,
             }),
         }
@@ -63,9 +78,10 @@ impl Dialer {
         report: &mut dyn FnMut(Attempt),
     ) -> Result<Dialed, Error> {
         let best = candidates.first().ok_or(Error::NoCandidate)?;
-        if let Some(stream) = self.shared.preconnected.take(best) {
+        if let Some((stream, lease)) = self.shared.preconnected.take(best) {
             return Ok(Dialed {
-                stream,
+                stream: Stream::from(stream),
+                lease,
                 candidate: best.clone(),
                 attempts: 0,
                 hedged: false,
@@ -78,13 +94,19 @@ impl Dialer {
             .await
     }
 
+    pub fn hops(&self) -> &Hops {
+        &self.shared.connector.hops
+    }
+
     /// One attempt to one address, within `limit`: for probes.
-    pub async fn connect(
-        &self,
-        to: SocketAddr,
-        limit: Duration,
-    ) -> Result<TcpStream, ConnectOutcome> {
-        self.shared.connector.connect(to, limit).await
+    pub async fn connect(&self, to: &Address, limit: Duration) -> Result<Stream, ConnectOutcome> {
+        let reached = self.shared.connector.connect(to, limit).await?;
+        Ok(reached.stream)
+    }
+
+    /// Whether the end of a probe says something about its address: behind a hop that is silent, a timeout does not.
+    pub fn probed(&self, address: &Address, timed_out: bool) -> bool {
+        self.hops().probed(address, timed_out)
     }
 
     async fn maintain_spares(&self, preferred: &[Candidate]) {

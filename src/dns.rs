@@ -1,9 +1,8 @@
-//! Names become addresses.
+//! Name resolution: keeps asking for the addresses of a set of names and reports every answer.
 //!
-//! Owns the pace of DNS lookups and what counts as an answer; promises that a lookup is never waited for by a
-//! connection, that only an answer with addresses says anything about the set, and that no name is looked up more than
-//! once a second. Keeps nothing for its users: every answer, good or bad, is reported as a `Input`, and the pool keeps the
-//! last good set. Does not know which endpoints a name belongs to.
+//! No connection ever waits for a lookup, no name is looked up more than once a second, and a bad answer never takes
+//! addresses away: every answer, good or bad, is reported, and the upstreams keep the last good set. Literal addresses,
+//! `localhost` and names of the hosts file need no lookup. Which endpoints a name belongs to is not known here.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,19 +10,22 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::upstream::input::Input;
-pub use lookup::{Lookup, ServerReplies, lookup, lookup_with};
+pub use ask::SystemFiles;
+pub use lookup::{Lookup, Responder, ServerReplies, lookup, lookup_with};
 use refresh::Control;
 pub use server::{Family, Records, Reply};
-pub use settings::{DnsSettings, NameSpec};
-pub use stub::SystemFiles;
+pub use settings::{DnsSettings, NameSpec, ResolverKind};
 
+mod ask;
 mod backoff;
 mod hosts;
 mod lookup;
 mod refresh;
+mod resolv_conf;
 mod server;
 mod settings;
 mod stub;
+mod system;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -47,13 +49,14 @@ pub fn is_local(ip: IpAddr) -> bool {
 
 impl Resolver {
     /// Starts to follow `names` once the future is spawned (on the control runtime; it spawns one task per name).
-    /// Every answer goes to `report`, which must not block.
+    /// Every answer goes to `report`, what of the system's files cannot be used to `notice`; neither may block.
     pub fn start(
         settings: DnsSettings,
         names: Vec<NameSpec>,
+        notice: impl Fn(&str) + Send + Sync + 'static,
         report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
-        Self::start_with(settings, names, SystemFiles::default(), report)
+        Self::start_with(settings, names, SystemFiles::default(), notice, report)
     }
 
     /// As [`Resolver::start`], with other files than the system's.
@@ -61,22 +64,25 @@ impl Resolver {
         settings: DnsSettings,
         names: Vec<NameSpec>,
         files: SystemFiles,
+        notice: impl Fn(&str) + Send + Sync + 'static,
         report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
-        let ask = stub::Stub::new(settings.clone(), files);
-        Self::start_asking(ask, settings, names, report)
+        let ask = ask::Configured::new(settings.clone(), files);
+        Self::start_asking(ask, settings, names, notice, report)
     }
 
-    fn start_asking<A: stub::Ask>(
+    fn start_asking<A: ask::Ask>(
         ask: A,
         settings: DnsSettings,
         names: Vec<NameSpec>,
+        notice: impl Fn(&str) + Send + Sync + 'static,
         report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
         let (names, wanted_names) = watch::channel(names);
         let shared = Arc::new(refresh::Shared {
             ask,
             report: Box::new(report),
+            notice: Box::new(notice),
             wanted: watch::Sender::new(settings),
             recovered: watch::Sender::new(()),
         });

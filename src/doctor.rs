@@ -158,24 +158,16 @@ fn check_settings(subject: &Input) -> Vec<Check> {
             .map(|line| ruled(&rules::SETTINGS_ODD, "settings", line)),
     );
     for target in &subject.targets {
-        checks.extend(
-            target
-                .wrong
-                .iter()
-                .map(|line| ruled(&rules::SETTINGS_WRONG, &target.name, line)),
-        );
-        if target.wrong.is_empty() {
-            let names: Vec<String> = target
-                .endpoints
-                .iter()
-                .map(|e| host_header(&e.host, e.port))
-                .collect();
-            checks.push(Check::pass(
-                Stage::Settings,
-                &target.name,
-                shown(&names.join(" ")),
-            ));
-        }
+        let names: Vec<String> = target
+            .endpoints
+            .iter()
+            .map(|e| host_header(&e.host, e.port))
+            .collect();
+        checks.push(Check::pass(
+            Stage::Settings,
+            &target.name,
+            shown(&names.join(" ")),
+        ));
     }
     checks
 }

@@ -38,6 +38,7 @@ pub mod cert;
 pub mod demo;
 pub mod doctor;
 pub mod edn;
+pub mod gateway;
 #[cfg(feature = "load")]
 pub mod load;
 pub mod mock;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use accept_loop::AcceptLoops;
 use bind::listen;
-pub use bind::{BindError, Bound, ListenerSettings, SocketSettings, bind};
+pub use bind::{BindError, Bound, ListenerSettings, SocketSettings, adopt, bind};
 use rejections::Rejections;
 
 use crate::clock::{self, Moment};
@@ -79,6 +79,9 @@ pub struct Listener {
     /// When the last `resource` line was logged.
     resource_logged: Mutex<Option<Instant>>,
     shortage: Shortage,
+    /// Whether somebody else holds the sockets as well ([`adopt`]): they are never closed in mode `refuse`, and what is in
+    /// their queues at drain is left to the next process.
+    shared: bool,
 }
 
 /// Whether a listener lacks what it needs to accept (descriptors, above all). Cheap to clone.
@@ -122,6 +125,7 @@ impl Listener {
             rejections: Rejections::new(budget.rejecting),
             resource_logged: Mutex::default(),
             shortage: Shortage::default(),
+            shared: bound.shared,
         };
         let shortage = listener.shortage.clone();
         let blocker = stop.blocker();
@@ -192,6 +196,9 @@ impl Listener {
             }
         };
         loops.stop().await;
+        if self.shared && close == Close::Drain {
+            return close;
+        }
         if close == Close::Drain {
             for socket in &sockets {
                 // Where the kernel refuses, only clients of the very last moment are reset.
@@ -225,7 +232,7 @@ impl Listener {
     }
 
     fn refuses(&self) -> bool {
-        self.route.policy.load().when_all_down == WhenAllDown::Refuse
+        !self.shared && self.route.policy.load().when_all_down == WhenAllDown::Refuse
     }
 
     /// Whether a new connection has a chance. Without probes nothing is ever known to be down; then a round of dials

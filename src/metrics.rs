@@ -12,6 +12,7 @@ use ::metrics::{Key, KeyName, Metadata, Recorder, SharedString, Unit};
 pub use ::metrics::{Counter, Gauge, Histogram};
 pub use family::{Family, Kind};
 
+pub mod emf;
 pub mod family;
 mod registry;
 mod text;

@@ -4,7 +4,7 @@
 //! snapshot says that they are due. Every probe is a new connection, because reuse would hide trouble below HTTP, and ends
 //! by its deadline. What a result means for health is decided in `upstream`.
 
-pub use run::{ProbeReport, host_header, once};
+pub use run::{ProbeReport, host_header, once, through};
 pub use scheduler::{Prober, ProberHandle};
 
 mod datomic;

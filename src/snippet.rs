@@ -9,8 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::edn::{self, EdnError};
-use crate::upstream::endpoint::{EndpointSpec, Role};
+use serde_json::json;
+
+use crate::edn;
+use crate::target::ResolvedTarget;
 
 mod grafana;
 
@@ -57,6 +59,12 @@ pub enum Kind {
     Alerts,
     /// A dashboard.
     Grafana,
+    /// A catalog file of Trino.
+    Trino,
+    /// A dashboard over the embedded metrics.
+    Cloudwatch,
+    /// A component that adds the sidecar to any Deployment.
+    Kustomize,
 }
 
 /// A document that does not exist.
@@ -67,14 +75,8 @@ pub struct UnknownKind(pub String);
 /// What the documents are made from.
 #[derive(Clone, Debug)]
 pub struct SnippetInput {
-    /// The upstream's endpoints as the recipe gave them; none: the sample target stays.
-    pub endpoints: Vec<EndpointSpec>,
-    /// The Datomic system.
-    pub system: Option<String>,
-    /// The region.
-    pub region: Option<String>,
-    /// The query group.
-    pub query_group: Option<String>,
+    /// Where the upstream leads; without endpoints the sample target stays.
+    pub target: ResolvedTarget,
     /// Where clients connect.
     pub listen: SocketAddr,
     /// Where admin listens.
@@ -91,18 +93,26 @@ pub struct SnippetInput {
 pub fn render(kind: Kind, input: &SnippetInput) -> String {
     match kind {
         Kind::Edn => client_map(input),
-        Kind::Cloudformation => named(CLOUDFORMATION, "    Default: SYSTEM\n", &input.system),
-        Kind::Terraform => named(TERRAFORM, "  default     = \"SYSTEM\"\n", &input.system),
+        Kind::Cloudformation => named(
+            CLOUDFORMATION,
+            "    Default: SYSTEM\n",
+            &input.target.system,
+        ),
+        Kind::Terraform => named(
+            TERRAFORM,
+            "  default     = \"SYSTEM\"\n",
+            &input.target.system,
+        ),
         Kind::Aws => {
             let text = named(
                 AWS,
                 "SYSTEM='SYSTEM'",
-                &input.system.clone().or(Some("SYSTEM".to_owned())),
+                &input.target.system.clone().or(Some("SYSTEM".to_owned())),
             );
             named(
                 &text,
                 "REGION='REGION'",
-                &input.region.clone().or(Some("REGION".to_owned())),
+                &input.target.region.clone().or(Some("REGION".to_owned())),
             )
         }
         Kind::K8s => {
@@ -131,12 +141,10 @@ pub fn render(kind: Kind, input: &SnippetInput) -> String {
         Kind::Prometheus => PROMETHEUS.replace("127.0.0.1:8183", &input.admin.to_string()),
         Kind::Alerts => ALERTS.to_owned(),
         Kind::Grafana => grafana::dashboard(),
+        Kind::Trino => trino(input),
+        Kind::Cloudwatch => cloudwatch(input),
+        Kind::Kustomize => kustomize(&render(Kind::K8s, input)),
     }
-}
-
-/// A client map's text with `:endpoint` leading to us, every other byte as it was.
-pub fn patch(text: &str, input: &SnippetInput) -> Result<String, EdnError> {
-    edn::patch_endpoint(text, &input.url())
 }
 
 fn client_map(input: &SnippetInput) -> String {
@@ -144,18 +152,105 @@ fn client_map(input: &SnippetInput) -> String {
         Some(value) => format!(" {key:<12} {}\n", edn::quote(value)),
         None => format!(" {key:<12} {} ; put yours\n", edn::quote(missing)),
     };
-    let group = match &input.query_group {
-        Some(_) => line(":query-group", &input.query_group, ""),
+    let group = match &input.target.query_group {
+        Some(_) => line(":query-group", &input.target.query_group, ""),
         None => String::new(),
     };
     [
         "{:server-type :cloud\n",
-        &line(":region", &input.region, "REGION"),
-        &line(":system", &input.system, "SYSTEM"),
+        &line(":region", &input.target.region, "REGION"),
+        &line(":system", &input.target.system, "SYSTEM"),
         &group,
         &format!(" {:<12} {}}}\n", ":endpoint", edn::quote(&input.url())),
     ]
     .concat()
+}
+
+/// A catalog file: a property is one line, so the client map is too.
+fn trino(input: &SnippetInput) -> String {
+    let map = client_map(input);
+    let lines = map
+        .lines()
+        .map(|line| line.split(" ; ").next().unwrap_or(line).trim());
+    let missing = match map.contains("; put yours") {
+        true => "# REGION and SYSTEM are to be filled in.\n",
+        false => "",
+    };
+    format!(
+        "# etc/catalog/datomic.properties of Trino; entryway runs beside each coordinator and worker.\n{missing}\
+         connector.name=datomic\ndatomic.client.config={}\n",
+        lines.collect::<Vec<_>>().join(" ")
+    )
+}
+
+/// The body of a CloudWatch dashboard over what `metrics.emf` prints:
+/// `aws cloudwatch put-dashboard --dashboard-name entryway --dashboard-body file://FILE`.
+fn cloudwatch(input: &SnippetInput) -> String {
+    let region = input.target.region.as_deref().unwrap_or("us-east-1");
+    let widget = |index: usize, title: &str, names: &[&str], stat: &str| {
+        let metric = |name: &&str| {
+            json!([{"expression": format!(
+            "SEARCH('{{entryway,upstream}} MetricName=\"{name}\"', '{stat}', 60)"
+        ), "label": format!("{name} ${{PROP('Dim.upstream')}}")}])
+        };
+        json!({
+            "type": "metric", "width": 12, "height": 6, "x": 12 * (index % 2), "y": 6 * (index / 2),
+            "properties": {
+                "title": title, "region": region, "view": "timeSeries", "period": 60,
+                "metrics": names.iter().map(metric).collect::<Vec<_>>(),
+            },
+        })
+    };
+    let widgets = [
+        (
+            "Healthy addresses",
+            &["healthy_addresses", "addresses"][..],
+            "Minimum",
+        ),
+        ("Connections", &["connections"], "Maximum"),
+        (
+            "Failovers and failbacks",
+            &["failovers", "failbacks"],
+            "Sum",
+        ),
+        ("Bytes", &["bytes_upload", "bytes_download"], "Sum"),
+    ];
+    let widgets: Vec<_> = widgets
+        .into_iter()
+        .enumerate()
+        .map(|(index, (title, names, stat))| widget(index, title, names, stat))
+        .collect();
+    format!("{:#}\n", json!({"widgets": widgets}))
+}
+
+/// The sidecar and its volume out of the Deployment, as a component for any other Deployment.
+fn kustomize(deployment: &str) -> String {
+    let between = |start: &str, end: &str| {
+        let rest = deployment.split_once(start).map_or("", |(_, rest)| rest);
+        let block = rest.split_once(end).map_or(rest, |(block, _)| block);
+        block
+            .lines()
+            .map(|line| match line {
+                "" => "\n".to_owned(),
+                line => format!("      {line}\n"),
+            })
+            .collect::<String>()
+    };
+    let grace = deployment
+        .lines()
+        .find(|line| line.contains("terminationGracePeriodSeconds"))
+        .unwrap_or_default()
+        .trim();
+    format!(
+        "# entryway as a native sidecar (Kubernetes 1.29 and later) for every Deployment of the kustomization that lists this\n\
+         # folder under components: save it there as kustomization.yaml.\n\
+         apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\npatches:\n  - target:\n      kind: Deployment\n\
+         \x20   patch: |-\n      apiVersion: apps/v1\n      kind: Deployment\n      metadata:\n        name: any\n\
+         \x20     spec:\n        template:\n          spec:\n            # The drain takes its time after the application has ended.\n\
+         \x20           {grace}\n            initContainers:\n{}            volumes:\n{}",
+        between("      initContainers:\n", "      containers:\n"),
+        between("      volumes:\n", "\u{0}"),
+    )
 }
 
 /// Puts a name where the template has its sample; without one, drops the line.
@@ -222,10 +317,7 @@ impl Default for SnippetInput {
     fn default() -> Self {
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         Self {
-            endpoints: Vec::new(),
-            system: None,
-            region: None,
-            query_group: None,
+            target: ResolvedTarget::default(),
             listen: local(8182),
             admin: local(8183),
             max_drain: Duration::from_secs(SAMPLE_DRAIN),
@@ -270,40 +362,10 @@ impl SnippetInput {
     }
 
     fn target(&self) -> Vec<String> {
-        let Some(first) = self.endpoints.first() else {
-            return vec![SAMPLE.to_owned()];
-        };
-        match first.role {
-            Role::Regional | Role::Zonal if first.port == 8182 => {
-                vec![format!("--vpce={}", first.host)]
-            }
-            Role::Regional | Role::Zonal => vec![format!("--vpce={}:{}", first.host, first.port)],
-            Role::Peered | Role::PeeredOld => vec![
-                "--peering".to_owned(),
-                format!("--system={}", self.system.as_deref().unwrap_or("SYSTEM")),
-                format!("--region={}", self.region.as_deref().unwrap_or("REGION")),
-            ],
-            Role::Configured => self.endpoints.iter().map(explicit).collect(),
+        match self.target.flags() {
+            flags if flags.is_empty() => vec![SAMPLE.to_owned()],
+            flags => flags,
         }
-    }
-}
-
-/// `--endpoint=HOST:PORT[?zone=Z&name=N]`; a name is said where it is not the default one.
-fn explicit(spec: &EndpointSpec) -> String {
-    let place = match spec.host.contains(':') {
-        true => format!("[{}]:{}", spec.host, spec.port),
-        false => format!("{}:{}", spec.host, spec.port),
-    };
-    let name = spec.name.as_str();
-    let zone = spec.zone.as_ref().map(|zone| zone.as_str());
-    let usual = Some(name) == zone || name == spec.host || name == place;
-    let parts: Vec<String> = [("zone", zone), ("name", (!usual).then_some(name))]
-        .into_iter()
-        .filter_map(|(key, value)| value.map(|value| format!("{key}={value}")))
-        .collect();
-    match parts.is_empty() {
-        true => format!("--endpoint={place}"),
-        false => format!("--endpoint={place}?{}", parts.join("&")),
     }
 }
 
@@ -311,7 +373,7 @@ fn explicit(spec: &EndpointSpec) -> String {
 
 impl Kind {
     /// Every document.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Edn,
         Kind::Cloudformation,
         Kind::Terraform,
@@ -323,6 +385,9 @@ impl Kind {
         Kind::Prometheus,
         Kind::Alerts,
         Kind::Grafana,
+        Kind::Trino,
+        Kind::Cloudwatch,
+        Kind::Kustomize,
     ];
 
     /// Its name in the contract.
@@ -339,6 +404,9 @@ impl Kind {
             Kind::Prometheus => "prometheus",
             Kind::Alerts => "alerts",
             Kind::Grafana => "grafana",
+            Kind::Trino => "trino",
+            Kind::Cloudwatch => "cloudwatch",
+            Kind::Kustomize => "kustomize",
         }
     }
 
@@ -360,6 +428,9 @@ impl Kind {
             Kind::Prometheus => "a Prometheus scrape job",
             Kind::Alerts => "Prometheus alert rules",
             Kind::Grafana => "a Grafana dashboard",
+            Kind::Trino => "a catalog file of Trino's Datomic connector",
+            Kind::Cloudwatch => "a CloudWatch dashboard over what metrics.emf prints",
+            Kind::Kustomize => "a kustomize component that adds the sidecar to any Deployment",
         }
     }
 }

@@ -1,129 +1,254 @@
-//! From what somebody typed to the endpoints of an upstream: explicit ones, a VPC endpoint with its zones, peering, or
-//! an application's client map.
+//! From the settings of an upstream to its endpoints: the one place where a target is validated and resolved, for
+//! `run`, `check`, `plan`, `doctor`, `explain` and `snippet` alike.
 //!
-//! Pure: resolves nothing, connects nowhere; the client map comes in as read. What names look like is `place`'s
-//! knowledge. The derived zonal names and the second peering name are
-//! candidates (`Role::Zonal`, `Role::PeeredOld`); whether they answer is found out by others.
+//! A target is given in exactly one way: explicit endpoints, a VPC endpoint, a network load balancer, peering, or the
+//! client map of an application. Nothing is looked up in DNS and nothing is connected to; the client map's file is the
+//! only thing read. Derived names are candidates (`Role::Zonal`, `Role::PeeredOld`): whether they resolve is found out
+//! by `dns`. [`ResolvedTarget::flags`] is the way back, so that what is generated from a target leads to the same place.
+
+use crate::addr::aws::{invalid_region, invalid_system};
+use crate::dial::hop::ViaSettings;
+use crate::edn;
+use crate::types::{EndpointName, Zone};
+use crate::upstream::endpoint::EndpointSpec;
 
 mod client;
 mod derived;
 mod explicit;
-mod input;
+mod flags;
 
-use crate::addr::aws::{wrong_region, wrong_system};
-use crate::addr::{NameError, PORT};
-use crate::edn::ClientMap;
-use crate::settings::UpstreamSettings;
+use serde::{Deserialize, Deserializer, Serialize};
 
-pub use input::{Explicit, ResolvedTarget, Target, TargetError, TargetPart};
+pub use client::check_server_type;
 
-/// The endpoints of an upstream as set. `client` is the map in its `from_client`, which the caller has read.
-pub fn of(
-    settings: &UpstreamSettings,
-    client: Option<&ClientMap>,
-) -> Result<ResolvedTarget, Vec<TargetError>> {
-    let explicit = |endpoint: &crate::settings::EndpointSettings| Explicit {
-        address: endpoint.address.clone(),
-        zone: endpoint.zone.as_ref().map(|zone| zone.as_str().to_owned()),
-        name: endpoint.name.as_ref().map(|name| name.as_str().to_owned()),
-    };
-    let endpoints: Vec<Explicit> = settings.endpoints.iter().map(explicit).collect();
-    resolve(&Target {
-        endpoints: &endpoints,
-        vpce: settings.vpce.as_deref(),
-        peering: settings.peering,
-        system: settings.system.as_deref(),
-        region: settings.region.as_deref(),
-        from_client: client,
-    })
+/// The keys of which exactly one says where an upstream leads.
+pub const TARGET_KEYS: [&str; 5] = ["endpoint", "vpce", "nlb", "peering", "from_client"];
+
+/// One `[[upstream.endpoint]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSettings {
+    /// `HOST:PORT`, as typed.
+    pub address: String,
+    #[serde(default)]
+    pub zone: Option<Zone>,
+    /// Where the default (zone or host) is not wanted.
+    #[serde(default)]
+    pub name: Option<EndpointName>,
+    /// How it is reached, where not as the upstream is.
+    #[serde(default, deserialize_with = "text_or_table")]
+    pub via: Option<ViaSettings>,
 }
 
-/// The endpoints of a target, or everything that is wrong with it.
-pub fn resolve(target: &Target<'_>) -> Result<ResolvedTarget, Vec<TargetError>> {
-    let mut problems = Vec::new();
-    check_facts(target, &mut problems);
-    let mut resolved = match one_of(target) {
-        Err(problem) => {
-            problems.push(problem);
-            ResolvedTarget::default()
+/// A `via` in its short form, a text, or as a table.
+fn text_or_table<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ViaSettings>, D::Error> {
+    struct Reads;
+    impl<'de> serde::de::Visitor<'de> for Reads {
+        type Value = ViaSettings;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a URL or a table")
         }
-        Ok(()) => resolve_one(target, &mut problems),
-    };
-    if !problems.is_empty() {
-        return Err(problems);
+
+        fn visit_str<E: serde::de::Error>(self, url: &str) -> Result<ViaSettings, E> {
+            Ok(ViaSettings {
+                url: url.to_owned(),
+                ..ViaSettings::default()
+            })
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<ViaSettings, A::Error> {
+            ViaSettings::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+        }
     }
-    resolved.system = target.system.map(str::to_owned).or(resolved.system);
-    resolved.region = target.region.map(str::to_owned).or(resolved.region);
-    Ok(resolved)
+    deserializer.deserialize_any(Reads).map(Some)
 }
 
-fn resolve_one(target: &Target<'_>, problems: &mut Vec<TargetError>) -> ResolvedTarget {
-    if let Some(map) = target.from_client {
-        client::resolve(map, target).unwrap_or_else(|problem| {
-            problems.push(problem);
-            ResolvedTarget::default()
-        })
-    } else if let Some(vpce) = target.vpce {
-        derived::vpce(vpce).unwrap_or_else(|NameError(what)| {
-            let part = TargetPart::Vpce;
-            problems.push(TargetError { part, what });
-            ResolvedTarget::default()
-        })
-    } else if target.peering {
-        // What is missing was said by the check of the facts.
-        let (system, region) = (target.system, target.region);
-        derived::peering(system.unwrap_or_default(), region.unwrap_or_default(), PORT)
-    } else {
-        explicit::resolve(target.endpoints, problems)
+/// Everything that can say where an upstream leads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Target<'a> {
+    pub endpoints: &'a [EndpointSettings],
+    /// A VPC endpoint's name, `NAME[:PORT]`.
+    pub vpce: Option<&'a str>,
+    /// A network load balancer's name, `NAME[:PORT]`.
+    pub nlb: Option<&'a str>,
+    pub peering: bool,
+    pub system: Option<&'a str>,
+    pub region: Option<&'a str>,
+    pub query_group: Option<&'a str>,
+    /// `FILE[#KEY/KEY…]`.
+    pub from_client: Option<&'a str>,
+}
+
+/// The endpoints of a target, and what is known of the system behind them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResolvedTarget {
+    /// In the order given or derived; empty where no target is given.
+    pub endpoints: Vec<EndpointSpec>,
+    /// As given, or as a name contains it.
+    pub system: Option<String>,
+    pub region: Option<String>,
+    pub query_group: Option<String>,
+    /// What is worth knowing about this way in.
+    pub notes: Vec<String>,
+    /// What looks odd, each at its key.
+    pub warnings: Vec<TargetError>,
+}
+
+/// Something wrong or odd about a target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct TargetError {
+    /// The key below the upstream that it is about: `vpce`, `endpoint[1].address`; empty for the target as a whole.
+    pub key: String,
+    /// A sentence without a final dot.
+    pub what: String,
+    /// What to do about it.
+    pub help: Vec<String>,
+    /// The key of an earlier value that this one collides with.
+    pub first: Option<String>,
+}
+
+// === impl Target ===
+
+impl<'a> Target<'a> {
+    /// The target keys that are set.
+    pub fn keys(&self) -> Vec<&'static str> {
+        let set = [
+            !self.endpoints.is_empty(),
+            self.vpce.is_some(),
+            self.nlb.is_some(),
+            self.peering,
+            self.from_client.is_some(),
+        ];
+        let set = TARGET_KEYS.into_iter().zip(set);
+        set.filter_map(|(key, set)| set.then_some(key)).collect()
     }
-}
 
-fn one_of(target: &Target<'_>) -> Result<(), TargetError> {
-    let asked: Vec<&str> = [
-        (!target.endpoints.is_empty(), "--endpoint"),
-        (target.vpce.is_some(), "--vpce"),
-        (target.peering, "--peering"),
-        (target.from_client.is_some(), "--from-client"),
-    ]
-    .into_iter()
-    .filter_map(|(given, name)| given.then_some(name))
-    .collect();
-    let what = match asked[..] {
-        [_] => return Ok(()),
-        [] => "no target: give --endpoint HOST:PORT, --vpce NAME, --peering --system S --region R, or --from-client \
-               FILE.edn"
-            .to_owned(),
-        [..] => format!("{} exclude each other; give one", asked.join(" and ")),
-    };
-    let part = TargetPart::Target;
-    Err(TargetError { part, what })
-}
-
-fn check_facts(target: &Target<'_>, problems: &mut Vec<TargetError>) {
-    let mut wrong = |part, what: String| problems.push(TargetError { part, what });
-    match target.system {
-        None if target.peering => wrong(
-            TargetPart::System,
-            "--peering needs --system, the Datomic system's name".to_owned(),
-        ),
-        Some(system) => {
-            if let Some(what) = wrong_system(system) {
-                wrong(TargetPart::System, what);
+    /// The endpoints, or everything that is wrong. A target that is not given at all has no endpoints; whether that is
+    /// an error is for the caller to say.
+    pub fn resolve(&self) -> Result<ResolvedTarget, Vec<TargetError>> {
+        let mut errors = self.check_names();
+        let mut resolved = match self.keys()[..] {
+            [first, second, ..] => {
+                let what = format!("two targets: {} and {}", flag_of(first), flag_of(second));
+                let error = TargetError::new(second, what)
+                    .first(first)
+                    .help("an upstream is one Datomic system, found in one way; keep one of them");
+                // What is wrong inside of either is said when one of them is gone.
+                return Err(vec![error]);
             }
+            [key] => self.resolve_by(key, &mut errors).unwrap_or_else(|error| {
+                errors.push(error);
+                ResolvedTarget::default()
+            }),
+            [] => ResolvedTarget::default(),
+        };
+        if !errors.is_empty() {
+            return Err(errors);
         }
-        None => {}
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        resolved.system = owned(self.system).or(resolved.system);
+        resolved.region = owned(self.region).or(resolved.region);
+        resolved.query_group = owned(self.query_group).or(resolved.query_group);
+        if resolved.query_group.is_some() && self.query_group == self.system {
+            let what = format!(
+                "query group `{}` has the system's own name, which is the primary compute group",
+                self.query_group.unwrap_or_default()
+            );
+            resolved
+                .warnings
+                .push(TargetError::new("query_group", what));
+        }
+        Ok(resolved)
     }
-    match target.region {
-        None if target.peering => wrong(
-            TargetPart::Region,
-            "--peering needs --region, such as us-east-1".to_owned(),
-        ),
-        Some(region) => {
-            if let Some(what) = wrong_region(region) {
-                wrong(TargetPart::Region, what);
+
+    fn resolve_by(
+        &self,
+        key: &'static str,
+        errors: &mut Vec<TargetError>,
+    ) -> Result<ResolvedTarget, TargetError> {
+        match key {
+            "from_client" => {
+                let spec = self.from_client.unwrap_or_default();
+                let wrong = |what: String| TargetError::new("from_client", what);
+                let map = edn::load_client_map(spec).map_err(|error| wrong(error.to_string()))?;
+                client::resolve(&map, self).map_err(|what| match what {
+                    client::Error::At(error) => {
+                        wrong(format!("{}:{error}", edn::split_spec(spec).0))
+                    }
+                    client::Error::What(what) => wrong(what),
+                })
             }
+            "vpce" => derived::vpce(self.vpce.unwrap_or_default())
+                .map_err(|error| TargetError::new("vpce", error.0)),
+            "nlb" => derived::nlb(self.nlb.unwrap_or_default())
+                .map_err(|error| TargetError::new("nlb", error.0)),
+            "peering" => {
+                for (key, value) in [("system", self.system), ("region", self.region)] {
+                    if value.is_none() {
+                        let what = format!("peering needs a {key}");
+                        let help = format!("add --{key} or `upstream.{key}`");
+                        errors.push(TargetError::new("peering", what).help(help));
+                    }
+                }
+                let (system, region) = (self.system, self.region);
+                let group = self.query_group.or(system).unwrap_or_default();
+                let mut resolved =
+                    derived::peering(group, region.unwrap_or_default(), crate::addr::PORT);
+                resolved.system = system.map(str::to_owned);
+                Ok(resolved)
+            }
+            _ => Ok(explicit::resolve(self.endpoints, errors)),
         }
-        None => {}
+    }
+
+    /// What is wrong with the names that go with any target.
+    fn check_names(&self) -> Vec<TargetError> {
+        let system = self.system.and_then(invalid_system);
+        let region = self.region.and_then(invalid_region);
+        let group = self.query_group.and_then(invalid_system);
+        let group = group.map(|what| what.replace("Datomic system", "query group"));
+        [
+            ("system", system),
+            ("region", region),
+            ("query_group", group),
+        ]
+        .into_iter()
+        .filter_map(|(key, what)| Some(TargetError::new(key, what?)))
+        .collect()
+    }
+}
+
+/// The flag that sets a target key.
+fn flag_of(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
+}
+
+// === impl TargetError ===
+
+impl TargetError {
+    pub fn new(key: impl Into<String>, what: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            what: what.into(),
+            help: Vec::new(),
+            first: None,
+        }
+    }
+
+    #[must_use]
+    fn help(mut self, help: impl Into<String>) -> Self {
+        self.help.push(help.into());
+        self
+    }
+
+    #[must_use]
+    fn first(mut self, key: impl Into<String>) -> Self {
+        self.first = Some(key.into());
+        self
     }
 }
 

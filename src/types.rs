@@ -1,6 +1,7 @@
 //! The words of the house as types: names that could be swapped by mistake, sides and directions.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,10 @@ name! {
     Zone
 }
 
+/// One configured hop; equal settings have equal ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HopId(u64);
+
 /// Which of a pair's two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -65,6 +70,17 @@ pub enum Direction {
     Upload,
     /// Endpoint to client.
     Download,
+}
+
+// === impl HopId ===
+
+impl HopId {
+    /// The id of what these settings describe.
+    pub fn of(settings: &impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        settings.hash(&mut hasher);
+        Self(hasher.finish())
+    }
 }
 
 // === impl Side ===
@@ -107,5 +123,27 @@ impl Direction {
             Direction::Upload => "upload",
             Direction::Download => "download",
         }
+    }
+}
+
+/// Whether a listener, an upstream, an endpoint or a zone may have this name. It becomes a metric label, a segment of a
+/// URL and an argument on a command line: `-x` would be read as a flag there, and `..` as the segment above.
+pub fn check_label(name: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+    match name.chars().find(|c| !fine(*c)) {
+        Some(c) => Err(format!(
+            "`{}` cannot be a name: `{}` is not allowed in one",
+            name.escape_debug(),
+            c.escape_debug()
+        )),
+        None if name.is_empty() => Err("a name cannot be empty".to_owned()),
+        None if name.starts_with('-') => Err(format!(
+            "`{name}` cannot be a name: on a command line it would be read as a flag"
+        )),
+        None if name == "." || name == ".." => Err(format!(
+            "`{name}` cannot be a name: in a URL it means another path"
+        )),
+        None if name.len() > 253 => Err("a name cannot be longer than 253 bytes".to_owned()),
+        None => Ok(()),
     }
 }

@@ -1,8 +1,8 @@
-//! Which availability zone this process runs in: as set, or asked of ECS or EC2 metadata.
+//! The availability zone this process runs in: as set, or asked of the metadata of ECS or EC2.
 //!
-//! Owns the lookups and their bounds (one second in all, small answers only) and what to say when one fails. Meant to
-//! run beside the start, never before it. On a laptop there is nothing to find and nothing to wait for. What an
-//! answer looks like is checked, so that a captive portal is no zone; whether it is true cannot be.
+//! A lookup takes at most a second and small answers only, and runs beside the start, never before it. On a laptop there
+//! is nothing to find and nothing to wait for. What an answer looks like is
+//! checked, so that a captive portal is no zone; whether it is true cannot be.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,7 +16,8 @@ mod ecs;
 mod imds;
 mod metadata;
 
-pub use metadata::{InvalidUrl, MetadataUrl, is_id};
+use crate::addr::aws::is_zone_id;
+pub use metadata::{InvalidUrl, MetadataUrl};
 
 /// For all lookups together.
 pub const WITHIN: Duration = Duration::from_secs(1);
@@ -98,11 +99,13 @@ async fn ask(services: &MetadataServices, want_id: bool, lookup: &mut ZoneLookup
     if let Some(base) = &services.ecs {
         let asked = timeout_at(Instant::now() + ECS_WITHIN, ecs::zone(base)).await;
         match asked.unwrap_or_else(|_| Err(over(ECS_WITHIN))) {
-            Ok(zone) => lookup.found = Some((OwnZone::of(zone), ZoneSource::Ecs)),
+            Ok(own) => lookup.found = Some((own, ZoneSource::Ecs)),
             Err(why) => lookup.failed.push((ZoneSource::Ecs, why)),
         }
     }
-    if lookup.found.is_some() && !want_id {
+    if let Some((own, _)) = &lookup.found
+        && (!want_id || own.id.is_some())
+    {
         return;
     }
     if let Some(base) = &services.imds {
@@ -126,27 +129,31 @@ async fn ask(services: &MetadataServices, want_id: bool, lookup: &mut ZoneLookup
 // === impl MetadataServices ===
 
 impl MetadataServices {
-    /// What the environment says about metadata (`get` reads a variable). A base that cannot be read is in the error
-    /// list and not asked.
+    /// What the environment says about metadata (`get` reads a variable), as the AWS SDKs read it. A URL that cannot be
+    /// read is in the error list and not asked.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> (Self, Vec<InvalidUrl>) {
-        let mut bad = Vec::new();
-        let mut read = |name: &str| match MetadataUrl::parse(&get(name)?) {
-            Ok(base) => Some(base),
-            Err(error) => {
-                bad.push(error);
-                None
-            }
-        };
+        let mut invalid = Vec::new();
+        let mut read =
+            |name: &str| match MetadataUrl::parse(&get(name).filter(|url| !url.is_empty())?) {
+                Ok(url) => Some(url),
+                Err(error) => {
+                    invalid.push(error);
+                    None
+                }
+            };
+        let is = |name: &str, value: &str| get(name).is_some_and(|v| v.eq_ignore_ascii_case(value));
         let ecs = read("ECS_CONTAINER_METADATA_URI_V4");
-        let disabled =
-            get("AWS_EC2_METADATA_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"));
-        let imds = match disabled {
+        let imds = match is("AWS_EC2_METADATA_DISABLED", "true") {
             true => None,
-            false => {
-                read("AWS_EC2_METADATA_SERVICE_ENDPOINT").or_else(|| Some(MetadataUrl::imds()))
-            }
+            // The URL wins over the mode.
+            false => read("AWS_EC2_METADATA_SERVICE_ENDPOINT").or_else(|| {
+                Some(match is("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "IPv6") {
+                    true => MetadataUrl::imds_ipv6(),
+                    false => MetadataUrl::imds(),
+                })
+            }),
         };
-        (Self { ecs, imds }, bad)
+        (Self { ecs, imds }, invalid)
     }
 }
 
@@ -155,7 +162,7 @@ impl MetadataServices {
 impl OwnZone {
     /// A zone known by one name or id.
     pub fn of(zone: Zone) -> Self {
-        if is_id(zone.as_str()) {
+        if is_zone_id(zone.as_str()) {
             Self {
                 name: None,
                 id: Some(zone),

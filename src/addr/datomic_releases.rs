@@ -1,11 +1,9 @@
-//! What stood in front of Datomic Cloud when: which way in a release has. Said by doctor, guide and errors.
+//! What stands in front of a Datomic Cloud system, by release, and which private ways lead to it.
 
 /// A span of Datomic Cloud releases and how one gets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReleaseSpan {
-    /// The releases.
     pub releases: &'static str,
-    /// Their dates.
     pub dates: &'static str,
     /// What listens on port 8182.
     pub front: &'static str,
@@ -13,7 +11,12 @@ pub struct ReleaseSpan {
     pub ways: &'static str,
 }
 
-/// All eras, oldest first.
+/// The first release behind a network load balancer of Datomic's own, onto which a VPC endpoint can be made.
+pub const FIRST_WITH_NLB: u32 = 397;
+/// The first release behind an application load balancer again.
+pub const FIRST_WITH_ALB: u32 = 884;
+
+/// Oldest first; dates as in Datomic's change log.
 pub const RELEASES: [ReleaseSpan; 3] = [
     ReleaseSpan {
         releases: "before 397-8384",
@@ -23,7 +26,7 @@ pub const RELEASES: [ReleaseSpan; 3] = [
     },
     ReleaseSpan {
         releases: "397-8384 to 781-9041",
-        dates: "June 2018 to July 2021",
+        dates: "June 2018 to March 2021",
         front: "a network load balancer (Production topology; Solo never had one)",
         ways: "a VPC endpoint (PrivateLink) straight onto it, or VPC peering with entry.SYSTEM.REGION.datomic.net",
     },

@@ -206,6 +206,30 @@ pub struct Name {
     pub last_change: Option<String>,
 }
 
+/// `/v1/hops`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Hops {
+    pub hops: Vec<HopRow>,
+}
+
+/// One hop of one upstream.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HopRow {
+    pub upstream: String,
+    /// As it is configured, without secrets.
+    pub via: String,
+    pub kind: String,
+    /// `up`, `starting` or `down`.
+    pub state: String,
+    pub since: String,
+    /// Of the supervised command.
+    pub pid: Option<u32>,
+    pub restarts: u64,
+    pub last_error: Option<String>,
+    /// The last lines of the command.
+    pub last_output: Vec<String>,
+}
+
 /// `/v1/explain`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Explain {

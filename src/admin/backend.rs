@@ -48,6 +48,8 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     fn connections(&self, limit: usize) -> Vec<api_types::Connection>;
     /// All names.
     fn dns(&self) -> api_types::Dns;
+    /// All hops.
+    fn hops(&self) -> api_types::Hops;
     /// The effective settings, each `{value, source}`, secrets left out.
     fn config(&self) -> serde_json::Value;
     /// Where a new connection would go, for one upstream or all; `what_if` as in the query (`zone-down=Z`).

@@ -31,6 +31,19 @@ pub(super) enum Error {
     NotASocket(PathBuf),
 }
 
+/// Like [`bind`]; where another instance holds the default path, this process binds one of its own beside it. Clients
+/// learn the path from the instance.
+pub(super) fn bind_own(path: &SocketPath) -> Result<(UnixListener, Control), Error> {
+    match (bind(path), path) {
+        (Err(Error::Taken(_)), SocketPath::Own(taken)) => {
+            let stem = taken.file_stem().unwrap_or_default().to_string_lossy();
+            let name = format!("{stem}-{}.sock", std::process::id());
+            bind(&SocketPath::Own(taken.with_file_name(name)))
+        }
+        (bound, _) => bound,
+    }
+}
+
 /// The bound socket; removes its file when dropped, if it is still its own.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -209,6 +222,9 @@ mod tests {
         );
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(matches!(bind(&path_of), Err(Error::Taken(_))));
+        let (_beside, beside) = bind_own(&path_of).unwrap();
+        let own = format!("1-{}.sock", std::process::id());
+        assert_eq!(beside.path(), path.with_file_name(own));
         // Dead: a file without anybody behind it. Somebody replaces it under us; our end leaves theirs alone.
         fs::remove_file(&path).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());

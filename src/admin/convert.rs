@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::api_types::{Address, Endpoint, Explain, Name, Probe, RankedAddress, Upstream};
+use super::api_types::{Address, Endpoint, Explain, HopRow, Name, Probe, RankedAddress, Upstream};
 use crate::clock::Moment;
+use crate::dial::hop::Hop;
+use crate::types::UpstreamName;
 use crate::upstream::explain::Explanation;
 use crate::upstream::input::Intent;
 use crate::upstream::snapshot::{AddressView, EndpointView, NameView, Snapshot};
@@ -97,7 +99,7 @@ impl Endpoint {
 impl Address {
     fn of(view: &AddressView, now: Moment) -> Self {
         Self {
-            address: view.address.socket.to_string(),
+            address: view.address.to_string(),
             state: view.state.as_str().to_owned(),
             since: wall(view.since, now),
             reason: view.reason.to_string(),
@@ -151,5 +153,26 @@ impl Explain {
             self.verdict.push_str(": ");
         }
         self.verdict.push_str(&explanation.verdict);
+    }
+}
+
+// === impl HopRow ===
+
+impl HopRow {
+    pub fn of(upstream: &UpstreamName, hop: &Hop) -> Self {
+        let status = hop.health().status();
+        Self {
+            upstream: upstream.to_string(),
+            via: hop.spec().to_string(),
+            kind: hop.spec().kind.as_str().to_owned(),
+            state: status.state.as_str().to_owned(),
+            since: Timestamp::try_from(status.since)
+                .unwrap_or_default()
+                .to_string(),
+            pid: status.pid,
+            restarts: status.restarts,
+            last_error: status.last_error,
+            last_output: status.last_output,
+        }
     }
 }

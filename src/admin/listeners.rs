@@ -6,6 +6,8 @@ use std::path::Path;
 
 use super::control::{self, Control, SocketPath};
 use super::settings::{AdminSettings, Bind, ControlPath};
+use tracing::field::display;
+
 use crate::events::{Events, event};
 use crate::http::HttpListener;
 use crate::sys::port_owner::{PortOwner, port_owner};
@@ -69,7 +71,7 @@ pub fn open(
         )),
     };
     if let Some(path) = path {
-        match control::bind(&path) {
+        match control::bind_own(&path) {
             Ok(control) => listeners.control = Some(control),
             Err(error) => event!(
                 events,

@@ -27,7 +27,7 @@ const CONNECTIONS: usize = 1000;
 const PUBLIC_PATHS: &str = "/livez /startupz /readyz /metrics";
 
 /// What admin and the control socket know besides.
-const PATHS: &str = "/ /v1/status /v1/endpoints /v1/connections /v1/dns /v1/config /v1/explain /v1/version /v1/events \
+const PATHS: &str = "/ /v1/status /v1/endpoints /v1/connections /v1/dns /v1/hops /v1/config /v1/explain /v1/version /v1/events \
                      /v1/history /v1/slo /v1/incidents";
 
 /// Which listener a request came in by.
@@ -73,6 +73,7 @@ enum Route {
     Endpoints,
     Connections,
     Dns,
+    Hops,
     Config,
     Explain,
     Version,
@@ -101,6 +102,7 @@ impl Route {
             "/v1/endpoints" => Route::Endpoints,
             "/v1/connections" => Route::Connections,
             "/v1/dns" => Route::Dns,
+            "/v1/hops" => Route::Hops,
             "/v1/config" => Route::Config,
             "/v1/explain" => Route::Explain,
             "/v1/version" => Route::Version,
@@ -247,6 +249,7 @@ impl Handler {
                 Err(_) => bad("`limit` is not a number"),
             },
             Route::Dns => http::json(StatusCode::OK, &versioned(self.backend.dns())),
+            Route::Hops => http::json(StatusCode::OK, &versioned(self.backend.hops())),
             Route::Config => {
                 let settings = serde_json::json!({ "settings": self.backend.config() });
                 http::json(StatusCode::OK, &versioned(settings))

@@ -83,6 +83,10 @@ impl Backend for FakeBackend {
         }
     }
 
+    fn hops(&self) -> api_types::Hops {
+        api_types::Hops::default()
+    }
+
     fn config(&self) -> Json {
         serde_json::json!({ "dns": { "timeout": { "value": "2s", "source": "default" } } })
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{Handles, ReloadError, Reloader, instance_metrics};
 use crate::admin::api_types::{
-    Bytes, Changed, ChangedEndpoint, Connection, Dns, Endpoint, Endpoints, Explain, Listener, Name,
-    Reloaded, Status, Upstream,
+    Bytes, Changed, ChangedEndpoint, Connection, Dns, Endpoint, Endpoints, Explain, HopRow, Hops,
+    Listener, Name, Reloaded, Status, Upstream,
 };
 use crate::admin::{ApiError, ApiFuture, Backend, Counts, EndpointAction, Health, seconds};
 use crate::clock;
@@ -148,7 +148,7 @@ impl Backend for AdminBackend {
                     listener: entry.listener.to_string(),
                     client: entry.client.to_string(),
                     endpoint: candidate.as_ref().map(|to| to.endpoint.name().to_string()),
-                    address: candidate.as_ref().map(|to| to.address.socket.to_string()),
+                    address: candidate.as_ref().map(|to| to.address.to_string()),
                     age_s: seconds(now.since(entry.accepted)),
                     idle_s: seconds(entry.idle(now)),
                     at_rest: entry.at_rest(now, QUIET),
@@ -161,6 +161,17 @@ impl Backend for AdminBackend {
                 }
             })
             .collect()
+    }
+
+    fn hops(&self) -> Hops {
+        Hops {
+            hops: self
+                .handles
+                .hops()
+                .iter()
+                .map(|(upstream, hop)| HopRow::of(upstream, hop))
+                .collect(),
+        }
     }
 
     fn dns(&self) -> Dns {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Upstream;
+use crate::addr::aws::is_zone_id;
 use crate::events::{Events, event};
 use crate::settings::ZoneSetting;
 use crate::types::Zone;
@@ -55,7 +56,7 @@ async fn search(
     let mut pause = FIRST_PAUSE;
     loop {
         let zones = zones_of(upstream);
-        let ids_in_use = zones.iter().any(|zone| zone::is_id(zone.as_str()));
+        let ids_in_use = zones.iter().any(|zone| is_zone_id(zone.as_str()));
         let search = zone::find(setting, sources, ids_in_use).await;
         let (found, failed) = (search.found, search.failed);
         for (source, why) in &failed {

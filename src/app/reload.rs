@@ -11,13 +11,17 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::hops;
 use super::instance_metrics::reload_gauges;
+use super::systemd::Notifier;
 use super::upstream::{all_names, limits_of, names_of, policy_of, rules_of};
 use super::{Config, Handles, Stop};
 use crate::clock::{self, Moment};
+use crate::dial::hop::Hop;
 use crate::events::event;
 use crate::metrics::family;
 use crate::settings::{Diagnostics, Loaded, Reload};
+use crate::types::UpstreamName;
 use crate::upstream::input::Input;
 
 /// Reading the settings may take this long before the reload is given up.
@@ -32,6 +36,7 @@ pub struct Reloader {
 #[derive(Debug)]
 struct Shared {
     handles: Handles,
+    notifier: Notifier,
     /// The settings in force.
     current: Mutex<Loaded>,
     /// Held during a reload.
@@ -62,10 +67,11 @@ pub enum ReloadError {
 // === impl Reloader ===
 
 impl Reloader {
-    pub(super) fn new(handles: Handles, loaded: Loaded) -> Self {
+    pub(super) fn new(handles: Handles, loaded: Loaded, notifier: Notifier) -> Self {
         Self {
             shared: Arc::new(Shared {
                 handles,
+                notifier,
                 current: Mutex::new(loaded),
                 turn: tokio::sync::Mutex::default(),
                 reading: Arc::default(),
@@ -93,6 +99,16 @@ impl Reloader {
 
     async fn reload_in_turn(&self, dry_run: bool) -> Result<Applied, ReloadError> {
         let _turn = self.shared.turn.lock().await;
+        if dry_run {
+            return self.read_and_apply(dry_run).await;
+        }
+        self.shared.notifier.reloading();
+        let outcome = self.read_and_apply(dry_run).await;
+        self.shared.notifier.ready();
+        outcome
+    }
+
+    async fn read_and_apply(&self, dry_run: bool) -> Result<Applied, ReloadError> {
         let (reload, config) = match self.read().await {
             Ok(read) => read,
             Err(error) => {
@@ -129,9 +145,9 @@ impl Reloader {
             let read = current
                 .reload()
                 .map_err(|report| ReloadError::Invalid(Box::new(report)))
-                .and_then(|new| {
-                    let config = Config::resolve(&new.in_force).map_err(ReloadError::Invalid)?;
-                    Ok((new, config))
+                .map(|new| {
+                    let config = Config::new(&new.in_force);
+                    (new, config)
                 });
             reading.store(false, Relaxed);
             // The reload may have been given up.
@@ -202,6 +218,16 @@ impl Handles {
         )))
     }
 
+    /// Every hop of every upstream.
+    pub fn hops(&self) -> Vec<(UpstreamName, Arc<Hop>)> {
+        let all = self.upstreams.iter().flat_map(|upstream| {
+            let dialer = upstream.dialer.load_full();
+            let hops: Vec<_> = dialer.hops().iter().cloned().collect();
+            hops.into_iter().map(|hop| (upstream.name.clone(), hop))
+        });
+        all.collect()
+    }
+
     /// Resolves every name and probes every address now.
     pub fn refresh(&self) {
         self.resolver.refresh_now();
@@ -233,6 +259,8 @@ impl Handles {
     /// one that appears or leaves needs a restart.
     fn apply(&self, config: &Config) {
         for part in &config.upstreams {
+            let mut endpoints = part.endpoints.clone();
+            let hop_specs = hops::assign(&part.settings, &mut endpoints);
             let Some(upstream) = self
                 .upstreams
                 .iter()
@@ -240,7 +268,7 @@ impl Handles {
             else {
                 continue;
             };
-            upstream.hosts.store(Arc::new(names_of(&part.endpoints)));
+            upstream.hosts.store(Arc::new(names_of(&endpoints)));
             upstream.rules.store(Arc::new(rules_of(&part.settings)));
             upstream.prober.set(part.settings.health.clone());
             upstream.zone.send_if_modified(|zone| {
@@ -249,7 +277,11 @@ impl Handles {
                 changed
             });
             let loopback = config.settings.runtime.loopback_congestion;
-            let dialer = upstream.redial(&part.settings, loopback, &self.metrics);
+            let dialer = upstream.redial(&part.settings, hop_specs, loopback, &self.metrics);
+            upstream.candidates.store(Arc::new(endpoints.clone()));
+            upstream
+                .health
+                .store(Arc::new(part.settings.health.clone()));
             let limits = limits_of(&part.settings);
             for listener in self
                 .listeners
@@ -261,7 +293,7 @@ impl Handles {
             }
             let settings = policy_of(&part.settings, &config.settings.listeners);
             upstream.feed.send(Input::Reconfigure {
-                endpoints: part.endpoints.clone(),
+                endpoints: endpoints.clone(),
                 settings,
             });
         }
@@ -273,6 +305,12 @@ impl Handles {
             if let Some(known) = known {
                 known.route.policy.store(Arc::new(listener.policy()));
             }
+        }
+        #[cfg(feature = "gateway")]
+        if let Some(gateway) = self.gateway.clone() {
+            let routes = super::gateway::routes(config);
+            let settings = config.settings.gateway.clone();
+            tokio::spawn(async move { gateway.reload(settings, routes).await });
         }
         self.shutdown
             .store(Arc::new(config.settings.shutdown.clone()));

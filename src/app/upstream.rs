@@ -8,11 +8,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::hops::{self, Candidates, HopTasks};
 use super::{Config, UpstreamConfig};
 use crate::connection::{ContextParts, ListenerContext, Registry, WhenAllDown};
+use crate::dial::hop::{HopParts, HopSpec, Hops};
 use crate::dial::{DialSettings, Dialer, Preconnected, SpareLimit};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
-use crate::events::Events;
+use crate::events::{Events, event};
 use crate::listener::ListenerSettings;
 use crate::metrics::Metrics;
 use crate::probe::{Prober, ProberHandle};
@@ -23,7 +25,7 @@ use crate::sys::congestion::LoopbackCongestion;
 use crate::types::{ListenerName, UpstreamName};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::input::Input;
-use crate::upstream::settings::UpstreamPolicy;
+use crate::upstream::settings::{HealthSettings, UpstreamPolicy};
 use crate::upstream::{self, SnapshotReader, UpstreamArgs, UpstreamHandle};
 
 /// One upstream, running.
@@ -47,13 +49,21 @@ pub struct Upstream {
     /// `upstream.zone`; a change starts the search for our own zone anew.
     pub(super) zone: Arc<watch::Sender<ZoneSetting>>,
     spare_limit: SpareLimit,
+    pub(super) hop_tasks: HopTasks,
+    hop_parts: HopParts,
+    pub(super) candidates: Arc<ArcSwap<Vec<EndpointSpec>>>,
+    pub(super) health: Arc<ArcSwap<HealthSettings>>,
     own: Arc<[SocketAddr]>,
 }
 
 /// The names of these endpoints; derived ones are candidates.
 pub(super) fn names_of(endpoints: &[EndpointSpec]) -> Vec<NameSpec> {
     let mut names: BTreeMap<String, bool> = BTreeMap::new();
-    for endpoint in endpoints {
+    // The names of others are resolved by their hops.
+    for endpoint in endpoints
+        .iter()
+        .filter(|endpoint| endpoint.remote_target().is_none())
+    {
         let candidate = matches!(endpoint.role, Role::Zonal | Role::PeeredOld);
         let host = endpoint.host.trim_end_matches('.').to_ascii_lowercase();
         names
@@ -88,6 +98,7 @@ pub(super) fn all_names(upstreams: &[Upstream]) -> Vec<NameSpec> {
 pub(super) fn resolve(
     upstreams: &Arc<[Upstream]>,
     settings: DnsSettings,
+    events: Events,
     tasks: &mut JoinSet<()>,
 ) -> ResolverHandle {
     let told = Arc::clone(upstreams);
@@ -104,7 +115,16 @@ pub(super) fn resolve(
             }
         }
     };
-    let (handle, future) = Resolver::start(settings, all_names(upstreams), tell);
+    let notice = move |line: &str| {
+        event!(
+            events,
+            WARN,
+            "dns.error",
+            "a line of the system's resolver configuration cannot be used and is skipped",
+            error = line,
+        );
+    };
+    let (handle, future) = Resolver::start(settings, all_names(upstreams), notice, tell);
     tasks.spawn(future);
     handle
 }
@@ -186,26 +206,51 @@ impl Upstream {
         metrics: &Metrics,
         events: &Events,
         spare_limit: &SpareLimit,
+        hop_tasks: &HopTasks,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let settings = &upstream.settings;
+        let mut endpoints = upstream.endpoints.clone();
+        let hop_specs = hops::assign(settings, &mut endpoints);
         let (feed, view, actor) = upstream::start(UpstreamArgs {
             upstream: settings.name.clone(),
-            endpoints: upstream.endpoints.clone(),
+            endpoints: endpoints.clone(),
             settings: policy_of(settings, &config.settings.listeners),
             metrics: metrics.clone(),
             events: events.clone(),
             own_listeners: own.to_vec(),
         });
         tasks.spawn(actor);
-        let send = feed.clone();
-        let (prober, probes) = Prober::start(view.clone(), settings.health.clone(), move |fact| {
-            send.send(fact)
-        });
-        tasks.spawn(probes);
         let warm = Preconnected::new(settings.warm.clone(), metrics.clone(), spare_limit.clone());
         let dial = dial_settings(settings, config.settings.runtime.loopback_congestion);
-        let dialer = Dialer::new(dial, own.to_vec(), warm);
+        let hop_parts = HopParts {
+            upstream: settings.name.clone(),
+            tcp: settings.tcp.options(),
+            events: events.clone(),
+            metrics: metrics.clone(),
+        };
+        let hops = hop_tasks.build(hop_specs, &Hops::default(), &hop_parts, &feed);
+        let dialer = Dialer::through(dial, own.to_vec(), warm, hops);
+        let dialer = Arc::new(ArcSwap::from_pointee(dialer));
+        let send = feed.clone();
+        let (prober, probes) = Prober::start(
+            view.clone(),
+            settings.health.clone(),
+            Arc::clone(&dialer),
+            move |fact| send.send(fact),
+        );
+        tasks.spawn(probes);
+        let candidates = Arc::new(ArcSwap::from_pointee(endpoints.clone()));
+        let health = Arc::new(ArcSwap::from_pointee(settings.health.clone()));
+        tasks.spawn(
+            Candidates {
+                endpoints: Arc::clone(&candidates),
+                dialer: Arc::clone(&dialer),
+                health: Arc::clone(&health),
+                handle: feed.clone(),
+            }
+            .ask(),
+        );
         Self {
             name: settings.name.clone(),
             system: upstream.system.clone(),
@@ -214,11 +259,15 @@ impl Upstream {
             feed,
             prober,
             rules: Arc::new(ArcSwap::from_pointee(rules_of(settings))),
-            hosts: Arc::new(ArcSwap::from_pointee(names_of(&upstream.endpoints))),
-            dialer: Arc::new(ArcSwap::from_pointee(dialer)),
+            hosts: Arc::new(ArcSwap::from_pointee(names_of(&endpoints))),
+            dialer,
             limits: limits_of(settings),
             zone: Arc::new(watch::Sender::new(settings.zone.clone())),
             spare_limit: spare_limit.clone(),
+            hop_tasks: hop_tasks.clone(),
+            hop_parts,
+            candidates,
+            health,
             own: own.into(),
         }
     }
@@ -259,6 +308,7 @@ impl Upstream {
     pub(super) fn redial(
         &self,
         settings: &UpstreamSettings,
+        hop_specs: Vec<HopSpec>,
         loopback: LoopbackCongestion,
         metrics: &Metrics,
     ) -> Dialer {
@@ -272,7 +322,15 @@ impl Upstream {
                 self.spare_limit.clone(),
             )
         };
-        let dialer = Dialer::new(dial_settings(settings, loopback), self.own.to_vec(), warm);
+        let hops = self
+            .hop_tasks
+            .build(hop_specs, known.hops(), &self.hop_parts, &self.feed);
+        let dialer = Dialer::through(
+            dial_settings(settings, loopback),
+            self.own.to_vec(),
+            warm,
+            hops,
+        );
         self.dialer.store(Arc::new(dialer.clone()));
         dialer
     }

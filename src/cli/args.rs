@@ -6,6 +6,8 @@ use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 
+use crate::settings::flags::FlagGroup;
+
 use shared::{
     EVERY, OFFLINE, duration_value, online, output, switch, wait_for, what_if, with_settings,
 };
@@ -50,6 +52,7 @@ pub fn command() -> Command {
             plan(),
             explain(),
             snippet(),
+            init(),
         ])
         .subcommands([
             status(),
@@ -60,7 +63,7 @@ pub fn command() -> Command {
             shutdown(),
         ])
         .subcommands(optional())
-        .subcommands([guide(), completions(), version()])
+        .subcommands([guide(), completions(), man(), version()])
 }
 
 /// The text of a command line error, with a suggestion where the mistake is a known one. To be printed through
@@ -181,8 +184,9 @@ fn explain() -> Command {
 }
 
 #[rustfmt::skip]
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 14] = [
     "edn", "cloudformation", "terraform", "aws", "k8s", "ecs", "compose", "systemd", "prometheus", "alerts", "grafana",
+    "trino", "cloudwatch", "kustomize",
 ];
 
 fn snippet() -> Command {
@@ -203,6 +207,12 @@ fn snippet() -> Command {
                 .value_hint(ValueHint::FilePath)
                 .help("With kind edn: print this client map with only its endpoint changed"),
         )
+}
+
+fn init() -> Command {
+    let command =
+        Command::new(name::INIT).about("Print a short commented settings file to start from");
+    super::init::args(with_settings(command, &[FlagGroup::Target]))
 }
 
 fn status() -> Command {
@@ -283,9 +293,18 @@ fn shutdown() -> Command {
         .arg(output())
 }
 
+#[cfg(feature = "gateway")]
+fn gateway() -> Command {
+    let command = Command::new(name::GATEWAY)
+        .about("Serve the upstreams to TLS clients with certificates (CONNECT)");
+    with_settings(command, &shared::GATEWAY)
+}
+
 /// Commands of features that this build may lack.
 fn optional() -> Vec<Command> {
     vec![
+        #[cfg(feature = "gateway")]
+        gateway(),
         #[cfg(feature = "gateway")]
         cert::command(),
         #[cfg(feature = "load")]
@@ -318,6 +337,16 @@ fn completions() -> Command {
                 .value_parser(value_parser!(clap_complete::Shell))
                 .help("Shell to complete for"),
         )
+}
+
+fn man() -> Command {
+    Command::new(name::MAN).about("Write the manual pages").arg(
+        Arg::new("dir")
+            .value_name("DIR")
+            .value_parser(value_parser!(std::path::PathBuf))
+            .value_hint(ValueHint::DirPath)
+            .help("Folder for entryway.1 and entryway-SUB.1; without one entryway.1 is printed"),
+    )
 }
 
 fn version() -> Command {

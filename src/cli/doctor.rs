@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -18,9 +18,7 @@ use super::error::{CliError, code};
 use crate::addr::aws;
 use crate::admin::api_types::{Endpoints, Status};
 use crate::doctor::{self, Input, Instance, UpstreamTarget, Verdict, message};
-use crate::edn;
-use crate::settings::{self, Loaded, Settings, UpstreamSettings};
-use crate::target::{self, ResolvedTarget};
+use crate::settings::{self, Loaded, Settings};
 use crate::types::{EndpointName, Zone};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 
@@ -124,22 +122,9 @@ async fn subject(
 }
 
 fn of_settings(loaded: &Loaded) -> Input {
-    let cooked = loaded.settings.upstreams.iter().map(cook).collect();
-    let mut subject = Input::new(&loaded.settings, cooked);
+    let mut subject = Input::new(&loaded.settings, &loaded.targets);
     subject.odd.clone_from(&loaded.warnings);
     subject
-}
-
-fn cook(upstream: &UpstreamSettings) -> Result<ResolvedTarget, Vec<String>> {
-    let client = match &upstream.from_client {
-        None => None,
-        Some(path) => {
-            let text = edn::load(Path::new(path)).map_err(|error| vec![error.to_string()])?;
-            Some(edn::read_client_map(&text).map_err(|error| vec![format!("{path}:{error}")])?)
-        }
-    };
-    target::of(upstream, client.as_ref())
-        .map_err(|problems| problems.into_iter().map(|problem| problem.what).collect())
 }
 
 // === the running instance ===
@@ -179,7 +164,7 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Input {
             (Settings::default(), Some(odd))
         }
     };
-    let mut subject = Input::new(&settings, vec![]);
+    let mut subject = Input::new(&settings, &[]);
     subject.odd.extend(odd);
     subject.targets = status
         .upstreams
@@ -199,7 +184,6 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Input {
                 endpoints: ours.map(spec).collect(),
                 system: upstream.system.clone(),
                 region: upstream.region.clone(),
-                wrong: Vec::new(),
                 connect_timeout: settings.connect_timeout,
                 health: settings.health,
                 keepalive: settings.tcp.keepalive,
@@ -227,7 +211,7 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Input {
 
 fn spec(endpoint: &crate::admin::api_types::Endpoint) -> EndpointSpec {
     let host = endpoint.host.to_ascii_lowercase();
-    let role = match (aws::vpce_name(&host), aws::peered_name(&host)) {
+    let role = match (aws::vpce_name(&host), aws::entry_name(&host)) {
         (Some(name), _) if name.zone.is_none() => Role::Regional,
         (_, Some(name)) if name.http => Role::Peered,
         (_, Some(_)) => Role::PeeredOld,
@@ -239,6 +223,7 @@ fn spec(endpoint: &crate::admin::api_types::Endpoint) -> EndpointSpec {
         port: endpoint.port,
         zone: endpoint.zone.as_deref().map(Zone::new),
         role,
+        hop: None,
     }
 }
 

@@ -54,7 +54,7 @@ pub async fn survey(
         .map(|text| WhatIf::parse(text))
         .collect::<Result<_, _>>()
         .map_err(wrong)?;
-    let config = Config::resolve(&loaded).map_err(|report| super::wrong_settings(&report))?;
+    let config = Config::new(&loaded);
     let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
     let mut tasks = JoinSet::new();
     let (upstreams, _resolver) = app::observe(

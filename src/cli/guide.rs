@@ -33,6 +33,21 @@ pub const TOPICS: &[(&str, &str, &str)] = &[
         include_str!("../guide/current.md"),
     ),
     (
+        "gateway",
+        "API Gateway or a private way",
+        include_str!("../guide/gateway.md"),
+    ),
+    (
+        "client-map",
+        "from an application's client map, nested and tagged ones too",
+        include_str!("../guide/client-map.md"),
+    ),
+    (
+        "query-groups",
+        "query groups, each on a port of its own",
+        include_str!("../guide/query-groups.md"),
+    ),
+    (
         "sidecar",
         "Kubernetes, ECS, systemd, and one command for all",
         include_str!("../guide/sidecar.md"),
@@ -41,6 +56,11 @@ pub const TOPICS: &[(&str, &str, &str)] = &[
         "laptop",
         "on a developer's machine",
         include_str!("../guide/laptop.md"),
+    ),
+    (
+        "remote",
+        "reach the VPC from outside with client certificates",
+        include_str!("../guide/remote.md"),
     ),
     (
         "load",

@@ -7,23 +7,21 @@ use serde_json::json;
 use super::args::OutputFormat;
 use super::error::CliError;
 use super::status::print_json;
-use crate::app;
 use crate::settings::{Loaded, UpstreamSettings};
 use crate::upstream::endpoint::Role;
 use crate::upstream::plan::{Inputs, Predictions, predict};
 
 /// Prints the predictions for every upstream; JSON is the contract's for one, and a list under `upstreams` for several.
 pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> Result<u8, CliError> {
-    let recipes = app::targets(loaded).map_err(|report| super::wrong_settings(&report))?;
     let max_drain = loaded.settings.shutdown.max_delay;
     let planned: Vec<(&UpstreamSettings, Predictions)> = loaded
         .settings
         .upstreams
         .iter()
-        .zip(&recipes)
-        .map(|(upstream, recipe)| {
+        .zip(&loaded.targets)
+        .map(|(upstream, target)| {
             // A derived name is counted when it answers; a VPC endpoint has up to three zones.
-            let certain = recipe
+            let certain = target
                 .endpoints
                 .iter()
                 .filter(|spec| spec.role == Role::Configured)

@@ -38,6 +38,9 @@ const COLLECT_PAUSE: Duration = Duration::from_millis(100);
 pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliError> {
     // Before the first thread, which would copy the signal mask.
     let inherited = Inherited::take_over();
+    // Before anything is opened, which could get a number that only seems to be passed to us.
+    let passed =
+        process::take_passed_sockets(|name| std::env::var(name).ok()).map_err(unusable_sockets)?;
     if let Some(command) = &command {
         command.find()?;
     }
@@ -46,7 +49,7 @@ pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliErr
     let flush = log.clone();
     let outcome = block_on(async {
         let signals = Signals::open()?;
-        let app = app::start(loaded, log).map_err(explain)?;
+        let app = app::start_with(loaded, log, passed).map_err(explain)?;
         app.handles().events.receive_library_events();
         let run = Run {
             handles: app.handles().clone(),
@@ -295,8 +298,9 @@ fn line(listener: &Listener, handles: &Handles) -> String {
         ""
     };
     let (healthy, addresses) = (snapshot.healthy, snapshot.addresses);
+    let scheme = listener.scheme;
     format!(
-        "listening http://{address} → {name}{region}{zone}, {healthy}/{addresses} healthy{resolving}\n"
+        "listening {scheme}://{address} → {name}{region}{zone}, {healthy}/{addresses} healthy{resolving}\n"
     )
 }
 
@@ -313,12 +317,18 @@ fn admin_error(open: &AdminBindError, what: String) -> CliError {
     CliError::new(code, what).likely(likely).next(next)
 }
 
+fn unusable_sockets(what: String) -> CliError {
+    CliError::new(code::OS, what)
+        .next("systemctl cat entryway.socket shows what the unit passes on")
+}
+
 pub(super) fn explain(error: app::Error) -> CliError {
     let what = error.to_string();
     match &error {
-        app::Error::Targets(report) => super::wrong_settings(report),
         app::Error::Admin(open) => admin_error(open, what),
         app::Error::Workers(_) => CliError::new(code::OS, what),
+        app::Error::Tls(_) => CliError::new(code::SETTING, what).next("entryway guide remote"),
+        app::Error::Sockets(_) => unusable_sockets(what),
         app::Error::Bind(bind) => match bind {
             BindError::NotAnAddress(_) | BindError::Nothing => CliError::new(code::SETTING, what),
             BindError::NotLoopback(_) => {

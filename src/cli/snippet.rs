@@ -6,11 +6,12 @@ use std::path::Path;
 
 use clap::ArgMatches;
 
+use super::client;
 use crate::admin::Bind;
-use crate::edn::{self, EdnError, LoadError};
-use crate::settings::{Loaded, UpstreamSettings};
+use crate::edn::{self, EdnError, EndpointChange, LoadError};
+use crate::settings::Loaded;
 use crate::snippet::{self, Kind, SnippetInput};
-use crate::target::{self, TargetError};
+use crate::target;
 
 /// Why there is no document.
 #[derive(Debug, thiserror::Error)]
@@ -18,15 +19,15 @@ pub enum Error {
     /// `--patch` with another kind than edn.
     #[error("--patch changes a client map; it goes with `snippet edn`, not with `snippet {0}`")]
     Patch(Kind),
-    /// The target is wrong.
-    #[error("{}", list(.0))]
-    Target(Vec<TargetError>),
     /// A file cannot be read.
     #[error(transparent)]
     File(#[from] LoadError),
     /// A file is no client map.
     #[error("{0}:{1}")]
     Edn(String, #[source] EdnError),
+    /// A client map that patching cannot help.
+    #[error("{0}: {1}")]
+    Refused(String, String),
     /// Standard output is gone.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -43,38 +44,67 @@ pub fn print(matches: &ArgMatches, loaded: &Loaded, to: &mut dyn Write) -> Resul
     if patch.is_some() && kind != Kind::Edn {
         return Err(Error::Patch(kind));
     }
-    let input = input(loaded)?;
+    let input = input(loaded);
     let text = match patch {
         None => snippet::render(kind, &input),
-        Some(path) => {
-            let text = edn::load(Path::new(path))?;
-            snippet::patch(&text, &input).map_err(|error| Error::Edn(path.clone(), error))?
-        }
+        Some(spec) => patched(spec, &input)?,
     };
     to.write_all(text.as_bytes())?;
     Ok(to.flush()?)
 }
 
+/// The text of the file that `FILE[#KEY/KEY…]` names, its client map patched. What was done is said on standard error.
+fn patched(spec: &str, input: &SnippetInput) -> Result<String, Error> {
+    let (file, path) = edn::split_spec(spec);
+    let text = edn::load(Path::new(file))?;
+    let wrong = |error| Error::Edn(file.to_owned(), error);
+    let map = edn::read_client_map(&text, path).map_err(wrong)?;
+    target::check_server_type(&map).map_err(|what| Error::Refused(file.to_owned(), what))?;
+    let patched = edn::patch(&text, path, &input.url()).map_err(wrong)?;
+    let at = match patched.path.as_str() {
+        "" => file.to_owned(),
+        path => format!("{file}#{path}"),
+    };
+    let mut said = match &patched.endpoint {
+        EndpointChange::Replaced(old) => format!(":endpoint was {}", client::clean(old)),
+        EndpointChange::Inserted => ":endpoint is new".to_owned(),
+        EndpointChange::Unchanged => ":endpoint leads to entryway already".to_owned(),
+    };
+    for key in &patched.removed {
+        said.push_str(&format!(", {key} is removed"));
+    }
+    // That nobody reads it is no reason to stop.
+    let _ = writeln!(io::stderr(), "{at}: {said}");
+    if let Some(Ok(endpoint)) = &map.endpoint
+        && endpoint.contains(".execute-api.")
+    {
+        let _ = writeln!(
+            io::stderr(),
+            "warning: {at}: the old :endpoint is an API Gateway, which entryway does not lead to; give `run` a private \
+             way to the system (entryway guide choose)"
+        );
+    }
+    Ok(patched.text)
+}
+
 /// The first listener, its upstream, and what goes with them.
-fn input(loaded: &Loaded) -> Result<SnippetInput, Error> {
+fn input(loaded: &Loaded) -> SnippetInput {
     let default = SnippetInput::default();
     let settings = &loaded.settings;
     let listener = settings.listeners.first();
-    let upstream = settings
-        .upstreams
-        .iter()
-        .find(|upstream| {
-            listener.is_some_and(|listener| listener.upstream == upstream.name.as_str())
-        })
-        .or(settings.upstreams.first());
+    let upstreams = settings.upstreams.iter().zip(&loaded.targets);
+    let led_to = upstreams.clone().find(|(upstream, _)| {
+        listener.is_some_and(|listener| listener.upstream == upstream.name.as_str())
+    });
+    let target = led_to
+        .or(upstreams.clone().next())
+        .map(|(_, target)| target);
     let mut input = SnippetInput {
+        target: target.cloned().unwrap_or_default(),
         max_drain: settings.shutdown.max_delay,
         config: loaded.file().map(absolute),
         ..default.clone()
     };
-    if let Some(upstream) = upstream {
-        take_upstream(upstream, &mut input)?;
-    }
     // Port 0 is for tests; what is printed is for other machines, where the default port is as good.
     let bound = |address: &SocketAddr| address.port() != 0;
     let listen = listener.and_then(|listener| listener.bind.first()?.parse().ok());
@@ -82,47 +112,12 @@ fn input(loaded: &Loaded) -> Result<SnippetInput, Error> {
     if let Bind::At(admin) = settings.admin.bind {
         input.admin = Some(admin).filter(bound).unwrap_or(default.admin);
     }
-    Ok(input)
-}
-
-fn take_upstream(upstream: &UpstreamSettings, input: &mut SnippetInput) -> Result<(), Error> {
-    let client = match &upstream.from_client {
-        None => None,
-        Some(path) => {
-            let text = edn::load(Path::new(path))?;
-            let map =
-                edn::read_client_map(&text).map_err(|error| Error::Edn(path.clone(), error))?;
-            Some(map)
-        }
-    };
-    let none = upstream.endpoints.is_empty()
-        && upstream.vpce.is_none()
-        && !upstream.peering
-        && client.is_none();
-    if none {
-        input.system.clone_from(&upstream.system);
-        input.region.clone_from(&upstream.region);
-        return Ok(());
-    }
-    let recipe = target::of(upstream, client.as_ref()).map_err(Error::Target)?;
-    input.endpoints = recipe.endpoints;
-    input.system = recipe.system;
-    input.region = recipe.region;
-    input.query_group = recipe.query_group;
-    Ok(())
+    input
 }
 
 fn absolute(path: &str) -> String {
     // A unit's command line has no working directory to be relative to.
     std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.display().to_string())
-}
-
-fn list(problems: &[TargetError]) -> String {
-    let lines: Vec<&str> = problems
-        .iter()
-        .map(|problem| problem.what.as_str())
-        .collect();
-    lines.join("\n")
 }
 
 // === impl Error ===
@@ -133,7 +128,7 @@ impl Error {
         match self {
             Error::Patch(_) => 2,
             Error::Io(_) => 71,
-            Error::Target(_) | Error::File(_) | Error::Edn(..) => 78,
+            Error::File(_) | Error::Refused(..) | Error::Edn(..) => 78,
         }
     }
 }
@@ -187,16 +182,32 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("client.edn");
         let path = path.to_str().unwrap();
-        let text = "{:system \"prod\" :region \"us-east-1\"\n :endpoint \"http://entry.prod.us-east-1.datomic.net:8182\"} ; end";
+        let text = "{:system \"prod\" :region \"us-east-1\"\n :endpoint \"http://entry.prod.us-east-1.datomic.net:8182\" :proxy-port 8182} ; end";
         std::fs::write(path, text).unwrap();
         let patched = printed(&["edn", "--patch", path]).unwrap();
         assert_eq!(
             patched,
             text.replace(
-                "http://entry.prod.us-east-1.datomic.net:8182",
-                "http://localhost:8182"
+                "http://entry.prod.us-east-1.datomic.net:8182\" :proxy-port 8182",
+                "http://localhost:8182\""
             )
         );
+        // What is generated from a query group's map leads to the query group.
+        let group = "{:system \"prod\" :region \"us-east-1\" :query-group \"reports\"}";
+        std::fs::write(path, format!("{{:app {{:db {group}}}}}")).unwrap();
+        for spec in [path.to_owned(), format!("{path}#app/db")] {
+            for kind in ["systemd", "k8s", "ecs", "compose"] {
+                let text = printed(&[kind, "--from-client", &spec]).unwrap();
+                assert!(text.contains("--query-group=reports"), "{text}");
+            }
+            let patched = printed(&["edn", "--patch", &spec]).unwrap();
+            assert!(patched.starts_with("{:app {:db {:system"), "{patched}");
+            assert!(
+                patched.contains(":endpoint \"http://localhost:8182\"}}}"),
+                "{patched}"
+            );
+        }
+        std::fs::write(path, text).unwrap();
         let unit = printed(&["systemd", "--from-client", path]).unwrap();
         assert!(
             unit.contains("run --peering --system=prod --region=us-east-1\n"),
@@ -217,5 +228,9 @@ mod tests {
         let wrong = printed(&["edn", "--patch", path]).unwrap_err();
         assert!(wrong.to_string().contains("client.edn"), "{wrong}");
         assert!(printed(&["edn", "--patch", "/does/not/exist"]).is_err());
+        std::fs::write(path, "{:server-type :datomic-local :system \"dev\"}").unwrap();
+        let local = printed(&["edn", "--patch", path]).unwrap_err();
+        assert_eq!(local.exit_code(), 78);
+        assert!(local.to_string().contains("divert-system"), "{local}");
     }
 }

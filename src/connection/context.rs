@@ -8,6 +8,8 @@ use arc_swap::ArcSwap;
 use super::hold_queue::{HoldQueue, Policy};
 use super::metrics::ListenerMetrics;
 use super::registry::Registry;
+use tracing::field::display;
+
 use crate::clock::{self, Moment};
 use crate::dial::{self, Attempt, ClientData, Dialer};
 use crate::events::{Events, event};
@@ -188,7 +190,7 @@ impl ListenerContext {
             dial::ConnectOutcome::Timeout => DialFailure::Timeout,
             dial::ConnectOutcome::Unreachable => DialFailure::Unreachable,
             dial::ConnectOutcome::Reset => DialFailure::Reset,
-            dial::ConnectOutcome::Local(_) => DialFailure::Local,
+            dial::ConnectOutcome::Local(_) | dial::ConnectOutcome::Hop(_) => DialFailure::Local,
         };
         self.feed.send(Input::Dialled {
             endpoint: candidate.endpoint.name().clone(),
@@ -212,7 +214,7 @@ impl ListenerContext {
 impl ListenerContext {
     fn record_failure(&self, attempt: &Attempt) {
         let endpoint = &attempt.candidate.endpoint;
-        let to = attempt.candidate.address.socket;
+        let (host, port) = attempt.candidate.address.host_port();
         event!(
             self.events,
             DEBUG,
@@ -221,8 +223,8 @@ impl ListenerContext {
             upstream = endpoint.upstream.as_str(),
             endpoint = endpoint.name().as_str(),
             zone = endpoint.zone().map(|zone| zone.as_str()),
-            server.address = %to.ip(),
-            server.port = to.port(),
+            server.address = host.as_str(),
+            server.port = port,
             connect.result = attempt.outcome.as_str(),
             connect.duration_ms = attempt.took.as_secs_f64() * 1000.0,
         );

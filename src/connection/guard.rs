@@ -36,6 +36,8 @@ pub struct ConnectionGuard {
     pub(super) hedged: bool,
     pub(super) parked: Duration,
     connect: Option<Duration>,
+    /// Of the certificate of a gateway's client.
+    tls_identity: Option<String>,
     ended: Option<(Reason, ClosedBy, Moment)>,
     /// What is known of this end beyond what its reason usually means.
     hint: Option<&'static str>,
@@ -81,9 +83,20 @@ impl ConnectionGuard {
             hedged: false,
             parked: Duration::ZERO,
             connect: None,
+            tls_identity: None,
             ended: None,
             hint: None,
         }
+    }
+
+    /// Its number, unique in this process.
+    pub fn id(&self) -> u64 {
+        self.entry.id
+    }
+
+    /// Whom the client's certificate names, for the record.
+    pub fn set_tls_identity(&mut self, identity: &str) {
+        self.tls_identity = Some(identity.to_owned());
     }
 
     pub(super) fn context(&self) -> &Arc<ListenerContext> {
@@ -187,7 +200,7 @@ impl ConnectionGuard {
         let idle = ended.since(stats.last_moved());
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let endpoint = self.candidate.as_ref().map(|to| &to.endpoint);
-        let server = self.candidate.as_ref().map(|to| to.address.socket);
+        let server = self.candidate.as_ref().map(|to| to.address.host_port());
         let zone = endpoint.and_then(|endpoint| endpoint.zone());
         let phase = stats.phase();
         let cut_in = phase.filter(|phase| !matches!(phase, Phase::Idle | Phase::Unknown));
@@ -204,9 +217,10 @@ impl ConnectionGuard {
             zone = zone.map(|zone| zone.as_str()),
             client.address = %entry.client.ip(),
             client.port = entry.client.port(),
-            server.address = server.map(|server| display(server.ip())),
-            server.port = server.map(|server| server.port()),
+            server.address = server.as_ref().map(|(host, _)| host.as_str()),
+            server.port = server.as_ref().map(|(_, port)| *port),
             conn.id = entry.id,
+            tls.identity = self.tls_identity.as_deref(),
             conn.reason = reason.code(),
             conn.closed_by = closed_by.as_str(),
             conn.duration_ms = millis(ended.since(entry.accepted)),

@@ -12,14 +12,18 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::hop::{Hops, Lease, Reached};
+use crate::addr::is_own_listener;
 use crate::clock::Moment;
 use crate::events::Reason;
+use crate::stream::Stream;
 use crate::sys::congestion::LoopbackCongestion;
 use crate::sys::connect::{self, ConnectError, ConnectStatus};
+use crate::sys::local_address::is_local_address;
 use crate::sys::socket::{self, TcpOptions};
 use crate::types::EndpointName;
 use crate::upstream::constants;
-use crate::upstream::endpoint::Candidate;
+use crate::upstream::endpoint::{Address, Candidate};
 
 /// The shortest stagger, however fast the address usually connects.
 const MIN_STAGGER: Duration = Duration::from_millis(10);
@@ -61,6 +65,7 @@ pub(super) struct Connector {
     pub(super) settings: DialSettings,
     /// Addresses we listen on, which are never dialled.
     pub(super) own: Vec<SocketAddr>,
+    pub(super) hops: Hops,
 }
 
 /// One attempt that has ended.
@@ -87,6 +92,8 @@ pub enum ConnectOutcome {
     Reset,
     /// This process lacked something (a descriptor, a port, memory). Says nothing about the address.
     Local(String),
+    /// The hop before the address failed. Says nothing about the address.
+    Hop(String),
     /// Another attempt was faster; this one was closed before any byte.
     LostRace {
         /// The winner had started later (a lost hedge).
@@ -97,8 +104,10 @@ pub enum ConnectOutcome {
 /// A connected socket and how it came to be.
 #[derive(Debug)]
 pub struct Dialed {
-    /// Connected; not a byte sent or read.
-    pub stream: TcpStream,
+    /// Connected; nothing has been sent to the target or read from it.
+    pub stream: Stream,
+    /// Keeps what the stream goes through, as long as it is in use.
+    pub lease: Option<Lease>,
     pub candidate: Candidate,
     /// Attempts started for it; 0 for a spare.
     pub attempts: u32,
@@ -117,10 +126,10 @@ pub enum Error {
     #[error("no address to dial")]
     NoCandidate,
     /// All failed. This is the last failure that was not a local one, or the first local one.
-    #[error("dial {endpoint} ({socket}): {outcome}")]
+    #[error("dial {endpoint} ({address}): {outcome}")]
     Failed {
         endpoint: EndpointName,
-        socket: SocketAddr,
+        address: String,
         outcome: ConnectOutcome,
     },
 }
@@ -128,39 +137,52 @@ pub enum Error {
 // === impl Connector ===
 
 impl Connector {
-    /// One attempt to one address, within `limit`: for probes and spares.
+    /// One attempt to one address, within `limit`: for probes and spares. Through a hop, its own limit holds.
     pub(super) async fn connect(
         &self,
-        to: SocketAddr,
+        to: &Address,
         limit: Duration,
-    ) -> Result<TcpStream, ConnectOutcome> {
-        let (stream, status) = self.start(to, ClientData::None)?;
-        if status == ConnectStatus::Waiting {
-            connected(&stream, to, limit).await?;
+    ) -> Result<Reached, ConnectOutcome> {
+        if let Some(target) = &to.target {
+            return self.hops.open(target).await;
         }
-        Ok(stream)
+        let (stream, status) = self.start(to.socket, ClientData::None)?;
+        if status == ConnectStatus::Waiting {
+            connected(&stream, to.socket, limit).await?;
+        }
+        Ok(Reached {
+            stream: Stream::from(stream),
+            lease: None,
+        })
     }
 
     /// Makes `count` attempts to one address at once; each socket is registered with no event loop when it is returned.
     /// Stops at the first attempt that cannot start.
     pub(super) fn connect_many(
         &self,
-        to: SocketAddr,
+        to: &Address,
         count: usize,
         limit: Duration,
-    ) -> JoinSet<Result<std::net::TcpStream, ConnectOutcome>> {
+    ) -> JoinSet<Result<(std::net::TcpStream, Option<Lease>), ConnectOutcome>> {
+        if let Some(target) = &to.target {
+            let one = |_| {
+                let (hops, target) = (self.hops.clone(), target.clone());
+                async move { hops.open(&target).await.and_then(into_std) }
+            };
+            return (0..count).map(one).collect();
+        }
+        let to = to.socket;
         let started = (0..count).map_while(|_| self.start_std(to, ClientData::None).ok());
         started
             .map(|(stream, status)| async move {
                 if status == ConnectStatus::Connected {
-                    return Ok(stream);
+                    return Ok((stream, None));
                 }
                 let stream =
                     TcpStream::from_std(stream).map_err(|error| ConnectOutcome::of(&error))?;
                 connected(&stream, to, limit).await?;
-                stream
-                    .into_std()
-                    .map_err(|error| ConnectOutcome::of(&error))
+                let stream = stream.into_std();
+                Ok((stream.map_err(|error| ConnectOutcome::of(&error))?, None))
             })
             .collect()
     }
@@ -181,7 +203,7 @@ impl Connector {
         to: SocketAddr,
         client_data: ClientData,
     ) -> Result<(std::net::TcpStream, ConnectStatus), ConnectOutcome> {
-        if self.is_own(to) {
+        if is_own_listener(to, &self.own, is_local_address) {
             return Err(ConnectOutcome::Local("this is our own listener".to_owned()));
         }
         let settings = &self.settings;
@@ -200,13 +222,6 @@ impl Connector {
             return Err(ConnectOutcome::Refused);
         }
         Ok((stream, status))
-    }
-
-    fn is_own(&self, to: SocketAddr) -> bool {
-        self.own.iter().any(|own| {
-            own.port() == to.port()
-                && (own.ip() == to.ip() || own.ip().is_unspecified() && to.ip().is_loopback())
-        })
     }
 
     /// How long after the start of this candidate the next one starts; `None`: when it fails.
@@ -302,7 +317,7 @@ impl ConnectOutcome {
             ConnectOutcome::Timeout => "timeout",
             ConnectOutcome::Unreachable => "unreachable",
             ConnectOutcome::Reset => "reset",
-            ConnectOutcome::Local(_) => "local",
+            ConnectOutcome::Local(_) | ConnectOutcome::Hop(_) => "local",
             ConnectOutcome::LostRace { .. } => "lost_race",
         }
     }
@@ -317,6 +332,7 @@ impl fmt::Display for ConnectOutcome {
             ConnectOutcome::Unreachable => "unreachable",
             ConnectOutcome::Reset => "reset",
             ConnectOutcome::Local(error) => return write!(f, "local error: {error}"),
+            ConnectOutcome::Hop(error) => return write!(f, "hop: {error}"),
             ConnectOutcome::LostRace { .. } => "another attempt was faster",
         })
     }
@@ -331,13 +347,26 @@ impl Error {
             Error::NoCandidate => Reason::NoEndpoint,
             Error::Failed { outcome, .. } => match outcome {
                 ConnectOutcome::Timeout | ConnectOutcome::LostRace { .. } => Reason::ConnectTimeout,
-                ConnectOutcome::Unreachable => Reason::Unreachable,
+                ConnectOutcome::Unreachable | ConnectOutcome::Hop(_) => Reason::Unreachable,
                 ConnectOutcome::Local(_) => Reason::Resource,
                 ConnectOutcome::Ok | ConnectOutcome::Refused | ConnectOutcome::Reset => {
                     Reason::ConnectRefused
                 }
             },
         }
+    }
+}
+
+/// Streams that are no plain sockets belong to the event loop that made them, and cannot wait for a client.
+fn into_std(reached: Reached) -> Result<(std::net::TcpStream, Option<Lease>), ConnectOutcome> {
+    match reached.stream {
+        Stream::Tcp(tcp) => {
+            let stream = tcp.into_std().map_err(|error| ConnectOutcome::of(&error))?;
+            Ok((stream, reached.lease))
+        }
+        Stream::Wrapped(_) => Err(ConnectOutcome::Local(
+            "spares need a hop of plain TCP".to_owned(),
+        )),
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 
 use super::Dialer;
 use super::attempt::Connector;
+use super::hop::Lease;
 use crate::clock::{self, Moment};
 use crate::metrics::{Counter, Metrics, family};
 use crate::upstream::SnapshotReader;
@@ -73,6 +74,7 @@ struct Inner {
 struct Spare {
     candidate: Candidate,
     stream: StdStream,
+    lease: Option<Lease>,
     since: Moment,
     /// Counts its use without a lookup in the registry.
     used: Counter,
@@ -133,7 +135,7 @@ impl Preconnected {
     }
 
     /// The youngest live spare for this candidate.
-    pub(super) fn take(&self, best: &Candidate) -> Option<TcpStream> {
+    pub(super) fn take(&self, best: &Candidate) -> Option<(TcpStream, Option<Lease>)> {
         if self.count() == 0 {
             return None;
         }
@@ -161,7 +163,7 @@ impl Preconnected {
         let spare = taken?;
         let stream = TcpStream::from_std(spare.stream).ok()?;
         spare.used.increment(1);
-        Some(stream)
+        Some((stream, spare.lease))
     }
 
     /// Drops spares that are dead, too old or no longer preferred, then connects the missing ones, all at once, to the
@@ -182,9 +184,9 @@ impl Preconnected {
         let mut permits = self.inner.limit.take(missing);
         let limit = connector.settings.connect_timeout;
         // All at once: one after the other they would take a round trip each, and be taken before the last is there.
-        let mut connects = connector.connect_many(best.address.socket, permits.len(), limit);
+        let mut connects = connector.connect_many(&best.address, permits.len(), limit);
         while let Some(connected) = connects.join_next().await {
-            let (Ok(Ok(stream)), Some(permit)) = (connected, permits.pop()) else {
+            let (Ok(Ok((stream, lease))), Some(permit)) = (connected, permits.pop()) else {
                 self.backoff().grow();
                 continue;
             };
@@ -192,6 +194,7 @@ impl Preconnected {
             spares.push(Spare {
                 candidate: best.clone(),
                 stream,
+                lease,
                 since: clock::now(),
                 used: used.clone(),
                 _permit: permit,

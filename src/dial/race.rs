@@ -1,7 +1,9 @@
 //! The race of attempts: one at first, one more on each failure and after each stagger; the first to finish wins.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -9,6 +11,7 @@ use tokio::time::Instant;
 use super::attempt::{
     Attempt, ClientData, ConnectOutcome, Connector, Dialed, Error, poll_connected,
 };
+use super::hop::Reached;
 use crate::clock::{self, Moment};
 use crate::sys::connect::ConnectStatus;
 use crate::upstream::endpoint::Candidate;
@@ -36,11 +39,18 @@ struct InFlight {
     hedge: bool,
     started: Moment,
     deadline: Instant,
-    stream: TcpStream,
+    connecting: Connecting,
+}
+
+enum Connecting {
+    Direct(TcpStream),
+    Hop(Pin<Box<dyn Future<Output = Result<Reached, ConnectOutcome>> + Send>>),
+    /// It has ended.
+    Done,
 }
 
 enum RaceEvent {
-    Connected(usize),
+    Connected(usize, Reached),
     Failed(usize, ConnectOutcome),
     /// The stagger has passed.
     StaggerOver,
@@ -82,10 +92,10 @@ impl<'a> Race<'a> {
                 continue;
             }
             match self.next_event().await {
-                RaceEvent::Connected(index) => return Ok(self.win(index)),
+                RaceEvent::Connected(index, reached) => return Ok(self.win(index, reached)),
                 RaceEvent::Failed(index, outcome) => {
                     let in_flight = self.in_flight.swap_remove(index);
-                    drop(in_flight.stream);
+                    drop(in_flight.connecting);
                     self.fail(in_flight.index, in_flight.hedge, in_flight.started, outcome);
                     self.stagger = (self.next < self.candidates.len()).then(Instant::now);
                 }
@@ -103,44 +113,54 @@ impl<'a> Race<'a> {
         self.next += 1;
         self.hedged |= hedge;
         let started = clock::now();
-        match self
-            .connector
-            .start(candidate.address.socket, self.client_data)
-        {
-            Ok((stream, ConnectStatus::Connected)) => Some(self.won(index, hedge, started, stream)),
-            Ok((stream, ConnectStatus::Waiting)) => {
-                self.in_flight.push(InFlight {
-                    index,
-                    hedge,
-                    started,
-                    deadline: Instant::now() + self.connector.settings.connect_timeout,
-                    stream,
-                });
-                if self.next < self.candidates.len() {
-                    let stagger = self.connector.stagger(candidate);
-                    self.stagger = stagger.map(|stagger| Instant::now() + stagger);
-                }
-                None
+        let socket = candidate.address.socket;
+        let connecting = match &candidate.address.target {
+            Some(target) => {
+                let (hops, target) = (self.connector.hops.clone(), target.clone());
+                Connecting::Hop(Box::pin(async move { hops.open(&target).await }))
             }
-            Err(outcome) => {
-                self.fail(index, hedge, started, outcome);
-                if self.next < self.candidates.len() {
-                    self.stagger = Some(Instant::now());
+            None => match self.connector.start(socket, self.client_data) {
+                Ok((stream, ConnectStatus::Connected)) => {
+                    return Some(self.won(index, hedge, started, Reached::directly(stream)));
                 }
-                None
-            }
+                Ok((stream, ConnectStatus::Waiting)) => Connecting::Direct(stream),
+                Err(outcome) => {
+                    self.fail(index, hedge, started, outcome);
+                    if self.next < self.candidates.len() {
+                        self.stagger = Some(Instant::now());
+                    }
+                    return None;
+                }
+            },
+        };
+        let limit = match &candidate.address.target {
+            Some(target) => self.connector.hops.limit(target),
+            None => self.connector.settings.connect_timeout,
+        };
+        self.in_flight.push(InFlight {
+            index,
+            hedge,
+            started,
+            deadline: Instant::now() + limit,
+            connecting,
+        });
+        if self.next < self.candidates.len() {
+            let stagger = self.connector.stagger(candidate);
+            self.stagger = stagger.map(|stagger| Instant::now() + stagger);
         }
+        None
     }
 
     async fn next_event(&mut self) -> RaceEvent {
         let deadlines = self.in_flight.iter().map(|in_flight| in_flight.deadline);
         let wake = deadlines.chain(self.stagger).min();
+        let (in_flight, candidates) = (&mut self.in_flight, self.candidates);
         let poll_all = poll_fn(|cx| {
-            for (index, in_flight) in self.in_flight.iter().enumerate() {
-                let to = self.candidates[in_flight.index].address.socket;
-                if let Poll::Ready(ended) = poll_connected(&in_flight.stream, to, cx) {
+            for (index, attempt) in in_flight.iter_mut().enumerate() {
+                let to = candidates[attempt.index].address.socket;
+                if let Poll::Ready(ended) = attempt.connecting.poll(to, cx) {
                     return Poll::Ready(match ended {
-                        Ok(()) => RaceEvent::Connected(index),
+                        Ok(reached) => RaceEvent::Connected(index, reached),
                         Err(outcome) => RaceEvent::Failed(index, outcome),
                     });
                 }
@@ -163,16 +183,16 @@ impl<'a> Race<'a> {
             .unwrap_or(RaceEvent::StaggerOver)
     }
 
-    fn win(&mut self, index: usize) -> Dialed {
+    fn win(&mut self, index: usize, reached: Reached) -> Dialed {
         let winner = self.in_flight.swap_remove(index);
-        self.won(winner.index, winner.hedge, winner.started, winner.stream)
+        self.won(winner.index, winner.hedge, winner.started, reached)
     }
 
     /// Closes the losers, then reports the winner.
-    fn won(&mut self, index: usize, hedge: bool, started: Moment, stream: TcpStream) -> Dialed {
+    fn won(&mut self, index: usize, hedge: bool, started: Moment, reached: Reached) -> Dialed {
         for loser in std::mem::take(&mut self.in_flight) {
             let later = loser.index < index;
-            drop(loser.stream);
+            drop(loser.connecting);
             self.report(
                 loser.index,
                 loser.hedge,
@@ -182,7 +202,8 @@ impl<'a> Race<'a> {
         }
         self.report(index, hedge, started, ConnectOutcome::Ok);
         Dialed {
-            stream,
+            stream: reached.stream,
+            lease: reached.lease,
             candidate: self.candidates[index].clone(),
             attempts: self.next as u32,
             hedged: self.hedged,
@@ -192,7 +213,7 @@ impl<'a> Race<'a> {
     }
 
     fn fail(&mut self, index: usize, hedge: bool, started: Moment, outcome: ConnectOutcome) {
-        let ours = matches!(outcome, ConnectOutcome::Local(_));
+        let ours = matches!(outcome, ConnectOutcome::Local(_) | ConnectOutcome::Hop(_));
         if self.failed.is_none() || !ours {
             self.failed = Some((index, outcome.clone()));
         }
@@ -216,8 +237,28 @@ impl<'a> Race<'a> {
         let candidate = &self.candidates[index];
         Error::Failed {
             endpoint: candidate.endpoint.name().clone(),
-            socket: candidate.address.socket,
+            address: candidate.address.to_string(),
             outcome,
         }
+    }
+}
+
+// === impl Connecting ===
+
+impl Connecting {
+    fn poll(
+        &mut self,
+        to: SocketAddr,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Reached, ConnectOutcome>> {
+        let ended = match self {
+            Connecting::Direct(stream) => ready!(poll_connected(stream, to, cx)),
+            Connecting::Hop(opening) => return opening.as_mut().poll(cx),
+            Connecting::Done => return Poll::Pending,
+        };
+        let Connecting::Direct(stream) = std::mem::replace(self, Connecting::Done) else {
+            return Poll::Pending;
+        };
+        Poll::Ready(ended.map(|()| Reached::directly(stream)))
     }
 }

@@ -47,6 +47,7 @@ fn candidate(socket: SocketAddr) -> Candidate {
                 port: socket.port(),
                 zone: None,
                 role: Role::Configured,
+                hop: None,
             },
         }),
         address: Arc::new(Address::new(socket)),
@@ -136,8 +137,11 @@ async fn a_refusal_moves_on_at_once() {
         seen,
         [(0, ConnectOutcome::Refused), (1, ConnectOutcome::Ok)]
     );
-    assert_eq!(dialed.stream.peer_addr().unwrap(), good.address.socket);
-    assert!(dialed.stream.nodelay().unwrap());
+    assert_eq!(
+        dialed.stream.as_tcp().unwrap().peer_addr().unwrap(),
+        good.address.socket
+    );
+    assert!(dialed.stream.as_tcp().unwrap().nodelay().unwrap());
 }
 
 #[tokio::test]
@@ -267,11 +271,11 @@ async fn our_own_listener_is_never_dialled() {
 #[tokio::test]
 async fn never_connects_to_itself() {
     // 2000 connects to a port nobody listens on, inside the range of local ports.
-    let to = listen().1.address.socket;
+    let to = listen().1.address;
     let dialer = dialer(1500, 250);
     for _ in 0..2000 {
         let outcome = dialer
-            .connect(to, Duration::from_secs(1))
+            .connect(&to, Duration::from_secs(1))
             .await
             .unwrap_err();
         assert_eq!(outcome, ConnectOutcome::Refused);
@@ -368,7 +372,7 @@ async fn an_upstream_sees_a_connection_that_brings_bytes_with_its_bytes() {
         let mut first = [0; 2];
         let accepted = listener.accept();
         assert_eq!(accepted.is_ok(), opening == ClientData::None);
-        crate::sys::socket::send(&dialed.stream, b"hi").unwrap();
+        crate::sys::socket::send(dialed.stream.as_tcp().unwrap(), b"hi").unwrap();
         let (mut upstream, _) = accepted.or_else(|_| listener.accept()).unwrap();
         std::io::Read::read_exact(&mut upstream, &mut first).unwrap();
         assert_eq!(first, *b"hi");

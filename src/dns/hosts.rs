@@ -1,5 +1,4 @@
-//! What is known without asking a DNS server: literal addresses, `localhost`, the hosts file; and which addresses no
-//! DNS server may name.
+//! Names that need no lookup (literal addresses, `localhost`, the hosts file), and the addresses that DNS may not name.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,6 +21,7 @@ impl Hosts {
             let Some(Ok(ip)) = words.next().map(str::parse::<IpAddr>) else {
                 continue;
             };
+            let ip = ip.to_canonical();
             for name in words {
                 let ips = names.entry(normalize(name)).or_default();
                 if !ips.contains(&ip) {
@@ -48,7 +48,7 @@ impl Hosts {
     }
 }
 
-/// A host as it stands in an `Answer`: lower case, no final dot, no brackets.
+/// A host as it stands in an `DnsAnswer`: lower case, no final dot, no brackets.
 pub(crate) fn normalize(host: &str) -> String {
     let host = host
         .strip_prefix('[')
@@ -58,7 +58,7 @@ pub(crate) fn normalize(host: &str) -> String {
 }
 
 /// Whether an address (canonical: no v4-mapped) is one that only this machine or link can mean. A DNS answer that
-/// names one would make us forward clients' requests to ourselves or to a neighbour (contract 7.10).
+/// names one would make us forward clients' requests to ourselves or to a neighbour.
 pub(crate) fn is_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
@@ -86,9 +86,9 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_file_is_read_like_everybody_reads_it() {
+    fn the_hosts_file_is_read_as_other_resolvers_read_it() {
         let hosts = Hosts::parse(
-            "\u{feff}# comment\n10.0.0.1 One one.test. # tail\nnonsense\n\nfd00::1\tone\n10.0.0.1 one\n10.0.0.2\n",
+            "\u{feff}# comment\n10.0.0.1 One one.test. # tail\nnonsense\n\nfd00::1\tone\n10.0.0.1 one\n::ffff:10.0.0.1 one\n10.0.0.2\n",
         );
         let both = ips(&["10.0.0.1", "fd00::1"]);
         assert_eq!(hosts.find("one"), Some((AnswerSource::Hosts, both)));

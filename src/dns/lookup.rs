@@ -1,14 +1,18 @@
 //! One look at a name for `doctor`: what each server says, by itself.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use super::ask::{ResolverConfig, SystemFiles};
 use super::hosts::normalize;
 use super::server::{Family, Reply, Server};
-use super::settings::DnsSettings;
-use super::stub::{ResolverConfig, SystemFiles, absolute};
+use super::settings::{DnsSettings, ResolverKind};
+use super::stub::absolute;
+use super::system::SystemResolver;
 use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Of the search domains, as many are tried.
@@ -30,13 +34,31 @@ pub struct Lookup {
     pub search: Option<(String, Vec<IpAddr>)>,
 }
 
+/// Who answers questions about names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Responder {
+    Server(SocketAddr),
+    /// The system's resolver, `getaddrinfo`.
+    System,
+}
+
 /// What one server says.
 #[derive(Clone, Debug)]
 pub struct ServerReplies {
-    /// Its address.
-    pub server: SocketAddr,
+    pub server: Responder,
     /// To A and to AAAA.
     pub replies: [(Family, Reply); 2],
+}
+
+// === impl Responder ===
+
+impl fmt::Display for Responder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Responder::Server(address) => write!(f, "{address}"),
+            Responder::System => f.write_str("getaddrinfo"),
+        }
+    }
 }
 
 // === impl Lookup ===
@@ -74,12 +96,17 @@ pub async fn lookup_with(settings: &DnsSettings, host: &str, files: &SystemFiles
         search: None,
         host,
     };
-    let Ok(servers) = &config.servers else {
-        return report;
-    };
     if report.known.is_some() {
         return report;
     }
+    if settings.resolver == ResolverKind::System {
+        report.no_resolver = None;
+        report.servers = vec![ask_system(&report.host, settings).await];
+        return report;
+    }
+    let Ok(servers) = &config.servers else {
+        return report;
+    };
     report.servers = ask_each(servers, &report.host, settings).await;
     if let Some(first) = servers.first()
         && report.ips().is_empty()
@@ -113,6 +140,28 @@ pub async fn lookup_with(settings: &DnsSettings, host: &str, files: &SystemFiles
     report
 }
 
+/// The system's resolver, both families at once.
+async fn ask_system(host: &str, settings: &DnsSettings) -> ServerReplies {
+    let system = SystemResolver::default();
+    let ask = async |family| {
+        let started = Instant::now();
+        let result = system.ask(host, family, settings.timeout, settings.system_ttl());
+        let reply = Reply {
+            result: result.await,
+            rcode: None,
+            took: started.elapsed(),
+            tcp: false,
+        };
+        (family, reply)
+    };
+    let [v4, v6] = Family::BOTH;
+    let (a, aaaa) = tokio::join!(ask(v4), ask(v6));
+    ServerReplies {
+        server: Responder::System,
+        replies: [a, aaaa],
+    }
+}
+
 /// All servers at once, both families at once; the replies in the servers' order.
 async fn ask_each(
     servers: &[Arc<Server>],
@@ -131,7 +180,7 @@ async fn ask_each(
             let (a, aaaa) =
                 tokio::join!(server.ask(&name, v4, within), server.ask(&name, v6, within));
             let report = ServerReplies {
-                server: server.addr,
+                server: Responder::Server(server.addr),
                 replies: [(v4, a), (v6, aaaa)],
             };
             (index, report)

@@ -13,25 +13,25 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::ask::Ask;
 use super::backoff::{Backoff, FLOOR};
 use super::hosts::{is_local, normalize};
 use super::server::{Family, Records};
 use super::settings::{DnsSettings, NameSpec};
-use super::stub::Ask;
 use crate::clock;
 use crate::upstream::input::{Addresses, AnswerSource, DnsAnswer, Input, LookupError};
 
 /// How long the second family is waited for once the first has answered (RFC 8305's resolution delay).
 const GRACE: Duration = Duration::from_millis(50);
-/// More addresses than this in one answer are a mistake, or an attack on the probes.
-const MAX_ADDRESSES: usize = 16;
-/// How often the system's files are looked at.
+/// How often the system's files are checked for changes.
 const FILES_EVERY: Duration = Duration::from_secs(2);
 
 /// What every name's loop shares.
 pub(crate) struct Shared<A> {
     pub(crate) ask: A,
     pub(crate) report: Box<dyn Fn(Input) + Send + Sync>,
+    /// Takes what of the system's files cannot be used.
+    pub(crate) notice: Box<dyn Fn(&str) + Send + Sync>,
     /// A new value means: all names, now.
     pub(crate) wanted: watch::Sender<DnsSettings>,
     /// Signals that DNS works again, after it did not.
@@ -64,7 +64,14 @@ pub(crate) async fn run<A: Ask>(shared: Arc<Shared<A>>, mut names: watch::Receiv
     let mut tasks = JoinSet::new();
     let mut files = interval(FILES_EVERY);
     files.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut noticed = Vec::new();
     loop {
+        // Each line once, for as long as it stands there.
+        let skipped = shared.ask.skipped();
+        for line in skipped.iter().filter(|line| !noticed.contains(*line)) {
+            (shared.notice)(line);
+        }
+        noticed = skipped;
         let wanted = by_host(&names.borrow_and_update());
         loops.retain(|(host, candidate), task| {
             let keep = wanted.get(host) == Some(candidate) && !task.is_finished();
@@ -219,9 +226,8 @@ impl<A: Ask> NameRefresher<A> {
         }
     }
 
-    /// A name that needs no DNS; its addresses are taken as they are, but for their number.
-    fn report_known(&self, source: AnswerSource, mut ips: Vec<IpAddr>, settings: &DnsSettings) {
-        ips.truncate(MAX_ADDRESSES);
+    /// A name that needs no DNS; its addresses are taken as they are.
+    fn report_known(&self, source: AnswerSource, ips: Vec<IpAddr>, settings: &DnsSettings) {
         self.report(Ok(Addresses {
             ips,
             ttl: settings.max_ttl,
@@ -265,14 +271,12 @@ fn merge(
         Some(Err(why)) if is_final(why) => None,
         _ => kept.as_ref(),
     });
-    let (refused, mut ips): (Vec<IpAddr>, Vec<IpAddr>) = found
+    let (refused, ips): (Vec<IpAddr>, Vec<IpAddr>) = found
         .flat_map(|records| records.ips.iter().copied())
         .partition(|ip| is_local(*ip) && !settings.allow_local_answers);
     if ips.is_empty() {
         return Err(LookupError::OnlyRefused(refused));
     }
-    // Sorted by the server's side already: of too many, the same ones are taken each time.
-    ips.truncate(MAX_ADDRESSES);
     Ok(Addresses {
         ips,
         ttl: ttl.clamp(settings.min_ttl, settings.max_ttl.max(settings.min_ttl)),

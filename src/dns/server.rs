@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -15,14 +16,20 @@ use hickory_resolver::net::tcp::TcpClientStream;
 use hickory_resolver::net::udp::UdpClientStream;
 use hickory_resolver::net::xfer::{DnsHandle, DnsRequestSender, FirstAnswer};
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, Message, Query, ResponseCode};
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::op::{
+    DnsRequest, DnsRequestOptions, Message, MessageType, OpCode, Query, ResponseCode,
+};
+use hickory_resolver::proto::rr::{DNSClass, Name, RData, RecordType};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::upstream::input::LookupError;
 
-/// The longest CNAME chain that is followed.
-const MAX_CNAMES: usize = 8;
+/// The longest CNAME chain that is followed, as unbound has it.
+const MAX_CNAMES: usize = 11;
+/// After how much silence a question is sent again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Signs that a server does not know EDNS, until it is asked without: a refusal counts for as many as two silences.
+const EDNS_DOUBTS: u8 = 2;
 
 /// Which of the two kinds of address; each is asked for by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,8 +67,8 @@ pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     /// Owns the tasks of its TCP exchanges, so it must live while they do.
     provider: TokioRuntimeProvider,
-    /// Cleared when the server says FORMERR: it does not know EDNS.
-    edns: AtomicBool,
+    /// How much speaks against its knowing EDNS; see [`EDNS_DOUBTS`].
+    edns_doubts: AtomicU8,
 }
 
 // === impl Family ===
@@ -99,20 +106,70 @@ impl Server {
         Self {
             addr,
             provider: TokioRuntimeProvider::default(),
-            edns: AtomicBool::new(true),
+            edns_doubts: AtomicU8::new(0),
         }
     }
 
-    /// Asks for one family of a name; done within `within`.
+    /// Asks for one family of a name; done within `within`. A server may refuse EDNS in many ways (RFC 6891, section 7:
+    /// FORMERR; others answer NOTIMP, BADVERS, SERVFAIL or REFUSED, or are silent), so where it is refused the same
+    /// question is put once more without.
     pub(crate) async fn ask(&self, name: &Name, family: Family, within: Duration) -> Reply {
         let started = Instant::now();
         let deadline = started + within;
-        let udp = timeout_at(deadline, self.over_udp(name, family, within)).await;
+        let timed = |mut reply: Reply| {
+            reply.took = started.elapsed();
+            reply
+        };
+        if self.edns_doubts.load(Relaxed) >= EDNS_DOUBTS {
+            return timed(self.exchange(name, family, false, deadline).await);
+        }
+        let mut with = pin!(self.exchange(name, family, true, deadline));
+        let (doubts, with, without) = match timeout(RETRY_AFTER, &mut with).await {
+            Ok(reply) if reply.knows_edns() => {
+                self.edns_doubts.store(0, Relaxed);
+                return timed(reply);
+            }
+            Ok(reply) if reply.rcode.is_none() => return timed(reply),
+            Ok(reply) => {
+                let without = self.exchange(name, family, false, deadline).await;
+                (EDNS_DOUBTS, Some(reply), without)
+            }
+            // Lost, or dropped for its EDNS: both questions wait for an answer now.
+            Err(_) => {
+                let mut without = pin!(self.exchange(name, family, false, deadline));
+                tokio::select! {
+                    reply = &mut with => if reply.knows_edns() {
+                        return timed(reply);
+                    } else {
+                        (1, Some(reply), without.await)
+                    },
+                    reply = &mut without => (1, None, reply),
+                }
+            }
+        };
+        // Only an answer shows that EDNS was the trouble.
+        if without.knows_edns() {
+            self.edns_doubts.fetch_add(doubts, Relaxed);
+            return timed(without);
+        }
+        timed(with.unwrap_or(without))
+    }
+
+    /// One question: over UDP, and over TCP where the answer was truncated.
+    async fn exchange(&self, name: &Name, family: Family, edns: bool, deadline: Instant) -> Reply {
+        let started = Instant::now();
+        let within = deadline.saturating_duration_since(started);
+        let request = || {
+            let mut options = DnsRequestOptions::default();
+            options.use_edns = edns;
+            DnsRequest::from_query(Query::query(name.clone(), family.record_type()), options)
+        };
+        let udp = timeout_at(deadline, self.over_udp(request(), within)).await;
         let mut tcp = false;
         let response = match udp.unwrap_or(Err(NetError::Timeout)) {
             Ok(message) if message.metadata.truncation => {
                 tcp = true;
-                timeout_at(deadline, self.over_tcp(name, family, within))
+                timeout_at(deadline, self.over_tcp(request(), within))
                     .await
                     .unwrap_or(Err(NetError::Timeout))
                     .and_then(|message| match message.metadata.truncation {
@@ -129,9 +186,6 @@ impl Server {
             .as_ref()
             .ok()
             .map(|message| code_name(message.metadata.response_code));
-        if rcode == Some("FORMERR") {
-            self.edns.store(false, Relaxed);
-        }
         Reply {
             result: response.and_then(|message| read(&message, name, family)),
             rcode,
@@ -140,42 +194,35 @@ impl Server {
         }
     }
 
-    fn request(&self, name: &Name, family: Family) -> DnsRequest {
-        let mut options = DnsRequestOptions::default();
-        options.use_edns = self.edns.load(Relaxed);
-        DnsRequest::from_query(Query::query(name.clone(), family.record_type()), options)
-    }
-
     /// A new socket and port per question: what a forger would have to guess. Answers from elsewhere, with another id
     /// or to another question are passed over.
-    async fn over_udp(
-        &self,
-        name: &Name,
-        family: Family,
-        within: Duration,
-    ) -> Result<Message, NetError> {
+    async fn over_udp(&self, request: DnsRequest, within: Duration) -> Result<Message, NetError> {
         let mut stream = UdpClientStream::builder(self.addr, self.provider.clone())
             .with_timeout(Some(within))
             .with_max_retries(2)
-            .with_retry_interval_floor(1000)
+            .with_retry_interval_floor(u64::try_from(RETRY_AFTER.as_millis()).unwrap_or(1000))
             .build();
-        let response = stream.send_message(self.request(name, family));
+        let response = stream.send_message(request);
         Ok(response.first_answer().await?.into_message())
     }
 
-    async fn over_tcp(
-        &self,
-        name: &Name,
-        family: Family,
-        within: Duration,
-    ) -> Result<Message, NetError> {
+    async fn over_tcp(&self, request: DnsRequest, within: Duration) -> Result<Message, NetError> {
         let provider = self.provider.clone();
         let exchange = TcpClientStream::exchange(self.addr, None, within, None, provider);
         let exchange = timeout(within, exchange)
             .await
             .map_err(|_| NetError::Timeout)??;
-        let response = exchange.send(self.request(name, family));
+        let response = exchange.send(request);
         Ok(response.first_answer().await?.into_message())
+    }
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// Whether it is an answer, if only that there is nothing.
+    fn knows_edns(&self) -> bool {
+        matches!(self.rcode, Some("NOERROR" | "NXDOMAIN"))
     }
 }
 
@@ -215,18 +262,43 @@ fn code_name(code: ResponseCode) -> &'static str {
         ResponseCode::NXDomain => "NXDOMAIN",
         ResponseCode::NotImp => "NOTIMP",
         ResponseCode::Refused => "REFUSED",
+        ResponseCode::BADVERS => "BADVERS",
         _ => "other",
+    }
+}
+
+/// Whether a message is the answer to the question (RFC 5452, section 9; RFC 1035, section 4.1): a query's response, with
+/// the name, type and class that were asked for. An error may come without its question.
+fn check_question(message: &Message, name: &Name, family: Family) -> Result<(), LookupError> {
+    let garbage = |what: &str| Err(LookupError::Garbage(what.to_owned()));
+    let metadata = &message.metadata;
+    if metadata.message_type != MessageType::Response || metadata.op_code != OpCode::Query {
+        return garbage("not the response to a query");
+    }
+    match &message.queries[..] {
+        [query]
+            if query.name == *name
+                && query.query_type == family.record_type()
+                && query.query_class == DNSClass::IN =>
+        {
+            Ok(())
+        }
+        [] if bad_code(metadata.response_code).is_some() => Ok(()),
+        _ => garbage("the answer to another question"),
     }
 }
 
 /// Follows the CNAMEs of an answer from the name that was asked for and takes the addresses at their end.
 fn read(message: &Message, name: &Name, family: Family) -> Result<Records, LookupError> {
+    check_question(message, name, family)?;
     if let Some(bad) = bad_code(message.metadata.response_code) {
         return Err(bad);
     }
-    let cnames: HashMap<&Name, (&Name, u32)> = message
-        .answers
-        .iter()
+    let records = || {
+        let records = message.answers.iter();
+        records.filter(|record| record.dns_class == DNSClass::IN)
+    };
+    let cnames: HashMap<&Name, (&Name, u32)> = records()
         .filter_map(|record| match &record.data {
             RData::CNAME(target) => Some((&record.name, (&target.0, record.ttl))),
             _ => None,
@@ -243,7 +315,7 @@ fn read(message: &Message, name: &Name, family: Family) -> Result<Records, Looku
         (owner, ttl) = (target, ttl.min(*its_ttl));
     }
     let mut ips = Vec::new();
-    for record in message.answers.iter().filter(|r| r.name == *owner) {
+    for record in records().filter(|record| record.name == *owner) {
         let ip: IpAddr = match (&record.data, family) {
             (RData::A(ip), Family::V4) => ip.0.into(),
             (RData::AAAA(ip), Family::V6) => ip.0.into(),

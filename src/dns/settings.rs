@@ -20,8 +20,21 @@ pub struct DnsSettings {
     /// The longest wait for one lookup.
     #[serde(with = "crate::duration")]
     pub timeout: Duration,
+    /// Who is asked.
+    pub resolver: ResolverKind,
     /// Whether loopback, link-local, multicast and unspecified addresses are taken from DNS.
     pub allow_local_answers: bool,
+}
+
+/// `dns.resolver`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResolverKind {
+    /// DNS servers, asked directly.
+    #[default]
+    Stub,
+    /// The system's resolver, `getaddrinfo`.
+    System,
 }
 
 /// A name to follow.
@@ -42,12 +55,18 @@ impl Default for DnsSettings {
             min_ttl: Duration::from_secs(1),
             max_ttl: Duration::from_secs(60),
             timeout: Duration::from_secs(2),
+            resolver: ResolverKind::default(),
             allow_local_answers: false,
         }
     }
 }
 
 impl DnsSettings {
+    /// How long an answer of the system's resolver holds, which says nothing about it: 10 s by default.
+    pub(crate) fn system_ttl(&self) -> Duration {
+        self.max_ttl / 6
+    }
+
     /// What is wrong, as (key below `dns`, message).
     pub fn validate(&self) -> Vec<(String, String)> {
         let secs = Duration::from_secs;

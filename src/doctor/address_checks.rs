@@ -189,7 +189,7 @@ impl AddressChecks<'_> {
             &rules::TCP_TIMEOUT_VPCE
         } else if !is_private(peer.socket.ip()) {
             &rules::TCP_TIMEOUT_PUBLIC
-        } else if aws::peered_name(&host).is_some() {
+        } else if aws::entry_name(&host).is_some() {
             &rules::TCP_TIMEOUT_PEERED
         } else {
             &rules::TCP_TIMEOUT

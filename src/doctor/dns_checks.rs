@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::dns_lookup::{Name, Names, WITHIN, addresses, in_use, key, sibling};
+use super::dns_lookup::{Name, Names, WITHIN, addresses, in_use, key, sibling, system_names};
 use super::input::{Input, UpstreamTarget};
 use super::ip_route;
 use super::report::Check;
 use super::rules;
 use super::types::{Facts, Stage, is_private, shown};
 use crate::addr::aws;
+use crate::dns::Responder;
 use crate::types::Zone;
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::input::{AnswerSource, LookupError};
@@ -37,7 +38,7 @@ pub(super) fn check_servers(names: &Names) -> Vec<Check> {
             &facts,
         )];
     }
-    let mut servers: Vec<SocketAddr> = Vec::new();
+    let mut servers: Vec<Responder> = Vec::new();
     for report in asked.iter().flat_map(|name| &name.servers) {
         if !servers.contains(&report.server) {
             servers.push(report.server);
@@ -53,7 +54,7 @@ pub(super) fn check_servers(names: &Names) -> Vec<Check> {
             &facts,
         )];
     }
-    let replies = |server: SocketAddr| {
+    let replies = |server: Responder| {
         let reports = asked
             .iter()
             .flat_map(|name| &name.servers)
@@ -63,22 +64,25 @@ pub(super) fn check_servers(names: &Names) -> Vec<Check> {
     let sensible =
         |server| replies(server).any(|(_, reply)| is_sensible(&reply.result.as_ref().map(|_| ())));
     let any_good = servers.iter().any(|server| sensible(*server));
-    let judge = |server: SocketAddr| {
+    let judge = |server: Responder| {
         let subject = server.to_string();
-        let from = ip_route::describe(server);
+        let from = match server {
+            Responder::Server(address) => format!(", asked {}", ip_route::describe(address)),
+            Responder::System => String::new(),
+        };
         if sensible(server) {
             let slowest = replies(server)
                 .map(|(_, reply)| reply.took)
                 .max()
                 .unwrap_or_default();
-            let evidence = format!("answers, at most {} ms, asked {from}", slowest.as_millis());
+            let evidence = format!("answers, at most {} ms{from}", slowest.as_millis());
             return Check::pass(Stage::Resolver, subject, evidence);
         }
         let worst = replies(server).find_map(|(_, reply)| reply.result.as_ref().err());
         let seen = worst.map_or_else(String::new, |why| {
-            format!("{}, asked {from}", shown(&why.to_string()))
+            format!("{}{from}", shown(&why.to_string()))
         });
-        let facts = Facts::of_host(&asked[0].host, 53).with("server", server.ip().to_string());
+        let facts = Facts::of_host(&asked[0].host, 53).with("server", host_of(server));
         let rule = if any_good {
             &rules::RESOLVER_ONE_BAD
         } else {
@@ -87,6 +91,13 @@ pub(super) fn check_servers(names: &Names) -> Vec<Check> {
         Check::ruled(rule, subject, &seen, &facts)
     };
     servers.into_iter().map(judge).collect()
+}
+
+fn host_of(server: Responder) -> String {
+    match server {
+        Responder::Server(address) => address.ip().to_string(),
+        Responder::System => server.to_string(),
+    }
 }
 
 fn is_sensible<T>(result: &Result<T, &LookupError>) -> bool {
@@ -161,7 +172,20 @@ fn check_name(target: &UpstreamTarget, endpoint: &EndpointSpec, names: &Names) -
             // The line of entry-http. says it for both.
             checks.push(Check::skip(Stage::Names, label, "does not answer either"));
         }
-        Err(why) => checks.push(check_missing(name, why, other, &facts)),
+        Err(why) => {
+            let system_lives = system_names(target)
+                .iter()
+                .any(|host| names.get(host).is_some_and(|name| name.result.is_ok()));
+            checks.push(match why {
+                LookupError::NxDomain if system_lives && other.is_none() => Check::ruled(
+                    &rules::NAME_GROUP_MISSING,
+                    &endpoint.host,
+                    &shown(&why.to_string()),
+                    &facts,
+                ),
+                _ => check_missing(name, why, other, &facts),
+            });
+        }
     }
     checks
         .into_iter()
@@ -192,7 +216,7 @@ fn check_missing(name: &Name, why: &LookupError, other: Option<String>, facts: &
             &facts,
         );
     }
-    let peered = aws::peered_name(host);
+    let peered = aws::entry_name(host);
     let rule = match why {
         LookupError::NxDomain | LookupError::NoData if other.is_some() => {
             let is_http = peered.is_some_and(|name| name.http);

@@ -5,7 +5,7 @@
 //! would believe: that of the first server, in the configured order, that says anything sensible.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -13,8 +13,8 @@ use tokio::time::timeout;
 
 use super::input::{Input, UpstreamTarget};
 use super::types::is_private;
-use crate::addr::aws;
-use crate::dns::{self, DnsSettings, ServerReplies};
+use crate::addr::aws::{self, EntryName};
+use crate::dns::{self, DnsSettings, Responder, ServerReplies};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::input::{AnswerSource, LookupError};
 
@@ -41,7 +41,7 @@ pub(super) struct Name {
 /// All names, by host in lower case.
 pub(super) type Names = BTreeMap<String, Name>;
 
-/// Looks up every name of every way, and the sibling of each peered name.
+/// Looks up every name of every target, the sibling of each peered name, and of a query group also the system's names.
 pub(super) async fn look_up(subject: &Input) -> Names {
     let mut hosts = BTreeSet::new();
     for endpoint in subject.targets.iter().flat_map(|target| &target.endpoints) {
@@ -49,6 +49,7 @@ pub(super) async fn look_up(subject: &Input) -> Names {
         hosts.extend(sibling(&host));
         hosts.insert(host);
     }
+    hosts.extend(subject.targets.iter().flat_map(system_names));
     let settings = DnsSettings {
         timeout: subject.dns.timeout.min(SERVER_WITHIN),
         ..subject.dns.clone()
@@ -96,13 +97,27 @@ pub(super) fn key(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
+/// The system's own entry names, where a target leads to one of its query groups.
+pub(super) fn system_names(target: &UpstreamTarget) -> Vec<String> {
+    let group = target
+        .endpoints
+        .iter()
+        .find_map(|e| aws::entry_name(&key(&e.host)));
+    match (group, &target.system) {
+        (Some(name), Some(system)) if !name.group.eq_ignore_ascii_case(system) => {
+            EntryName::both(&key(system), &name.region).to_vec()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// The other name of a peered entry point.
 pub(super) fn sibling(host: &str) -> Option<String> {
-    let name = aws::peered_name(host)?;
+    let name = aws::entry_name(host)?;
     let entry = if name.http { "entry" } else { "entry-http" };
     Some(format!(
         "{entry}.{}.{}.datomic.net",
-        name.system, name.region
+        name.group, name.region
     ))
 }
 
@@ -167,7 +182,7 @@ impl Name {
     /// How the servers' sensible answers differ, if they do. Servers that rotate their answers do not count: only the
     /// kind of answer does (addresses or none, private or public).
     pub(super) fn disagreement(&self) -> Option<String> {
-        let kinds: Vec<(SocketAddr, &str)> = self
+        let kinds: Vec<(Responder, &str)> = self
             .servers
             .iter()
             .filter_map(|server| {
@@ -182,7 +197,7 @@ impl Name {
             })
             .collect();
         let differ = kinds.windows(2).any(|pair| pair[0].1 != pair[1].1);
-        let say = |(server, kind): &(SocketAddr, &str)| format!("{server}: {kind}");
+        let say = |(server, kind): &(Responder, &str)| format!("{server}: {kind}");
         differ.then(|| kinds.iter().map(say).collect::<Vec<_>>().join(", "))
     }
 }

@@ -274,11 +274,7 @@ fn check_timers(input: &Input) -> Vec<Check> {
     let timers = &input.timers;
     let none = Facts::default();
     let mut checks = Vec::new();
-    for target in input
-        .targets
-        .iter()
-        .filter(|target| target.wrong.is_empty())
-    {
+    for target in &input.targets {
         let evidence = match target.keepalive.is_zero() {
             true => "keepalive is off".to_owned(),
             false => format!("keepalive after {}", duration::show(target.keepalive)),

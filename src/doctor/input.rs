@@ -1,11 +1,13 @@
 //! What is examined: listen addresses, targets (upstreams with their endpoints), DNS, and the running instance if any.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::addr::is_own_listener;
 use crate::dns::{DnsSettings, SystemFiles};
 use crate::listener::ListenerSettings;
 use crate::settings::Settings;
+use crate::sys::local_address::is_local_address;
 use crate::target::ResolvedTarget;
 use crate::upstream::endpoint::EndpointSpec;
 use crate::upstream::settings::HealthSettings;
@@ -44,8 +46,6 @@ pub struct UpstreamTarget {
     pub system: Option<String>,
     /// The region, where known.
     pub region: Option<String>,
-    /// What is wrong with its target, in one line each.
-    pub wrong: Vec<String>,
     /// How long a connect may take.
     pub connect_timeout: Duration,
     /// How it is probed.
@@ -81,27 +81,20 @@ pub struct Timers {
 // === impl Input ===
 
 impl Input {
-    /// The subject of settings; `cooked` are the recipes of the upstreams, or what is wrong with their targets.
-    pub fn new(settings: &Settings, cooked: Vec<Result<ResolvedTarget, Vec<String>>>) -> Self {
+    /// The subject of settings, with the resolved targets of their upstreams.
+    pub fn new(settings: &Settings, resolved: &[ResolvedTarget]) -> Self {
         let targets = settings
             .upstreams
             .iter()
-            .zip(cooked)
-            .map(|(upstream, cooked)| {
-                let (recipe, wrong) = match cooked {
-                    Ok(recipe) => (recipe, Vec::new()),
-                    Err(wrong) => (ResolvedTarget::default(), wrong),
-                };
-                UpstreamTarget {
-                    name: upstream.name.as_str().to_owned(),
-                    endpoints: recipe.endpoints,
-                    system: recipe.system.or_else(|| upstream.system.clone()),
-                    region: recipe.region.or_else(|| upstream.region.clone()),
-                    wrong,
-                    connect_timeout: upstream.connect_timeout,
-                    health: upstream.health.clone(),
-                    keepalive: upstream.tcp.keepalive,
-                }
+            .zip(resolved)
+            .map(|(upstream, target)| UpstreamTarget {
+                name: upstream.name.as_str().to_owned(),
+                endpoints: target.endpoints.clone(),
+                system: target.system.clone(),
+                region: target.region.clone(),
+                connect_timeout: upstream.connect_timeout,
+                health: upstream.health.clone(),
+                keepalive: upstream.tcp.keepalive,
             });
         let listeners = &settings.listeners;
         let binds = listeners.iter().flat_map(|listener| &listener.bind);
@@ -130,15 +123,6 @@ impl Input {
 
     /// Whether a connect to this address would come to one of our own listeners.
     pub fn is_own_listener(&self, socket: SocketAddr) -> bool {
-        self.listen.iter().any(|listen| {
-            let everywhere = listen.ip().is_unspecified() && is_this_machine(socket.ip());
-            listen.port() == socket.port()
-                && listen.port() != 0
-                && (listen.ip() == socket.ip() || everywhere)
-        })
+        is_own_listener(socket, &self.listen, is_local_address)
     }
-}
-
-fn is_this_machine(ip: IpAddr) -> bool {
-    ip.is_loopback()
 }

@@ -31,12 +31,12 @@ impl Redactor {
             self.learn("address", &host);
             return;
         }
-        if let Some(name) = aws::peered_name(&host) {
+        if let Some(name) = aws::entry_name(&host) {
             self.learn(
                 "zone",
-                &format!("{}.{}.datomic.net", name.system, name.region),
+                &format!("{}.{}.datomic.net", name.group, name.region),
             );
-            self.learn("system", &name.system);
+            self.learn("system", &name.group);
         }
         if let Some(name) = aws::vpce_name(&host) {
             self.learn("service", &name.service);

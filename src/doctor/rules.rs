@@ -76,6 +76,12 @@ NAME_PEERED_MISSING Names Fail "the entry point's name does not exist here (NXDO
    "aws route53 associate-vpc-with-hosted-zone --hosted-zone-id ZONE_ID --vpc VPCRegion={region},VPCId=VPC_ID",
    "aws ec2 describe-vpc-attribute --vpc-id VPC_ID --attribute enableDnsHostnames (and enableDnsSupport)",
    "the names of your systems: datomic system list, or the CloudFormation stacks of {region}"]
+NAME_GROUP_MISSING Names Fail "the query group's name does not exist here (NXDOMAIN), while the system's own does"
+  ["the query group does not exist, was deleted, or its name is misspelt",
+   "this VPC is associated with the system's hosted zone, but not with the query group's, {zone}"]
+  ["datomic system describe-groups SYSTEM lists the groups; each has a CloudFormation stack of its own",
+   "Route 53 → Hosted zones → {zone} → Edit: this VPC must stand under VPCs to associate",
+   "without --query-group the connections go to the primary compute group"]
 NAME_VPCE_MISSING Names Fail "the VPC endpoint's name does not exist (NXDOMAIN)"
   ["the endpoint was deleted; one that is made anew has another name",
    "the endpoint's id, suffix, service or region is misspelt in the name"]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::dns::DnsSettings;
 use crate::mock::{self, Mock, MockConfig, Mode};
-use crate::target::{self, Target};
+use crate::target::Target;
 use crate::types::{EndpointName, Zone};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::settings::HealthSettings;
@@ -31,6 +31,7 @@ fn explicit(endpoints: &[(&str, u16, Option<&str>)]) -> UpstreamTarget {
         port: *port,
         zone: zone.map(Zone::new),
         role: Role::Configured,
+        hop: None,
     };
     UpstreamTarget {
         name: "default".to_owned(),
@@ -41,13 +42,13 @@ fn explicit(endpoints: &[(&str, u16, Option<&str>)]) -> UpstreamTarget {
     }
 }
 
-/// A way as a recipe makes it.
-fn cooked(target: Target<'_>) -> UpstreamTarget {
-    let recipe = target::resolve(&target).unwrap();
+/// A way as a target is resolved.
+fn resolved(target: Target<'_>) -> UpstreamTarget {
+    let resolved = target.resolve().unwrap();
     UpstreamTarget {
-        endpoints: recipe.endpoints,
-        system: recipe.system,
-        region: recipe.region,
+        endpoints: resolved.endpoints,
+        system: resolved.system,
+        region: resolved.region,
         ..explicit(&[])
     }
 }

@@ -175,12 +175,12 @@ impl Facts {
         facts.set("host", host);
         facts.set("port", port.to_string());
         let host = host.to_ascii_lowercase();
-        if let Some(name) = aws::peered_name(&host) {
+        if let Some(name) = aws::entry_name(&host) {
             facts.set(
                 "zone",
-                format!("{}.{}.datomic.net", name.system, name.region),
+                format!("{}.{}.datomic.net", name.group, name.region),
             );
-            facts.set("system", name.system);
+            facts.set("system", name.group);
             facts.set("region", name.region);
         }
         if let Some(name) = aws::vpce_name(&host) {

@@ -89,6 +89,8 @@ reasons! {
     IdentityMismatch = "identity_mismatch" by Entryway,
     /// Ended by the second signal.
     Killed = "killed" by Entryway,
+    /// New authorities or revocations refuse the certificate of the gateway's client.
+    Revoked = "revoked" by Entryway,
     /// We ran out of something (file descriptors, ports, memory).
     Resource = "resource" by Entryway,
     /// A bug of ours.
@@ -159,6 +161,9 @@ impl Reason {
             Reason::UserTimeout => {
                 Some("the network or the endpoint went silent while data was under way")
             }
+            Reason::Revoked => {
+                Some("the gateway's authorities or revocations no longer accept this certificate")
+            }
             Reason::KeepaliveDead => Some("the other end vanished without closing"),
             Reason::EndpointSilent => {
                 Some("the address stopped answering probes while this connection waited")
@@ -196,6 +201,6 @@ mod tests {
         codes.sort_unstable();
         codes.dedup();
         assert_eq!(codes.len(), Reason::ALL.len());
-        assert_eq!(codes.len(), 24);
+        assert_eq!(codes.len(), 25);
     }
 }

@@ -5,7 +5,7 @@
 //! while it runs. [`Log::default`] writes nothing.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -148,6 +148,8 @@ struct Inner {
     probes: AtomicU8,
     libraries: AtomicU8,
     format: AtomicU8,
+    /// Whether each line begins with its priority, as the systemd journal reads it (`<6>`).
+    priorities: AtomicBool,
     /// Whether the sink is a terminal: decides what `auto` means, and whether text is coloured.
     terminal: bool,
     colour: bool,
@@ -213,7 +215,11 @@ impl Log {
     /// A log on standard error.
     pub fn stderr(settings: &LogSettings) -> io::Result<Self> {
         let terminal = io::stderr().is_terminal();
-        Self::to(settings, io::stderr(), terminal)
+        let log = Self::to(settings, io::stderr(), terminal)?;
+        if let Some(inner) = &log.inner {
+            inner.priorities.store(stderr_is_the_journal(), Relaxed);
+        }
+        Ok(log)
     }
 
     /// A log in memory.
@@ -237,6 +243,7 @@ impl Log {
             probes: AtomicU8::new(0),
             libraries: AtomicU8::new(0),
             format: AtomicU8::new(0),
+            priorities: AtomicBool::new(false),
             terminal,
             colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             zone: TimeZone::system(),
@@ -346,17 +353,18 @@ impl Log {
             }
             Format::Json | Format::Auto => Arc::clone(json),
         };
-        inner.push(line);
+        inner.push(*metadata.level(), line);
     }
 
     /// Writes what a library logged. Never blocks.
     pub(super) fn write_library(&self, at: Timestamp, library: &LibraryEvent<'_>) {
         let Some(inner) = &self.inner else { return };
-        inner.push(Arc::new(match inner.format() {
+        let line = match inner.format() {
             Format::Text => format::text(at, &inner.zone, inner.colour, &library.record()),
             Format::Logfmt => library.line(Style::Logfmt, at),
             Format::Json | Format::Auto => library.line(Style::Json, at),
-        }));
+        };
+        inner.push(library.level, Arc::new(line));
     }
 
     /// Lines dropped since the start because the sink was too slow.
@@ -381,6 +389,26 @@ impl Log {
     }
 }
 
+/// Whether standard error leads to the systemd journal: `JOURNAL_STREAM` names its device and inode.
+fn stderr_is_the_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").ok();
+    let own = rustix::fs::fstat(io::stderr()).ok();
+    match (named, own) {
+        (Some(named), Some(own)) => named == format!("{}:{}", own.st_dev, own.st_ino),
+        _ => false,
+    }
+}
+
+/// As syslog numbers priorities.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
 // === impl Inner ===
 
 impl Inner {
@@ -392,7 +420,11 @@ impl Inner {
             .unwrap_or(Format::Json)
     }
 
-    fn push(&self, line: Arc<String>) {
+    fn push(&self, level: Level, line: Arc<String>) {
+        let line = match self.priorities.load(Relaxed) {
+            true => Arc::new(format!("<{}>{line}", priority(level))),
+            false => line,
+        };
         // Counted first, so that a flush never waits for less than was queued.
         self.progress.queued.fetch_add(1, Relaxed);
         if self.queue.try_send(line).is_err() {

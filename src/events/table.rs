@@ -37,7 +37,7 @@ macro_rules! kinds {
 
 kinds! {
     "start" [INFO WARN DEBUG] "The program starts; notes and warnings about its settings and its own zone."
-        {"version" "pid" "warning" "upstream" "note" "source" "error" "zone" "zone_id" "hint"}
+        {"version" "pid" "warning" "upstream" "note" "source" "error" "zone" "zone_id" "endpoint" "upstreams" "hint"}
         ("" "warning", "" "note", "" "error", "zone" "zone", "" "hint");
     "stop" [INFO] "The program ends." {"cut"} ("connections cut" "cut");
     "listener.up" [INFO WARN] "A socket accepts; a warning where an address is left out."
@@ -77,7 +77,7 @@ kinds! {
         {"upstream" "endpoint" "zone" "server.address" "server.port" "result" "detail" "probe.duration_ms"}
         ("" "endpoint", "" "server.address", "" "result", "" "detail");
     "config.reload" [INFO WARN ERROR] "Settings were loaded again, or refused."
-        {"error" "changed" "restart_needed" "warning"}
+        {"error" "changed" "restart_needed" "warning" "revoked_connections"}
         ("" "error", "changed" "changed", "needs a restart" "restart_needed", "" "warning");
     "drain.start" [INFO] "The shutdown begins." {"connections"} ("connections" "connections");
     "drain.end" [INFO] "The shutdown is over." {"cut" "duration_ms"} ("connections cut" "cut", "after ms" "duration_ms");
@@ -88,6 +88,12 @@ kinds! {
     "resource" [WARN] "Something is scarce: descriptors, ports, connections, log throughput. At most one line a second."
         {"listener" "upstream" "error" "address" "log.dropped" "connections" "limit" "hint"}
         ("" "listener", "" "error", "" "address", "lines" "log.dropped", "" "hint");
+    "gateway.handshake" [DEBUG INFO] "A TLS client of the gateway was accepted, or refused and why."
+        {"result" "error" "tls.identity" "client.address" "client.port"}
+        ("" "result", "" "error", "" "tls.identity", "" "client.address");
+    "hop.up" [INFO] "A hop works." {"upstream" "hop"} ("" "hop");
+    "hop.down" [WARN ERROR] "A hop does not work, and why." {"upstream" "hop" "error"} ("" "hop", "" "error");
+    "hop.restart" [INFO] "A supervised command is started again." {"upstream" "hop" "reason"} ("" "hop", "" "reason");
     "wake" [INFO] "After a suspend or a stop everything is resolved and probed again." {"why"} ("" "why");
     "admin.change" [INFO WARN] "A change was asked for through the admin API."
         {"admin.path" "admin.query" "client.address" "client.port" "client.uid" "http.status" "error"}

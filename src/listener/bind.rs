@@ -52,6 +52,8 @@ pub struct Bound {
     pub(super) settings: SocketSettings,
     /// Default addresses that could not be bound, with the reason.
     pub missing: Vec<(SocketAddr, io::Error)>,
+    /// Whether somebody else holds the sockets as well, so that closing ours neither refuses nor resets anybody.
+    pub(super) shared: bool,
 }
 
 /// Why a listener cannot be bound.
@@ -143,6 +145,7 @@ pub fn bind(
         addresses: Vec::new(),
         settings: sockets.clone(),
         missing: Vec::new(),
+        shared: false,
     };
     for address in settings.addresses()? {
         match listen(address, sockets) {
@@ -166,10 +169,36 @@ pub fn bind(
     Ok(bound)
 }
 
+/// Takes over sockets that a service manager has bound and keeps: it queues clients also while no process accepts.
+pub fn adopt(sockets: Vec<TcpListener>, settings: &SocketSettings) -> io::Result<Bound> {
+    let mut addresses = Vec::new();
+    for socket in &sockets {
+        let address = socket.local_addr()?;
+        let ip = address.ip();
+        if !ip.is_loopback() && !ip.is_unspecified() {
+            // As for sockets of our own, a listener without keepalive is better than none.
+            let _ = socket::keepalive(socket, &settings.tcp);
+        }
+        addresses.push(address);
+    }
+    Ok(Bound {
+        sockets,
+        addresses,
+        settings: settings.clone(),
+        missing: Vec::new(),
+        shared: true,
+    })
+}
+
 impl Bound {
     /// The bound addresses, with the real ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// The sockets, for who accepts from them itself.
+    pub fn into_sockets(self) -> Vec<TcpListener> {
+        self.sockets
     }
 }
 

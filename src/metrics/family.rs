@@ -107,6 +107,12 @@ families! {
         &["upstream", "endpoint", "zone", "to", "reason"], "Changes of an address's state.";
     FAIL_OPEN "entryway_fail_open" Gauge, &["upstream"], "Whether every address is down, so that all are tried.";
 
+    HOP_UP "entryway_hop_up" Gauge, &["upstream"], "1 if every hop of the upstream is up.";
+    HOP_RESTARTS "entryway_hop_restarts_total" Counter, &["upstream", "reason"],
+        "Restarts of the commands of hops, by reason.";
+    HOP_CONNECT_SECONDS "entryway_hop_connect_seconds" Histogram(QUICK), &["upstream"],
+        "Time of successful connects through hops.";
+
     PROBES "entryway_probes_total" Counter, &["upstream", "endpoint", "zone", "result"], "Probes, by result.";
     PROBE_DURATION_SECONDS "entryway_probe_duration_seconds" Histogram(QUICK), ENDPOINT_LABELS, "Time of probes.";
     PROBE_SUCCESS "entryway_probe_success" Gauge, ENDPOINT_LABELS, "Whether the last probe succeeded.";
@@ -137,4 +143,9 @@ families! {
     PROCESS_MAX_FDS "process_max_fds" Gauge, &[], "Maximum number of open file descriptors.";
     PROCESS_START_TIME_SECONDS "process_start_time_seconds" Gauge, &[],
         "Start time of the process since unix epoch in seconds.";
+
+    GATEWAY_HANDSHAKES "entryway_gateway_handshakes_total" Counter, &["result"], "TLS handshakes of gateway clients, by result.";
+    GATEWAY_REQUESTS "entryway_gateway_requests_total" Counter, &["code"], "CONNECT requests to the gateway, by status code.";
+    CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS "entryway_certificate_expiry_timestamp_seconds" Gauge, &["file"],
+        "Time at which the content of a certificate file ceases to be valid, in seconds since the epoch.";
 }

@@ -348,7 +348,7 @@ async fn a_slow_body_comes_in_pieces_after_its_head() {
     });
     mock.set_mode("a", Mode::SlowBody).await.unwrap();
     let mut stream = open(&mock, "a").await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     stream.write_all(GET.as_bytes()).await.unwrap();
     let mut buffer = [0; 4096];
     let read = timeout(LONG, stream.read(&mut buffer))

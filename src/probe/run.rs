@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure::ProbeEnd;
 use super::{datomic, http, tcp};
+use crate::dial::Dialer;
+use crate::upstream::endpoint::Address;
 use crate::upstream::input::ProbeOutcome;
 use crate::upstream::settings::{HealthSettings, ProbeKind};
 
@@ -32,6 +34,42 @@ pub struct ProbeReport {
 /// Probes an address once, as `settings` say and within `settings.timeout`. `host` is the Host header, see
 /// [`host_header`]. With kind `off` (only `doctor` asks then) it is a connect.
 pub async fn once(settings: &HealthSettings, socket: SocketAddr, host: &str) -> ProbeReport {
+    let connecting = async {
+        let connected = tcp::connect(socket).await;
+        connected.map_err(|error| tcp::outcome(&error))
+    };
+    over(settings, host, connecting).await
+}
+
+/// The same, as traffic of an upstream reaches the address: through its hop, where there is one.
+pub async fn through(
+    settings: &HealthSettings,
+    dialer: &Dialer,
+    address: &Address,
+    host: &str,
+) -> ProbeReport {
+    let connecting = async {
+        let connected = dialer.connect(address, settings.timeout).await;
+        connected.map_err(tcp::dial_outcome)
+    };
+    let mut report = over(settings, host, connecting).await;
+    // What never got as far as the address says nothing about it.
+    let timed_out = report.outcome == ProbeOutcome::Timeout;
+    if !report.outcome.is_void() && !dialer.probed(address, timed_out) {
+        report.outcome = ProbeOutcome::Local("the hop does not answer".to_owned());
+    }
+    report
+}
+
+/// The same over a connection that somebody else makes.
+async fn over<S>(
+    settings: &HealthSettings,
+    host: &str,
+    connecting: impl Future<Output = Result<S, ProbeOutcome>>,
+) -> ProbeReport
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let started = Instant::now();
     let mut report = ProbeReport {
         outcome: ProbeOutcome::Timeout,
@@ -40,7 +78,7 @@ pub async fn once(settings: &HealthSettings, socket: SocketAddr, host: &str) -> 
         status: None,
         server: None,
     };
-    let probing = exchange(settings, socket, host, &mut report);
+    let probing = exchange(settings, connecting, host, &mut report);
     let ended = timeout_at(started + settings.timeout, probing).await;
     if let Ok(outcome) = ended {
         report.outcome = outcome;
@@ -49,16 +87,19 @@ pub async fn once(settings: &HealthSettings, socket: SocketAddr, host: &str) -> 
     report
 }
 
-async fn exchange(
+async fn exchange<S>(
     settings: &HealthSettings,
-    socket: SocketAddr,
+    connecting: impl Future<Output = Result<S, ProbeOutcome>>,
     host: &str,
     report: &mut ProbeReport,
-) -> ProbeOutcome {
+) -> ProbeOutcome
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let started = Instant::now();
-    let mut stream = match tcp::connect(socket).await {
+    let mut stream = match connecting.await {
         Ok(stream) => stream,
-        Err(error) => return tcp::outcome(&error),
+        Err(outcome) => return outcome,
     };
     report.connect = Some(started.elapsed());
     if matches!(settings.kind, ProbeKind::Tcp | ProbeKind::Off) {
@@ -70,12 +111,15 @@ async fn exchange(
     }
 }
 
-async fn ask(
+async fn ask<S>(
     settings: &HealthSettings,
-    stream: &mut TcpStream,
+    stream: &mut S,
     host: &str,
     report: &mut ProbeReport,
-) -> Result<ProbeOutcome, ProbeEnd> {
+) -> Result<ProbeOutcome, ProbeEnd>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut response, body) = http::get(stream, &settings.path, host).await?;
     report.status = Some(response.status);
     report.server.clone_from(&response.server);

@@ -8,12 +8,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::run::{host_header, once};
+use super::run::{host_header, through};
 use crate::clock::{self, Moment};
+use crate::dial::Dialer;
 use crate::upstream::SnapshotReader;
 use crate::upstream::constants;
 use crate::upstream::endpoint::Address;
@@ -72,13 +74,14 @@ impl Prober {
     pub fn start(
         view: SnapshotReader,
         settings: HealthSettings,
+        dialer: Arc<ArcSwap<Dialer>>,
         send: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ProberHandle, impl Future<Output = ()> + Send + 'static) {
         let (settings, wanted) = watch::channel(settings);
         let handle = ProberHandle {
             settings: Arc::new(settings),
         };
-        (handle, run(view, wanted, Arc::new(send)))
+        (handle, run(view, wanted, dialer, Arc::new(send)))
     }
 }
 
@@ -106,6 +109,7 @@ impl ProberHandle {
 pub(super) async fn run(
     mut view: impl ProbeSource,
     mut wanted: watch::Receiver<HealthSettings>,
+    dialer: Arc<ArcSwap<Dialer>>,
     send: Arc<dyn Fn(Input) + Send + Sync>,
 ) {
     let mut schedule = Schedule::default();
@@ -118,7 +122,7 @@ pub(super) async fn run(
         for probe in due {
             let socket = probe.address.socket;
             let (settings, send) = (settings.clone(), Arc::clone(&send));
-            let task = tasks.spawn(run_probe(probe, now, settings, send));
+            let task = tasks.spawn(run_probe(probe, now, settings, dialer.load_full(), send));
             sockets.insert(task.id(), socket);
         }
         tokio::select! {
@@ -141,10 +145,11 @@ async fn run_probe(
     probe: DueProbe,
     sent: Moment,
     settings: HealthSettings,
+    dialer: Arc<Dialer>,
     send: Arc<dyn Fn(Input) + Send + Sync>,
 ) {
     let socket = probe.address.socket;
-    let report = once(&settings, socket, &probe.host).await;
+    let report = through(&settings, &dialer, &probe.address, &probe.host).await;
     if let Some(took) = report.connect {
         probe.address.connects.record(took);
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
+use crate::dial::ConnectOutcome;
 use crate::sys::connect::ConnectError;
 use crate::upstream::input::ProbeOutcome;
 
@@ -24,5 +25,19 @@ pub(super) fn outcome(error: &io::Error) -> ProbeOutcome {
         ConnectError::Unreachable(_) => ProbeOutcome::Unreachable,
         ConnectError::Reset => ProbeOutcome::Reset,
         ConnectError::Local(why) => ProbeOutcome::Local(why),
+    }
+}
+
+/// The same for a connection that the dialer was asked for.
+pub(super) fn dial_outcome(outcome: ConnectOutcome) -> ProbeOutcome {
+    match outcome {
+        ConnectOutcome::Refused => ProbeOutcome::Refused,
+        ConnectOutcome::Timeout => ProbeOutcome::Timeout,
+        ConnectOutcome::Unreachable => ProbeOutcome::Unreachable,
+        ConnectOutcome::Reset => ProbeOutcome::Reset,
+        ConnectOutcome::Local(_)
+        | ConnectOutcome::Hop(_)
+        | ConnectOutcome::Ok
+        | ConnectOutcome::LostRace { .. } => ProbeOutcome::Local(outcome.to_string()),
     }
 }

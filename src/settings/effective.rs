@@ -7,13 +7,26 @@
 use serde_json::{Map, Value as Json};
 
 use super::layers::Loaded;
+use crate::target::ResolvedTarget;
+use crate::types::UpstreamName;
 
 /// `config/reference.toml`: every key with its default and meaning.
 pub const REFERENCE: &str = include_str!("../../config/reference.toml");
 
 /// Keys whose change needs a restart, keys below them included. Everything else applies to new work at once.
-pub(super) const NEEDS_RESTART: &[&str] =
-    &["listener.bind", "listener.upstream", "admin", "runtime"];
+pub(super) const NEEDS_RESTART: &[&str] = &[
+    "listener.bind",
+    "listener.upstream",
+    "admin",
+    "metrics",
+    "runtime",
+    // The content of these files is read again; other files need a restart.
+    "gateway.bind",
+    "gateway.cert",
+    "gateway.key",
+    "gateway.client_ca",
+    "gateway.crl",
+];
 
 /// What a reload changes: keys with the names of listeners and upstreams (`upstream[prod].health.fall`), sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +64,12 @@ impl Loaded {
         Ok(self.merge(self.load_file_again()?))
     }
 
+    fn target_of(&self, name: &UpstreamName) -> Option<&ResolvedTarget> {
+        let mut upstreams = self.settings.upstreams.iter().zip(&self.targets);
+        let found = upstreams.find(|(upstream, _)| upstream.name == *name);
+        found.map(|(_, target)| target)
+    }
+
     fn merge(&self, new: Loaded) -> Reload {
         let mut changes = Changes::default();
         let effective = merge(&self.effective, &new.effective, String::new(), &mut changes);
@@ -59,9 +78,19 @@ impl Loaded {
         // What was serialized from settings can be read as settings.
         let settings =
             serde_json::from_value(values(&effective)).unwrap_or_else(|_| new.settings.clone());
+        let targets = settings
+            .upstreams
+            .iter()
+            .filter_map(|upstream| {
+                new.target_of(&upstream.name)
+                    .or(self.target_of(&upstream.name))
+            })
+            .cloned()
+            .collect();
         Reload {
             in_force: Loaded {
                 settings,
+                targets,
                 effective,
                 admin_asked_for: self.admin_asked_for,
                 ..new

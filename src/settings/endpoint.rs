@@ -38,8 +38,22 @@ pub(super) fn from_text(text: &str, origin: &Origin) -> Result<Node, Diagnostic>
     Ok(node)
 }
 
+/// A `via` that was written in its short form, a text, becomes the table that it stands for.
+fn normalise_via(table: &mut Node) {
+    let via = table.entries_mut().and_then(|table| table.get_mut("via"));
+    if let Some(entry) = via
+        && let Some(text) = entry.node.as_text().map(str::to_owned)
+    {
+        let origin = entry.node.origin.clone();
+        let mut node = Node::table(origin.clone());
+        node.set("url", Node::text(origin, text));
+        entry.node = node;
+    }
+}
+
 /// Turns endpoints that were written in the short form, or alone, into a list of tables.
 pub(super) fn normalise(upstream: &mut Node, problems: &mut Vec<Diagnostic>) {
+    normalise_via(upstream);
     let Some(entry) = upstream
         .entries_mut()
         .and_then(|table| table.get_mut("endpoint"))
@@ -56,32 +70,14 @@ pub(super) fn normalise(upstream: &mut Node, problems: &mut Vec<Diagnostic>) {
                 value: Value::Invalid,
             }
         }),
-        None => item,
+        None => {
+            let mut table = item;
+            normalise_via(&mut table);
+            table
+        }
     });
     entry.node = Node {
         origin,
         value: Value::List(tables.collect()),
     };
-}
-
-/// Whether a listener, an upstream, an endpoint or a zone may have this name. It becomes a metric label, a segment of a
-/// URL and an argument on a command line: `-x` would be read as a flag there, and `..` as the segment above.
-pub(super) fn check_label(name: &str) -> Result<(), String> {
-    let fine = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
-    match name.chars().find(|c| !fine(*c)) {
-        Some(c) => Err(format!(
-            "`{}` cannot be a name: `{}` is not allowed in one",
-            name.escape_debug(),
-            c.escape_debug()
-        )),
-        None if name.is_empty() => Err("a name cannot be empty".to_owned()),
-        None if name.starts_with('-') => Err(format!(
-            "`{name}` cannot be a name: on a command line it would be read as a flag"
-        )),
-        None if name == "." || name == ".." => Err(format!(
-            "`{name}` cannot be a name: in a URL it means another path"
-        )),
-        None if name.len() > 253 => Err("a name cannot be longer than 253 bytes".to_owned()),
-        None => Ok(()),
-    }
 }

@@ -23,6 +23,8 @@ pub enum FlagGroup {
     Dns,
     Admin,
     Process,
+    /// Of `entryway gateway` only.
+    Gateway,
 }
 
 /// How a flag's text becomes a value.
@@ -48,6 +50,8 @@ pub enum ValueKind {
     Word(&'static [&'static str]),
     /// A boolean; the bare flag means true.
     Switch,
+    /// `IDENTITY=UPSTREAM[,UPSTREAM]`, repeatable.
+    Allow,
     /// Like `Switch`, but true sets the key to `off`.
     Off,
     /// `conns,probes`; see [`quiet`].
@@ -57,6 +61,8 @@ pub enum ValueKind {
 /// One flag that is a setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Flag {
+    /// Unique among all flags: the long name, unless another command has a flag of that name.
+    pub id: &'static str,
     /// Without dashes.
     pub long: &'static str,
     pub short: Option<char>,
@@ -84,6 +90,7 @@ const fn flag(
         _ => None,
     };
     Flag {
+        id: long,
         long,
         short,
         path,
@@ -97,27 +104,43 @@ const fn flag(
 /// All flags that are settings, in the order of the help text.
 #[rustfmt::skip]
 pub const FLAGS: &[Flag] = {
-    use FlagGroup::{Admin, Dns, Health, Listen, Process, Target};
-    use ValueKind::{ Address, AddressOrOff, Addresses, DnsServers, Duration, DurationOrAuto, Endpoints, Number, Off, Quiet, Switch, Text, Word, };
+    use FlagGroup::{Admin, Dns, Gateway, Health, Listen, Process, Target};
+    use ValueKind::{ Address, Allow, AddressOrOff, Addresses, DnsServers, Duration, DurationOrAuto, Endpoints, Number, Off, Quiet, Switch, Text, Word, };
     &[
         flag(Target, "endpoint", "upstream.endpoint", Endpoints, "HOST:PORT[?zone=Z&name=N]",
             "Address of a Datomic entry point; may be repeated"),
         flag(Target, "vpce", "upstream.vpce", Text, "NAME[:PORT]",
             "Regional DNS name of a VPC endpoint; zonal names are derived from it [port: 8182]"),
+        flag(Target, "nlb", "upstream.nlb", Text, "NAME[:PORT]",
+            "DNS name of your own network load balancer; zonal names are derived from it [port: 8182]"),
         flag(Target, "peering", "upstream.peering", Switch, "BOOL",
             "Use the entry name of a peered VPC: entry-http.SYSTEM.REGION.datomic.net"),
         flag(Target, "system", "upstream.system", Text, "SYSTEM",
             "Name of the Datomic system (with --peering)"),
         flag(Target, "region", "upstream.region", Text, "REGION",
             "AWS region of the system (with --peering)"),
-        flag(Target, "from-client", "upstream.from_client", Text, "FILE.edn",
-            "Read endpoint, system and region from a Datomic client map"),
+        flag(Target, "query-group", "upstream.query_group", Text, "GROUP",
+            "Query group (with --peering): use its entry name instead of the system's"),
+        flag(Target, "from-client", "upstream.from_client", Text, "FILE.edn[#KEY/KEY]",
+            "Read endpoint, system and region from a Datomic client map, or from the one at a path of a bigger file"),
         flag(Target, "zone", "upstream.zone", Text, "ZONE|auto|none",
             "Availability zone of this host, preferred over others [default: auto]"),
         flag(Target, "connect-timeout", "upstream.connect_timeout", Duration, "D",
             "Timeout of one connection attempt [default: 1500ms]"),
         flag(Target, "hedge-after", "upstream.hedge_after", DurationOrAuto, "D|auto",
             "Start a second connection attempt after at most this delay; 0s disables hedging [default: auto, 250ms or 3 round trips]"),
+        flag(Target, "via", "upstream.via.url", Text, "SPEC",
+            "Reach the upstream through a hop: socks5://, http://, https://, ssh://, ssm://, exec:, supervise: [default: direct]"),
+        flag(Target, "via-ca", "upstream.via.ca", Text, "FILE",
+            "Certificate authorities of an https:// hop (PEM) [default: those of the system]"),
+        flag(Target, "via-cert", "upstream.via.cert", Text, "FILE",
+            "Client certificate for an https:// hop (PEM)"),
+        flag(Target, "via-key", "upstream.via.key", Text, "FILE",
+            "Private key of the client certificate (PEM, mode 0600)"),
+        flag(Target, "via-server-name", "upstream.via.server_name", Text, "NAME",
+            "Name in the certificate of an https:// hop [default: the host of the URL]"),
+        flag(Target, "via-credentials", "upstream.via.credentials_file", Text, "FILE",
+            "File with USER:PASSWORD for the hop, mode 0600"),
         flag(Target, "no-splice", "upstream.splice", Off, "BOOL",
             "Copy through a buffer instead of splice(2)"),
         flag(Target, "warm", "upstream.warm.spares", Number, "N",
@@ -144,6 +167,8 @@ pub const FLAGS: &[Flag] = {
             "Observe a returning address this long before it is used again [default: 60s]"),
         flag(Dns, "dns-server", "dns.servers", DnsServers, "IP[:PORT]",
             "DNS server to query; may be repeated [port: 53] [default: those of /etc/resolv.conf]"),
+        flag(Dns, "resolver", "dns.resolver", Word(&["stub", "system"]), "stub|system",
+            "Query DNS servers directly, or ask the system's resolver (getaddrinfo) [default: stub]"),
         flag(Dns, "allow-local-answers", "dns.allow_local_answers", Switch, "BOOL",
             "Accept loopback and link-local addresses in DNS answers"),
         flag(Admin, "admin", "admin.bind", AddressOrOff, "IP:PORT|off",
@@ -168,8 +193,23 @@ pub const FLAGS: &[Flag] = {
             "Number of data threads [default: available CPUs]"),
         flag(Process, "profile", "profile", Word(profile::NAMES), "PROFILE",
             "Preset of defaults: sidecar, laptop or load [default: sidecar]"),
+        Flag { id: GATEWAY_LISTEN, ..flag(Gateway, "listen", "gateway.bind", Addresses, "IP:PORT",
+            "Address to listen on for TLS clients; may be repeated") },
+        flag(Gateway, "cert", "gateway.cert", Text, "FILE",
+            "Certificate of the gateway and its chain (PEM)"),
+        flag(Gateway, "key", "gateway.key", Text, "FILE",
+            "Private key of the gateway (PEM, mode 0600)"),
+        flag(Gateway, "client-ca", "gateway.client_ca", Text, "FILE",
+            "Certificate authorities whose clients are accepted (PEM)"),
+        flag(Gateway, "crl", "gateway.crl", Text, "FILE",
+            "Revoked client certificates (PEM)"),
+        flag(Gateway, "allow", "gateway.allow", Allow, "IDENTITY=UPSTREAM[,UPSTREAM]",
+            "Upstreams a client may reach; IDENTITY may end in *; may be repeated [default: all for all]"),
     ]
 };
+
+/// Id of `entryway gateway --listen`; `run` has a flag of that name as well.
+pub const GATEWAY_LISTEN: &str = "gateway-listen";
 
 /// The flag that names the settings file; not itself a setting.
 pub const CONFIG: &str = "config";
@@ -179,20 +219,21 @@ pub const CONFIG: &str = "config";
 impl Flag {
     /// The environment variable with the same meaning.
     pub fn variable(&self) -> String {
-        variable(self.long)
+        variable(self.id)
     }
 
     /// The clap argument. It rejects values of the wrong type (exit code 2).
     pub fn arg(&self) -> Arg {
-        let arg = Arg::new(self.long)
+        let arg = Arg::new(self.id)
             .long(self.long)
             .value_name(self.value)
             .help(self.help);
         let arg = self.short.map_or(arg.clone(), |short| arg.short(short));
         let arg = match self.kind {
-            ValueKind::Endpoints | ValueKind::Addresses | ValueKind::DnsServers => {
-                arg.action(ArgAction::Append)
-            }
+            ValueKind::Endpoints
+            | ValueKind::Addresses
+            | ValueKind::DnsServers
+            | ValueKind::Allow => arg.action(ArgAction::Append),
             ValueKind::Quiet => arg.action(ArgAction::Append).value_delimiter(','),
             ValueKind::Switch | ValueKind::Off => arg
                 .num_args(0..=1)
@@ -217,6 +258,7 @@ impl Flag {
             ValueKind::Text | ValueKind::Endpoints => ValueParser::string(),
             ValueKind::Addresses | ValueKind::Address => checked(address),
             ValueKind::DnsServers => checked(|text| dns_server(text).map(drop)),
+            ValueKind::Allow => checked(|text| allow(text).map(drop)),
             ValueKind::AddressOrOff => {
                 checked(|text| if text == "off" { Ok(()) } else { address(text) })
             }
@@ -282,6 +324,24 @@ impl Flag {
                 complete_dns_servers(&mut servers);
                 tree.set(self.path, servers);
             }
+            ValueKind::Allow => {
+                let mut nodes = Vec::new();
+                for text in texts {
+                    match allow(text) {
+                        Ok((identity, upstreams)) => {
+                            let mut node = Node::table(origin.clone());
+                            node.set("identity", Node::text(origin.clone(), identity));
+                            let upstreams = upstreams
+                                .split(',')
+                                .map(|name| Node::text(origin.clone(), name));
+                            node.set("upstreams", list(upstreams.collect()));
+                            nodes.push(node);
+                        }
+                        Err(why) => problems.push(Diagnostic::new(why, origin.clone())),
+                    }
+                }
+                tree.set(self.path, list(nodes));
+            }
             ValueKind::Off => match *last {
                 "true" | "1" => tree.set(self.path, Node::text(origin.clone(), "off")),
                 "false" | "0" => tree.set(self.path, Node::text(origin.clone(), "auto")),
@@ -320,6 +380,15 @@ fn address(text: &str) -> Result<(), String> {
     text.parse::<SocketAddr>().map(drop).map_err(|_| {
         "expected an IP address with a port, such as 127.0.0.1:8182 or [::1]:8182".to_owned()
     })
+}
+
+/// `IDENTITY=UPSTREAM[,UPSTREAM]`. An identity may contain `=`, an upstream's name cannot.
+fn allow(text: &str) -> Result<(&str, &str), String> {
+    text.rsplit_once('=')
+        .filter(|(identity, upstreams)| !identity.is_empty() && !upstreams.is_empty())
+        .ok_or_else(|| {
+            "expected IDENTITY=UPSTREAM[,UPSTREAM], such as spiffe://corp/*=prod".to_owned()
+        })
 }
 
 /// `IP` or `IP:PORT`, with or without brackets around IPv6.

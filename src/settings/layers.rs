@@ -14,9 +14,7 @@ use super::model::Settings;
 use super::node::{KeyPath, Node, Origin, Table, Value};
 use super::source_file::SourceFile;
 use super::{annotate, deserialize, endpoint, file, flags, overrides, profile, validate};
-
-/// The keys that are targets; an upstream has exactly one of them.
-pub(super) const TARGETS: [&str; 4] = ["endpoint", "vpce", "peering", "from_client"];
+use crate::target::{ResolvedTarget, TARGET_KEYS};
 
 /// Validated settings, and where each value came from.
 #[derive(Clone, Debug)]
@@ -24,6 +22,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// What is unusual but not an error, one line each.
     pub warnings: Vec<String>,
+    /// The resolved target of each upstream, in their order; without endpoints where none is set.
+    pub targets: Vec<ResolvedTarget>,
     /// Whether `admin.bind` was set by flag or file. A variable does not count: the wrapper sets it for its child, which
     /// may be another instance.
     pub admin_asked_for: bool,
@@ -40,6 +40,8 @@ pub(super) struct Layers {
     flags: Node,
     env: Node,
     warnings: Vec<String>,
+    /// The command is `gateway`: it opens no listener.
+    gateway: bool,
 }
 
 /// Reads the settings of this run. `matches` are those of a subcommand that takes some or all of [`flags::FLAGS`].
@@ -63,6 +65,7 @@ pub fn load(
         flags,
         env: env.tree,
         warnings: env.warnings,
+        gateway: matches.try_contains_id(flags::GATEWAY_LISTEN).is_ok(),
     };
     lay(layers, problems, needs_target)
 }
@@ -77,13 +80,8 @@ impl Loaded {
 
     /// Whether any upstream has a target.
     pub fn has_target(&self) -> bool {
-        let upstreams = &self.settings.upstreams;
-        upstreams.iter().any(|upstream| {
-            !upstream.endpoints.is_empty()
-                || upstream.vpce.is_some()
-                || upstream.peering
-                || upstream.from_client.is_some()
-        })
+        let mut targets = self.targets.iter();
+        targets.any(|target| !target.endpoints.is_empty())
     }
 
     /// Path of the settings file, as given.
@@ -129,7 +127,7 @@ fn origin_text(origin: &Origin, source: Option<&SourceFile>) -> String {
 /// Whether an unknown key was probably meant to be a target: then "no target" would only distract.
 fn means_target(error: &deserialize::Error) -> bool {
     matches!(&error.what, deserialize::What::UnknownKey(key, known)
-        if closest(key, known.iter().copied()).is_some_and(|close| TARGETS.contains(&close)))
+        if closest(key, known.iter().copied()).is_some_and(|close| TARGET_KEYS.contains(&close)))
 }
 
 fn lay(
@@ -147,6 +145,9 @@ fn lay(
     normalise(&mut tree, &mut problems);
     merge(&mut tree, layers.env.clone(), &mut problems);
     merge(&mut tree, layers.flags.clone(), &mut problems);
+    if layers.gateway {
+        without_listeners(&mut tree);
+    }
     let profile = profile_of(&tree);
     merge_under(&mut tree, profile);
     let mut warnings = layers.warnings.clone();
@@ -168,8 +169,10 @@ fn lay(
     };
     let needs_target = needs_target && !outcome.errors.iter().any(means_target);
     let mut validator = validate::Validator::new(&settings, &tree, &wrong, needs_target);
+    validator.needs_gateway = layers.gateway;
     validator.all();
     problems.extend(validator.problems);
+    let targets = validator.targets;
     warnings.extend(
         validator
             .warnings
@@ -187,6 +190,7 @@ fn lay(
         .is_some_and(|node| matches!(node.origin, Origin::Flag(_) | Origin::File(_)));
     Ok(Loaded {
         settings,
+        targets,
         warnings,
         admin_asked_for,
         effective,
@@ -272,6 +276,30 @@ fn normalise(tree: &mut Node, problems: &mut Vec<Diagnostic>) {
     }
 }
 
+/// For `gateway`: ENTRYWAY_LISTEN means its own addresses, and no listener is opened.
+fn without_listeners(tree: &mut Node) {
+    let from_env = tree
+        .get("listener")
+        .and_then(|list| list.items().first())
+        .and_then(|listener| {
+            let bind = listener.get("bind")?;
+            matches!(bind.origin, Origin::Env(_)).then(|| bind.clone())
+        });
+    if let Some(bind) = from_env
+        && tree.get("gateway.bind").is_none()
+    {
+        tree.set("gateway.bind", bind);
+    }
+    let none = Value::List(Vec::new());
+    tree.set(
+        "listener",
+        Node {
+            origin: Origin::Default,
+            value: none,
+        },
+    );
+}
+
 /// Lays the tree of flags or variables over the file's.
 fn merge(tree: &mut Node, upper: Node, problems: &mut Vec<Diagnostic>) {
     let Value::Table(upper) = upper.value else {
@@ -301,10 +329,12 @@ fn merge_each(tree: &mut Node, key: &str, upper: Node, problems: &mut Vec<Diagno
         &[
             "endpoint",
             "vpce",
+            "nlb",
             "peering",
             "from_client",
             "system",
             "region",
+            "query_group",
         ]
     } else {
         &["bind"]
@@ -329,10 +359,10 @@ fn merge_each(tree: &mut Node, key: &str, upper: Node, problems: &mut Vec<Diagno
         }
     }
     let names_target =
-        key == "upstream" && TARGETS.iter().any(|target| upper.get(target).is_some());
+        key == "upstream" && TARGET_KEYS.iter().any(|target| upper.get(target).is_some());
     for item in items {
         if names_target && let Some(table) = item.entries_mut() {
-            table.retain(|name, _| !TARGETS.contains(&name.as_str()));
+            table.retain(|name, _| !TARGET_KEYS.contains(&name.as_str()));
         }
         item.merge_over(upper.clone());
     }
@@ -370,9 +400,12 @@ pub(super) fn merge_under(tree: &mut Node, lower: Node) {
 }
 
 fn profile_of(tree: &Node) -> Node {
-    profile::tree(
-        tree.get("profile")
-            .and_then(Node::as_text)
-            .unwrap_or_default(),
-    )
+    let name = tree.get("profile").and_then(Node::as_text);
+    let mut profile = profile::tree(name.unwrap_or_default());
+    // Only the stub resolver uses servers; beside them the profile's default means that one.
+    let servers = tree.get("dns.servers");
+    if servers.is_some_and(|servers| !servers.items().is_empty()) {
+        profile.set("dns.resolver", Node::text(Origin::Profile, "stub"));
+    }
+    profile
 }

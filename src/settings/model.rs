@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::addr::{self, HostPort, NameError};
 use crate::admin::settings::AdminSettings;
+use crate::dial::hop::ViaSettings;
 use crate::dial::{HedgeAfter, PreconnectSettings};
 use crate::dns::DnsSettings;
 use crate::events::LogSettings;
+use crate::gateway::GatewaySettings;
 use crate::listener::ListenerSettings;
+use crate::metrics::emf::MetricsSettings;
 use crate::relay::{FramingMode, TcpSettings};
 use crate::sys::congestion::LoopbackCongestion;
-use crate::types::{EndpointName, UpstreamName, Zone};
+use crate::target::{EndpointSettings, Target};
+use crate::types::{UpstreamName, Zone};
 use crate::upstream::settings::{FailbackSettings, HealthSettings, ProbeKind};
 
 use super::byte_size::ByteSize;
@@ -37,7 +40,9 @@ pub struct Settings {
     pub readiness: ReadinessSettings,
     pub shutdown: ShutdownSettings,
     pub log: LogSettings,
+    pub metrics: MetricsSettings,
     pub runtime: RuntimeSettings,
+    pub gateway: GatewaySettings,
 }
 
 /// One `[[upstream]]`: endpoints that lead to one Datomic system or query group.
@@ -51,11 +56,15 @@ pub struct UpstreamSettings {
     pub endpoints: Vec<EndpointSettings>,
     /// Target: the regional name of a VPC endpoint, with or without a port.
     pub vpce: Option<String>,
+    /// Target: the name of a network load balancer of one's own, with or without a port.
+    pub nlb: Option<String>,
     /// Target: the entry name of a peered VPC, derived from system and region.
     pub peering: bool,
     pub system: Option<String>,
     pub region: Option<String>,
-    /// Target: path of a Datomic client map.
+    /// The query group whose entry name peering uses.
+    pub query_group: Option<String>,
+    /// Target: path of a Datomic client map, `FILE[#KEY/KEY…]`.
     pub from_client: Option<String>,
     /// The availability zone of this host.
     pub zone: ZoneSetting,
@@ -64,6 +73,8 @@ pub struct UpstreamSettings {
     pub connect_timeout: Duration,
     /// Upper bound of the delay before a second attempt; zero disables hedging.
     pub hedge_after: HedgeAfter,
+    /// How the endpoints are reached; directly by default.
+    pub via: ViaSettings,
     pub health: HealthSettings,
     pub failback: FailbackSettings,
     pub tcp: TcpSettings,
@@ -73,20 +84,6 @@ pub struct UpstreamSettings {
     /// Size of the pipes used by splice.
     pub pipe_size: ByteSize,
     pub warm: PreconnectSettings,
-}
-
-/// One `[[upstream.endpoint]]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EndpointSettings {
-    /// `HOST:PORT`, as typed.
-    pub address: String,
-    /// Its zone, where known.
-    #[serde(default)]
-    pub zone: Option<Zone>,
-    /// Its name, where the default (zone or host) is not wanted.
-    #[serde(default)]
-    pub name: Option<EndpointName>,
 }
 
 /// `upstream.zone`.
@@ -182,7 +179,9 @@ impl Default for Settings {
             readiness: ReadinessSettings::default(),
             shutdown: ShutdownSettings::default(),
             log: LogSettings::default(),
+            metrics: MetricsSettings::default(),
             runtime: RuntimeSettings::default(),
+            gateway: GatewaySettings::default(),
         }
     }
 }
@@ -195,13 +194,16 @@ impl Default for UpstreamSettings {
             name: UpstreamName::new("default"),
             endpoints: Vec::new(),
             vpce: None,
+            nlb: None,
             peering: false,
             system: None,
             region: None,
+            query_group: None,
             from_client: None,
             zone: ZoneSetting::default(),
             connect_timeout: Duration::from_millis(1500),
             hedge_after: HedgeAfter::Auto,
+            via: ViaSettings::default(),
             health: HealthSettings::default(),
             failback: FailbackSettings::default(),
             tcp: TcpSettings::default(),
@@ -221,14 +223,19 @@ impl UpstreamSettings {
             None => matches!(self.health.kind, ProbeKind::Datomic | ProbeKind::Http),
         }
     }
-}
 
-// === impl EndpointSettings ===
-
-impl EndpointSettings {
-    /// Host and port; the error says what the address is instead.
-    pub fn host_port(&self) -> Result<HostPort, NameError> {
-        addr::check_name(addr::NameKind::Endpoint, &self.address)
+    /// What says where it leads.
+    pub fn target(&self) -> Target<'_> {
+        Target {
+            endpoints: &self.endpoints,
+            vpce: self.vpce.as_deref(),
+            nlb: self.nlb.as_deref(),
+            peering: self.peering,
+            system: self.system.as_deref(),
+            region: self.region.as_deref(),
+            query_group: self.query_group.as_deref(),
+            from_client: self.from_client.as_deref(),
+        }
     }
 }
 

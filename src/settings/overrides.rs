@@ -22,11 +22,11 @@ const OTHER_VARIABLES: &[&str] = &[
 pub(super) fn from_command_line(matches: &ArgMatches, problems: &mut Vec<Diagnostic>) -> Node {
     let mut tree = Node::table(Origin::Default);
     for flag in FLAGS {
-        let given = matches.try_contains_id(flag.long).is_ok()
-            && matches.value_source(flag.long) == Some(ValueSource::CommandLine);
+        let given = matches.try_contains_id(flag.id).is_ok()
+            && matches.value_source(flag.id) == Some(ValueSource::CommandLine);
         if given {
             let texts: Vec<&str> = matches
-                .get_many::<String>(flag.long)
+                .get_many::<String>(flag.id)
                 .into_iter()
                 .flatten()
                 .map(String::as_str)
@@ -84,9 +84,10 @@ pub(super) fn from_environment(
             }
             let origin = Origin::Env(name);
             let texts: Vec<&str> = match flag.kind {
-                ValueKind::Endpoints | ValueKind::Addresses | ValueKind::DnsServers => {
-                    text.split_whitespace().collect()
-                }
+                ValueKind::Endpoints
+                | ValueKind::Addresses
+                | ValueKind::DnsServers
+                | ValueKind::Allow => text.split_whitespace().collect(),
                 ValueKind::Quiet => text
                     .split([',', ' ', '\t', '\n'])
                     .filter(|word| !word.is_empty())

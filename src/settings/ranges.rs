@@ -56,6 +56,10 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("upstream.tcp.half_open_timeout", Range::DurationOrNever(MS, YEAR, Duration::from_nanos(1))),
     ("upstream.tcp.reset_deadline", Range::DurationOrNever(MS, YEAR, Duration::from_nanos(1))),
     ("upstream.tcp.max_age", Range::DurationOrNever(MS, YEAR, Duration::from_nanos(1))),
+    ("metrics.emf", Range::DurationOrNever(SECOND, DAY, MS)),
+    ("upstream.via.ready_timeout", Range::Duration(MS, DAY, Duration::from_nanos(1))),
+    ("upstream.via.renew_after", Range::DurationOrNever(SECOND, YEAR, Duration::from_nanos(1))),
+    ("upstream.via.connect_timeout", Range::Duration(MS, Duration::from_secs(600), Duration::from_nanos(1))),
     ("upstream.warm.spares", Range::Number(0, 1024)),
     ("upstream.warm.max_age", Range::DurationOrNever(MS, DAY, Duration::from_nanos(1))),
     ("dns.servers", Range::Items(16)),
@@ -63,6 +67,10 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("shutdown.min_delay", Range::Duration(Duration::ZERO, DAY, Duration::from_nanos(1))),
     ("shutdown.max_delay", Range::Duration(Duration::ZERO, DAY, Duration::from_nanos(1))),
     ("runtime.workers", Range::Number(1, 512)),
+    ("gateway.bind", Range::Items(64)),
+    ("gateway.handshake_timeout", Range::Duration(Duration::from_millis(10), MINUTE, Duration::from_nanos(1))),
+    ("gateway.max_handshakes", Range::Number(1, 65_536)),
+    ("gateway.allow", Range::Items(1024)),
     ("readiness.upstream", Range::Number(0, 1_000_000)),
 ];
 

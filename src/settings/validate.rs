@@ -9,9 +9,11 @@ use std::net::SocketAddr;
 use super::diagnostics::{Diagnostic, closest};
 use super::model::{UpstreamSettings, ZoneSetting};
 use super::node::{KeyPath, Node, Origin, PathStep, Value};
-use super::{endpoint, ranges};
+use super::ranges;
 use crate::dial::HedgeAfter;
+use crate::dns::ResolverKind;
 use crate::duration;
+use crate::types::check_label;
 
 mod target;
 mod validator;
@@ -38,10 +40,11 @@ impl Validator<'_> {
         self.names("upstream");
         self.listeners();
         for (upstream, (path, node)) in self.settings.upstreams.iter().zip(self.items("upstream")) {
-            self.target(upstream, &path, node);
-            self.endpoints(upstream, node);
+            let target = self.target(upstream, &path, node);
+            self.targets.push(target);
             self.upstream_times(upstream, node);
             self.zone_in_use(upstream, node);
+            self.vias(upstream, node);
         }
         self.process();
     }
@@ -59,7 +62,7 @@ impl Validator<'_> {
             if self.is_wrong(&path.key("name")) {
                 continue;
             }
-            if let Err(why) = endpoint::check_label(name) {
+            if let Err(why) = check_label(name) {
                 self.error(origin, why);
             } else if let Some(first) = seen.get(name) {
                 let problem = Diagnostic::new(format!("two {key}s are named `{name}`"), origin);
@@ -120,7 +123,7 @@ impl Validator<'_> {
             self.binds(node, &mut bound);
         }
         for (name, (_, node)) in upstreams.iter().zip(self.items("upstream")) {
-            if !used.contains(name) && self.problems.is_empty() {
+            if !used.contains(name) && self.problems.is_empty() && !self.needs_gateway {
                 self.warnings.push(Diagnostic::new(
                     format!("no listener uses upstream `{name}`"),
                     node.origin.clone(),
@@ -211,6 +214,22 @@ impl Validator<'_> {
         }
     }
 
+    /// Each `via` is understood, and the files that it names can be used.
+    fn vias(&mut self, upstream: &UpstreamSettings, node: &Node) {
+        let mut vias = vec![("via".to_owned(), &upstream.via)];
+        for (index, endpoint) in upstream.endpoints.iter().enumerate() {
+            let via = endpoint.via.as_ref();
+            vias.extend(via.map(|via| (format!("endpoint[{index}].via"), via)));
+        }
+        for (key, via) in vias {
+            let checked = via.hop().and_then(|_| via.check_files());
+            if let Err((wrong, text)) = checked {
+                let origin = node.origin_of(&format!("{key}.{wrong}"));
+                self.problems.push(Diagnostic::new(text, origin));
+            }
+        }
+    }
+
     /// A zone that no explicit endpoint has gives no preference, without any error.
     fn zone_in_use(&mut self, upstream: &UpstreamSettings, node: &Node) {
         let ZoneSetting::Named(zone) = &upstream.zone else {
@@ -237,6 +256,31 @@ impl Validator<'_> {
             .push(Diagnostic::new(title, self.origin(node, "zone")));
     }
 
+    fn gateway(&mut self) {
+        if !cfg!(feature = "gateway") {
+            if let Some(node) = self.tree.get("gateway") {
+                let title = "this build has no gateway: its cargo feature `gateway` is off";
+                self.problems
+                    .push(Diagnostic::new(title, node.origin.clone()));
+            }
+            return;
+        }
+        let upstreams: Vec<&str> = self
+            .settings
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.name.as_str())
+            .collect();
+        for (key, message) in self
+            .settings
+            .gateway
+            .validate(&upstreams, self.needs_gateway)
+        {
+            let origin = self.origin(self.tree, &format!("gateway.{key}"));
+            self.problems.push(Diagnostic::new(message, origin));
+        }
+    }
+
     fn process(&mut self) {
         let root = self.tree;
         if self.settings.shutdown.min_delay > self.settings.shutdown.max_delay {
@@ -250,6 +294,16 @@ impl Validator<'_> {
             let origin = self.origin(root, &format!("admin.{key}"));
             self.problems
                 .push(Diagnostic::new(message, origin).label(format!("`admin.{key}`")));
+        }
+        self.gateway();
+        let dns = &self.settings.dns;
+        if dns.resolver == ResolverKind::System && !dns.servers.is_empty() {
+            let title =
+                "`dns.servers` is used by the stub resolver only, and `dns.resolver` is system";
+            let problem = Diagnostic::new(title, self.origin(root, "dns.servers"))
+                .also(self.origin(root, "dns.resolver"), "the resolver");
+            self.problems
+                .push(problem.help("leave out --dns-server, or use --resolver stub"));
         }
         for (key, message) in self.settings.dns.validate() {
             let origin = self.origin(root, &format!("dns.{key}"));

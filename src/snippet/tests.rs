@@ -2,7 +2,9 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::metrics::family;
+use crate::target::Target;
 use crate::types::{EndpointName, Zone};
+use crate::upstream::endpoint::{EndpointSpec, Role};
 
 fn spec(host: &str, name: &str, zone: Option<&str>, role: Role) -> EndpointSpec {
     EndpointSpec {
@@ -11,22 +13,29 @@ fn spec(host: &str, name: &str, zone: Option<&str>, role: Role) -> EndpointSpec 
         port: 8182,
         zone: zone.map(Zone::new),
         role,
+        hop: None,
     }
 }
 
-/// What tests/snippets is made from.
+/// What tests/snippets is made from: a query group of a peered system.
 fn peered() -> SnippetInput {
+    let target = Target {
+        peering: true,
+        system: Some("prod"),
+        region: Some("us-east-1"),
+        query_group: Some("analytics"),
+        ..Target::default()
+    };
     SnippetInput {
-        endpoints: vec![spec(
-            "entry-http.prod.us-east-1.datomic.net",
-            "x",
-            None,
-            Role::Peered,
-        )],
-        system: Some("prod".to_owned()),
-        region: Some("us-east-1".to_owned()),
-        query_group: Some("analytics".to_owned()),
+        target: target.resolve().unwrap(),
         ..SnippetInput::default()
+    }
+}
+
+fn to(endpoints: Vec<EndpointSpec>) -> ResolvedTarget {
+    ResolvedTarget {
+        endpoints,
+        ..ResolvedTarget::default()
     }
 }
 
@@ -74,7 +83,7 @@ fn without_a_target_the_files_under_config_are_printed() {
 #[test]
 fn settings_reach_every_deployment() {
     let input = SnippetInput {
-        endpoints: vec![
+        target: to(vec![
             spec(
                 "10.0.0.1",
                 "us-east-1a",
@@ -83,7 +92,7 @@ fn settings_reach_every_deployment() {
             ),
             spec("::1", "six", None, Role::Configured),
             spec("db", "db", None, Role::Configured),
-        ],
+        ]),
         listen: "0.0.0.0:9000".parse().unwrap(),
         admin: "127.0.0.1:9001".parse().unwrap(),
         max_drain: Duration::from_millis(59_500),
@@ -142,26 +151,22 @@ fn a_unit_starts_with_the_file() {
 fn a_regional_name_brings_its_zones_along() {
     let host = "vpce-1.vpce-svc-1.us-east-1.vpce.amazonaws.com";
     let input = SnippetInput {
-        endpoints: vec![
+        target: to(vec![
             spec(host, host, None, Role::Regional),
             spec("zonal", "us-east-1a", Some("us-east-1a"), Role::Zonal),
-        ],
+        ]),
         ..SnippetInput::default()
     };
     assert_eq!(input.args(), [format!("--vpce={host}")]);
 }
 
 #[test]
-fn a_client_map_is_one_that_we_read_and_patch() {
+fn a_client_map_is_one_that_we_read() {
     let input = peered();
-    let map = edn::read_client_map(&render(Kind::Edn, &input)).unwrap();
-    assert_eq!(map.endpoint.as_deref(), Some("http://localhost:8182"));
-    assert_eq!(map.query_group.as_deref(), Some("analytics"));
-    let patched = patch("{:a 1 :endpoint \"x\" ; :endpoint\n}", &input).unwrap();
-    assert_eq!(
-        patched,
-        "{:a 1 :endpoint \"http://localhost:8182\" ; :endpoint\n}"
-    );
+    let map = edn::read_client_map(&render(Kind::Edn, &input), None).unwrap();
+    let text = |text: &str| Some(Ok(text.to_owned()));
+    assert_eq!(map.endpoint, text("http://localhost:8182"));
+    assert_eq!(map.query_group, text("analytics"));
     let elsewhere = SnippetInput {
         listen: "127.0.0.9:8182".parse().unwrap(),
         ..input
@@ -192,8 +197,42 @@ fn metrics_in_the_texts_exist() {
 }
 
 #[test]
+fn a_catalog_holds_the_client_map_on_one_line() {
+    let text = render(Kind::Trino, &peered());
+    let config = text
+        .lines()
+        .find_map(|line| line.strip_prefix("datomic.client.config="));
+    let map = edn::read_client_map(config.unwrap(), None).unwrap();
+    assert_eq!(map.query_group, Some(Ok("analytics".to_owned())));
+    assert_eq!(map.endpoint, Some(Ok("http://localhost:8182".to_owned())));
+    let unnamed = render(Kind::Trino, &SnippetInput::default());
+    let config = unnamed.lines().last().unwrap();
+    assert!(
+        config.contains(":system      \"SYSTEM\"") && !config.contains(';'),
+        "{config}"
+    );
+}
+
+/// The component is cut out of the Deployment: the same container and volume, deeper by one patch.
+#[test]
+fn a_component_holds_the_deployments_sidecar() {
+    let deployment = render(Kind::K8s, &peered());
+    let component = render(Kind::Kustomize, &peered());
+    assert!(component.contains("kind: Component"));
+    let container = deployment.split("      initContainers:\n").nth(1).unwrap();
+    let container = container.split("      containers:\n").next().unwrap();
+    for line in container.lines().chain(["            medium: Memory"]) {
+        assert!(
+            component.contains(&format!("\n      {line}")),
+            "{line}\n{component}"
+        );
+    }
+    assert!(!component.contains("your-application"));
+}
+
+#[test]
 fn json_is_json() {
-    for kind in [Kind::Ecs, Kind::Grafana] {
+    for kind in [Kind::Ecs, Kind::Grafana, Kind::Cloudwatch] {
         let _: serde_json::Value = serde_json::from_str(&render(kind, &peered())).unwrap();
     }
 }

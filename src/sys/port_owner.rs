@@ -4,7 +4,10 @@
 
 use std::fmt;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// The process that listens on a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +86,37 @@ fn listening(table: &str, ip: &str, port: u16) -> Vec<u64> {
 impl fmt::Display for PortOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (pid {})", self.command, self.pid)
+    }
+}
+
+/// A local port that is kept from being given to another program for as long as this lives.
+///
+/// The socket is bound and does not listen, so that a program that sets SO_REUSEADDR, as ssh and most servers do, can
+/// bind the port beside it.
+#[derive(Debug)]
+pub struct PortReservation {
+    _socket: Socket,
+    port: u16,
+}
+
+/// Reserves a free port of 127.0.0.1.
+pub fn reserve_port() -> io::Result<PortReservation> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    let address = socket.local_addr()?.as_socket();
+    let port = address.map_or(0, |address| address.port());
+    Ok(PortReservation {
+        _socket: socket,
+        port,
+    })
+}
+
+// === impl PortReservation ===
+
+impl PortReservation {
+    pub fn port(&self) -> u16 {
+        self.port
     }
 }
 

@@ -1,5 +1,6 @@
 //! Process state that a parent leaves to us and that we leave to a child: the signal mask, ignored signals, the limit
-//! of open files; and the collection of processes that have lost their own parent.
+//! of open files, passed sockets; the collection of processes that have lost their own parent; and process groups that
+//! must not outlive us.
 //!
 //! entryway changes all of them for itself: it must receive TERM even where its parent has blocked it, it must see the
 //! exit of its own children even where its parent ignores SIGCHLD, and it raises the soft limit of open files. A command
@@ -8,6 +9,8 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -200,4 +203,127 @@ pub fn reap_orphans() -> bool {
 #[cfg(not(target_os = "linux"))]
 pub fn reap_orphans() -> bool {
     false
+}
+
+/// A descriptor that a service manager has passed to us, with the name it has there.
+#[derive(Debug)]
+pub struct PassedSocket {
+    pub name: String,
+    pub descriptor: OwnedFd,
+}
+
+/// The descriptors that `LISTEN_FDS`, `LISTEN_FDNAMES` and `LISTEN_PID` announce: the first call takes them, later ones
+/// get none. None where `LISTEN_PID` is another process: then they were meant for our parent.
+pub fn take_passed_sockets(
+    get: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<PassedSocket>, String> {
+    /// The first descriptor after standard input, output and error.
+    const FIRST: RawFd = 3;
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let count: RawFd = match (get("LISTEN_PID"), get("LISTEN_FDS")) {
+        (Some(pid), Some(count)) if pid.trim().parse() == Ok(std::process::id()) => {
+            let parsed = count
+                .trim()
+                .parse()
+                .ok()
+                .filter(|count| (0..1000).contains(count));
+            parsed.ok_or_else(|| {
+                format!("LISTEN_FDS is `{count}`, which is no count of descriptors")
+            })?
+        }
+        _ => return Ok(Vec::new()),
+    };
+    if TAKEN.swap(true, Relaxed) {
+        return Ok(Vec::new());
+    }
+    let names = get("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    let mut passed = Vec::new();
+    for raw in FIRST..FIRST + count {
+        let name = names.next().unwrap_or_default().to_owned();
+        // SAFETY: fcntl only looks at the descriptor, and fails where it is not open. The descriptor is ours: the service
+        // manager has passed it to this process, and TAKEN keeps it from being taken twice.
+        let descriptor = unsafe {
+            if libc::fcntl(raw, libc::F_SETFD, libc::FD_CLOEXEC) == -1 {
+                return Err(format!(
+                    "descriptor {raw} (`{name}`) is not open, although LISTEN_FDS announces {count}"
+                ));
+            }
+            OwnedFd::from_raw_fd(raw)
+        };
+        passed.push(PassedSocket { name, descriptor });
+    }
+    Ok(passed)
+}
+
+/// The descriptor as a listening TCP socket, ready for an event loop; else what it is instead.
+pub fn listening_tcp(descriptor: OwnedFd) -> Result<TcpListener, String> {
+    let socket = socket2::Socket::from(descriptor);
+    match socket.r#type() {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTSOCK) => {
+            return Err("no socket".to_owned());
+        }
+        Err(error) => return Err(error.to_string()),
+        Ok(kind) if kind != socket2::Type::STREAM => return Err("no TCP socket".to_owned()),
+        Ok(_) => {}
+    }
+    let is_ip = socket
+        .local_addr()
+        .is_ok_and(|address| address.as_socket().is_some());
+    if !is_ip {
+        return Err("no TCP socket".to_owned());
+    }
+    if !rustix::net::sockopt::socket_acceptconn(&socket).unwrap_or(false) {
+        return Err("not listening".to_owned());
+    }
+    socket
+        .set_nonblocking(true)
+        .map_err(|error| error.to_string())?;
+    Ok(socket.into())
+}
+
+// Commands that are kept alive or started per connection (hops).
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Term,
+    Kill,
+}
+
+/// Puts the child into a process group of its own and, on Linux, has the kernel kill it when the thread that starts it
+/// ends, which must therefore live as long as the process.
+pub fn lead_group_and_die_with_parent(command: &mut Command) {
+    command.process_group(0);
+    die_with_parent(command);
+}
+
+#[cfg(target_os = "linux")]
+fn die_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    // SAFETY: prctl, getppid and _exit are async-signal-safe, and nothing is allocated between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // The parent may have died before the call above.
+            if libc::getppid().unsigned_abs() != parent {
+                libc::_exit(1);
+            }
+            Ok(())
+        });
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn die_with_parent(_command: &mut Command) {}
+
+/// Sends a signal to every process of a group; a group that is gone is ignored.
+pub fn signal_group(group: i32, signal: Signal) {
+    use rustix::process::{Pid, Signal as Number, kill_process_group};
+    let number = match signal {
+        Signal::Term => Number::TERM,
+        Signal::Kill => Number::KILL,
+    };
+    if let Some(group) = Pid::from_raw(group) {
+        let _ = kill_process_group(group, number);
+    }
 }

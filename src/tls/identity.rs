@@ -180,3 +180,9 @@ impl ClientCertVerifier for IdentityVerifier {
         self.inner.supported_verify_schemes()
     }
 }
+
+/// An identity without a certificate, for tests of what identities may do.
+#[cfg(test)]
+pub(crate) fn test_identity(name: &str) -> Identity {
+    Identity(name.into())
+}

@@ -154,11 +154,13 @@ pub fn refusal_label(error: &rustls::Error) -> &'static str {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "not_yet_valid"
         }
-        CertificateError::Revoked
-        | CertificateError::UnknownRevocationStatus
+        CertificateError::Revoked => "revoked",
+        // Issued below an authority for which there is no list: not one whose clients are accepted.
+        CertificateError::UnknownRevocationStatus
         | CertificateError::ExpiredRevocationList
-        | CertificateError::ExpiredRevocationListContext { .. } => "revoked",
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => "unknown_ca",
+        | CertificateError::ExpiredRevocationListContext { .. }
+        | CertificateError::UnknownIssuer
+        | CertificateError::BadSignature => "unknown_ca",
         CertificateError::BadEncoding => "protocol",
         // Purpose, names, algorithms, critical extensions: the certificate may not be used for this.
         _ => "usage",

@@ -44,10 +44,10 @@ const LOCAL_FAULT: Duration = Duration::from_secs(1);
 
 impl AddressState {
     /// Nothing is known about it; to be probed at once.
-    pub fn new(socket: SocketAddr, now: Moment, settings: &HealthSettings) -> Self {
+    pub fn new(address: Address, now: Moment, settings: &HealthSettings) -> Self {
         let health = AddressHealth::new(now, settings.probes());
         Self {
-            address: Arc::new(Address::new(socket)),
+            address: Arc::new(address),
             pace: health.pace(settings),
             health,
             last_probe: None,
@@ -206,13 +206,16 @@ mod tests {
         address_state.schedule_next(at(ended), 0.5, &settings);
     }
 
+    fn address() -> Address {
+        Address::new(SocketAddr::from(([10, 0, 0, 1], 1)))
+    }
+
     const OK: ProbeOutcome = ProbeOutcome::Success { identity: None };
 
     #[test]
     fn the_next_probe() {
         let settings = HealthSettings::default();
-        let mut address_state =
-            AddressState::new(SocketAddr::from(([10, 0, 0, 1], 1)), at(0), &settings);
+        let mut address_state = AddressState::new(address(), at(0), &settings);
         assert_eq!(
             (address_state.probe_at, address_state.pace),
             (at(0), ProbeMode::Regular)
@@ -255,8 +258,7 @@ mod tests {
             ..HealthSettings::default()
         };
         let start = crate::clock::now().as_millis();
-        let mut address_state =
-            AddressState::new(SocketAddr::from(([10, 0, 0, 1], 1)), at(start), &settings);
+        let mut address_state = AddressState::new(address(), at(start), &settings);
         probe(&mut address_state, start, start + 1, OK);
         assert!(!address_state.traffic_stands_in(at(start + 5000), 0.5, &settings));
         let mut last = start;

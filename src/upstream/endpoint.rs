@@ -4,14 +4,17 @@
 //! Health, probes and connect times belong to addresses. Both live behind an `Arc` whose identity lasts as long as the
 //! upstream keeps them, so that a connection can hold on to the ones it uses.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::addr::HostPort;
 use crate::clock::{self, Moment};
 use crate::duration_window::DurationWindow;
-use crate::types::{EndpointName, UpstreamName, Zone};
+use crate::types::{EndpointName, HopId, UpstreamName, Zone};
 
 /// Where an endpoint comes from; decides how its DNS answers are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,6 +43,23 @@ pub struct EndpointSpec {
     pub zone: Option<Zone>,
     /// Where it comes from.
     pub role: Role,
+    /// How it is reached; `None`: directly.
+    pub hop: Option<EndpointHop>,
+}
+
+/// The hop that an endpoint is reached through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointHop {
+    pub id: HopId,
+    /// The hop resolves the name: the endpoint has one address, `NAME:PORT`, and no DNS answer.
+    pub remote_dns: bool,
+}
+
+/// What a hop is asked to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HopTarget {
+    pub hop: HopId,
+    pub to: HostPort,
 }
 
 /// One endpoint of an upstream.
@@ -54,8 +74,10 @@ pub struct Endpoint {
 /// One IP:port of an endpoint, with the numbers that data threads write and the control thread reads.
 #[derive(Debug)]
 pub struct Address {
-    /// Where to connect.
+    /// Where to connect. Behind a hop it is only a key, from a block that is routed nowhere, see [`HopTarget::key`].
     pub socket: SocketAddr,
+    /// The target behind a hop, where there is one.
+    pub target: Option<HopTarget>,
     /// Connect times of successful dials and probes (the stagger is 3 × their p99).
     pub connects: DurationWindow,
     /// First-answer times of requests in traffic (suspicion by silence is 4 × their median). Shared with the tally
@@ -112,12 +134,29 @@ impl Address {
     pub fn new(socket: SocketAddr) -> Self {
         Self {
             socket,
+            target: None,
             connects: DurationWindow::default(),
             answers: Arc::default(),
             probes: DurationWindow::default(),
             failed_probes: AtomicU64::new(0),
             last_activity: AtomicU64::new(0),
             dialled: AtomicU64::new(0),
+        }
+    }
+
+    /// The same behind a hop.
+    pub fn behind(target: HopTarget) -> Self {
+        Self {
+            target: Some(target.clone()),
+            ..Self::new(target.key())
+        }
+    }
+
+    /// Host and port, for people and logs: of the target, where there is a hop.
+    pub fn host_port(&self) -> (String, u16) {
+        match &self.target {
+            Some(target) => (target.to.host.clone(), target.to.port),
+            None => (self.socket.ip().to_string(), self.socket.port()),
         }
     }
 
@@ -160,6 +199,57 @@ impl Address {
     pub fn last_activity(&self) -> Option<Moment> {
         let millis = self.last_activity.load(Relaxed).checked_sub(1)?;
         Some(Moment::at(Duration::from_millis(millis)))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            Some(target) => target.to.fmt(f),
+            None => self.socket.fmt(f),
+        }
+    }
+}
+
+// === impl HopTarget ===
+
+impl HopTarget {
+    pub fn of(hop: HopId, socket: SocketAddr) -> Self {
+        let to = HostPort {
+            host: socket.ip().to_string(),
+            port: socket.port(),
+        };
+        Self { hop, to }
+    }
+
+    /// What stands for this target where addresses are told apart: an address of `100::/64`, a block that RFC 6666 sets
+    /// aside for packets to be discarded, so that it can be no real address.
+    pub fn key(&self) -> SocketAddr {
+        let mut hasher = DefaultHasher::new();
+        (self.hop, &self.to).hash(&mut hasher);
+        let ip = Ipv6Addr::from((0x0100_u128 << 112) | u128::from(hasher.finish()));
+        SocketAddr::from((ip, self.to.port))
+    }
+}
+
+// === impl EndpointSpec ===
+
+impl EndpointSpec {
+    /// What its hop is asked for, where the hop resolves the name.
+    pub fn remote_target(&self) -> Option<HopTarget> {
+        let hop = self.hop.filter(|hop| hop.remote_dns)?;
+        Some(HopTarget {
+            hop: hop.id,
+            to: HostPort {
+                host: self.host.clone(),
+                port: self.port,
+            },
+        })
+    }
+
+    /// Whether it is an endpoint only once it has answered.
+    pub fn is_candidate(&self) -> bool {
+        matches!(self.role, Role::Zonal | Role::PeeredOld)
     }
 }
 

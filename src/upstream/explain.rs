@@ -2,7 +2,6 @@
 //!
 //! Sorts by the same keys as the selection, so that the explanation cannot differ from what happens.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -31,7 +30,7 @@ pub struct Explained {
     pub endpoint: EndpointName,
     /// The endpoint's zone.
     pub zone: Option<Zone>,
-    pub address: SocketAddr,
+    pub address: String,
     /// Its index, from 1; `None`: never offered.
     pub rank: Option<usize>,
     /// What decided, most important first.
@@ -83,7 +82,7 @@ impl Snapshot {
             order.push(Explained {
                 endpoint: endpoint.endpoint.name().clone(),
                 zone: endpoint.endpoint.zone().cloned(),
-                address: view.address.socket,
+                address: view.address.to_string(),
                 rank: None,
                 reasons: vec![self.forbidden_reason(view)],
             });
@@ -128,7 +127,7 @@ impl Snapshot {
         Explained {
             endpoint: endpoint.name().clone(),
             zone: endpoint.zone().cloned(),
-            address: entry.candidate.address.socket,
+            address: entry.candidate.address.to_string(),
             rank: Some(rank),
             reasons,
         }

@@ -357,6 +357,19 @@ impl AddressHealth {
         }
     }
 
+    /// The hop before it is down, which says nothing about the address itself.
+    pub fn hop_down(&mut self, now: Moment, probes: bool) -> Option<Transition> {
+        if !probes {
+            return None;
+        }
+        self.reset_failures();
+        self.successes = 0;
+        self.returning_since = None;
+        self.ramp_from = None;
+        let reason = Cow::Borrowed("hop_down");
+        self.transition(now, HealthState::Unknown, reason, false)
+    }
+
     /// Probes were switched off: it counts as up.
     pub fn unprobed(&mut self, now: Moment) -> Option<Transition> {
         self.reset_failures();

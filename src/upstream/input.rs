@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::types::{EndpointName, Zone};
+use crate::types::{EndpointName, HopId, Zone};
 use crate::upstream::endpoint::EndpointSpec;
 use crate::upstream::identity::SystemId;
 use crate::upstream::settings::UpstreamPolicy;
@@ -70,6 +70,10 @@ pub enum Input {
         /// Which; all when absent.
         endpoint: Option<EndpointName>,
     },
+    /// A candidate behind a hop has answered a probe.
+    HopAnswered { endpoint: EndpointName },
+    /// A hop went down, or is up again.
+    HopHealth { hop: HopId, is_up: bool },
     /// Our own listening sockets: addresses that are never used.
     OwnListeners(Vec<SocketAddr>),
     /// A reload: the wanted endpoints and settings. Pins the identity anew.

@@ -3,10 +3,12 @@
 //! Only an answer with addresses changes the set, a rotating answer does not make it flap, and our own listeners are never
 //! in it. [`NameRecord`] is what is known of one name, [`Membership`] one endpoint's hold on one address. Pure.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::addr::is_own_listener;
 use crate::clock::Moment;
+use crate::sys::local_address::is_local_address;
 use crate::upstream::constants;
 use crate::upstream::input::{AnswerSource, DnsAnswer};
 use crate::upstream::snapshot::NameView;
@@ -189,17 +191,7 @@ pub fn fit(ips: &[IpAddr], port: u16, own: &[SocketAddr]) -> (Vec<SocketAddr>, V
 
 /// Whether a connect to this address would reach one of our own listeners.
 pub fn is_own(socket: SocketAddr, own: &[SocketAddr]) -> bool {
-    // A connect to the unspecified address reaches the machine itself.
-    let local = |ip: IpAddr| match ip.to_canonical() {
-        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        ip => ip,
-    };
-    own.iter().any(|listener| {
-        listener.port() == socket.port()
-            && (local(listener.ip()) == local(socket.ip())
-                || (listener.ip().is_unspecified() && local(socket.ip()).is_loopback())
-                || (socket.ip().to_canonical().is_unspecified() && listener.ip().is_loopback()))
-    })
+    is_own_listener(socket, own, is_local_address)
 }
 
 // === impl NameRecord ===

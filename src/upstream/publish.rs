@@ -97,6 +97,7 @@ fn address(
         in_dns: member.in_dns(),
         identity: upstream.pin().of(member.socket).cloned(),
         forbidden: upstream.pin().forbids(member.socket),
+        hop_down: upstream.is_hop_down(&address_state.address),
         mismatch: upstream.pin().mismatch(member.socket),
         down_by_silence: address_state.health.down_by_silence(&settings.health),
         probe_at: address_state.probe_at,

@@ -108,6 +108,8 @@ pub struct AddressView {
     pub forbidden: bool,
     /// It answers as another system than the pinned one.
     pub mismatch: bool,
+    /// The hop before it is down.
+    pub hop_down: bool,
     /// Down because it is silent: when the first of its failed probes was sent.
     pub down_by_silence: Option<Moment>,
     /// When the next probe is due. A change of the snapshot may move it, either way.
@@ -231,6 +233,6 @@ impl Snapshot {
     /// Whether anything may be dialled with hope: an address that may be used and is not down.
     pub fn any_usable(&self) -> bool {
         self.all()
-            .any(|(_, view)| !view.forbidden && view.state != HealthState::Down)
+            .any(|(_, view)| !view.forbidden && !view.hop_down && view.state != HealthState::Down)
     }
 }

@@ -5,17 +5,17 @@
 //! clock and does no I/O: `now` is an argument, and successful dials are read from the addresses' own counters on
 //! [`UpstreamState::tick`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::clock::Moment;
-use crate::types::{UpstreamName, Zone};
+use crate::types::{HopId, UpstreamName, Zone};
 use crate::upstream::active_zone::ActiveZone;
 use crate::upstream::address::AddressState;
 use crate::upstream::change::Change;
 use crate::upstream::constants;
-use crate::upstream::endpoint::{Endpoint, EndpointSpec, Role};
+use crate::upstream::endpoint::{Endpoint, EndpointSpec, HopTarget, Role};
 use crate::upstream::health::TimeoutMarkdownLimit;
 use crate::upstream::identity::Pin;
 use crate::upstream::input::{DialFailure, Input, Intent, Suspicion, SuspicionKind};
@@ -27,6 +27,7 @@ pub(in crate::upstream) use ranking::zone_or_endpoint_name;
 
 mod dns;
 mod health;
+mod hops;
 mod ranking;
 mod reconfigure;
 
@@ -63,6 +64,9 @@ pub struct UpstreamState {
     own_zone: Option<Zone>,
     own_zone_id: Option<Zone>,
     own_listeners: Vec<SocketAddr>,
+    /// What the keys of addresses behind hops stand for.
+    hop_targets: BTreeMap<SocketAddr, HopTarget>,
+    hops_down: BTreeSet<HopId>,
     first_answer: Option<Moment>,
     /// Nothing can be reached since then, and when that was last said.
     unreachable_since: Option<Moment>,
@@ -105,6 +109,8 @@ impl UpstreamState {
             own_zone: None,
             own_zone_id: None,
             own_listeners,
+            hop_targets: BTreeMap::new(),
+            hops_down: BTreeSet::new(),
             first_answer: None,
             unreachable_since: None,
             unreachable_said: None,
@@ -172,6 +178,8 @@ impl UpstreamState {
                 self.own_zone_id = zone;
                 self.active.reset();
             }
+            Input::HopAnswered { endpoint } => self.hop_answered(now, &endpoint),
+            Input::HopHealth { hop, is_up } => self.hop_health(now, hop, is_up),
             Input::Resumed => self.resumed(now),
             Input::Stalled { from, to } => self.stalled(from, to),
             Input::ReprobeNow { endpoint } => self.reprobe(now, endpoint.as_ref()),
@@ -293,6 +301,10 @@ impl UpstreamState {
             // Empty because its addresses belong to zones: no endpoint of its own.
             Role::Regional => !endpoint_state.members.is_empty() || !any(Role::Zonal),
             Role::Peered => !endpoint_state.members.is_empty() || !any(Role::PeeredOld),
+            // Behind a hop the current name always has an address, and its health decides.
+            Role::PeeredOld if endpoint_state.endpoint.spec.remote_target().is_some() => {
+                endpoint_state.answered && !self.is_healthy(Role::Peered)
+            }
             Role::PeeredOld => endpoint_state.answered && !any(Role::Peered),
         }
     }

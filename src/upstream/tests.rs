@@ -15,6 +15,7 @@ fn config(metrics: &Metrics, events: &Events) -> UpstreamArgs {
         port: 8182,
         zone: Some(Zone::new(name)),
         role: endpoint::Role::Configured,
+        hop: None,
     };
     UpstreamArgs {
         upstream: UpstreamName::new("u"),

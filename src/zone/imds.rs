@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::metadata::{LARGEST, MetadataUrl, is_id, read_zone};
+use super::metadata::{LARGEST, MetadataUrl, read_zone};
+use crate::addr::aws::is_zone_id;
 use crate::http::client::{self, Answer, Bounds, Error, Target};
 use crate::http::{Method, StatusCode};
 use crate::types::Zone;
@@ -26,7 +27,7 @@ pub(super) async fn zone(base: &MetadataUrl, end: Instant) -> Result<(Zone, Opti
     );
     let name = read_zone(&text(name)?)?;
     // Old instances know no id; without one, only names can be compared.
-    let id = text(id).ok().filter(|id| is_id(id.trim()));
+    let id = text(id).ok().filter(|id| is_zone_id(id.trim()));
     Ok((name, id.map(|id| Zone::new(id.trim()))))
 }
 

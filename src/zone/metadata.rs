@@ -1,5 +1,6 @@
 //! What both metadata services have in common: where they are, what an answer may look like.
 
+use crate::addr::aws::region_of_zone;
 use crate::http::client::Target;
 use crate::types::Zone;
 
@@ -23,7 +24,7 @@ pub(super) const LARGEST: usize = 64 << 10;
 /// Reads a zone's name out of an answer.
 pub(super) fn read_zone(text: &str) -> Result<Zone, String> {
     let text = text.trim();
-    if looks_like_a_zone(text) {
+    if region_of_zone(text).is_some() {
         return Ok(Zone::new(text));
     }
     let shown: String = text
@@ -34,32 +35,6 @@ pub(super) fn read_zone(text: &str) -> Result<Zone, String> {
     Err(format!("answered `{shown}`, which is no zone"))
 }
 
-/// `us-east-1a`, `us-west-2-lax-1a`: words of lower-case letters and digits, the last a digit and a letter.
-pub(super) fn looks_like_a_zone(text: &str) -> bool {
-    let mut last = text.bytes().rev();
-    text.len() <= 32
-        && text.contains('-')
-        && text.split('-').all(|w| {
-            !w.is_empty()
-                && w.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        })
-        && last.next().is_some_and(|b| b.is_ascii_lowercase())
-        && last.next().is_some_and(|b| b.is_ascii_digit())
-}
-
-/// Whether the text is a zone's id (`use1-az1`) rather than its name.
-pub fn is_id(zone: &str) -> bool {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    zone.split_once("-az").is_some_and(|(region, number)| {
-        digits(number)
-            && region.len() >= 4
-            && region
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    })
-}
-
 // === impl MetadataUrl ===
 
 impl MetadataUrl {
@@ -67,6 +42,14 @@ impl MetadataUrl {
     pub fn imds() -> Self {
         Self {
             target: Target::Tcp("169.254.169.254:80".to_owned()),
+            prefix: String::new(),
+        }
+    }
+
+    /// Where EC2 has it on IPv6.
+    pub fn imds_ipv6() -> Self {
+        Self {
+            target: Target::Tcp("[fd00:ec2::254]:80".to_owned()),
             prefix: String::new(),
         }
     }

@@ -22,11 +22,11 @@ impl Drop for Service {
 }
 
 async fn service(answers: &[(&str, &str)]) -> Service {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let answers: HashMap<String, String> = answers
         .iter()
         .map(|(request, answer)| ((*request).to_owned(), (*answer).to_owned()))
         .collect();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let task = tokio::spawn(async move {
         let mut open = Vec::new();
@@ -213,6 +213,53 @@ async fn the_setting_wins_and_metadata_adds_the_other_name() {
 }
 
 #[tokio::test]
+async fn a_task_that_knows_its_zone_id_needs_no_instance() {
+    let ecs = service(&[(
+        "GET /task",
+        r#"200 {"AvailabilityZone":"us-west-1c","AvailabilityZoneID":"usw1-az3"}"#,
+    )])
+    .await;
+    let lookup = find(&ZoneSetting::Auto, &services(Some(&ecs), None), true).await;
+    assert_eq!(
+        found(&lookup),
+        (Some("us-west-1c"), Some("usw1-az3"), ZoneSource::Ecs)
+    );
+}
+
+#[test]
+fn the_metadata_service_is_where_the_sdks_look_for_it() {
+    let endpoint = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
+    let mode = "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE";
+    for (vars, target) in [
+        (&[][..], Some("169.254.169.254:80")),
+        (&[(mode, "IPv4")], Some("169.254.169.254:80")),
+        (&[(mode, "IPv6")], Some("[fd00:ec2::254]:80")),
+        (&[(mode, "ipv6")], Some("[fd00:ec2::254]:80")),
+        (
+            &[(endpoint, "http://[fd00::1]:81"), (mode, "IPv4")],
+            Some("[fd00::1]:81"),
+        ),
+        (
+            &[(endpoint, ""), (mode, "IPv6")],
+            Some("[fd00:ec2::254]:80"),
+        ),
+        (
+            &[("AWS_EC2_METADATA_DISABLED", "true"), (mode, "IPv6")],
+            None,
+        ),
+    ] {
+        let get = |name: &str| {
+            let found = vars.iter().find(|(var, _)| *var == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let (services, invalid) = MetadataServices::from_env(get);
+        let found = services.imds.map(|url| url.target.to_string());
+        assert_eq!(found.as_deref(), target, "{vars:?}");
+        assert!(invalid.is_empty());
+    }
+}
+
+#[tokio::test]
 async fn nobody_there_is_said_so() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = MetadataUrl::parse(&format!("http://{}", closed.local_addr().unwrap())).unwrap();
@@ -239,14 +286,6 @@ fn our_zone_is_told_in_the_endpoints_words() {
 
 #[test]
 fn texts_are_read() {
-    for (text, id) in [
-        ("use1-az1", true),
-        ("usw2-lax1-az1", true),
-        ("us-east-1a", false),
-        ("-az1", false),
-    ] {
-        assert_eq!(is_id(text), id, "{text}");
-    }
     for (url, target) in [
         (
             "http://169.254.170.2/v4/abc-1",

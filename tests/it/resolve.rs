@@ -104,6 +104,11 @@ fn bad_answers() -> Vec<Reply> {
         Reply::PointerLoop,
         Reply::CnameLoop,
         Reply::CnameNowhere,
+        Reply::BadVers,
+        Reply::NoEdns(Box::new(Reply::NotImp), Box::new(Reply::NoData)),
+        Reply::WrongOpcode,
+        Reply::WrongClass,
+        Reply::WrongRecordClass,
     ]
 }
 

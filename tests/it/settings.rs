@@ -128,8 +128,8 @@ async fn files_that_are_wrong() {
             &["entryway.toml:5", "strict_exit"],
         ),
         (
-            format!("{target}[gateway]\nbind = 1\n"),
-            &["entryway.toml:4", "gateway"],
+            format!("{target}[faults]\nbind = 1\n"),
+            &["entryway.toml:4", "faults"],
         ),
         (
             format!("{target}[[upstream]]\nname = \"default\"\nvpce = \"v.example\"\n"),

@@ -1,6 +1,9 @@
 //! `run -- CMD…`: the child's environment, its exit code, its signals.
 
-use rustix::process::Signal;
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
+use tokio::time::sleep;
 
 use crate::harness::child::{Process, command, run};
 use crate::harness::eventually;
@@ -90,4 +93,173 @@ async fn a_command_that_does_not_exist() {
     let (code, _, err) = run(&words).await;
     assert_eq!(code, 71, "{err}");
     assert!(err.contains("no-such-program-here"), "{err}");
+}
+
+/// Whatever the moment, TERM ends the wrapper: before the command is started it is never started, afterwards it gets the
+/// signal and its code is passed on. Nobody is left behind.
+#[tokio::test]
+async fn term_at_fifty_moments() {
+    let echo = Upstream::echo().await;
+    let endpoint = echo.address.to_string();
+    let script = "trap 'exit 5' TERM; echo up; while :; do sleep 0.02; done";
+    for moment in 0..50 {
+        let mut process = Process::spawn(command(&words(&endpoint, script)));
+        // The moments are spread over the start; their exact place does not matter.
+        sleep(Duration::from_millis(4 * moment)).await;
+        let installed = process.err().contains("\"event\":\"start\"");
+        let code = process.term().await;
+        // Without handlers yet, in its first milliseconds, the signal itself ends it (no code).
+        assert!(
+            code == 5 || code == 143 || (!installed && code == -1),
+            "{moment}: {code}\n{}",
+            process.err()
+        );
+        if process.out().contains("up") {
+            assert_eq!(code, 5, "{moment}: {}", process.err());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_requested_shutdown_ends_the_command_first() {
+    let echo = Upstream::echo().await;
+    let endpoint = echo.address.to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("c.sock").display().to_string();
+    let script = "trap 'echo got term; exit 6' TERM; echo up; while :; do sleep 0.02; done";
+    let mut words = words(&endpoint, script);
+    let off = words.iter().position(|word| *word == "off").unwrap();
+    words[off] = &control;
+    let mut process = Process::spawn(command(&words));
+    eventually("the command is up", || process.out().contains("up")).await;
+    let (code, _, err) = run(&["shutdown", "--wait", "--control", &control]).await;
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(process.wait().await.code(), Some(6), "{}", process.err());
+    assert!(process.out().contains("got term"), "{}", process.out());
+}
+
+#[tokio::test]
+async fn the_command_inherits_what_we_were_given() {
+    let echo = Upstream::echo().await;
+    let endpoint = echo.address.to_string();
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit
+        .maximum
+        .unwrap_or(1 << 20)
+        .min(1024)
+        .saturating_sub(24);
+    let words = words(
+        &endpoint,
+        "echo limit=$(ulimit -Sn); trap; kill -USR1 $$; echo alive",
+    );
+    let inner: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    // USR1 ignored by the parent stays ignored, SIGCHLD ignored does not cost the command's code, TERM blocked or not.
+    let script = format!(
+        "import os, signal, resource\n\
+         signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n\
+         signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n\
+         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n\
+         resource.setrlimit(resource.RLIMIT_NOFILE, ({wanted}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n\
+         a = [{}]\n\
+         os.execv('{}', ['entryway'] + a)",
+        inner.join(","),
+        crate::harness::child::BINARY
+    );
+    let mut python = tokio::process::Command::new("python3");
+    python
+        .arg("-c")
+        .arg(script)
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let Ok(output) = python.output().await else {
+        eprintln!("skipped: no python3 to set the state up with");
+        return;
+    };
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        out.contains(&format!("limit={wanted}")) && out.contains("alive"),
+        "{out}"
+    );
+}
+
+#[tokio::test]
+async fn a_killed_wrapper_takes_the_command_along() {
+    let echo = Upstream::echo().await;
+    let endpoint = echo.address.to_string();
+    let mut process = Process::spawn(command(&words(&endpoint, "echo pid=$$; exec sleep 600")));
+    eventually("the command is up", || process.out().contains("pid=")).await;
+    let pid: i32 = process
+        .out()
+        .trim()
+        .rsplit('=')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    process.signal(Signal::KILL);
+    let _ = process.wait().await;
+    let pid = Pid::from_raw(pid).unwrap();
+    eventually("the command ends", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+        stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z"))
+    })
+    .await;
+    let _ = kill_process(pid, Signal::KILL);
+}
+
+#[tokio::test]
+async fn quit_and_the_user_signals_are_the_commands() {
+    let echo = Upstream::echo().await;
+    let endpoint = echo.address.to_string();
+    let script = "trap 'echo q' QUIT; trap 'echo u1' USR1; trap 'echo u2; exit 0' USR2; echo up; while :; do sleep 0.02; done";
+    let mut process = Process::spawn(command(&words(&endpoint, script)));
+    eventually("the command is up", || process.out().contains("up")).await;
+    for (signal, word) in [
+        (Signal::QUIT, "q\n"),
+        (Signal::USR1, "u1\n"),
+        (Signal::USR2, "u2\n"),
+    ] {
+        process.signal(signal);
+        eventually(word, || process.out().contains(word)).await;
+    }
+    assert_eq!(process.wait().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn no_command_behind_the_dashes_is_a_mistake() {
+    let (code, _, err) = run(&["run", "--endpoint", "127.0.0.1:9", "--"]).await;
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("no command after --"), "{err}");
+}
+
+/// A pipe nobody reads: the command is started, and health is answered, all the same.
+#[tokio::test]
+async fn a_full_pipe_stalls_neither_the_command_nor_the_proxy() {
+    let echo = Upstream::echo().await;
+    let endpoint = echo.address.to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("started");
+    let (_reader, writer) = std::io::pipe().unwrap();
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+    while std::io::Write::write(&mut &writer, &[b'x'; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+    let script = format!("touch {}; exit 3", mark.display());
+    let mut command = command(&words(&endpoint, &script));
+    let mut child = command
+        .stdout(std::process::Stdio::null())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    eventually("the command is started", || mark.exists()).await;
+    let status = tokio::time::timeout(crate::harness::LONG, child.wait())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(status.code(), Some(3));
 }

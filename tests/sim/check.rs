@@ -276,16 +276,16 @@ impl Checker {
             last = Some(key);
         }
         let explained = seen.explain(world.now, &[]);
-        let ranked: Vec<SocketAddr> = explained
+        let ranked: Vec<String> = explained
             .order
             .iter()
             .filter(|one| one.rank.is_some())
-            .map(|one| one.address)
+            .map(|one| one.address.clone())
             .collect();
-        let plain: Vec<SocketAddr> = seen
+        let plain: Vec<String> = seen
             .order(world.now, 0.0)
             .iter()
-            .map(|candidate| candidate.address.socket)
+            .map(|candidate| candidate.address.socket.to_string())
             .collect();
         assert_eq!(ranked, plain, "explain and order agree");
         let all_down = !plain.is_empty()

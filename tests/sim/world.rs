@@ -58,6 +58,7 @@ impl World {
             port: PORT,
             zone,
             role,
+            hop: None,
         };
         let specs = match random.u8(0..4) {
             0 => (0..3)
@@ -99,6 +100,7 @@ impl World {
                 port: PORT,
                 zone: Some(Zone::new(["a", "b", "c"][usize::from(n) - 1])),
                 role: Role::Configured,
+                hop: None,
             })
             .collect();
         let settings = UpstreamPolicy {

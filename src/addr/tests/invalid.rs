@@ -1,4 +1,4 @@
-//! Names that cannot be what they were given as.
+//! Texts that cannot be a `HOST:PORT`, and hosts that can be connected to but look odd.
 
 /// What was given as `HOST:PORT`, and words of the sentence that says what it is.
 pub(super) const INVALID: &[(&str, &str)] = &[
@@ -9,12 +9,18 @@ pub(super) const INVALID: &[(&str, &str)] = &[
     ("h1:8182,h2:8182", "several names"),
     ("http://db:8182", "without a scheme: give `db:8182`"),
     ("https://datomic.example.com", "needs no proxy"),
+    ("http://db.example.com", "give `db.example.com:8182`"),
     (
-        "https://x1y2.execute-api.us-east-1.amazonaws.com",
-        "API Gateway",
+        "https://vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com:8182",
+        "leave out https://",
     ),
     (
-        "x1y2.execute-api.us-east-1.amazonaws.com:443",
+        "https://entry.prod.us-east-1.datomic.net",
+        "give `entry.prod.us-east-1.datomic.net:8182`",
+    ),
+    ("::1:9182", "if 9182 is the port, [::1]:9182"),
+    (
+        "https://x1y2.execute-api.us-east-1.amazonaws.com",
         "API Gateway",
     ),
     ("db:8182/", "no path: give `db:8182`"),
@@ -58,7 +64,6 @@ pub(super) const INVALID: &[(&str, &str)] = &[
         "prod-storagef7f305e7-1n3c-s3datomic-2n2m24rzlu6al",
         "bucket",
     ),
-    ("bucket.s3.us-east-1.amazonaws.com:443", "bucket"),
     (
         "arn:aws:elasticloadbalancing:us-east-1:1:loadbalancer/net/x",
         "ARN",
@@ -72,70 +77,77 @@ pub(super) const INVALID: &[(&str, &str)] = &[
         "com.amazonaws.vpce.us-west-2.vpce-svc-079c04a696f355e37",
         "endpoint service",
     ),
+    ("entry.$(System).$(Region):8182", "placeholder"),
+    ("entry.<system>.<region>.datomic.net:8182", "placeholder"),
+];
+
+/// Hosts with words of the warning.
+pub(super) const ODD: &[(&str, &str)] = &[
+    ("x1y2.execute-api.us-east-1.amazonaws.com", "API Gateway"),
+    ("bucket.s3.us-east-1.amazonaws.com", "bucket"),
     (
-        "vpce-083453c598589f6ba.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com:8182",
+        "vpce-083453c598589f6ba.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com",
         "8 characters",
     ),
     (
-        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west.vpce.amazonaws.com:8182",
+        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west.vpce.amazonaws.com",
         "`us-west` stands",
     ),
     (
-        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.vpce.amazonaws.com:8182",
+        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.vpce.amazonaws.com",
         "`vpce` stands",
     ),
     (
-        "vpce-083453c598589f6ba-s7g7d18a-us-east-1a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com:8182",
+        "vpce-083453c598589f6ba-s7g7d18a-us-east-1a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com",
         "us-east-1a is not in",
     ),
     (
-        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e3x.us-west-2.vpce.amazonaws.com:8182",
+        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e3x.us-west-2.vpce.amazonaws.com",
         "no id of an endpoint service",
     ),
     (
-        "vpce-083453c59858zz6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com:8182",
+        "vpce-083453c59858zz6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com",
         "no id of an endpoint:",
     ),
     (
-        "vpce-083453c598589f6ba-s7g7.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com:8182",
+        "vpce-083453c598589f6ba-s7g7.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com",
         "`s7g7` is not",
     ),
     (
-        "vcpe-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com:8182",
+        "vcpe-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com",
         "begins with vpce-",
     ),
     (
-        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.co:8182",
-        "ends in .vpce.amazonaws.com",
+        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.co",
+        "usually end in amazonaws.com",
     ),
     (
-        "vpce-083453c598589f6ba-s7g7d18a.ec2.us-west-2.vpce.amazonaws.com:8182",
+        "vpce-083453c598589f6ba-s7g7d18a.ec2.us-west-2.vpce.amazonaws.com",
         "AWS service ec2",
     ),
     (
-        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com:8184",
-        "HTTP direct",
-    ),
-    (
-        "us-east-1a.my-nlb.elb.us-west-2.amazonaws.com:8182",
+        "us-east-1a.my-nlb.elb.us-west-2.amazonaws.com",
         "us-east-1a is not in",
     ),
-    ("entry.$(System).$(Region):8182", "placeholder"),
-    ("entry.<system>.<region>.datomic.net:8182", "placeholder"),
+    ("entry.prod.us-east-1", "entry.prod.us-east-1.datomic.net"),
     (
-        "entry.prod.us-east-1:8182",
-        "entry.prod.us-east-1.datomic.net",
-    ),
-    (
-        "entry-http.prod.us-east-1.datomic.com:8182",
+        "entry-http.prod.us-east-1.datomic.com",
         "ends in datomic.net",
     ),
-    ("entry.prod.datomic.net:8182", "region is missing"),
+    ("entry.prod.datomic.net", "region is missing"),
+    ("entry.prod.useast1.datomic.net", "`useast1` is no region"),
+    ("prod.us-east-1.datomic.net", "hosted zone"),
+    ("www.datomic.net", "no name of this shape"),
     (
-        "entry.prod.useast1.datomic.net:8182",
-        "`useast1` is no region",
+        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.us-west-2.vpce.amazonaws.com.cn",
+        "us-west-2 usually end in amazonaws.com",
     ),
-    ("prod.us-east-1.datomic.net:8182", "hosted zone"),
-    ("entry-http.prod.us-east-1.datomic.net:8184", "HTTP direct"),
-    ("www.datomic.net:8182", "no name of this shape"),
+    (
+        "vpce-083453c598589f6ba-s7g7d18a.vpce-svc-079c04a696f355e37.cn-north-1.vpce.amazonaws.com",
+        "cn-north-1 usually end in amazonaws.com.cn",
+    ),
+    (
+        "my-nlb-0123.elb.eusc-de-east-1.amazonaws.com",
+        "usually end in amazonaws.eu",
+    ),
 ];

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Command;
 
-use crate::addr::{self, check_name};
+use crate::addr::parse_endpoint;
 
 /// For an argument that no subcommand takes.
 pub(super) fn unknown_argument(argument: &str) -> Option<String> {
@@ -22,7 +22,7 @@ pub(super) fn unknown_argument(argument: &str) -> Option<String> {
         }
         _ if flag.starts_with('-') => return None,
         _ if is_file(argument) => format!("a settings file is given with -c: -c {argument}"),
-        _ if check_name(addr::NameKind::Endpoint, argument).is_ok() => {
+        _ if parse_endpoint(argument).is_ok() => {
             format!("an endpoint is given with --endpoint: --endpoint {argument}")
         }
         _ => return None,

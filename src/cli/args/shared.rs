@@ -27,6 +27,17 @@ pub(super) const OFFLINE: [FlagGroup; 4] = [
     FlagGroup::Dns,
 ];
 
+/// Groups of `gateway`, which opens no listener.
+#[cfg(feature = "gateway")]
+pub(super) const GATEWAY: [FlagGroup; 6] = [
+    FlagGroup::Gateway,
+    FlagGroup::Target,
+    FlagGroup::Health,
+    FlagGroup::Dns,
+    FlagGroup::Admin,
+    FlagGroup::Process,
+];
+
 pub(super) fn with_settings(command: Command, groups: &[FlagGroup]) -> Command {
     let config = Arg::new(flags::CONFIG)
         .long(flags::CONFIG)
@@ -41,6 +52,7 @@ pub(super) fn with_settings(command: Command, groups: &[FlagGroup]) -> Command {
         FlagGroup::Dns => "DNS",
         FlagGroup::Admin => "Admin",
         FlagGroup::Process => "Process",
+        FlagGroup::Gateway => "Gateway",
     };
     let wanted = flags::FLAGS
         .iter()

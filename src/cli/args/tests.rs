@@ -33,8 +33,8 @@ fn what_is_not_understood_is_exit_code_2_with_a_guess() {
 
 #[test]
 fn every_subcommand_is_there() {
-    let expected = "run demo mock doctor check plan explain snippet status wait healthcheck endpoint reload shutdown \
-                    cert guide completions version";
+    let expected = "run demo mock doctor check plan explain snippet init status wait healthcheck endpoint reload shutdown \
+                    gateway cert load guide completions man version";
     let command = command();
     let ours: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
     assert_eq!(ours, expected.split_whitespace().collect::<Vec<_>>());
@@ -149,7 +149,7 @@ fn describe(command: &Command, name: &str, page: &mut String) {
         let id = arg.get_id().as_str();
         if crate::settings::flags::FLAGS
             .iter()
-            .any(|flag| flag.long == id)
+            .any(|flag| flag.id == id)
         {
             let heading = arg.get_help_heading().unwrap_or_default();
             if !groups.contains(&heading) {

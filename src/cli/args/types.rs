@@ -10,16 +10,19 @@ pub mod name {
     pub const PLAN: &str = "plan";
     pub const EXPLAIN: &str = "explain";
     pub const SNIPPET: &str = "snippet";
+    pub const INIT: &str = "init";
     pub const STATUS: &str = "status";
     pub const WAIT: &str = "wait";
     pub const HEALTHCHECK: &str = "healthcheck";
     pub const ENDPOINT: &str = "endpoint";
     pub const RELOAD: &str = "reload";
     pub const SHUTDOWN: &str = "shutdown";
+    pub const GATEWAY: &str = "gateway";
     pub const CERT: &str = "cert";
     pub const GUIDE: &str = "guide";
     pub const COMPLETIONS: &str = "completions";
     pub const LOAD: &str = "load";
+    pub const MAN: &str = "man";
     pub const VERSION: &str = "version";
 }
 

@@ -49,6 +49,7 @@ impl Rig {
             port: socket.port(),
             zone: None,
             role: Role::Configured,
+            hop: None,
         };
         let (feed, view, actor) = upstream::start(UpstreamArgs {
             upstream: upstream.clone(),

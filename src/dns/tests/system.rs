@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::fake::{A, FakeDns, Reply as Fake};
 use super::{NAME, Rig, bad, good, ips, settings, spec};
-use crate::dns::stub::Ask as _;
-use crate::dns::{DnsSettings, SystemFiles, lookup, stub};
+use crate::dns::ask::{Ask as _, Configured};
+use crate::dns::{DnsSettings, ResolverKind, Responder, SystemFiles, lookup};
 use crate::upstream::input::{AnswerSource, LookupError};
 
 #[tokio::test]
@@ -62,25 +62,55 @@ fn resolv_conf_is_read_anew() {
         resolv_conf: folder.path().join("resolv.conf"),
         hosts: folder.path().join("hosts"),
     };
-    let stub = stub::Stub::new(DnsSettings::default(), files.clone());
-    assert!(stub.config().servers.is_err());
-    assert!(!stub.refresh());
+    let resolver = Configured::new(DnsSettings::default(), files.clone());
+    let servers = || -> Vec<String> {
+        let config = resolver.config();
+        let servers = config.servers.as_ref().unwrap().iter();
+        servers.map(|server| server.addr.to_string()).collect()
+    };
+    assert_eq!(servers(), ["127.0.0.1:53"]);
+    assert!(!resolver.refresh());
     std::fs::write(
         &files.resolv_conf,
-        "search a.test b.test\nnameserver 10.0.0.2\n",
+        "search a.test b..test\nnameserver 10.0.0.2\n",
     )
     .unwrap();
-    assert!(stub.refresh());
-    let config = stub.config();
-    let servers: Vec<_> = config
-        .servers
-        .as_ref()
-        .unwrap()
-        .iter()
-        .map(|s| s.addr)
-        .collect();
-    assert_eq!(servers, ["10.0.0.2:53".parse().unwrap()]);
-    assert_eq!(config.search, ["a.test", "b.test"]);
+    assert!(resolver.refresh());
+    assert_eq!(servers(), ["10.0.0.2:53"]);
+    assert_eq!(resolver.config().search, ["a.test"]);
+    let [skipped] = &resolver.skipped()[..] else {
+        panic!("one line is skipped");
+    };
+    assert!(
+        skipped.contains("resolv.conf: line 1: `b..test`"),
+        "{skipped}"
+    );
+}
+
+/// Names of the hosts file and literals are taken as they are; what the system's resolver says falls under the rule on
+/// local addresses.
+#[tokio::test]
+async fn the_systems_resolver_answers_where_it_is_set() {
+    let system = DnsSettings {
+        resolver: ResolverKind::System,
+        ..DnsSettings::default()
+    };
+    // A numeric name that `Hosts` does not take for a literal, but getaddrinfo does.
+    let mut rig = Rig::start(system.clone(), &[spec("167838211", false)]);
+    let found = rig.next().await.result.unwrap();
+    assert_eq!(
+        (found.ips, found.source),
+        (ips(&["10.1.2.3"]), AnswerSource::Dns)
+    );
+    assert_eq!(found.ttl, Duration::from_secs(10));
+    let mut rig = Rig::start(system.clone(), &[spec("2130706433", false)]);
+    assert_eq!(
+        bad(rig.next().await.result),
+        LookupError::OnlyRefused(ips(&["127.0.0.1"]))
+    );
+    let report = lookup::lookup_with(&system, "167838211", &SystemFiles::default()).await;
+    assert_eq!(report.ips(), ips(&["10.1.2.3"]));
+    assert_eq!(report.servers[0].server, Responder::System);
 }
 
 #[tokio::test]
@@ -104,7 +134,7 @@ async fn doctor_sees_what_each_server_says() {
     let [first, second] = &report.servers[..] else {
         panic!("two servers");
     };
-    assert_eq!(first.server, bad_one.addr());
+    assert_eq!(first.server, Responder::Server(bad_one.addr()));
     assert_eq!(first.replies[0].1.rcode, Some("REFUSED"));
     assert_eq!(
         (second.replies[0].1.rcode, second.replies[0].1.tcp),

@@ -40,7 +40,7 @@ pub(super) fn ips(text: &str) -> Reply {
 }
 
 fn peering() -> UpstreamTarget {
-    cooked(Target {
+    resolved(Target {
         peering: true,
         system: Some("prod"),
         region: Some("us-east-1"),
@@ -84,6 +84,42 @@ async fn neither_peered_name_exists() {
         "{check:?}"
     );
     assert_eq!(check.subject, HTTP);
+}
+
+#[tokio::test]
+async fn a_query_group_that_does_not_exist_is_told_from_a_system_that_does_not() {
+    let group = || {
+        resolved(Target {
+            peering: true,
+            system: Some("prod"),
+            region: Some("us-east-1"),
+            query_group: Some("reports"),
+            ..Target::default()
+        })
+    };
+    let dns = fake_dns().await;
+    dns.set(HTTP, A, [ips("10.0.0.1")]);
+    let report = names_of(group(), &[&dns]).await;
+    let rule = |report: &Report, rule: &Rule| {
+        report
+            .checks
+            .iter()
+            .any(|check| check.rule == Some(rule.id))
+    };
+    assert!(
+        rule(&report, &rules::NAME_GROUP_MISSING),
+        "{}",
+        report.text(false)
+    );
+    assert!(!rule(&report, &rules::NAME_PEERED_MISSING));
+    let dns = fake_dns().await;
+    let report = names_of(group(), &[&dns]).await;
+    assert!(
+        rule(&report, &rules::NAME_PEERED_MISSING),
+        "{}",
+        report.text(false)
+    );
+    assert!(!rule(&report, &rules::NAME_GROUP_MISSING));
 }
 
 #[tokio::test]
@@ -178,6 +214,8 @@ async fn no_resolver_at_all() {
         resolv_conf: folder.path().join("resolv.conf"),
         hosts: folder.path().join("hosts"),
     };
+    // Without the file this machine is asked; one that cannot be read names nobody.
+    std::fs::create_dir(&files.resolv_conf).unwrap();
     let subject = Input {
         files,
         ..subject(peering())

@@ -73,11 +73,10 @@ async fn an_endpoint_that_is_our_own_listener() {
 
 #[tokio::test]
 async fn wrong_and_odd_settings() {
-    let mut target = explicit(&[]);
-    target.wrong = vec!["a TCP endpoint has no path\u{1b}[2J".to_owned()];
     let subject = Input {
+        wrong: vec!["a TCP endpoint has no path\u{1b}[2J".to_owned()],
         odd: vec!["ENTRYWAY_ENDPONT is not a setting".to_owned()],
-        ..subject(target)
+        ..subject(explicit(&[]))
     };
     let report = report(&subject).await;
     assert_rule(

@@ -10,7 +10,7 @@ const FAIL: Verdict = Verdict::Fail;
 async fn a_vpc_endpoint_that_is_gone() {
     let dns = fake_dns().await;
     let report = of(
-        cooked(Target {
+        resolved(Target {
             vpce: Some(VPCE),
             ..Target::default()
         }),
@@ -35,7 +35,7 @@ async fn zones_of_a_vpc_endpoint() {
         vpce: Some(VPCE),
         ..Target::default()
     };
-    let report = of(cooked(target), &[&dns]).await;
+    let report = of(resolved(target), &[&dns]).await;
     // Five zones that do not exist are no fault, one address is a warning.
     let zones = report.checks.iter().find(|check| {
         check
@@ -52,7 +52,7 @@ async fn zones_of_a_vpc_endpoint() {
     );
     let dns = fake_dns().await;
     dns.set(VPCE, A, [ips("127.0.85.1 127.0.85.2")]);
-    let report = of(cooked(target), &[&dns]).await;
+    let report = of(resolved(target), &[&dns]).await;
     assert_rule(
         &report,
         &rules::NAME_ZONES_MISSING,

@@ -64,7 +64,7 @@ async fn silence_behind_a_vpc_endpoints_name() {
     let dns = fake_dns().await;
     dns.set(VPCE, A, [Reply::Ips(vec![address.ip()], 60)]);
     let vpce = format!("{VPCE}:{}", address.port());
-    let mut subject = subject(cooked(Target {
+    let mut subject = subject(resolved(Target {
         vpce: Some(&vpce),
         ..Target::default()
     }));

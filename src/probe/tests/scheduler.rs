@@ -8,13 +8,38 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use arc_swap::ArcSwap;
+
 use super::{GOOD, Server, datomic, good_system, ok};
 use crate::clock::{self, Moment};
+use crate::dial::{DialSettings, Dialer, PreconnectSettings, Preconnected, SpareLimit};
+use crate::metrics::Metrics;
 use crate::probe::scheduler::{DueProbe, ProbeSource, run};
+use crate::sys::congestion::LoopbackCongestion;
+use crate::sys::socket::TcpOptions;
 use crate::upstream::endpoint::Address;
 use crate::upstream::input::{Input, ProbeOutcome};
 use crate::upstream::settings::{HealthSettings, ProbeKind};
 use crate::upstream::snapshot::ProbeMode;
+
+fn dialer() -> Arc<ArcSwap<Dialer>> {
+    let settings = DialSettings {
+        connect_timeout: Duration::from_secs(1),
+        hedge_after: crate::dial::HedgeAfter::AtMost(Duration::ZERO),
+        tcp: TcpOptions::default(),
+        loopback_congestion: LoopbackCongestion::default(),
+    };
+    let spares = Preconnected::new(
+        PreconnectSettings::default(),
+        Metrics::default(),
+        SpareLimit::default(),
+    );
+    Arc::new(ArcSwap::from_pointee(Dialer::new(
+        settings,
+        Vec::new(),
+        spares,
+    )))
+}
 
 impl ProbeSource for watch::Receiver<Vec<DueProbe>> {
     fn load(&self) -> Vec<DueProbe> {
@@ -49,7 +74,7 @@ impl Rig {
             probes,
             settings,
             facts,
-            task: tokio::spawn(run(view, wanted, Arc::new(send))),
+            task: tokio::spawn(run(view, wanted, dialer(), Arc::new(send))),
         }
     }
 

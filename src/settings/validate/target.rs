@@ -1,103 +1,103 @@
-//! Where connections go: one target for each upstream, and endpoints that can be ones.
+//! The target of each upstream: resolved by `crate::target`, and what is wrong or odd shown where it was set.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::validator::{DEFAULT_BINDS, Validator};
-use crate::addr::{self, HostPort};
+use crate::addr::is_own_listener;
 use crate::settings::diagnostics::Diagnostic;
-use crate::settings::endpoint;
-use crate::settings::layers::TARGETS;
 use crate::settings::model::{UpstreamSettings, ZoneSetting};
 use crate::settings::node::{KeyPath, Node, Origin, Value};
+use crate::sys::local_address::is_local_address;
+use crate::target::{ResolvedTarget, TARGET_KEYS, TargetError};
+use crate::types::check_label;
+use crate::upstream::endpoint::Role;
 
-const WAYS: &str = "say one of --endpoint HOST:PORT, --vpce NAME, --peering --system S --region R, \
+const WAYS: &str = "--endpoint HOST:PORT, --vpce NAME, --nlb NAME, --peering --system S --region R, or \
                     --from-client FILE.edn";
 
 impl Validator<'_> {
-    pub(super) fn target(&mut self, upstream: &UpstreamSettings, path: &KeyPath, node: &Node) {
-        let name = upstream.name.as_str();
-        let set: Vec<&str> = TARGETS
-            .into_iter()
-            .filter(|key| match *key {
-                "endpoint" => !upstream.endpoints.is_empty(),
-                "vpce" => upstream.vpce.is_some(),
-                "peering" => upstream.peering,
-                _ => upstream.from_client.is_some(),
-            })
-            .collect();
-        let unread = ["system", "region"]
+    /// Resolves an upstream's target; without endpoints where it is wrong or not given.
+    pub(super) fn target(
+        &mut self,
+        upstream: &UpstreamSettings,
+        path: &KeyPath,
+        node: &Node,
+    ) -> ResolvedTarget {
+        // What follows from a value that could not be read is not reported a second time.
+        let unread = ["system", "region", "query_group"]
             .iter()
-            .chain(&TARGETS)
+            .chain(&TARGET_KEYS)
             .any(|key| self.is_wrong(&path.key(key)))
             || node.get("endpoint").is_some_and(has_invalid);
-        if let [first, second, ..] = set[..] {
-            let title = format!(
-                "upstream `{name}` has two targets: {} and {}",
-                flag(first),
-                flag(second)
-            );
-            let problem = Diagnostic::new(title, self.origin(node, second))
-                .also(self.origin(node, first), "the first one");
-            self.problems.push(
-                problem
-                    .help("an upstream is one Datomic system, found in one way; keep one of them"),
-            );
-            return;
+        if let ZoneSetting::Named(zone) = &upstream.zone
+            && let Err(why) = check_label(zone.as_str())
+        {
+            self.error(self.origin(node, "zone"), why);
         }
-        if set.is_empty() && !unread && self.needs_target {
+        let target = upstream.target();
+        if target.keys().is_empty() && !unread && self.needs_target {
             self.no_target(upstream, node);
         }
-        if upstream.peering && !unread {
-            for (key, value) in [("system", &upstream.system), ("region", &upstream.region)] {
-                if value.is_none() {
-                    let title = format!("peering needs a {key}");
-                    let problem = Diagnostic::new(title, self.origin(node, "peering"));
-                    let help = format!("add --{key} or `upstream.{key}`");
-                    self.problems.push(problem.help(help));
+        match target.resolve() {
+            Err(errors) => {
+                let wanted = |error: &TargetError| !unread || error.key != "peering";
+                for error in errors.into_iter().filter(wanted) {
+                    let problem = self.diagnostic(upstream, node, error);
+                    self.problems.push(problem);
                 }
+                ResolvedTarget::default()
+            }
+            Ok(mut resolved) => {
+                for warning in std::mem::take(&mut resolved.warnings) {
+                    let warning = self.diagnostic(upstream, node, warning);
+                    self.warnings.push(warning);
+                }
+                self.check_own_listeners(&resolved, node);
+                resolved
             }
         }
-        self.parts_of_names(upstream, node);
     }
 
-    fn parts_of_names(&mut self, upstream: &UpstreamSettings, node: &Node) {
-        let zone = match &upstream.zone {
-            ZoneSetting::Named(zone) => endpoint::check_label(zone.as_str()).err(),
-            ZoneSetting::Auto | ZoneSetting::None => None,
+    /// A target's error at the key it is about.
+    fn diagnostic(
+        &self,
+        upstream: &UpstreamSettings,
+        node: &Node,
+        error: TargetError,
+    ) -> Diagnostic {
+        let several = self.settings.upstreams.len() > 1;
+        let title = match error.first {
+            Some(_) if several => format!("upstream `{}`: {}", upstream.name, error.what),
+            _ => error.what,
         };
-        let from_client = (upstream.from_client.as_deref() == Some(""))
-            .then(|| "the name of a client map cannot be empty".to_owned());
-        let system = upstream.system.as_deref().and_then(addr::aws::wrong_system);
-        let region = upstream.region.as_deref().and_then(addr::aws::wrong_region);
-        let vpce = upstream
-            .vpce
-            .as_deref()
-            .map(|text| addr::check_name(addr::NameKind::Vpce, text));
-        let vpce = vpce.and_then(Result::err).map(|error| error.to_string());
-        for (key, wrong) in [
-            ("system", system),
-            ("region", region),
-            ("vpce", vpce),
-            ("from_client", from_client),
-            ("zone", zone),
-        ] {
-            if let Some(why) = wrong {
-                self.error(self.origin(node, key), why);
-            }
+        let mut problem = Diagnostic::new(title, self.target_origin(node, &error.key));
+        if let Some(first) = &error.first {
+            problem = problem.also(self.target_origin(node, first), "the first one");
+        }
+        error.help.into_iter().fold(problem, Diagnostic::help)
+    }
+
+    /// The origin of `vpce`, or of `endpoint[1].address`, where the index counts the endpoints that could be read.
+    fn target_origin(&self, node: &Node, key: &str) -> Origin {
+        let below = key.strip_prefix("endpoint[");
+        let Some((index, key)) = below.and_then(|below| below.split_once("].")) else {
+            return self.origin(node, key);
+        };
+        let items = node.get("endpoint").map(Node::items).unwrap_or_default();
+        let mut items = items.iter().filter(|item| item.value != Value::Invalid);
+        match index.parse().ok().and_then(|index| items.nth(index)) {
+            Some(item) => self.origin(item, key),
+            None => self.origin(node, "endpoint"),
         }
     }
 
     fn no_target(&mut self, upstream: &UpstreamSettings, node: &Node) {
         let named = if self.settings.upstreams.len() > 1 || upstream.name.as_str() != "default" {
-            format!("upstream `{}` has no target: ", upstream.name)
+            format!("upstream `{}` has no target", upstream.name)
         } else {
-            "no target: ".to_owned()
+            "no target: nothing says where Datomic is".to_owned()
         };
-        let problem = Diagnostic::new(
-            format!("{named}nobody said where Datomic is"),
-            node.origin.clone(),
-        );
+        let problem = Diagnostic::new(named, node.origin.clone());
         self.problems
             .push(if upstream.system.is_some() || upstream.region.is_some() {
                 problem.help(
@@ -105,97 +105,53 @@ impl Validator<'_> {
                 )
             } else {
                 problem
-                    .help(WAYS)
+                    .help(format!("set one of {WAYS}"))
                     .help("or try it without AWS: `entryway demo`")
             });
     }
 
-    pub(super) fn endpoints(&mut self, upstream: &UpstreamSettings, node: &Node) {
-        let items = node.get("endpoint").map(Node::items).unwrap_or_default();
-        let items = items.iter().filter(|item| item.value != Value::Invalid);
-        let mut names: BTreeMap<&str, Origin> = BTreeMap::new();
-        let mut places: BTreeMap<(String, u16), Origin> = BTreeMap::new();
-        for (given, item) in upstream.endpoints.iter().zip(items) {
-            let origin = self.origin(item, "address");
-            match given.host_port() {
-                Err(why) => {
-                    let shown = given.address.escape_debug();
-                    self.error(origin, format!("endpoint `{shown}`: {why}"));
-                }
-                Ok(HostPort { host, port }) => {
-                    self.not_ourselves(&host, port, &origin);
-                    let key = (host.to_lowercase(), port);
-                    if let Some(first) = places.get(&key) {
-                        let title = format!("endpoint {} is there twice", given.address);
-                        let problem = Diagnostic::new(title, origin);
-                        self.problems
-                            .push(problem.also(first.clone(), "the first one"));
-                    } else {
-                        places.insert(key, origin);
-                    }
-                }
-            }
-            for (key, label) in [
-                ("name", given.name.as_ref().map(|n| n.as_str())),
-                ("zone", given.zone.as_ref().map(|z| z.as_str())),
-            ] {
-                if let Some(Err(why)) = label.map(endpoint::check_label) {
-                    self.error(self.origin(item, key), why);
-                }
-            }
-            if let Some(name) = &given.name {
-                let origin = self.origin(item, "name");
-                if let Some(first) = names.get(name.as_str()) {
-                    let problem =
-                        Diagnostic::new(format!("two endpoints are called `{name}`"), origin);
-                    self.problems
-                        .push(problem.also(first.clone(), "the first one"));
-                } else {
-                    names.insert(name.as_str(), origin);
-                }
-            }
-        }
-    }
-
     /// A proxy that forwards to itself would go round until the sockets run out.
-    fn not_ourselves(&mut self, host: &str, port: u16, origin: &Origin) {
-        let ips: Vec<IpAddr> = match host.parse::<IpAddr>() {
-            Ok(ip) => vec![ip.to_canonical()],
-            Err(_) if host.eq_ignore_ascii_case("localhost") => {
-                vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
-            }
-            Err(_) => return,
-        };
-        let mut ours = Vec::new();
-        for (_, node) in self.items("listener") {
-            match node.get("bind") {
-                Some(bind) => ours.extend(
-                    bind.items()
-                        .iter()
-                        .filter_map(Node::as_text)
-                        .map(str::to_owned),
-                ),
-                None => ours.extend(DEFAULT_BINDS.map(str::to_owned)),
+    fn check_own_listeners(&mut self, resolved: &ResolvedTarget, node: &Node) {
+        let mut listeners: Vec<SocketAddr> = Vec::new();
+        for (_, listener) in self.items("listener") {
+            let parse = |text: &str| text.parse::<SocketAddr>().ok();
+            match listener.get("bind") {
+                Some(bind) => {
+                    listeners.extend(
+                        bind.items()
+                            .iter()
+                            .filter_map(Node::as_text)
+                            .filter_map(parse),
+                    );
+                }
+                None => listeners.extend(DEFAULT_BINDS.iter().copied().filter_map(parse)),
             }
         }
-        let hit = ours
-            .iter()
-            .filter_map(|text| text.parse::<SocketAddr>().ok())
-            .find(|address| {
-                let bound = address.ip().to_canonical();
-                let any_local = bound.is_unspecified() && ips.iter().any(IpAddr::is_loopback);
-                address.port() == port && (ips.contains(&bound) || any_local)
-            });
-        if let Some(address) = hit {
-            let problem = Diagnostic::new(
-                format!("endpoint {host}:{port} is our own listener {address}"),
-                origin.clone(),
-            );
-            self.problems.push(
-                problem.help(
+        let configured = resolved.endpoints.iter().enumerate();
+        for (index, spec) in configured.filter(|(_, spec)| spec.role == Role::Configured) {
+            let ips: Vec<IpAddr> = match spec.host.parse::<IpAddr>() {
+                Ok(ip) => vec![ip],
+                Err(_) if spec.host.eq_ignore_ascii_case("localhost") => {
+                    vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+                }
+                Err(_) => continue,
+            };
+            let own = |listener: &&SocketAddr| {
+                ips.iter().any(|ip| {
+                    let socket = SocketAddr::new(*ip, spec.port);
+                    is_own_listener(socket, &[**listener], is_local_address)
+                })
+            };
+            if let Some(listener) = listeners.iter().find(own) {
+                let title = format!(
+                    "endpoint {}:{} is our own listener {listener}",
+                    spec.host, spec.port
+                );
+                let origin = self.target_origin(node, &format!("endpoint[{index}].address"));
+                self.problems.push(Diagnostic::new(title, origin).help(
                     "give another endpoint, or listen elsewhere with --listen 127.0.0.1:PORT",
-                ),
-            );
+                ));
+            }
         }
     }
 }
@@ -203,8 +159,4 @@ impl Validator<'_> {
 /// Whether something was taken out of the list because it is wrong.
 fn has_invalid(list: &Node) -> bool {
     list.items().iter().any(|item| item.value == Value::Invalid)
-}
-
-fn flag(key: &str) -> String {
-    format!("--{}", key.replace('_', "-"))
 }

@@ -3,6 +3,7 @@
 use crate::settings::diagnostics::Diagnostic;
 use crate::settings::model::Settings;
 use crate::settings::node::{KeyPath, Node, Origin, PathStep, Value};
+use crate::target::ResolvedTarget;
 
 /// Default listen addresses.
 pub(super) const DEFAULT_BINDS: [&str; 2] = ["127.0.0.1:8182", "[::1]:8182"];
@@ -13,8 +14,12 @@ pub(in crate::settings) struct Validator<'a> {
     pub(super) tree: &'a Node,
     wrong: &'a [KeyPath],
     pub(super) needs_target: bool,
+    /// The command is `gateway`.
+    pub(in crate::settings) needs_gateway: bool,
     /// A list has more entries than can be compared with each other.
     pub(super) too_many: bool,
+    /// The resolved target of each upstream.
+    pub(in crate::settings) targets: Vec<ResolvedTarget>,
     pub(in crate::settings) problems: Vec<Diagnostic>,
     pub(in crate::settings) warnings: Vec<Diagnostic>,
 }
@@ -31,7 +36,9 @@ impl<'a> Validator<'a> {
             tree,
             wrong,
             needs_target,
+            needs_gateway: false,
             too_many: false,
+            targets: Vec::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
         }

@@ -99,7 +99,14 @@ impl UpstreamState {
                 self.endpoints[at].endpoint.spec.port,
                 self.endpoints[at].endpoint.spec.role,
             );
+            let hop = self.endpoints[at].endpoint.spec.hop;
+            if hop.is_some_and(|hop| hop.remote_dns) {
+                continue;
+            }
             let (mut fitting, _) = membership::fit(ips, port, &self.own_listeners);
+            if let Some(hop) = hop {
+                fitting = self.behind_hop(hop, fitting);
+            }
             if role == Role::Regional {
                 // What a zonal name holds belongs there; the regional answer only ranks it.
                 let zonal = self
@@ -275,10 +282,11 @@ impl UpstreamState {
             .collect();
         let mut back = Vec::new();
         for socket in &wanted {
+            let address = self.address_of(*socket);
             let health = &self.settings.health;
             let address_state = self.addresses.entry(*socket).or_insert_with(|| {
                 self.dirty = true;
-                AddressState::new(*socket, now, health)
+                AddressState::new(address, now, health)
             });
             if address_state.gone.take().is_some() {
                 let transition = address_state.health.readmit(now, health.probes());

@@ -75,6 +75,7 @@ impl UpstreamState {
 
     fn rank(&self, address_state: &AddressState) -> HealthClass {
         match address_state.health.state() {
+            _ if self.is_hop_down(&address_state.address) => HealthClass::Down,
             HealthState::Up => HealthClass::Healthy,
             HealthState::Unknown if address_state.health.failures() > 0 => HealthClass::Suspect,
             HealthState::Unknown if !self.first_round_done => HealthClass::Healthy,

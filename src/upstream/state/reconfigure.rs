@@ -66,7 +66,10 @@ impl UpstreamState {
             spec.host = spec.host.trim_end_matches('.').to_ascii_lowercase();
             let same = old.iter().position(|endpoint_state| {
                 let was = &endpoint_state.endpoint.spec;
-                was.name == spec.name && was.host == spec.host && was.port == spec.port
+                was.name == spec.name
+                    && was.host == spec.host
+                    && was.port == spec.port
+                    && was.hop == spec.hop
             });
             let fresh = |spec: EndpointSpec| {
                 Arc::new(Endpoint {
@@ -96,6 +99,7 @@ impl UpstreamState {
                 .any(|endpoint_state| endpoint_state.endpoint.spec.host == *name)
         });
         self.seed(now);
+        self.seed_behind_hops();
         for endpoint in shown {
             let spec = &endpoint.spec;
             let stays = |other: &EndpointSpec| other.name == spec.name && other.zone == spec.zone;
@@ -122,7 +126,10 @@ impl UpstreamState {
         let mut empty: Vec<String> = self
             .endpoints
             .iter()
-            .filter(|endpoint_state| endpoint_state.members.is_empty())
+            .filter(|endpoint_state| {
+                endpoint_state.members.is_empty()
+                    && endpoint_state.endpoint.spec.remote_target().is_none()
+            })
             .map(|endpoint_state| endpoint_state.endpoint.spec.host.clone())
             .collect();
         empty.dedup();

@@ -28,6 +28,7 @@ fn spec(name: &str, host: &str, zone: Option<&str>, role: Role) -> EndpointSpec 
         port: 8182,
         zone: zone.map(Zone::new),
         role,
+        hop: None,
     }
 }
 

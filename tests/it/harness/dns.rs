@@ -40,6 +40,10 @@ pub enum Reply {
     FormErr,
     /// NOTIMP.
     NotImp,
+    /// BADVERS, an extended code in an OPT record.
+    BadVers,
+    /// The first reply to a query with EDNS, the second to one without.
+    NoEdns(Box<Reply>, Box<Reply>),
     /// Nothing at all.
     Silence,
     /// TC over UDP, this reply over TCP.
@@ -58,6 +62,12 @@ pub enum Reply {
     WrongId,
     /// A good answer to another question.
     WrongQuestion,
+    /// A good answer with the opcode UPDATE.
+    WrongOpcode,
+    /// A good answer to the question in class CH.
+    WrongClass,
+    /// Good records, but of class CH.
+    WrongRecordClass,
     /// A good answer from another port.
     WrongSource,
     /// The record belongs to another name.
@@ -257,6 +267,13 @@ fn next<'a>(message: &'a [u8], state: &Mutex<State>) -> Option<(Query<'a>, Reply
             .or_default()
             .insert(0, reply.clone());
     }
+    let reply = match reply {
+        Reply::NoEdns(refusal, then) => match message[10..12] {
+            [0, 0] => *then,
+            _ => *refusal,
+        },
+        reply => reply,
+    };
     let query = Query {
         message,
         end,

@@ -103,16 +103,16 @@ fn explain_answers_what_if_from_the_same_order() {
     story.suspect(2);
     let seen = story.see();
     let explained = seen.explain(story.now, &[]);
-    let order: Vec<SocketAddr> = seen
+    let order: Vec<String> = seen
         .order(story.now, 0.0)
         .iter()
-        .map(|c| c.address.socket)
+        .map(|c| c.address.to_string())
         .collect();
     assert_eq!(
         explained
             .order
             .iter()
-            .map(|one| one.address)
+            .map(|one| one.address.clone())
             .collect::<Vec<_>>(),
         order
     );

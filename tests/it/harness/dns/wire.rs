@@ -38,7 +38,14 @@ pub(super) fn encode(query: &Query<'_>, reply: &Reply, tcp: bool) -> Option<Vec<
         Reply::NxDomain => code(3),
         Reply::NotImp => code(4),
         Reply::Refused => code(5),
-        Reply::Silence | Reply::Delay(..) => None,
+        Reply::Silence | Reply::Delay(..) | Reply::NoEdns(..) => None,
+        Reply::BadVers => {
+            let mut bytes = message(query, 0, false, &[]);
+            // One additional record: an OPT with the upper bits of the code in its TTL.
+            bytes[11] = 1;
+            bytes.extend([0, 0, 41, 0x04, 0xd0, 1, 0, 0, 0, 0, 0]);
+            Some(bytes)
+        }
         Reply::Truncated(_) | Reply::TruncatedNoTcp | Reply::TruncatedTwice => truncated(),
         Reply::Many(_) if !tcp => truncated(),
         Reply::Many(count) => {
@@ -85,6 +92,15 @@ fn forge(query: &Query<'_>, reply: &Reply) -> Vec<u8> {
         Reply::Echo => return query.message.to_vec(),
         Reply::WrongId => good[0] ^= 0x55,
         Reply::WrongQuestion => good[13] ^= 0x01,
+        Reply::WrongOpcode => good[2] |= 5 << 3,
+        Reply::WrongClass => good[query.end - 1] = 3,
+        Reply::WrongRecordClass => {
+            let mut records = answers(query, &asked, &ips, 5);
+            for record in &mut records {
+                record[asked.len() + 3] = 3;
+            }
+            return message(query, 0, false, &records);
+        }
         Reply::LyingCounts => good[6..8].copy_from_slice(&[0xff, 0xff]),
         Reply::WrongOwner => {
             return message(

@@ -1,0 +1,308 @@
+//! Commands of the user: their words, starting them, and the last lines of what they say.
+//!
+//! Every command runs in a process group of its own, and the kernel ends it when this process dies, however that
+//! happens. It is started without a shell.
+
+use std::collections::VecDeque;
+use std::io;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::HopFault;
+use crate::addr::HostPort;
+use crate::sys::process::{self, OwnChild};
+
+/// Lines of output that are kept.
+const LINES: usize = 20;
+/// Bytes of a line that are kept.
+const LINE: usize = 200;
+/// What a command has between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The last lines that a command has written. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Output {
+    lines: Arc<Mutex<VecDeque<String>>>,
+}
+
+/// A running command. Dropping it kills its whole process group.
+#[derive(Debug)]
+pub(super) struct Running {
+    child: Child,
+    group: Option<i32>,
+    /// Keeps a process 1 from collecting it as an orphan.
+    _own: Option<OwnChild>,
+}
+
+/// What stands for the placeholders of a command.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Places<'a> {
+    pub(super) target: Option<&'a HostPort>,
+    pub(super) local_port: Option<u16>,
+}
+
+// === impl Output ===
+
+impl Output {
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.lock().iter().cloned().collect()
+    }
+
+    fn push(&self, line: &[u8]) {
+        let text: String = String::from_utf8_lossy(line)
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        let text = text.trim_end();
+        if text.is_empty() {
+            return;
+        }
+        let mut lines = self.lock();
+        if lines.len() >= LINES {
+            lines.pop_front();
+        }
+        lines.push_back(text.to_owned());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the lines of `from` until its end. A line without an end takes no memory beyond its first bytes.
+    async fn read(self, mut from: impl AsyncRead + Unpin) {
+        let mut line = Vec::with_capacity(LINE);
+        let mut chunk = [0; 4096];
+        while let Ok(read @ 1..) = from.read(&mut chunk).await {
+            for &byte in &chunk[..read] {
+                match byte {
+                    b'\n' => {
+                        self.push(&line);
+                        line.clear();
+                    }
+                    byte if line.len() < LINE => line.push(byte),
+                    _ => {}
+                }
+            }
+        }
+        self.push(&line);
+    }
+}
+
+/// Splits as a shell splits words, without expanding anything.
+pub(super) fn split(text: &str) -> Result<Vec<String>, String> {
+    match shlex::split(text) {
+        Some(words) if !words.is_empty() => Ok(words),
+        Some(_) => Err("the command is empty".to_owned()),
+        None => Err(format!(
+            "the command `{text}` has a quote or a backslash without its end"
+        )),
+    }
+}
+
+/// Which placeholders a command uses.
+pub(super) fn uses(words: &[String], place: char) -> bool {
+    let mut found = false;
+    for word in words {
+        let mut chars = word.chars();
+        while let Some(c) = chars.next() {
+            if c == '%' {
+                found |= chars.next() == Some(place);
+            }
+        }
+    }
+    found
+}
+
+/// Replaces `%h`, `%p`, `%l` and `%%`.
+fn fill(word: &str, places: Places<'_>) -> String {
+    let mut text = String::with_capacity(word.len());
+    let mut chars = word.chars();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            text.push(c);
+            continue;
+        }
+        match (chars.next(), places.target, places.local_port) {
+            (Some('h'), Some(target), _) => text.push_str(&target.host),
+            (Some('p'), Some(target), _) => text.push_str(&target.port.to_string()),
+            (Some('l'), _, Some(port)) => text.push_str(&port.to_string()),
+            (Some('%'), ..) => text.push('%'),
+            (Some(other), ..) => text.extend(['%', other]),
+            (None, ..) => text.push('%'),
+        }
+    }
+    text
+}
+
+/// Starts a command. `stdio`: its standard input and output; its standard error, and its output where that is not given,
+/// are kept in `output`.
+pub(super) fn start(
+    words: &[String],
+    places: Places<'_>,
+    stdio: Option<(Stdio, Stdio)>,
+    output: &Output,
+) -> Result<Running, HopFault> {
+    let mut words = words.iter().map(|word| fill(word, places));
+    let program = words.next().unwrap_or_default();
+    let mut command = std::process::Command::new(&program);
+    command.args(words);
+    process::lead_group_and_die_with_parent(&mut command);
+    let mut command = Command::from(command);
+    let (stdin, stdout) = stdio.unwrap_or_else(|| (Stdio::null(), Stdio::piped()));
+    command
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command
+        .spawn()
+        .map_err(|error| not_started(&program, &error))?;
+    if let Some(stderr) = child.stderr.take() {
+        tokio::spawn(output.clone().read(stderr));
+    }
+    if let Some(stdout) = child.stdout.take() {
+        tokio::spawn(output.clone().read(stdout));
+    }
+    let group = child.id().and_then(|id| i32::try_from(id).ok());
+    let own = child.id().map(OwnChild::register);
+    Ok(Running {
+        child,
+        group,
+        _own: own,
+    })
+}
+
+fn not_started(program: &str, error: &io::Error) -> HopFault {
+    HopFault::new(match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("`{program}` is not found: install it, or name it with its path")
+        }
+        io::ErrorKind::PermissionDenied => format!("`{program}` may not be executed"),
+        _ => format!("`{program}` cannot be started: {error}"),
+    })
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Resolves at its end, with how it ended.
+    pub(super) async fn ended(&mut self) -> String {
+        match self.child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// SIGTERM to the group, SIGKILL to what is left of it after 5 s.
+    pub(super) async fn end(mut self) {
+        self.signal(process::Signal::Term);
+        let _ = timeout(GRACE, self.child.wait()).await;
+    }
+
+    fn signal(&self, signal: process::Signal) {
+        if let Some(group) = self.group {
+            process::signal_group(group, signal);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Children of the command that outlive it are in its group too.
+        self.signal(process::Signal::Kill);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_split_as_a_shell_does() {
+        let words = split(r#"ssh -o "Proxy Command=x y" 'a b' c\ d %h"#).unwrap();
+        assert_eq!(
+            words,
+            ["ssh", "-o", "Proxy Command=x y", "a b", "c d", "%h"]
+        );
+        for bad in ["", "  ", "a 'b", "a \"b"] {
+            assert!(split(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn placeholders_are_filled() {
+        let target = HostPort {
+            host: "db.internal".to_owned(),
+            port: 8182,
+        };
+        let places = Places {
+            target: Some(&target),
+            local_port: Some(4711),
+        };
+        assert_eq!(
+            fill("%h:%p via %l, 100%% %x %", places),
+            "db.internal:8182 via 4711, 100% %x %"
+        );
+        assert_eq!(fill("%h %l", Places::default()), "%h %l");
+        let words = ["a%%h".to_owned(), "-L%l:x".to_owned()];
+        assert!(uses(&words, 'l') && !uses(&words, 'h'));
+    }
+
+    #[tokio::test]
+    async fn the_last_lines_are_kept_and_a_flood_takes_no_memory() {
+        let output = Output::default();
+        let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22; do echo line $i >&2; done; \
+                      head -c 3000000 /dev/zero | tr '\\0' x";
+        let words = ["sh", "-c", script].map(str::to_owned);
+        let mut running = start(&words, Places::default(), None, &output).unwrap();
+        assert!(running.ended().await.contains("exit status: 0"));
+        let began = tokio::time::Instant::now();
+        while !output.lines().iter().any(|line| line.starts_with("xxx")) {
+            assert!(began.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let lines = output.lines();
+        assert_eq!(lines.len(), LINES);
+        assert!(lines.iter().all(|line| line.len() <= LINE));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_not_there() {
+        let words = ["/no/such/program".to_owned()];
+        let fault = start(&words, Places::default(), None, &Output::default()).unwrap_err();
+        assert!(fault.to_string().contains("is not found"), "{fault}");
+    }
+
+    #[tokio::test]
+    async fn the_whole_group_ends() {
+        let words = ["sh", "-c", "sleep 1000 & echo $!; wait"].map(str::to_owned);
+        let output = Output::default();
+        let running = start(&words, Places::default(), None, &output).unwrap();
+        let began = tokio::time::Instant::now();
+        let grandchild = loop {
+            if let Some(line) = output.lines().first() {
+                break line.clone();
+            }
+            assert!(began.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        running.end().await;
+        let alive = || {
+            std::fs::read_to_string(format!("/proc/{grandchild}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z"))
+        };
+        while alive() {
+            assert!(began.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

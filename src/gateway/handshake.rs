@@ -1,0 +1,229 @@
+//! TLS handshakes, bounded in number and time.
+//!
+//! A handshake costs memory and CPU before anything is known of the peer. Above the limit the oldest peer that has not
+//! sent a byte gives way, so that peers that connect and stay silent cannot keep others out.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::tls::identity::Identity;
+use crate::tls::reload::{ServerTls, refusal_label};
+
+/// After a refusal: how long, and for how many bytes, the connection is kept so that the peer can read why.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
+
+/// A peer that has proved who it is.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub tls: TlsStream<TcpStream>,
+    pub identity: Identity,
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// Why there is no peer.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// Value of the metric label `result`.
+    pub label: &'static str,
+    pub error: String,
+}
+
+/// The handshakes in progress.
+#[derive(Debug, Default)]
+pub(super) struct Handshakes {
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    next: u64,
+    /// In the order in which they began.
+    open: BTreeMap<u64, Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// It has sent something.
+    spoken: bool,
+    give_way: Arc<Notify>,
+}
+
+/// One of them; its end frees the slot.
+struct Ticket<'a> {
+    handshakes: &'a Handshakes,
+    id: u64,
+    give_way: Arc<Notify>,
+}
+
+// === impl Handshakes ===
+
+impl Handshakes {
+    /// Performs one handshake. `None`: the peer left, or had to give way, without having sent anything.
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+        tls: &ServerTls,
+        limit: usize,
+        time: Duration,
+    ) -> Option<Result<Peer, Refused>> {
+        let deadline = Instant::now() + time;
+        let timed_out = || Refused {
+            label: "timeout",
+            error: format!(
+                "no complete handshake within {}",
+                crate::duration::show(time)
+            ),
+        };
+        let ticket = self.enter(limit);
+        let first_byte = async {
+            let mut byte = [0];
+            timeout_at(deadline, stream.peek(&mut byte)).await
+        };
+        tokio::select! {
+            peeked = first_byte => match peeked {
+                Err(_) => return Some(Err(timed_out())),
+                Ok(Ok(0) | Err(_)) => return None,
+                Ok(Ok(_)) => ticket.has_spoken(),
+            },
+            () = ticket.give_way.notified() => return None,
+        }
+        if !tls.is_valid() {
+            return Some(Err(Refused {
+                label: "expired",
+                error: "the gateway's own certificate has expired".to_owned(),
+            }));
+        }
+        let accept = TlsAcceptor::from(Arc::clone(&tls.config))
+            .accept(stream)
+            .into_fallible();
+        let done = timeout_at(deadline, accept).await;
+        drop(ticket);
+        Some(match done {
+            Err(_) => Err(timed_out()),
+            Ok(Ok(tls)) => Peer::of(tls),
+            Ok(Err((error, stream))) => {
+                let refused = Refused::of(&error);
+                linger(stream).await;
+                Err(refused)
+            }
+        })
+    }
+
+    fn enter(&self, limit: usize) -> Ticket<'_> {
+        let mut slots = self.slots();
+        if slots.open.len() >= limit.max(1) {
+            let silent = slots.open.iter().find(|(_, slot)| !slot.spoken);
+            if let Some(oldest) = silent
+                .or_else(|| slots.open.iter().next())
+                .map(|(id, _)| *id)
+                && let Some(slot) = slots.open.remove(&oldest)
+            {
+                slot.give_way.notify_one();
+            }
+        }
+        let id = slots.next;
+        slots.next += 1;
+        let give_way = Arc::new(Notify::new());
+        let slot = Slot {
+            spoken: false,
+            give_way: Arc::clone(&give_way),
+        };
+        slots.open.insert(id, slot);
+        Ticket {
+            handshakes: self,
+            id,
+            give_way,
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket<'_> {
+    fn has_spoken(&self) {
+        if let Some(slot) = self.handshakes.slots().open.get_mut(&self.id) {
+            slot.spoken = true;
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.handshakes.slots().open.remove(&self.id);
+    }
+}
+
+// === impl Peer ===
+
+impl Peer {
+    fn of(tls: TlsStream<TcpStream>) -> Result<Self, Refused> {
+        let refused = |error: String| Refused {
+            label: "usage",
+            error,
+        };
+        let chain: Vec<CertificateDer<'static>> = tls
+            .get_ref()
+            .1
+            .peer_certificates()
+            .unwrap_or_default()
+            .iter()
+            .map(|certificate| certificate.clone().into_owned())
+            .collect();
+        let leaf = chain
+            .first()
+            .ok_or_else(|| refused("no certificate".to_owned()))?;
+        let identity = Identity::of(leaf).map_err(|error| refused(error.to_string()))?;
+        Ok(Self {
+            tls,
+            identity,
+            chain,
+        })
+    }
+}
+
+// === impl Refused ===
+
+impl Refused {
+    fn of(error: &io::Error) -> Self {
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        Self {
+            label: tls.map_or("protocol", refusal_label),
+            error: tls.map_or_else(|| error.to_string(), ToString::to_string),
+        }
+    }
+}
+
+/// Sends FIN behind the alert and reads what the peer has still sent: a close with unread bytes would reset the
+/// connection, and the alert with the reason could be lost.
+async fn linger(mut stream: TcpStream) {
+    use tokio::io::AsyncWriteExt;
+    let drain = async {
+        stream.shutdown().await?;
+        let mut left = LINGER.1;
+        let mut buffer = [0; 4096];
+        while left > 0 {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _ = timeout(LINGER.0, drain).await;
+}

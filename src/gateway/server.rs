@@ -1,0 +1,282 @@
+//! The gateway at work: listening sockets, accepted peers, and files that change.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::authority::Routes;
+use super::handshake::{Handshakes, Peer, Refused};
+use super::metrics::GatewayMetrics;
+use super::peers::{Peers, is_refused};
+use super::request;
+use super::settings::GatewaySettings;
+use crate::connection::{ListenerContext, Registry};
+use crate::drain::DrainWatcher;
+use crate::events::{Events, event};
+use crate::metrics::Metrics;
+use crate::tls::reload::{Reloader, ServerTls};
+use crate::tls::{self, ServerFiles};
+use crate::workers::Dispatcher;
+
+/// How often the files are looked at; a change is in force, and refused clients closed, within 5 s.
+const FILE_CHECK: Duration = Duration::from_secs(1);
+
+/// Pause after an error of accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a gateway is started with.
+#[derive(Debug)]
+pub struct GatewayConfig {
+    pub settings: GatewaySettings,
+    pub files: ServerFiles,
+    pub sockets: Vec<TcpListener>,
+    /// One per upstream, in the order of `routes`.
+    pub contexts: Vec<Arc<ListenerContext>>,
+    pub routes: Routes,
+    pub registry: Registry,
+    pub max_connections: usize,
+    pub dispatcher: Dispatcher,
+    /// Fires when the gateway must stop listening. A blocker holds it up until the sockets are closed.
+    pub stop: DrainWatcher,
+}
+
+/// A running gateway. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub settings: ArcSwap<GatewaySettings>,
+    pub routes: ArcSwap<Routes>,
+    pub contexts: Vec<Arc<ListenerContext>>,
+    pub registry: Registry,
+    pub max_connections: usize,
+    pub metrics: GatewayMetrics,
+    pub events: Events,
+    pub peers: Peers,
+    pub stop: DrainWatcher,
+    tls: Reloader,
+    handshakes: Handshakes,
+    dispatcher: Dispatcher,
+    next_thread: AtomicUsize,
+}
+
+/// Reads the certificate files and starts accepting. The tasks end when `stop` fires; connections go on.
+pub fn start(
+    config: GatewayConfig,
+    metrics: &Metrics,
+    events: &Events,
+) -> Result<Gateway, tls::Error> {
+    let tls = Reloader::new(config.files)?;
+    let shared = Arc::new(Shared {
+        settings: ArcSwap::from_pointee(config.settings),
+        routes: ArcSwap::from_pointee(config.routes),
+        contexts: config.contexts,
+        registry: config.registry,
+        max_connections: config.max_connections,
+        metrics: GatewayMetrics::new(metrics),
+        events: events.clone(),
+        peers: Peers::default(),
+        stop: config.stop,
+        tls,
+        handshakes: Handshakes::default(),
+        dispatcher: config.dispatcher,
+        next_thread: AtomicUsize::new(0),
+    });
+    shared.show_expiries();
+    for socket in config.sockets {
+        let shared = Arc::clone(&shared);
+        let blocker = shared.stop.blocker();
+        shared.dispatcher.clone().run_on(FIRST, move || async move {
+            let _blocker = blocker;
+            shared.accept_from(socket).await;
+        });
+    }
+    Ok(Gateway { shared })
+}
+
+/// The data thread of the accept loops.
+const FIRST: usize = 0;
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Looks after the files until the gateway ends: reads them again when they change.
+    pub async fn watch_files(self) {
+        let mut ticks = interval(FILE_CHECK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.in_background(Reloader::reload_if_changed).await;
+        }
+    }
+
+    /// Reads the files again, changed or not, and takes over settings and routes that a reload may change.
+    pub async fn reload(&self, settings: GatewaySettings, routes: Routes) {
+        self.shared.settings.store(Arc::new(settings));
+        self.shared.routes.store(Arc::new(routes));
+        self.in_background(|tls| Some(tls.reload())).await;
+    }
+
+    /// Files may be slow (a network file system): they are read on a thread that nothing else waits for.
+    async fn in_background(
+        &self,
+        read: impl FnOnce(&Reloader) -> Option<Result<(), tls::Error>> + Send + 'static,
+    ) {
+        let shared = Arc::clone(&self.shared);
+        let read = tokio::task::spawn_blocking(move || {
+            if let Some(outcome) = read(&shared.tls) {
+                shared.files_read(outcome);
+            }
+        });
+        // It is only cancelled when the process ends.
+        let _ = read.await;
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn files_read(&self, outcome: Result<(), tls::Error>) {
+        if let Err(error) = outcome {
+            event!(
+                self.events,
+                ERROR,
+                "config.reload",
+                "certificate files are invalid; the previous ones stay in use",
+                error = %error,
+            );
+            return;
+        }
+        self.show_expiries();
+        let closed = self.peers.recheck(&self.tls.current(), &self.registry);
+        event!(
+            self.events,
+            INFO,
+            "config.reload",
+            "certificate files read again",
+            revoked_connections = closed,
+        );
+    }
+
+    fn show_expiries(&self) {
+        for (file, at) in &self.tls.current().expiries {
+            self.metrics.expiry(file, *at);
+        }
+    }
+
+    async fn accept_from(self: Arc<Self>, socket: TcpListener) {
+        let registered = socket
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::TcpListener::from_std(socket));
+        let listener = match registered {
+            Ok(listener) => listener,
+            Err(error) => return self.log_shortage(&error),
+        };
+        let mut stop = self.stop.clone();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.fired() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted.and_then(|(stream, client)| Ok((stream.into_std()?, client))) {
+                Ok((stream, client)) => self.spread(stream, client),
+                Err(error) => {
+                    self.log_shortage(&error);
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Each peer is served on the next data thread: handshakes are the larger part of the work.
+    fn spread(self: &Arc<Self>, stream: std::net::TcpStream, client: SocketAddr) {
+        let thread = self.next_thread.fetch_add(1, Relaxed) % self.dispatcher.threads().max(1);
+        let shared = Arc::clone(self);
+        self.dispatcher.run_on(thread, move || async move {
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                shared.serve(stream, client).await;
+            }
+        });
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
+        let _ = stream.set_nodelay(true);
+        let (limit, time) = {
+            let settings = self.settings.load();
+            (settings.max_handshakes, settings.handshake_timeout)
+        };
+        let tls = self.tls.current();
+        let Some(outcome) = self.handshakes.accept(stream, &tls, limit, time).await else {
+            return;
+        };
+        self.log_handshake(&outcome, client);
+        if let Ok(peer) = outcome {
+            request::serve(peer, tls, client, self).await;
+        }
+    }
+
+    /// Whether a peer that was verified by one set of files is refused by a newer one. Until it is among the live peers
+    /// a change of the files does not find it.
+    pub(super) fn is_refused_since(
+        &self,
+        verified_by: &Arc<ServerTls>,
+        chain: &[CertificateDer<'static>],
+    ) -> bool {
+        let now = self.tls.current();
+        !Arc::ptr_eq(verified_by, &now) && is_refused(&now, chain)
+    }
+
+    fn log_handshake(&self, outcome: &Result<Peer, Refused>, client: SocketAddr) {
+        match outcome {
+            Ok(peer) => {
+                self.metrics.handshake("ok");
+                event!(
+                    self.events,
+                    DEBUG,
+                    "gateway.handshake",
+                    "accepted",
+                    result = "ok",
+                    tls.identity = peer.identity.as_str(),
+                    client.address = %client.ip(),
+                    client.port = client.port(),
+                );
+            }
+            Err(refused) => {
+                self.metrics.handshake(refused.label);
+                event!(
+                    self.events,
+                    INFO,
+                    "gateway.handshake",
+                    "refused",
+                    result = refused.label,
+                    error = refused.error.as_str(),
+                    client.address = %client.ip(),
+                    client.port = client.port(),
+                );
+            }
+        }
+    }
+
+    fn log_shortage(&self, error: &io::Error) {
+        event!(
+            self.events,
+            WARN,
+            "resource",
+            "cannot accept",
+            listener = "gateway",
+            error = %error,
+        );
+    }
+}

@@ -1,0 +1,1073 @@
+//! `entryway gateway` as a process: who gets in, where they get, how connections end, and files that change.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    NameConstraints, SanType,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::harness::child::{Process, command, run};
+use crate::harness::upstream::reset;
+use crate::harness::{LONG, Stage, eventually};
+
+const GATEWAY: &str = "gw.example";
+const CLIENT: &str = "spiffe://corp/alice";
+
+/// Certificates in a folder, made by `entryway cert`.
+struct Pki {
+    folder: tempfile::TempDir,
+}
+
+impl Pki {
+    async fn new() -> Self {
+        let pki = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        pki.cert(&["ca", "--out", &pki.path("")]).await;
+        pki.cert(&["server", "--ca", &pki.path(""), "--dns", GATEWAY])
+            .await;
+        pki.cert(&["client", "--ca", &pki.path(""), "--identity", CLIENT])
+            .await;
+        pki
+    }
+
+    async fn cert(&self, args: &[&str]) -> String {
+        let (code, out, err) = run(&[&["cert"], args].concat()).await;
+        assert_eq!(code, 0, "{args:?}: {err}");
+        out
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn issuer(&self) -> Issuer<'static, KeyPair> {
+        let key = KeyPair::from_pem(&self.read("ca.key")).unwrap();
+        Issuer::from_ca_cert_pem(&self.read("ca.pem"), key).unwrap()
+    }
+
+    fn alice(&self) -> Shown {
+        Shown::read(self, "corp-alice")
+    }
+}
+
+/// What a client shows: its chain, leaf first, and the key it signs with.
+struct Shown {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Shown {
+    fn read(pki: &Pki, name: &str) -> Self {
+        use rustls::pki_types::pem::PemObject;
+        let chain = CertificateDer::pem_slice_iter(pki.read(&format!("{name}.pem")).as_bytes())
+            .map(Result::unwrap)
+            .collect();
+        let key =
+            PrivateKeyDer::from_pem_slice(pki.read(&format!("{name}.key")).as_bytes()).unwrap();
+        Self { chain, key }
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn client_config(pki: &Pki, shown: Option<Shown>) -> rustls::ClientConfig {
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(pki.read("ca.pem").as_bytes()).unwrap())
+        .unwrap();
+    let builder = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots);
+    match shown {
+        // Not checked whether they belong together: some clients of the zoo lie.
+        Some(Shown { chain, key }) => {
+            let key = provider().key_provider.load_private_key(key).unwrap();
+            let certified = rustls::sign::CertifiedKey::new(chain, key);
+            builder.with_client_cert_resolver(Arc::new(Always(Arc::new(certified))))
+        }
+        None => builder.with_no_client_auth(),
+    }
+}
+
+#[derive(Debug)]
+struct Always(Arc<rustls::sign::CertifiedKey>);
+
+impl rustls::client::ResolvesClientCert for Always {
+    fn resolve(
+        &self,
+        _: &[&[u8]],
+        _: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// A gateway with one upstream named `prod` behind it.
+struct Gateway {
+    process: Process,
+    address: SocketAddr,
+    pki: Pki,
+    admin: String,
+}
+
+impl Gateway {
+    async fn start(pki: Pki, upstream: SocketAddr, more: &[&str]) -> Self {
+        let endpoint = format!("{upstream}?name=zone-a");
+        let admin = free_port();
+        let mut args = vec![
+            "gateway".to_owned(),
+            "--listen".to_owned(),
+            "127.0.0.1:0".to_owned(),
+            "--admin".to_owned(),
+            admin.clone(),
+            "--control".to_owned(),
+            "off".to_owned(),
+            "--zone".to_owned(),
+            "none".to_owned(),
+            "--probe".to_owned(),
+            "off".to_owned(),
+            "--log-format".to_owned(),
+            "json".to_owned(),
+            "--log-level".to_owned(),
+            "debug".to_owned(),
+            "--endpoint".to_owned(),
+            endpoint,
+        ];
+        for (flag, file) in [
+            ("--cert", "gw.example.pem"),
+            ("--key", "gw.example.key"),
+            ("--client-ca", "ca.pem"),
+            ("--crl", "ca.crl"),
+        ] {
+            args.extend([flag.to_owned(), pki.path(file)]);
+        }
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        let words: Vec<&str> = args.iter().map(String::as_str).collect();
+        let process = Process::spawn(command(&words));
+        let start = Instant::now();
+        let address = loop {
+            if let Some(rest) = process.out().split("listening https://").nth(1) {
+                break rest.split_whitespace().next().unwrap().parse().unwrap();
+            }
+            assert!(
+                start.elapsed() < LONG,
+                "{}\n{}",
+                process.out(),
+                process.err()
+            );
+            sleep(Duration::from_millis(10)).await;
+        };
+        Self {
+            process,
+            address,
+            pki,
+            admin,
+        }
+    }
+
+    async fn tls(&self, config: rustls::ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from(GATEWAY).unwrap();
+        timeout(
+            LONG,
+            TlsConnector::from(Arc::new(config)).connect(name, stream),
+        )
+        .await?
+    }
+
+    async fn alice(&self) -> TlsStream<TcpStream> {
+        self.tls(client_config(&self.pki, Some(self.pki.alice())))
+            .await
+            .unwrap()
+    }
+
+    /// Asks for an authority; the stream and the status code.
+    async fn connect(&self, authority: &str) -> (TlsStream<TcpStream>, u16) {
+        let mut tls = self.alice().await;
+        let status = ask(
+            &mut tls,
+            &format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"),
+        )
+        .await;
+        (tls, status)
+    }
+
+    async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(&self.admin).await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    fn refusals(&self) -> Vec<String> {
+        let events = self.process.events("gateway.handshake");
+        events
+            .iter()
+            .map(|event| event["result"].as_str().unwrap().to_owned())
+            .filter(|result| result != "ok")
+            .collect()
+    }
+}
+
+fn free_port() -> String {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    free.local_addr().unwrap().to_string()
+}
+
+/// Sends a request head and reads the answer's; 0 where there is none.
+async fn ask(tls: &mut TlsStream<TcpStream>, head: &str) -> u16 {
+    if tls.write_all(head.as_bytes()).await.is_err() {
+        return 0;
+    }
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        match timeout(LONG, tls.read_u8()).await.expect("no answer") {
+            Ok(byte) => answer.push(byte),
+            Err(_) => break,
+        }
+    }
+    let text = String::from_utf8_lossy(&answer);
+    text.split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_client_with_a_certificate_reaches_the_upstream_and_leaves_a_record() {
+    let stage = Stage::new().await;
+    let gateway = Gateway::start(Pki::new().await, stage.address(), &[]).await;
+    for authority in ["default:8182", "zone-a:1"] {
+        let (tls, accepted) = tokio::join!(gateway.connect(authority), stage.accept());
+        let ((mut tls, status), mut upstream) = (tls, accepted);
+        assert_eq!(status, 200, "{authority}");
+        tls.write_all(b"request").await.unwrap();
+        let mut bytes = [0; 7];
+        upstream.read_exact(&mut bytes).await.unwrap();
+        upstream.write_all(b"an answer").await.unwrap();
+        let mut bytes = [0; 9];
+        tls.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"an answer");
+        tls.shutdown().await.unwrap();
+        drop(upstream);
+    }
+    eventually("two records", || {
+        gateway.process.events("conn.close").len() == 2
+    })
+    .await;
+    let closed = gateway.process.events("conn.close");
+    assert_eq!(closed[0]["tls.identity"], CLIENT, "{closed:?}");
+    let metrics = gateway.metrics().await;
+    for line in [
+        "entryway_gateway_handshakes_total{result=\"ok\"} 2",
+        "entryway_gateway_handshakes_total{result=\"revoked\"} 0",
+        "entryway_gateway_requests_total{code=\"200\"} 2",
+        "entryway_certificate_expiry_timestamp_seconds{file=\"",
+    ] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_gets_the_status_it_deserves_and_no_address_is_ever_dialled() {
+    let stage = Stage::new().await;
+    // What a client could hope to reach on this host.
+    let local = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    local.set_nonblocking(true).unwrap();
+    let port = local.local_addr().unwrap().port();
+    let gateway = Gateway::start(Pki::new().await, stage.address(), &[]).await;
+    for (head, status) in [
+        (
+            "CONNECT nosuch:80 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            404,
+        ),
+        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 405),
+        (
+            format!("GET http://127.0.0.1:{port}/ HTTP/1.1\r\nHost: x\r\n\r\n"),
+            405,
+        ),
+        (
+            "CONNECT default:8182 HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc".to_owned(),
+            400,
+        ),
+        (
+            "CONNECT default:8182 HTTP/1.0\r\nHost: x\r\n\r\n".to_owned(),
+            400,
+        ),
+        (
+            "CONNECT default HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            400,
+        ),
+        ("nonsense\r\n\r\n".to_owned(), 400),
+    ] {
+        let mut tls = gateway.alice().await;
+        assert_eq!(ask(&mut tls, &head).await, status, "{head}");
+    }
+    let hosts = [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "localhost",
+        "localhost.",
+        "[::1]",
+        "::1",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "0",
+        "0.0.0.0",
+        "[::]",
+        "169.254.169.254",
+        "2852039166",
+        "0xa9fea9fe",
+        "10.0.0.1",
+        "default@127.0.0.1",
+        "127.0.0.1#default",
+        "127.0.0.1/default",
+        "%6cocalhost",
+        "127.0.0.1.nip.io",
+        "127.000.000.001",
+        "127.0.0.1.",
+        "[fe80::1%25lo]",
+        "default%2elocalhost",
+        "①27.0.0.1",
+    ];
+    for host in hosts {
+        let (_, status) = gateway.connect(&format!("{host}:{port}")).await;
+        assert!([0, 400, 403, 404].contains(&status), "{host}: {status}");
+    }
+    assert_eq!(
+        local.accept().unwrap_err().kind(),
+        io::ErrorKind::WouldBlock
+    );
+    // Nor did anything but allowed requests reach the upstream.
+    assert!(
+        timeout(Duration::from_millis(50), stage.accept())
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn the_allow_list_decides_by_identity() {
+    let stage = Stage::new().await;
+    let allow = [
+        "--allow",
+        "spiffe://corp/bob=default",
+        "--allow",
+        "spiffe://ops/*=default",
+    ];
+    let pki = Pki::new().await;
+    pki.cert(&[
+        "client",
+        "--ca",
+        &pki.path(""),
+        "--identity",
+        "spiffe://ops/carol",
+    ])
+    .await;
+    let gateway = Gateway::start(pki, stage.address(), &allow).await;
+    assert_eq!(gateway.connect("default:8182").await.1, 403);
+    assert_eq!(gateway.connect("nosuch:8182").await.1, 403);
+    let carol = Shown::read(&gateway.pki, "ops-carol");
+    let mut tls = gateway
+        .tls(client_config(&gateway.pki, Some(carol)))
+        .await
+        .unwrap();
+    let head = "CONNECT default:8182 HTTP/1.1\r\nHost: x\r\n\r\n";
+    let (status, _upstream) = tokio::join!(ask(&mut tls, head), stage.accept());
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached_is_502() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let gateway = Gateway::start(Pki::new().await, nobody, &[]).await;
+    assert_eq!(gateway.connect("default:8182").await.1, 502);
+}
+
+/// How a stream ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// In order: close_notify, or FIN.
+    Fin,
+    Broken,
+}
+
+async fn end_of(stream: &mut (impl AsyncReadExt + Unpin)) -> (Vec<u8>, End) {
+    let mut bytes = Vec::new();
+    match timeout(LONG, stream.read_to_end(&mut bytes))
+        .await
+        .expect("no end")
+    {
+        Ok(_) => (bytes, End::Fin),
+        Err(_) => (bytes, End::Broken),
+    }
+}
+
+#[tokio::test]
+async fn ends_pass_as_what_they_are_with_all_bytes_before_them() {
+    let stage = Stage::new().await;
+    let gateway = Gateway::start(Pki::new().await, stage.address(), &[]).await;
+    let data = crate::harness::upstream::pattern(0, 200_000);
+    let pair = || async {
+        let ((tls, status), upstream) = tokio::join!(gateway.connect("default:1"), stage.accept());
+        assert_eq!(status, 200);
+        (tls, upstream)
+    };
+    // Client: close_notify and FIN, then the answer still comes.
+    let (mut tls, mut upstream) = pair().await;
+    let (sent, got) = tokio::join!(
+        async {
+            tls.write_all(&data).await?;
+            tls.shutdown().await
+        },
+        end_of(&mut upstream)
+    );
+    sent.unwrap();
+    assert!(got.0 == data && got.1 == End::Fin, "{:?}", got.1);
+    upstream.write_all(&data).await.unwrap();
+    drop(upstream);
+    let got = end_of(&mut tls).await;
+    assert!(got.0 == data && got.1 == End::Fin, "{:?}", got.1);
+    // Upstream: FIN, then the client still sends.
+    let (mut tls, mut upstream) = pair().await;
+    upstream.write_all(&data).await.unwrap();
+    upstream.shutdown().await.unwrap();
+    let got = end_of(&mut tls).await;
+    assert!(got.0 == data && got.1 == End::Fin, "{:?}", got.1);
+    tls.write_all(b"more").await.unwrap();
+    tls.shutdown().await.unwrap();
+    assert_eq!(end_of(&mut upstream).await, (b"more".to_vec(), End::Fin));
+    // Upstream: reset.
+    let (mut tls, upstream) = pair().await;
+    reset(upstream);
+    assert_eq!(end_of(&mut tls).await.1, End::Broken);
+    // Client: reset.
+    let (tls, mut upstream) = pair().await;
+    reset(tls.into_inner().0);
+    assert_eq!(end_of(&mut upstream).await.1, End::Broken);
+    // Client: FIN without close_notify is a truncated stream, and a reset to the upstream.
+    let (tls, mut upstream) = pair().await;
+    drop(tls.into_inner().0);
+    assert_eq!(end_of(&mut upstream).await.1, End::Broken);
+}
+
+#[tokio::test]
+async fn an_upload_is_not_taken_faster_than_the_upstream_reads() {
+    let stage = Stage::new().await;
+    let gateway = Gateway::start(Pki::new().await, stage.address(), &[]).await;
+    let ((mut tls, status), mut upstream) =
+        tokio::join!(gateway.connect("default:1"), stage.accept());
+    assert_eq!(status, 200);
+    let chunk = vec![7; 1 << 20];
+    let mut sent = 0;
+    while sent < 256 << 20 {
+        match timeout(Duration::from_millis(500), tls.write(&chunk)).await {
+            Ok(written) => sent += written.unwrap(),
+            Err(_) => break,
+        }
+    }
+    assert!(
+        sent < 256 << 20,
+        "{sent} bytes were taken that nobody reads"
+    );
+    let drained = async {
+        let mut buffer = vec![0; 1 << 20];
+        while upstream.read(&mut buffer).await.unwrap() > 0 {}
+    };
+    let (shut, ()) = tokio::join!(tls.shutdown(), drained);
+    shut.unwrap();
+}
+
+#[tokio::test]
+async fn a_revoked_client_is_reset_and_stays_out() {
+    let stage = Stage::new().await;
+    let gateway = Gateway::start(Pki::new().await, stage.address(), &[]).await;
+    let ((mut tls, status), mut upstream) =
+        tokio::join!(gateway.connect("default:1"), stage.accept());
+    assert_eq!(status, 200);
+    let pki = &gateway.pki;
+    // Invalid files change nothing.
+    let good = pki.read("ca.crl");
+    std::fs::write(pki.path("ca.crl"), "no list").unwrap();
+    eventually("the refusal of the files", || {
+        gateway
+            .process
+            .events("config.reload")
+            .iter()
+            .any(|event| event["level"] == "error")
+    })
+    .await;
+    tls.write_all(b"x").await.unwrap();
+    assert_eq!(upstream.read_u8().await.unwrap(), b'x');
+    drop(gateway.alice().await);
+    std::fs::write(pki.path("ca.crl"), good).unwrap();
+    pki.cert(&[
+        "crl",
+        "--ca",
+        &pki.path(""),
+        "--revoke",
+        &pki.path("corp-alice.pem"),
+    ])
+    .await;
+    let began = Instant::now();
+    assert_eq!(end_of(&mut tls).await.1, End::Broken);
+    assert_eq!(end_of(&mut upstream).await.1, End::Broken);
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    eventually("the record", || {
+        !gateway.process.events("conn.close").is_empty()
+    })
+    .await;
+    let closed = gateway.process.events("conn.close");
+    assert_eq!(closed[0]["conn.reason"], "revoked", "{closed:?}");
+    let mut again = gateway
+        .tls(client_config(pki, Some(pki.alice())))
+        .await
+        .unwrap();
+    assert_eq!(end_of(&mut again).await.1, End::Broken);
+    eventually("the refusal", || {
+        gateway.refusals().contains(&"revoked".to_owned())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn silent_peers_do_not_keep_others_out() {
+    let stage = Stage::new().await;
+    let more = ["--probe-interval", "5s"];
+    let gateway = Gateway::start(Pki::new().await, stage.address(), &more).await;
+    let mut silent = Vec::new();
+    for _ in 0..500 {
+        silent.push(TcpStream::connect(gateway.address).await.unwrap());
+    }
+    for _ in 0..5 {
+        let ((_, status), _upstream) = tokio::join!(gateway.connect("default:1"), stage.accept());
+        assert_eq!(status, 200);
+    }
+    // All of them are gone after the deadline of a handshake.
+    for mut stream in silent {
+        let mut byte = [0];
+        let end = timeout(LONG, stream.read(&mut byte))
+            .await
+            .expect("still open");
+        assert!(matches!(end, Ok(0) | Err(_)));
+    }
+}
+
+#[tokio::test]
+async fn files_that_a_gateway_cannot_use_are_named() {
+    let pki = Pki::new().await;
+    let file = |name: &str| pki.path(name);
+    let start = |cert: String, key: String, ca: String| async move {
+        let args = [
+            "gateway",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "off",
+            "--control",
+            "off",
+            "-e",
+            "127.0.0.1:1",
+            "--cert",
+            &cert,
+            "--key",
+            &key,
+            "--client-ca",
+            &ca,
+        ];
+        run(&args).await
+    };
+    let good = (
+        file("gw.example.pem"),
+        file("gw.example.key"),
+        file("ca.pem"),
+    );
+    std::fs::write(file("empty.pem"), "").unwrap();
+    std::fs::write(file("open.key"), pki.read("gw.example.key")).unwrap();
+    set_mode(Path::new(&file("open.key")), 0o640);
+    pki.cert(&["client", "--ca", &file(""), "--identity", "other"])
+        .await;
+    let old = leaf(|params| {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    let (expired, key) = old.sign(&pki.issuer());
+    std::fs::write(file("expired.pem"), expired).unwrap();
+    std::fs::write(file("expired.key"), key).unwrap();
+    set_mode(Path::new(&file("expired.key")), 0o600);
+    for (cert, key, ca, words) in [
+        (
+            file("nosuch.pem"),
+            good.1.clone(),
+            good.2.clone(),
+            &["nosuch.pem", "cannot read"][..],
+        ),
+        (
+            file("empty.pem"),
+            good.1.clone(),
+            good.2.clone(),
+            &["empty.pem", "no certificate"],
+        ),
+        (
+            good.0.clone(),
+            file("open.key"),
+            good.2.clone(),
+            &["open.key", "0600"],
+        ),
+        (
+            good.0.clone(),
+            file("other.key"),
+            good.2.clone(),
+            &["belong together"],
+        ),
+        (
+            good.0.clone(),
+            good.1.clone(),
+            file("empty.pem"),
+            &["empty.pem"],
+        ),
+        (
+            file("expired.pem"),
+            file("expired.key"),
+            good.2.clone(),
+            &["expired.pem", "expired at"],
+        ),
+    ] {
+        let (code, _, err) = start(cert, key, ca).await;
+        assert_eq!(code, 78, "{words:?}: {err}");
+        for word in words {
+            assert!(err.contains(word), "{word}: {err}");
+        }
+    }
+    let (code, _, err) = run(&["gateway", "-e", "127.0.0.1:1"]).await;
+    assert_eq!(code, 78, "{err}");
+    for flag in ["--listen", "--cert", "--key", "--client-ca"] {
+        assert!(err.contains(flag), "{flag}: {err}");
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test]
+async fn cert_never_overwrites_and_its_keys_are_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let pki = Pki::new().await;
+    for name in ["ca.key", "gw.example.key", "corp-alice.key"] {
+        let mode = std::fs::metadata(pki.path(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let before = pki.read("ca.pem");
+    let (code, _, err) = run(&["cert", "ca", "--out", &pki.path("")]).await;
+    assert!(code == 78 && err.contains("--force"), "{code} {err}");
+    assert_eq!(pki.read("ca.pem"), before);
+    pki.cert(&["ca", "--out", &pki.path(""), "--force"]).await;
+    assert_ne!(pki.read("ca.pem"), before);
+    let shown = pki
+        .cert(&["show", &pki.path("corp-alice.pem"), "--output", "json"])
+        .await;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["schema_version"], 1);
+    assert_eq!(shown["certificates"][0]["identity"], CLIENT);
+    for bad in [
+        &["client", "--identity", "two words"][..],
+        &["client", "--identity", "spiffe://"],
+        &["client", "--identity", "a..b"],
+        &["server", "--dns", "x-.example"],
+    ] {
+        let folder = pki.path("");
+        let args = [&["cert", bad[0], "--ca", &folder], &bad[1..]].concat();
+        assert_eq!(run(&args).await.0, 78, "{bad:?}");
+    }
+}
+
+// The zoo.
+
+/// A leaf certificate to be signed.
+struct Leaf {
+    params: CertificateParams,
+    key: KeyPair,
+}
+
+impl Leaf {
+    fn sign(self, issuer: &Issuer<'_, KeyPair>) -> (String, String) {
+        let certificate = self.params.signed_by(&self.key, issuer).unwrap();
+        (certificate.pem(), self.key.serialize_pem())
+    }
+
+    fn shown(self, issuer: &Issuer<'_, KeyPair>) -> Shown {
+        let certificate = self.params.signed_by(&self.key, issuer).unwrap();
+        Shown {
+            chain: vec![certificate.der().clone()],
+            key: PrivateKeyDer::try_from(self.key.serialize_der()).unwrap(),
+        }
+    }
+}
+
+/// A leaf as a good client has it, changed.
+fn leaf(change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "alice");
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2100, 1, 1);
+    params.subject_alt_names = vec![uri(CLIENT)];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    change(&mut params);
+    Leaf {
+        params,
+        key: KeyPair::generate().unwrap(),
+    }
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+fn dns(text: &str) -> SanType {
+    SanType::DnsName(text.try_into().unwrap())
+}
+
+/// An authority that the gateway does not know, or one below its own.
+fn authority(
+    name: &str,
+    change: impl FnOnce(&mut CertificateParams),
+) -> (CertificateParams, KeyPair) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.not_after = rcgen::date_time_ymd(2100, 1, 1);
+    change(&mut params);
+    (params, KeyPair::generate().unwrap())
+}
+
+/// A leaf below an intermediate authority below `root`.
+fn below(
+    root: &Issuer<'_, KeyPair>,
+    change: impl FnOnce(&mut CertificateParams),
+    leaf: Leaf,
+) -> Shown {
+    let (params, key) = authority("intermediate", change);
+    let intermediate = params.signed_by(&key, root).unwrap();
+    let mut shown = leaf.shown(&Issuer::new(params, key));
+    shown.chain.push(intermediate.der().clone());
+    shown
+}
+
+/// Bad certificates: name, what is shown, and the results that name the cause.
+fn zoo(pki: &Pki) -> Vec<(String, Shown, &'static [&'static str])> {
+    let root = pki.issuer();
+    let day = rcgen::date_time_ymd;
+    let mut zoo: Vec<(String, Shown, &'static [&'static str])> = Vec::new();
+    for (year, month, date) in [
+        (2020, 1, 2),
+        (2021, 6, 1),
+        (2022, 12, 31),
+        (2023, 2, 28),
+        (2024, 2, 29),
+        (2025, 1, 1),
+    ] {
+        let shown = leaf(|params| params.not_after = day(year, month, date)).shown(&root);
+        zoo.push((format!("expired {year}"), shown, &["expired"]));
+    }
+    for year in [2050, 2060, 2070, 2080, 2090] {
+        let shown = leaf(|params| params.not_before = day(year, 1, 1)).shown(&root);
+        zoo.push((
+            format!("not valid before {year}"),
+            shown,
+            &["not_yet_valid"],
+        ));
+    }
+    use ExtendedKeyUsagePurpose::{
+        CodeSigning, EmailProtection, OcspSigning, ServerAuth, TimeStamping,
+    };
+    for usages in [
+        vec![ServerAuth],
+        vec![CodeSigning],
+        vec![EmailProtection],
+        vec![TimeStamping],
+        vec![OcspSigning],
+        vec![ServerAuth, CodeSigning],
+        vec![EmailProtection, ServerAuth, TimeStamping],
+        vec![ExtendedKeyUsagePurpose::Other(vec![1, 2, 3, 4])],
+    ] {
+        let name = format!("usage {usages:?}");
+        let shown = leaf(|params| params.extended_key_usages = usages).shown(&root);
+        zoo.push((name, shown, &["usage"]));
+    }
+    for name in ["somebody else", "entryway CA", ""] {
+        let (params, key) = authority(name, |_| {});
+        let other = Issuer::new(params, key);
+        zoo.push((
+            format!("authority `{name}`"),
+            leaf(|_| {}).shown(&other),
+            &["unknown_ca"],
+        ));
+        let shown =
+            leaf(|params| params.use_authority_key_identifier_extension = true).shown(&other);
+        zoo.push((
+            format!("authority `{name}` with key id"),
+            shown,
+            &["unknown_ca"],
+        ));
+        let shown = below(&other, |_| {}, leaf(|_| {}));
+        zoo.push((format!("below authority `{name}`"), shown, &["unknown_ca"]));
+    }
+    for (name, subject) in [("alice", "alice"), ("as the authority", "entryway CA")] {
+        let mut own = leaf(|_| {});
+        own.params.distinguished_name = DistinguishedName::new();
+        own.params
+            .distinguished_name
+            .push(DnType::CommonName, subject);
+        let certificate = own.params.self_signed(&own.key).unwrap();
+        let shown = Shown {
+            chain: vec![certificate.der().clone()],
+            key: PrivateKeyDer::try_from(own.key.serialize_der()).unwrap(),
+        };
+        zoo.push((format!("self-signed {name}"), shown, &["unknown_ca"]));
+    }
+    let names: Vec<(&str, Vec<SanType>)> = vec![
+        ("no names", vec![]),
+        (
+            "an address only",
+            vec![SanType::IpAddress([10, 0, 0, 1].into())],
+        ),
+        (
+            "loopback only",
+            vec![SanType::IpAddress([127, 0, 0, 1].into())],
+        ),
+        (
+            "an IPv6 address only",
+            vec![SanType::IpAddress(std::net::Ipv6Addr::LOCALHOST.into())],
+        ),
+        (
+            "e-mail only",
+            vec![SanType::Rfc822Name(
+                "alice@corp.example".try_into().unwrap(),
+            )],
+        ),
+        ("a wildcard", vec![dns("*")]),
+        ("a wildcard name", vec![dns("*.corp.example")]),
+        ("a wildcard URI", vec![uri("spiffe://corp/*")]),
+        ("a URI with a space", vec![uri("spiffe://corp/a b")]),
+        ("an empty URI", vec![uri("")]),
+        (
+            "an address and e-mail",
+            vec![
+                SanType::IpAddress([10, 0, 0, 1].into()),
+                SanType::Rfc822Name("alice@corp.example".try_into().unwrap()),
+            ],
+        ),
+    ];
+    for (name, names) in names {
+        let shown = leaf(|params| params.subject_alt_names = names).shown(&root);
+        zoo.push((name.to_owned(), shown, &["usage", "protocol"]));
+    }
+    // The gateway's authority has a path length of 0: nothing below it may issue.
+    for depth in 1..=4 {
+        let mut chain = Vec::new();
+        let mut issuer = pki.issuer();
+        for level in 0..depth {
+            let (params, key) = authority(&format!("level {level}"), |_| {});
+            chain.insert(0, params.signed_by(&key, &issuer).unwrap().der().clone());
+            issuer = Issuer::new(params, key);
+        }
+        let mut shown = leaf(|_| {}).shown(&issuer);
+        shown.chain.extend(chain);
+        zoo.push((
+            format!("{depth} intermediates"),
+            shown,
+            &["unknown_ca", "usage"],
+        ));
+    }
+    let not_authority = below(&root, |params| params.is_ca = IsCa::NoCa, leaf(|_| {}));
+    zoo.push((
+        "an intermediate that is none".to_owned(),
+        not_authority,
+        &["unknown_ca", "usage"],
+    ));
+    let old = below(
+        &root,
+        |params| params.not_after = day(2021, 1, 1),
+        leaf(|_| {}),
+    );
+    zoo.push((
+        "an expired intermediate".to_owned(),
+        old,
+        &["expired", "unknown_ca", "usage"],
+    ));
+    let constrained = |params: &mut CertificateParams| {
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName("other.example".to_owned())],
+            excluded_subtrees: vec![],
+        });
+    };
+    let violating = leaf(|params| params.subject_alt_names = vec![dns("corp.example")]);
+    zoo.push((
+        "name constraints".to_owned(),
+        below(&root, constrained, violating),
+        &["unknown_ca", "usage"],
+    ));
+    let critical = leaf(|params| {
+        let mut extension =
+            CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+        extension.set_criticality(true);
+        params.custom_extensions = vec![extension];
+    });
+    zoo.push((
+        "an unknown critical extension".to_owned(),
+        critical.shown(&root),
+        &["usage", "protocol"],
+    ));
+    // A certificate with the key of another.
+    for number in 1..=3 {
+        let mut shown = leaf(|_| {}).shown(&root);
+        shown.key = PrivateKeyDer::try_from(KeyPair::generate().unwrap().serialize_der()).unwrap();
+        zoo.push((
+            format!("the key of another {number}"),
+            shown,
+            &["unknown_ca", "protocol", "usage"],
+        ));
+    }
+    // A changed byte: in the signature, in the middle.
+    let intact = leaf(|_| {}).shown(&root);
+    for (name, from_end) in [("signature", 3), ("signature", 20), ("key", 200)] {
+        let mut bytes = intact.chain[0].to_vec();
+        let index = bytes.len() - from_end;
+        bytes[index] ^= 1;
+        let shown = Shown {
+            chain: vec![bytes.into()],
+            key: intact.key.clone_key(),
+        };
+        zoo.push((
+            format!("a changed byte of the {name} {from_end}"),
+            shown,
+            &["unknown_ca", "protocol", "usage"],
+        ));
+    }
+    for (name, bytes) in [
+        ("an empty certificate", vec![]),
+        ("a text", b"certificate".to_vec()),
+    ] {
+        let shown = Shown {
+            chain: vec![bytes.into()],
+            key: intact.key.clone_key(),
+        };
+        zoo.push((name.to_owned(), shown, &["protocol", "unknown_ca", "usage"]));
+    }
+    zoo
+}
+
+#[tokio::test]
+async fn of_a_zoo_of_certificates_one_is_accepted_and_each_refusal_names_its_cause() {
+    let stage = Stage::new().await;
+    let pki = Pki::new().await;
+    pki.cert(&["client", "--ca", &pki.path(""), "--identity", "revoked"])
+        .await;
+    pki.cert(&[
+        "crl",
+        "--ca",
+        &pki.path(""),
+        "--revoke",
+        &pki.path("revoked.pem"),
+    ])
+    .await;
+    let gateway = Gateway::start(pki, stage.address(), &[]).await;
+    let mut animals = zoo(&gateway.pki);
+    animals.push((
+        "revoked".to_owned(),
+        Shown::read(&gateway.pki, "revoked"),
+        &["revoked"],
+    ));
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    let count = animals.len() + 1;
+    for (name, shown, results) in animals
+        .into_iter()
+        .map(|(name, shown, results)| (name, Some(shown), results))
+        .chain([("no certificate".to_owned(), None, &["no_certificate"][..])])
+    {
+        let refused = match gateway.tls(client_config(&gateway.pki, shown)).await {
+            // A client of TLS 1.3 learns of the refusal when it reads.
+            Ok(mut tls) => {
+                let _ = tls
+                    .write_all(b"CONNECT default:1 HTTP/1.1\r\nHost: x\r\n\r\n")
+                    .await;
+                let mut bytes = Vec::new();
+                timeout(LONG, tls.read_to_end(&mut bytes))
+                    .await
+                    .unwrap()
+                    .err()
+            }
+            Err(error) => Some(error),
+        };
+        let told = refused.map(|error| error.to_string()).unwrap_or_default();
+        seen += 1;
+        eventually(&format!("the refusal of {name}"), || {
+            gateway.refusals().len() == seen
+        })
+        .await;
+        let result = gateway.refusals().pop().unwrap();
+        println!("{name:40} {result:15} {told}");
+        if !results.contains(&result.as_str()) || told.is_empty() {
+            wrong.push(format!("{name}: {result}, told: {told}"));
+        }
+    }
+    assert_eq!(wrong, [] as [&str; 0]);
+    assert!(count >= 59, "{count}");
+    // Nothing of all that reached the upstream, and a good one does.
+    assert!(
+        timeout(Duration::from_millis(50), stage.accept())
+            .await
+            .is_err()
+    );
+    let ((_, status), _upstream) = tokio::join!(gateway.connect("default:1"), stage.accept());
+    assert_eq!(status, 200);
+}

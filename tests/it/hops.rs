@@ -1,0 +1,283 @@
+//! Upstreams that are reached through hops: proxies, commands per connection, commands that are kept alive.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::harness::client::{End, get, ping, read_out};
+use crate::harness::upstream::Upstream;
+use crate::harness::{Conf, Entryway, eventually, no_leaks};
+
+/// A name that no resolver knows.
+const NAME: &str = "entry.prod.internal:8182";
+
+/// A SOCKS5 and HTTP CONNECT proxy that leads every name to one address.
+struct Proxy {
+    address: SocketAddr,
+    /// Connections are accepted and never answered.
+    mute: Arc<AtomicBool>,
+    /// What the requests asked for.
+    asked: Arc<std::sync::Mutex<Vec<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    async fn start(at: &str, to: SocketAddr) -> Self {
+        let listener = TcpListener::bind(at).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mute, asked) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (is_mute, seen) = (Arc::clone(&mute), Arc::clone(&asked));
+        let task = tokio::spawn(async move {
+            let mut serving = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let (is_mute, seen) = (Arc::clone(&is_mute), Arc::clone(&seen));
+                serving.spawn(async move {
+                    if is_mute.load(SeqCst) {
+                        return std::future::pending().await;
+                    }
+                    // A client that leaves is no failure of the test.
+                    let _ = serve(client, to, &seen).await;
+                });
+            }
+        });
+        Self {
+            address,
+            mute,
+            asked,
+            task,
+        }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+async fn serve(
+    mut client: TcpStream,
+    to: SocketAddr,
+    seen: &std::sync::Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    let mut first = [0; 1];
+    client.read_exact(&mut first).await?;
+    if first[0] == 5 {
+        let count = client.read_u8().await?;
+        client.read_exact(&mut vec![0; count.into()]).await?;
+        client.write_all(&[5, 0]).await?;
+        let mut head = [0; 5];
+        client.read_exact(&mut head).await?;
+        let mut rest = vec![0; usize::from(head[4]) + 2];
+        client.read_exact(&mut rest).await?;
+        let port = u16::from_be_bytes([rest[rest.len() - 2], rest[rest.len() - 1]]);
+        let host = String::from_utf8_lossy(&rest[..rest.len() - 2]).into_owned();
+        seen.lock().unwrap().push(format!("{host}:{port}"));
+        let mut upstream = TcpStream::connect(to).await?;
+        client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
+        copy_bidirectional(&mut client, &mut upstream).await?;
+    } else {
+        let mut head = first.to_vec();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await?);
+        }
+        let text = String::from_utf8_lossy(&head).into_owned();
+        let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
+        seen.lock().unwrap().push(target);
+        let mut upstream = TcpStream::connect(to).await?;
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+        copy_bidirectional(&mut client, &mut upstream).await?;
+    }
+    Ok(())
+}
+
+async fn hops(entryway: &Entryway) -> Vec<Value> {
+    let text = get(entryway.admin.unwrap(), "/v1/hops").await;
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    answer["hops"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_name_goes_through_a_proxy_as_it_is() {
+    let echo = Upstream::echo().await;
+    let proxy = Proxy::start("127.0.0.1:0", echo.address).await;
+    for scheme in ["socks5", "http"] {
+        let conf = Conf::to(&[NAME])
+            .upstream(&format!("via = \"{scheme}://{}\"", proxy.address))
+            .upstream("health.kind = \"tcp\"");
+        let entryway = Entryway::start(&conf).await;
+        entryway.ready(1).await;
+        let mut client = entryway.connect().await;
+        let from = client.local_addr().unwrap();
+        ping(&mut client, b"through").await;
+        client.shutdown().await.unwrap();
+        assert_eq!(read_out(&mut client).await, (Vec::new(), End::Fin));
+        let line = entryway.closes(from, "client_fin").await;
+        assert_eq!(line["server.address"], "entry.prod.internal", "{line}");
+        assert_eq!(line["server.port"], 8182, "{line}");
+        assert!(proxy.asked().iter().all(|asked| asked == NAME));
+        let rows = hops(&entryway).await;
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        assert_eq!(
+            (&rows[0]["kind"], &rows[0]["state"]),
+            (&scheme.into(), &"up".into())
+        );
+        assert_eq!(
+            entryway.metric("entryway_hop_up", &[("upstream", "default")]),
+            1.0
+        );
+        assert!(entryway.sum("entryway_hop_connect_seconds_count") > 0.0);
+        let endpoints = get(entryway.admin.unwrap(), "/v1/endpoints").await;
+        assert!(endpoints.contains(NAME), "{endpoints}");
+        assert!(!endpoints.contains("100::"), "{endpoints}");
+        no_leaks(entryway).await;
+    }
+}
+
+#[tokio::test]
+async fn a_hop_that_fails_is_blamed_itself() {
+    let echo = Upstream::echo().await;
+    let proxy = Proxy::start("127.0.0.1:0", echo.address).await;
+    let (address, at) = (proxy.address, proxy.address.to_string());
+    let conf = Conf::to(&[NAME])
+        .upstream(&format!("via = \"socks5://{address}\""))
+        .upstream("health.kind = \"tcp\"")
+        .upstream("health.interval = \"200ms\"");
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(1).await;
+    proxy.task.abort();
+    let _ = proxy.task.await;
+    let state = || {
+        let view = entryway.handles.upstreams[0].view.load();
+        view.endpoints[0].addresses[0].state.as_str()
+    };
+    eventually("the address is unknown, not down", || state() == "unknown").await;
+    assert_eq!(hops(&entryway).await[0]["state"], "down");
+    eventually("the event", || !entryway.events("hop.down").is_empty()).await;
+    assert!(
+        !entryway
+            .events("endpoint.state")
+            .iter()
+            .any(|line| line["to"] == "down"),
+        "{}",
+        entryway.log()
+    );
+    // A client of this moment waits, and is served when the hop is back.
+    let mut client = entryway.connect().await;
+    client.write_all(b"held").await.unwrap();
+    let back = Proxy::start(&at, echo.address).await;
+    let mut got = [0; 4];
+    client.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"held");
+    entryway.ready(1).await;
+    assert_eq!(hops(&entryway).await[0]["state"], "up");
+    drop((client, back));
+    no_leaks(entryway).await;
+}
+
+#[tokio::test]
+async fn a_hop_that_is_silent_is_down_and_its_address_is_not() {
+    let echo = Upstream::echo().await;
+    let proxy = Proxy::start("127.0.0.1:0", echo.address).await;
+    let conf = Conf::to(&[NAME])
+        .upstream(&format!("via = \"socks5://{}\"", proxy.address))
+        .upstream("health.kind = \"tcp\"")
+        .upstream("health.interval = \"200ms\"")
+        .upstream("health.timeout = \"100ms\"");
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(1).await;
+    proxy.mute.store(true, SeqCst);
+    eventually("the hop is down", || {
+        let hop = &entryway.handles.hops()[0].1;
+        hop.health().status().state.as_str() == "down"
+    })
+    .await;
+    let error = hops(&entryway).await[0]["last_error"].to_string();
+    assert!(error.contains("silent"), "{error}");
+    proxy.mute.store(false, SeqCst);
+    entryway.ready(1).await;
+    no_leaks(entryway).await;
+}
+
+#[tokio::test]
+async fn a_command_per_connection() {
+    let conf = Conf::to(&[NAME])
+        .upstream("via = \"exec:cat\"")
+        .upstream("health.kind = \"tcp\"");
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(1).await;
+    let mut client = entryway.connect().await;
+    ping(&mut client, b"cat says it back").await;
+    client.shutdown().await.unwrap();
+    assert_eq!(read_out(&mut client).await, (Vec::new(), End::Fin));
+    no_leaks(entryway).await;
+}
+
+#[tokio::test]
+async fn a_command_is_kept_alive() {
+    let program = env!("CARGO_BIN_EXE_entryway");
+    let command = format!(
+        "['{program}', 'mock', '--zones', 'a', '--base-ip', '127.0.0.1', '--listen', '127.0.0.1:%l']"
+    );
+    let conf = Conf::to(&[NAME])
+        .upstream(&format!(
+            "via = {{ supervise = {command}, speaks = \"forward\" }}"
+        ))
+        .upstream("health.kind = \"datomic\"");
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(1).await;
+    let first = hops(&entryway).await[0]["pid"].as_u64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let hop = || entryway.handles.hops()[0].1.health().status();
+    eventually("another one runs", || {
+        let status = hop();
+        status.restarts == 1 && status.pid.is_some_and(|pid| u64::from(pid) != first)
+    })
+    .await;
+    entryway.ready(1).await;
+    assert_eq!(
+        entryway.metric(
+            "entryway_hop_restarts_total",
+            &[("upstream", "default"), ("reason", "exit")]
+        ),
+        1.0
+    );
+    let last = hop().pid.unwrap();
+    no_leaks(entryway).await;
+    let gone = || !std::path::Path::new(&format!("/proc/{last}")).exists();
+    eventually("no command outlives its hop", gone).await;
+}
+
+#[tokio::test]
+async fn endpoints_may_have_hops_of_their_own() {
+    let echo = Upstream::echo().await;
+    let proxy = Proxy::start("127.0.0.1:0", echo.address).await;
+    let text = format!(
+        r#"
+        admin.bind = "127.0.0.1:0"
+        admin.control = "off"
+        log.format = "json"
+        runtime.workers = 2
+        [[listener]]
+        bind = ["127.0.0.1:0"]
+        [[upstream]]
+        zone = "none"
+        health.kind = "tcp"
+        via = "socks5://127.0.0.1:1"
+        endpoint = [
+            {{ address = "{direct}", name = "direct", via = "direct" }},
+            {{ address = "{NAME}", name = "proxied", via = "socks5://{proxy}" }},
+        ]
+        "#,
+        direct = echo.address,
+        proxy = proxy.address,
+    );
+    let entryway = Entryway::start_text(&text).await;
+    entryway.ready(2).await;
+    assert_eq!(hops(&entryway).await.len(), 1);
+    no_leaks(entryway).await;
+}

@@ -1,0 +1,247 @@
+//! The service manager's protocols, with the test as the service manager: notify messages, passed sockets, restarts.
+
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustix::io::FdFlags;
+use rustix::process::Signal;
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use crate::harness::child::{BINARY, Process};
+use crate::harness::client::ping;
+use crate::harness::upstream::Upstream;
+use crate::harness::{Conf, LONG, eventually};
+
+/// Receives what a service would tell its manager.
+struct Manager {
+    socket: UnixDatagram,
+    folder: tempfile::TempDir,
+    received: Vec<String>,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self {
+            socket,
+            folder,
+            received: Vec::new(),
+        }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("notify")
+    }
+
+    fn receive(&mut self) -> &[String] {
+        let mut buffer = [0; 4096];
+        while let Ok(length) = self.socket.recv(&mut buffer) {
+            self.received
+                .push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        &self.received
+    }
+
+    fn count(&mut self, message: &str) -> usize {
+        let is_it = |one: &&String| one.starts_with(message);
+        self.receive().iter().filter(is_it).count()
+    }
+}
+
+/// `entryway run` with these sockets as descriptors 3 and up. Python, because it can choose the numbers and tell its own
+/// process id before it becomes entryway.
+fn activated(
+    config: &std::path::Path,
+    sockets: &[&dyn AsFd],
+    announced: usize,
+    names: &str,
+    own_pid: bool,
+) -> Command {
+    let mut numbers = Vec::new();
+    for socket in sockets {
+        // Copies that children inherit; they are above the numbers that are to be filled.
+        let copy = rustix::io::fcntl_dupfd_cloexec(socket.as_fd(), 100).unwrap();
+        rustix::io::fcntl_setfd(&copy, FdFlags::empty()).unwrap();
+        numbers.push(copy.as_raw_fd().to_string());
+        // Kept open until the child has it; a few descriptors of the test process.
+        std::mem::forget(copy);
+    }
+    let pid = if own_pid { "os.getpid()" } else { "1" };
+    let script = format!(
+        "import os\n\
+         for i, n in enumerate([{}]): os.dup2(n, 3 + i, True)\n\
+         for n in [{}]: os.close(n)\n\
+         os.environ.update(LISTEN_PID=str({pid}), LISTEN_FDS='{announced}', LISTEN_FDNAMES='{names}')\n\
+         os.execv('{BINARY}', ['entryway', 'run', '--config', '{}'])",
+        numbers.join(","),
+        numbers.join(","),
+        config.display(),
+    );
+    let mut command = Command::new("python3");
+    command
+        .arg("-c")
+        .arg(script)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+fn config(conf: &Conf) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("entryway.toml");
+    std::fs::write(&file, conf.text()).unwrap();
+    (folder, file)
+}
+
+#[tokio::test]
+async fn the_manager_is_told_of_start_reload_status_and_stop() {
+    let echo = Upstream::echo().await;
+    let (_folder, file) = config(&Conf::to(&[echo.address]));
+    let mut manager = Manager::new();
+    let mut command = Command::new(BINARY);
+    command
+        .args(["run", "--config"])
+        .arg(&file)
+        .env("NOTIFY_SOCKET", manager.path())
+        .env("WATCHDOG_USEC", "200000")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let mut process = Process::spawn(command);
+    eventually("ready", || manager.count("READY=1") == 1).await;
+    eventually("the watchdog is fed", || manager.count("WATCHDOG=1") > 3).await;
+    eventually("the status", || {
+        manager.count("STATUS=active zone ") > 0
+            && manager.count("STATUS=active zone none, 0 connections") < 2
+    })
+    .await;
+    eventually("the listening line", || {
+        process.out().contains("listening http://")
+    })
+    .await;
+    let mut client = TcpStream::connect(process.address()).await.unwrap();
+    ping(&mut client, b"one").await;
+    eventually("the status follows", || {
+        manager
+            .receive()
+            .iter()
+            .any(|one| one.starts_with("STATUS=") && one.ends_with(", 1 connections"))
+    })
+    .await;
+
+    process.signal(Signal::HUP);
+    eventually("reloaded", || manager.count("READY=1") == 2).await;
+    std::fs::write(&file, "no_such_key = 1\nanother = 2\n").unwrap();
+    process.signal(Signal::HUP);
+    eventually("a refused reload ends too", || {
+        manager.count("READY=1") == 3
+    })
+    .await;
+    assert_eq!(manager.count("RELOADING=1\nMONOTONIC_USEC="), 2);
+    // Every error is a line of its own.
+    for key in ["no_such_key", "another"] {
+        eventually(key, || {
+            process.events("config.reload").into_iter().any(|line| {
+                line["level"] == "error" && line["error"].as_str().unwrap().contains(key)
+            })
+        })
+        .await;
+    }
+    drop(client);
+    assert_eq!(process.term().await, 0);
+    assert_eq!(manager.count("STOPPING=1"), 1);
+}
+
+#[tokio::test]
+async fn passed_sockets_replace_the_listeners_addresses() {
+    let echo = Upstream::echo().await;
+    let (_folder, file) = config(&Conf::to(&[echo.address]).listener("name = \"data\""));
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut process = Process::spawn(activated(&file, &[&socket], 1, "data", true));
+    eventually("the listening line", || {
+        process.out().contains("listening http://")
+    })
+    .await;
+    assert_eq!(process.address(), address);
+    ping(&mut TcpStream::connect(address).await.unwrap(), b"through").await;
+    assert_eq!(process.term().await, 0);
+}
+
+#[tokio::test]
+async fn sockets_that_cannot_be_used_are_named() {
+    let echo = Upstream::echo().await;
+    let (_folder, file) = config(&Conf::to(&[echo.address]));
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for (sockets, announced, names, wanted) in [
+        (
+            vec![&tcp as &dyn AsFd],
+            2,
+            "a:b",
+            "descriptor 4 (`b`) is not open",
+        ),
+        (
+            vec![&udp as &dyn AsFd],
+            1,
+            "u",
+            "descriptor 3 (`u`) from the socket unit is no TCP socket",
+        ),
+    ] {
+        let mut process = Process::spawn(activated(&file, &sockets, announced, names, true));
+        assert_eq!(process.wait().await.code(), Some(71), "{}", process.err());
+        eventually(wanted, || process.err().contains(wanted)).await;
+    }
+    // Meant for another process: ignored, the settings' own address is bound.
+    let mut process = Process::spawn(activated(&file, &[&udp], 1, "u", false));
+    eventually("the listening line", || {
+        process.out().contains("listening http://")
+    })
+    .await;
+    assert_eq!(process.term().await, 0);
+}
+
+/// The manager keeps the sockets: a restart refuses and resets nobody.
+#[tokio::test]
+async fn nobody_is_refused_during_a_restart() {
+    let echo = Upstream::echo().await;
+    let (_folder, file) = config(&Conf::to(&[echo.address]));
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let (stop, served) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU32::new(0)),
+    );
+    let (stopped, count) = (Arc::clone(&stop), Arc::clone(&served));
+    let clients = tokio::spawn(async move {
+        while !stopped.load(Relaxed) {
+            let one = async {
+                // Each fails the test where it is refused or reset.
+                let mut client = TcpStream::connect(address).await.unwrap();
+                ping(&mut client, b"hello").await;
+            };
+            tokio::time::timeout(LONG, one).await.unwrap();
+            count.fetch_add(1, Relaxed);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    for _ in 0..3 {
+        let mut process = Process::spawn(activated(&file, &[&socket], 1, "", true));
+        let before = served.load(Relaxed);
+        eventually("clients are served", || served.load(Relaxed) > before + 20).await;
+        assert_eq!(process.term().await, 0);
+    }
+    let last = Process::spawn(activated(&file, &[&socket], 1, "", true));
+    let before = served.load(Relaxed);
+    eventually("clients are served", || served.load(Relaxed) > before + 20).await;
+    stop.store(true, Relaxed);
+    clients.await.unwrap();
+    drop(last);
+}

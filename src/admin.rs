@@ -10,8 +10,8 @@ use crate::drain::DrainWatcher;
 use crate::events::Events;
 use crate::http::{self, HttpListener, Request};
 
-use history::History;
-use incidents::Incidents;
+use history::HistoryRecorder;
+use incidents::IncidentLog;
 
 pub use backend::{ApiError, ApiFuture, Backend, EndpointAction};
 pub use convert::{millis, seconds, wall};
@@ -45,7 +45,7 @@ pub async fn serve(
     settings: &AdminSettings,
     stop: DrainWatcher,
 ) {
-    let (history, incidents) = (History::default(), Incidents::default());
+    let (history, incidents) = (HistoryRecorder::default(), IncidentLog::default());
     let recorded = {
         let backend = Arc::clone(&backend);
         history::record(history.clone(), move || backend.snapshots())

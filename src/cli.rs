@@ -29,6 +29,7 @@ pub mod exit_codes;
 pub mod explain;
 pub mod guide;
 pub mod healthcheck;
+pub mod incident;
 pub mod init;
 #[cfg(feature = "load")]
 pub mod load;
@@ -40,6 +41,7 @@ pub mod reload;
 pub mod run;
 pub mod shutdown;
 pub mod signals;
+pub mod slo;
 pub mod snippet;
 pub mod status;
 pub mod wait;
@@ -92,6 +94,10 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
 /// Whether the command has an end of its own for TERM and INT.
 fn handles_signals(name: &str, matches: &ArgMatches) -> bool {
     let watches = || matches.try_get_one::<bool>("watch").ok().flatten() == Some(&true);
+    #[cfg(feature = "top")]
+    if name == name::TOP {
+        return true;
+    }
     matches!(name, name::RUN | name::MOCK | name::DEMO) || watches()
 }
 
@@ -155,6 +161,9 @@ async fn online(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8,
     if name == name::ENDPOINT {
         return endpoint_command(matches, to).await;
     }
+    if name == name::INCIDENT {
+        return incident_command(matches, to).await;
+    }
     if name == name::DOCTOR {
         return doctor::run(matches, std::env::vars_os(), to).await;
     }
@@ -163,7 +172,14 @@ async fn online(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8,
     }
     let instance = instance(matches).await?;
     match name {
+        name::STATUS if matches.get_flag("watch") => status::watch(&instance, to).await,
         name::STATUS => status::run(&instance, output(matches), to).await,
+        #[cfg(feature = "top")]
+        name::TOP => top(&instance).await,
+        name::SLO => {
+            let target = matches.get_one::<f64>("target").copied().unwrap_or(99.9);
+            slo::run(&instance, target, output(matches), to).await
+        }
         name::WAIT => {
             let goal = matches
                 .get_one::<WaitFor>("for")
@@ -221,6 +237,34 @@ async fn endpoint_command(matches: &ArgMatches, to: &mut Stdout) -> Result<u8, C
         .cloned()
         .collect();
     endpoint::order(&instance, order, &names, output(matches), to).await
+}
+
+async fn incident_command(matches: &ArgMatches, to: &mut Stdout) -> Result<u8, CliError> {
+    let Some((verb, matches)) = matches.subcommand() else {
+        return Ok(2);
+    };
+    let instance = instance(matches).await?;
+    let id = || matches.get_one::<String>("id").map_or("", String::as_str);
+    match verb {
+        "list" => incident::list(&instance, output(matches), to).await,
+        "show" => incident::show(&instance, id(), output(matches), to).await,
+        _ => incident::export(&instance, id(), matches.get_flag("redact"), to).await,
+    }
+}
+
+#[cfg(feature = "top")]
+async fn top(instance: &Instance) -> Result<u8, CliError> {
+    use std::io::IsTerminal as _;
+    if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+        return Err(CliError::new(code::NOT_UNDERSTOOD, "top needs a terminal")
+            .next("entryway status, or entryway status --output json"));
+    }
+    // An instance that is not there is said on a usable terminal, before the screen is taken.
+    instance.ask("/livez", Duration::from_secs(5)).await?;
+    crate::top::run(instance.reading(), instance.control.clone())
+        .await
+        .map_err(|error| CliError::new(code::OS, format!("the terminal: {error}")))?;
+    Ok(0)
 }
 
 /// The instance that the command line names, or the one that is registered.

@@ -181,7 +181,6 @@ pub async fn reject(
     reason: Reason,
 ) {
     let mut guard = ConnectionGuard::new(Arc::clone(&context), client, false);
-    context.metrics.rejected(reason);
     guard.rejected(reason);
     if let Ok(stream) = TcpStream::from_std(stream) {
         reject::close(&mut Stream::from(stream), CloseMode::Fin).await;

@@ -3,7 +3,7 @@
 //! Every instance has a [`tracing::Dispatch`] of its own and enters it explicitly for each event, so instances in one
 //! process (tests) see only their own. The subscriber behind it renders the event once and hands the line to the log
 //! ([`Log`], whose own thread writes it), to the recent events that `/v1/events` serves ([`RecentEvents`]), and, as a value,
-//! to whoever subscribed. Nothing here blocks. Names, levels and fields of all events stand in [`table`].
+//! to whoever subscribed. Nothing here blocks. Names, levels and fields of all events are listed in [`table`].
 
 use std::sync::Arc;
 

@@ -20,6 +20,21 @@ pub const REFERENCE: &[(&str, &str, &str)] = &[
         "what is guaranteed for connections, health and shutdown",
         include_str!("guide/reference-behaviour.md"),
     ),
+    (
+        "metrics",
+        "every metric with its labels",
+        include_str!("guide/reference-metrics.md"),
+    ),
+    (
+        "events",
+        "log lines, their fields, and why connections end",
+        include_str!("guide/reference-events.md"),
+    ),
+    (
+        "api",
+        "the admin API, with examples",
+        include_str!("guide/reference-api.md"),
+    ),
 ];
 
 /// Lines that mark generated parts are for the test below, not for readers.

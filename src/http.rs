@@ -1,8 +1,8 @@
-//! HTTP/1.1 for our own small listeners: a server with limits, a client with limits, problem replies.
+//! HTTP/1.1 for the admin listeners: a server with limits, a client with limits, problem replies.
 //!
-//! Owns everything that knows hyper. Promises of [`serve`]: headers within 5 s and 16 KiB, a bounded body, a bounded
-//! number of connections (the oldest gives way, so a crowd of idle ones cannot lock out the next), an end that waits
-//! for answers under way. Knows no route; the client is [`client`].
+//! Owns everything that knows hyper. [`serve`] bounds headers (5 s, 16 KiB), bodies, and the number of connections (the
+//! oldest is closed for a new one, so that idle ones cannot lock out others), and waits at the end for answers under way.
+//! It knows no routes. The client is [`client`].
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -50,7 +50,7 @@ const AGE_MAX: Duration = Duration::from_secs(120);
 /// How long answers under way may take once the end is asked for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where requests come in.
+/// A socket that requests come in on.
 #[derive(Debug)]
 pub enum HttpListener {
     /// A TCP port.
@@ -59,10 +59,9 @@ pub enum HttpListener {
     Unix(tokio::net::UnixListener),
 }
 
-/// Who asks.
+/// The peer of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// Somebody over TCP.
     Tcp(SocketAddr),
     /// A local process with this user id; `None` where the kernel does not say.
     Unix(Option<u32>),
@@ -81,7 +80,7 @@ pub struct Request {
     pub authority: Option<String>,
     /// The header fields.
     pub headers: HeaderMap,
-    /// Who asks.
+    /// The peer of a request.
     pub caller: Caller,
     /// The body.
     pub body: Bytes,
@@ -179,7 +178,7 @@ where
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
-        // Broken requests and callers that leave are their own business.
+        // A broken request or a caller that leaves ends its own connection only.
         _ = connection.as_mut() => return,
         () = stop.fired() => {}
         () = tokio::time::sleep(AGE_MAX) => {}
@@ -215,7 +214,7 @@ async fn read(request: hyper::Request<Incoming>, caller: Caller) -> Result<Reque
     })
 }
 
-/// A reply with a body of this content type, not to be stored by anybody.
+/// A reply with a body of this content type, not to be cached.
 pub fn reply(status: StatusCode, content_type: &'static str, body: Body) -> Reply {
     let mut reply = Reply::new(body);
     *reply.status_mut() = status;

@@ -45,6 +45,8 @@ pub mod mock;
 pub mod snippet;
 pub mod suspend;
 pub mod target;
+#[cfg(feature = "top")]
+pub mod top;
 pub mod zone;
 // floor 6
 pub mod app;

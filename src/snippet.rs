@@ -14,21 +14,20 @@ use serde_json::json;
 use crate::edn;
 use crate::target::ResolvedTarget;
 
-mod grafana;
-
 const SERVICE: &str = include_str!("../config/deploy/entryway.service");
 const KUBERNETES: &str = include_str!("../config/deploy/kubernetes.yaml");
 const ECS: &str = include_str!("../config/deploy/ecs.json");
 const COMPOSE: &str = include_str!("../config/deploy/compose.yaml");
-const CLOUDFORMATION: &str = include_str!("snippet/cloudformation.yaml");
-const TERRAFORM: &str = include_str!("snippet/terraform.tf");
-const AWS: &str = include_str!("snippet/aws.sh");
-const PROMETHEUS: &str = include_str!("snippet/prometheus.yaml");
-const ALERTS: &str = include_str!("snippet/alerts.yaml");
+const CLOUDFORMATION: &str = include_str!("../config/deploy/cloudformation.yaml");
+const TERRAFORM: &str = include_str!("../config/deploy/terraform.tf");
+const AWS: &str = include_str!("../config/deploy/aws.sh");
+const PROMETHEUS: &str = include_str!("../config/deploy/prometheus.yaml");
+const ALERTS: &str = include_str!("../config/deploy/alerts.yaml");
+const GRAFANA: &str = include_str!("../config/deploy/grafana.json");
 
 /// The target in the files under `config/deploy`.
-const SAMPLE: &str = "--vpce=vpce-0123456789abcdef0-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";
-/// The drain they allow for, in seconds, and what comes on top before somebody kills us.
+const SAMPLE: &str = "--vpce=REPLACE-WITH-YOUR-ENDPOINT-NAME";
+/// The drain they allow for, in seconds, and the margin before the process is killed.
 const SAMPLE_DRAIN: u64 = 25;
 const MARGIN: u64 = 10;
 /// ECS waits no longer than this.
@@ -89,6 +88,24 @@ pub struct SnippetInput {
     pub config: Option<String>,
 }
 
+/// What a deployment printed from these settings leaves to be filled in; `None` where nothing is missing.
+pub fn missing(kind: Kind, input: &SnippetInput) -> Option<String> {
+    let target = input.target.endpoints.is_empty() && input.config.is_none();
+    let image = input.image == SnippetInput::default().image;
+    let parts: Vec<&str> = match kind {
+        Kind::Systemd => vec![(target, "the target")],
+        Kind::K8s | Kind::Ecs | Kind::Compose => vec![
+            (input.target.endpoints.is_empty(), "the target"),
+            (image, "the image (config/deploy/Containerfile builds one)"),
+        ],
+        _ => Vec::new(),
+    }
+    .into_iter()
+    .filter_map(|(missing, what)| missing.then_some(what))
+    .collect();
+    (!parts.is_empty()).then(|| format!("put {} where REPLACE stands", parts.join(" and ")))
+}
+
 /// The document, with a final newline.
 pub fn render(kind: Kind, input: &SnippetInput) -> String {
     match kind {
@@ -140,7 +157,7 @@ pub fn render(kind: Kind, input: &SnippetInput) -> String {
         }
         Kind::Prometheus => PROMETHEUS.replace("127.0.0.1:8183", &input.admin.to_string()),
         Kind::Alerts => ALERTS.to_owned(),
-        Kind::Grafana => grafana::dashboard(),
+        Kind::Grafana => GRAFANA.to_owned(),
         Kind::Trino => trino(input),
         Kind::Cloudwatch => cloudwatch(input),
         Kind::Kustomize => kustomize(&render(Kind::K8s, input)),
@@ -289,7 +306,10 @@ fn deploy(template: &str, input: &SnippetInput, between: &str, quoted: bool) -> 
     let args: Vec<String> = args.into_iter().map(written).collect();
     let mut text = template
         .replacen(&sample, &args.join(between), 1)
-        .replace("\"entryway:latest\"", &format!("\"{}\"", input.image))
+        .replace(
+            "\"REPLACE-WITH-YOUR-REGISTRY/entryway:latest\"",
+            &format!("\"{}\"", input.image),
+        )
         .replace(
             &format!("up to {SAMPLE_DRAIN} s"),
             &format!("up to {} s", drain(input)),
@@ -321,7 +341,7 @@ impl Default for SnippetInput {
             listen: local(8182),
             admin: local(8183),
             max_drain: Duration::from_secs(SAMPLE_DRAIN),
-            image: "entryway:latest".to_owned(),
+            image: "REPLACE-WITH-YOUR-REGISTRY/entryway:latest".to_owned(),
             config: None,
         }
     }
@@ -390,7 +410,7 @@ impl Kind {
         Kind::Kustomize,
     ];
 
-    /// Its name in the contract.
+    /// Its name on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::Edn => "edn",

@@ -1,10 +1,14 @@
-//! Who may ask what: the rules of contract section 5 against rebound names, forged requests and strangers. Pure, but
-//! for reading the token's file.
+//! Who may ask for what: rules against rebound names, requests forged by web pages, and other users of the machine (see
+//! `guide/reference-api.md`). Pure, but for reading the token's file.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::http::{Caller, Request};
+
+/// How long reading the token may take.
+const TOKEN_TIME: Duration = Duration::from_secs(2);
 
 /// A token longer than this is none.
 const TOKEN_MAX: u64 = 4096;
@@ -38,7 +42,10 @@ fn is_one_of(name: &str, hosts: &[String]) -> bool {
 }
 
 /// Why a change over TCP is refused; `None`: it is not.
-pub(super) fn change_refused(request: &Request, token_file: Option<&Path>) -> Option<&'static str> {
+pub(super) async fn change_refused(
+    request: &Request,
+    token_file: Option<&Path>,
+) -> Option<&'static str> {
     if request.headers.contains_key("origin") {
         return Some("a change with an Origin comes from a web page");
     }
@@ -54,7 +61,7 @@ pub(super) fn change_refused(request: &Request, token_file: Option<&Path>) -> Op
     let Some(file) = token_file else {
         return Some("changes over TCP are off");
     };
-    let Some(token) = read_token(file) else {
+    let Some(token) = token_in(file.to_owned()).await else {
         return Some("the file of admin.token_file cannot be read or is empty");
     };
     match request.headers.get("x-entryway-token") {
@@ -64,8 +71,17 @@ pub(super) fn change_refused(request: &Request, token_file: Option<&Path>) -> Op
     }
 }
 
-/// Read at each change, so that a new token holds at once.
+/// Read at each change, so that a new token holds at once; on a thread of its own, because a file system may hang.
+async fn token_in(file: PathBuf) -> Option<String> {
+    let reading = tokio::task::spawn_blocking(move || read_token(&file));
+    tokio::time::timeout(TOKEN_TIME, reading).await.ok()?.ok()?
+}
+
 fn read_token(file: &Path) -> Option<String> {
+    // A FIFO would be waited for.
+    if !std::fs::metadata(file).ok()?.is_file() {
+        return None;
+    }
     let mut text = String::new();
     let file = std::fs::File::open(file).ok()?;
     file.take(TOKEN_MAX + 1).read_to_string(&mut text).ok()?;
@@ -145,6 +161,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         assert_eq!(read_token(&file), None);
+        // A folder, as a FIFO: not a file to read.
+        assert_eq!(read_token(folder.path()), None);
         for (text, token) in [
             ("  s3cret\n", Some("s3cret")),
             ("\n", None),

@@ -1,4 +1,4 @@
-//! The JSON of `/v1/*`, as the server writes it and the command line reads it (contract section 5).
+//! The JSON of `/v1/*`, as the server writes it and the command line reads it (see `guide/reference-api.md`).
 //! How the pool's snapshots become it stands in `picture`.
 //!
 //! Fields are added, never renamed or removed, while `schema_version` stays.

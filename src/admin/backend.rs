@@ -71,6 +71,8 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
         upstream: Option<&str>,
         name: Option<&str>,
     ) -> Result<api_types::Changed, ApiError>;
+    /// Resets both sides of one connection.
+    fn close(&self, id: u64) -> Result<(), ApiError>;
     /// Reads the settings again; with `dry_run` changes nothing.
     fn reload(&self, dry_run: bool) -> ApiFuture<api_types::Reloaded>;
     /// Begins the drain; a second time ends it now.

@@ -20,7 +20,7 @@ pub(super) enum Error {
     /// The folder or the socket could not be made.
     #[error("{}: {}", .0.display(), .1)]
     Io(PathBuf, #[source] io::Error),
-    /// The folder belongs to somebody else, or others may write to it.
+    /// The folder belongs to another user, or others may write to it.
     #[error("{}: the folder is not ours alone", .0.display())]
     Folder(PathBuf),
     /// Another instance answers there.
@@ -57,7 +57,7 @@ pub(super) struct Control {
 /// Whose folder a path lies in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SocketPath {
-    /// A folder that somebody keeps for us, or that the user named.
+    /// A folder that systemd keeps for us, or that the user named.
     Given(PathBuf),
     /// A folder of our own, made where it is missing.
     Own(PathBuf),
@@ -69,7 +69,7 @@ pub(super) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Where the socket lies when nobody says: contract section 3, `--control`.
+/// The default of `--control`.
 pub(super) fn default_path(
     env: impl Fn(&str) -> Option<OsString>,
     uid: u32,
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_place_follows_the_contract() {
+    fn the_default_path_follows_the_environment() {
         let path_of = |pairs: &[(&str, &str)]| {
             let pairs: Vec<(String, String)> = pairs
                 .iter()

@@ -17,7 +17,7 @@ use crate::upstream::snapshot::{AddressView, EndpointView, NameView, Snapshot};
 /// A wall clock that differs by less than this from what it should show was not set.
 const STEP_MS: u64 = 50;
 
-/// The moment on the wall clock, RFC 3339 UTC. `now` is this very moment. While nobody sets the clock, one moment is
+/// The moment on the wall clock, RFC 3339 UTC. `now` is this very moment. Unless the clock is set, one moment is
 /// always shown as the same time: both clocks are not read at once.
 pub fn wall(moment: Moment, now: Moment) -> String {
     static START: AtomicI64 = AtomicI64::new(i64::MIN);

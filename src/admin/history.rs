@@ -32,7 +32,7 @@ const NONE: u16 = u16::MAX;
 
 /// The recorded minutes of an instance. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct History(Arc<Mutex<HashMap<Key, Series>>>);
+pub(super) struct HistoryRecorder(Arc<Mutex<HashMap<Key, Series>>>);
 
 type Key = (UpstreamName, EndpointName, SocketAddr);
 
@@ -71,9 +71,9 @@ const EMPTY: Minute = Minute {
     state: None,
 };
 
-// === impl History ===
+// === impl HistoryRecorder ===
 
-impl History {
+impl HistoryRecorder {
     /// Reads the addresses of one upstream.
     pub(super) fn sample(&self, snapshot: &Snapshot, now: Moment) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -232,7 +232,7 @@ fn tenths(value: Option<Duration>) -> u16 {
 }
 
 /// Samples the upstreams for ever; `snapshots` is called at each sample.
-pub(super) async fn record(history: History, snapshots: impl Fn() -> Vec<Arc<Snapshot>>) {
+pub(super) async fn record(history: HistoryRecorder, snapshots: impl Fn() -> Vec<Arc<Snapshot>>) {
     loop {
         let now = clock::now();
         for snapshot in snapshots() {

@@ -1,4 +1,4 @@
-//! Incidents: what was known when an upstream had no healthy address, answered as another system, or flapped.
+//! IncidentLog: what was known when an upstream had no healthy address, answered as another system, or flapped.
 //!
 //! A task follows the warnings among the recent events and takes a snapshot by itself. Kept in memory: nothing is written
 //! to disk, and `entryway incident export` makes a document of one.
@@ -12,11 +12,11 @@ use serde_json::Value as Json;
 
 use super::api_types::{Incident, IncidentReport};
 use super::backend::Backend;
-use super::history::History;
+use super::history::HistoryRecorder;
 use crate::clock::{self, Moment};
 use crate::events::{Events, RecentEvents};
 
-/// Incidents kept; the oldest leave.
+/// IncidentLog kept; the oldest leave.
 const KEPT: usize = 20;
 
 /// Events kept with an incident, and shown after it.
@@ -32,7 +32,7 @@ const FLAPS: usize = 4;
 const HISTORY_MINUTES: usize = 60;
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Incidents(Arc<Mutex<Store>>);
+pub(super) struct IncidentLog(Arc<Mutex<Store>>);
 
 #[derive(Debug, Default)]
 struct Store {
@@ -45,9 +45,9 @@ struct Store {
     downs: HashMap<(String, String), VecDeque<Moment>>,
 }
 
-// === impl Incidents ===
+// === impl IncidentLog ===
 
-impl Incidents {
+impl IncidentLog {
     pub(super) fn list(&self) -> Vec<Incident> {
         let store = self.store();
         store
@@ -131,7 +131,7 @@ impl Incidents {
         number: u64,
         event: &Json,
         backend: &dyn Backend,
-        history: &History,
+        history: &HistoryRecorder,
         recent: &RecentEvents,
     ) {
         let now = clock::now();
@@ -182,9 +182,9 @@ fn parsed(line: &str) -> Json {
 
 /// Follows the warnings for ever.
 pub(super) async fn watch(
-    incidents: Incidents,
+    incidents: IncidentLog,
     backend: Arc<dyn Backend>,
-    history: History,
+    history: HistoryRecorder,
     events: Events,
 ) {
     let recent = events.recent();
@@ -212,7 +212,7 @@ mod tests {
     async fn warnings_become_incidents_once() {
         let backend = FakeBackend::default();
         let events = Events::new(Log::default());
-        let (incidents, history) = (Incidents::default(), History::default());
+        let (incidents, history) = (IncidentLog::default(), HistoryRecorder::default());
         event!(events, INFO, "wake", "before");
         for _ in 0..3 {
             event!(
@@ -250,7 +250,7 @@ mod tests {
                 event.id,
                 &parsed(&event.line),
                 &backend,
-                &History::default(),
+                &HistoryRecorder::default(),
                 recent,
             );
         }
@@ -278,11 +278,11 @@ mod tests {
     #[tokio::test]
     async fn the_watch_follows_what_happens() {
         let events = Events::new(Log::default());
-        let incidents = Incidents::default();
+        let incidents = IncidentLog::default();
         let task = tokio::spawn(watch(
             incidents.clone(),
             Arc::new(FakeBackend::default()),
-            History::default(),
+            HistoryRecorder::default(),
             events.clone(),
         ));
         tokio::task::yield_now().await;

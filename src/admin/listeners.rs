@@ -1,4 +1,4 @@
-//! Opens the listeners: binds before anything is served, so that the addresses are known early and errors come at once.
+//! Binds the admin listeners before anything is served, so that their addresses are known early and errors come at once.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -37,7 +37,7 @@ pub struct AdminBindError {
     pub holder: Option<PortOwner>,
 }
 
-/// Open listeners; nobody serves them yet.
+/// Bound listeners that are not served yet.
 #[derive(Debug, Default)]
 pub struct AdminListeners {
     admin: Option<TcpListener>,

@@ -465,14 +465,14 @@ fn events(html: &mut Html, events: &[Recorded]) {
         html.markup("<p class=\"quiet\">Nothing has happened yet.</p>\n</section>\n");
         return;
     }
-    html.markup("<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"recent events\">\n<table>\n<thead><tr><th>Time</th><th>Event</th><th>What</th></tr></thead>\n<tbody>\n");
+    html.markup("<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"recent events\">\n<table>\n<thead><tr><th>Time (UTC)</th><th>Event</th><th>What</th></tr></thead>\n<tbody>\n");
     for event in events.iter().rev() {
         let Ok(Json::Object(line)) = serde_json::from_str(&event.line) else {
             continue;
         };
         let part = |key: &str| line.get(key).and_then(Json::as_str).unwrap_or("");
-        html.markup("<tr><td class=\"mono\">")
-            .text(clock_time(part("timestamp")))
+        html.markup("<tr><td class=\"time\">")
+            .text(clock_time(part("timestamp")).trim_end_matches(" UTC"))
             .markup("</td><td class=\"")
             .markup(match part("level") {
                 "error" => "bad",

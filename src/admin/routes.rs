@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::access;
-use super::api_types::{self, Incidents as IncidentList, versioned};
+use super::api_types::{self, Incidents, versioned};
 use super::backend::{ApiError, Backend, EndpointAction};
 use super::health::all_ok;
-use super::history::{self, History};
-use super::incidents::Incidents;
+use super::history::{self, HistoryRecorder};
+use super::incidents::IncidentLog;
 use super::page::{self, Page};
 use super::responses::{bad, connections, health, not_allowed};
 use super::{slo, sse};
@@ -30,6 +30,49 @@ const PUBLIC_PATHS: &str = "/livez /startupz /readyz /metrics";
 const PATHS: &str = "/ /v1/status /v1/endpoints /v1/connections /v1/dns /v1/hops /v1/config /v1/explain /v1/version /v1/events \
                      /v1/history /v1/slo /v1/incidents";
 
+/// One line of the list of requests in the reference.
+#[cfg(test)]
+pub(super) struct Documented {
+    pub(super) request: &'static str,
+    pub(super) answer: &'static str,
+}
+
+#[cfg(test)]
+const fn doc(request: &'static str, answer: &'static str) -> Documented {
+    Documented { request, answer }
+}
+
+/// Every request, for the reference page.
+#[cfg(test)]
+#[rustfmt::skip]
+pub(super) const ROUTES: &[Documented] = &[
+    doc("GET /", "the status page"),
+    doc("GET /livez", "200 while the control loop and every worker make progress (also `/live`, `/liveness`)"),
+    doc("GET /startupz", "200 once the listeners accept; never 503 again (also `/startup`)"),
+    doc("GET /readyz", "200 while new connections are welcome (also `/ready`, `/readiness`, `/healthz`); `?upstream=any`, `all` or a number asks for that once; `?verbose` lists the checks"),
+    doc("GET /metrics", "Prometheus text format; see `entryway guide reference metrics`"),
+    doc("GET /v1/status", "listeners and upstreams"),
+    doc("GET /v1/endpoints", "endpoints with their addresses, states and probes"),
+    doc("GET /v1/connections", "open connections, oldest first; `?limit=` (1000)"),
+    doc("GET /v1/dns", "names, their addresses, and what was wrong with the last lookup"),
+    doc("GET /v1/config", "the settings in force, each with its source"),
+    doc("GET /v1/explain", "where a new connection would go, and why; `?upstream=`, `?what_if=zone-down=ZONE`"),
+    doc("GET /v1/events", "what happens, as server-sent events"),
+    doc("GET /v1/history", "probes, connect times and states by minute; `?endpoint=`, `?minutes=` (60, at most 1440)"),
+    doc("GET /v1/slo", "connections that reached an upstream since the start; `?target=` in percent (99.9)"),
+    doc("GET /v1/incidents", "snapshots taken when an upstream was down, answered as another system, or flapped"),
+    doc("GET /v1/incidents/{id}", "one of them, with the state and the events around it"),
+    doc("GET /v1/version", "as `entryway version --output json`"),
+    doc("POST /v1/endpoints/{name}/drain", "no new connections to it; pairs at rest are closed; `?upstream=`"),
+    doc("POST /v1/endpoints/{name}/ready", "puts it back into use; `?upstream=`"),
+    doc("POST /v1/endpoints/{name}/probe", "probes its addresses now; `?upstream=`"),
+    doc("POST /v1/connections/{id}/close", "resets both sides of one connection (`conn.reason` = `killed`)"),
+    doc("POST /v1/probe", "probes all addresses now"),
+    doc("POST /v1/reload", "reads the settings again; 422 and no change where they are wrong; `?dry_run=1`"),
+    doc("POST /v1/loglevel", "changes the log level until the next reload; `?level=`"),
+    doc("POST /v1/shutdown", "begins the drain"),
+];
+
 /// Which listener a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -46,8 +89,8 @@ pub(super) enum Kind {
 pub(super) struct Handler {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) events: Events,
-    pub(super) history: History,
-    pub(super) incidents: Incidents,
+    pub(super) history: HistoryRecorder,
+    pub(super) incidents: IncidentLog,
     /// Ends streams when the listeners close.
     pub(super) stop: DrainWatcher,
     /// Hosts that `admin.bind` answers to.
@@ -84,6 +127,7 @@ enum Route {
     Incidents,
     Incident(String),
     EndpointAction(EndpointAction, Option<String>),
+    Close(u64),
     Reload,
     LogLevel,
     Shutdown,
@@ -115,6 +159,12 @@ impl Route {
             "/v1/reload" => Route::Reload,
             "/v1/loglevel" => Route::LogLevel,
             "/v1/shutdown" => Route::Shutdown,
+            _ if path.starts_with("/v1/connections/") => {
+                let id = path
+                    .strip_prefix("/v1/connections/")?
+                    .strip_suffix("/close")?;
+                Route::Close(id.parse().ok()?)
+            }
             _ if path.starts_with("/v1/incidents/") => {
                 Route::Incident(decode(path.trim_start_matches("/v1/incidents/")))
             }
@@ -135,7 +185,11 @@ impl Route {
     fn changes(&self) -> bool {
         matches!(
             self,
-            Route::EndpointAction(..) | Route::Reload | Route::LogLevel | Route::Shutdown
+            Route::EndpointAction(..)
+                | Route::Close(_)
+                | Route::Reload
+                | Route::LogLevel
+                | Route::Shutdown
         )
     }
 
@@ -208,7 +262,7 @@ impl Handler {
             return self.read(&route, &request);
         }
         if kind == Kind::Admin
-            && let Some(why) = access::change_refused(&request, self.token_file.as_deref())
+            && let Some(why) = access::change_refused(&request, self.token_file.as_deref()).await
         {
             self.record_refusal(&request, why);
             return http::problem(
@@ -283,15 +337,17 @@ impl Handler {
             },
             Route::Incidents => {
                 let incidents = self.incidents.list();
-                http::json(StatusCode::OK, &versioned(IncidentList { incidents }))
+                http::json(StatusCode::OK, &versioned(Incidents { incidents }))
             }
             Route::Incident(id) => match self.incidents.report(id, self.events.recent()) {
                 Some(report) => http::json(StatusCode::OK, &versioned(report)),
                 None => ApiError::Unknown(format!("no incident has the id `{id}`")).reply(),
             },
-            Route::EndpointAction(..) | Route::Reload | Route::LogLevel | Route::Shutdown => {
-                not_allowed(route.changes())
-            }
+            Route::EndpointAction(..)
+            | Route::Close(_)
+            | Route::Reload
+            | Route::LogLevel
+            | Route::Shutdown => not_allowed(route.changes()),
         }
     }
 
@@ -359,6 +415,13 @@ impl Handler {
                     Err(refusal) => refusal.reply(),
                 }
             }
+            Route::Close(id) => match self.backend.close(*id) {
+                Ok(()) => {
+                    let now = serde_json::json!({ "closed": id });
+                    http::json(StatusCode::OK, &versioned(now))
+                }
+                Err(refusal) => refusal.reply(),
+            },
             Route::Reload => match self.backend.reload(request.flag("dry_run")).await {
                 Ok(reloaded) => http::json(StatusCode::OK, &versioned(reloaded)),
                 Err(refusal) => refusal.reply(),
@@ -452,4 +515,19 @@ fn query_of(request: &Request) -> Option<String> {
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
     (!pairs.is_empty()).then(|| pairs.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documented_requests_exist_and_change_by_post_alone() {
+        for one in ROUTES {
+            let (method, path) = one.request.split_once(' ').unwrap();
+            let path = path.replace("{name}", "a").replace("{id}", "1");
+            let route = Route::of(&path).unwrap_or_else(|| panic!("{path}"));
+            assert_eq!(route.changes(), method == "POST", "{path}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ const OFF: &str = "off";
 pub struct AdminSettings {
     /// Where admin HTTP listens, loopback only; `off`: nowhere.
     pub bind: Bind,
-    /// The control socket's path; `off`: none; absent: found out (contract section 3).
+    /// The control socket's path; `off`: none; absent: a path from the environment (`control::default_path`).
     pub control: Option<ControlPath>,
     /// Where `/metrics` and health alone are served; may leave loopback.
     pub metrics_bind: Option<SocketAddr>,

@@ -9,7 +9,7 @@ use crate::metrics::{Metrics, family};
 /// Results of attempts that count against an endpoint; local errors and lost races are not its own.
 const FAILED: [&str; 4] = ["refused", "timeout", "unreachable", "reset"];
 
-/// Ends without an upstream that were nobody's failure to serve: the client left, or the program was stopped.
+/// Ends without an upstream that are no failure to serve: the client left, or the program was stopped.
 fn is_counted(reason: &str) -> bool {
     use Reason::{ClientGone, ClientRst, DrainDeadline, DrainIdle, Killed};
     ![ClientGone, ClientRst, DrainDeadline, DrainIdle, Killed]

@@ -134,6 +134,16 @@ impl Backend for FakeBackend {
         })
     }
 
+    fn close(&self, id: u64) -> Result<(), ApiError> {
+        if id != 17 {
+            return Err(ApiError::Unknown(format!(
+                "no open connection has the id {id}"
+            )));
+        }
+        self.note(format!("close {id}"));
+        Ok(())
+    }
+
     fn reload(&self, dry_run: bool) -> ApiFuture<api_types::Reloaded> {
         self.note(format!("reload {dry_run}"));
         Box::pin(async move {
@@ -157,6 +167,7 @@ pub(crate) struct Running {
     pub(crate) control: PathBuf,
     lines: Lines,
     log: Log,
+    events: Events,
     trigger: DrainTrigger,
     task: JoinHandle<()>,
     _folder: tempfile::TempDir,
@@ -189,6 +200,7 @@ pub(crate) async fn start(token: Option<&str>) -> Running {
     backend.health.lock().unwrap().max_connections = 10;
     let (trigger, watch) = drain::channel();
     let served: Arc<dyn Backend> = backend.clone();
+    let kept = events.clone();
     let task =
         tokio::spawn(async move { serve(listeners, served, events, &settings, watch).await });
     Running {
@@ -198,6 +210,7 @@ pub(crate) async fn start(token: Option<&str>) -> Running {
         control,
         lines,
         log,
+        events: kept,
         trigger,
         task,
         _folder: folder,
@@ -254,7 +267,7 @@ fn keys(value: &Json) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn the_shapes_are_the_contracts() {
+async fn documents_have_their_documented_fields() {
     let running = start(None).await;
     let (code, status) = running.get("/v1/status").await;
     assert_eq!(code, 200);
@@ -363,3 +376,5 @@ async fn the_shapes_are_the_contracts() {
 mod changes;
 mod health;
 mod hostile;
+mod live;
+mod reference;

@@ -10,7 +10,9 @@ use crate::admin::api_types::{
 };
 use crate::admin::{ApiError, ApiFuture, Backend, Counts, EndpointAction, Health, seconds};
 use crate::clock;
+use crate::events::Reason;
 use crate::metrics::Metrics;
+use crate::relay::Command;
 use crate::types::{Direction, EndpointName};
 use crate::upstream::explain::WhatIf;
 use crate::upstream::input::{Input, Intent};
@@ -264,6 +266,22 @@ impl Backend for AdminBackend {
             (true, Some(name)) => Err(ApiError::Unknown(format!("no endpoint is named `{name}`"))),
             _ => Ok(changed),
         }
+    }
+
+    fn close(&self, id: u64) -> Result<(), ApiError> {
+        let mut found = None;
+        self.handles.registry.each(|entry| {
+            if entry.id == id {
+                found = Some(Arc::clone(entry));
+            }
+        });
+        let Some(entry) = found else {
+            return Err(ApiError::Unknown(format!(
+                "no open connection has the id {id}"
+            )));
+        };
+        entry.commands.send(Command::Cut(Reason::Killed));
+        Ok(())
     }
 
     fn reload(&self, dry_run: bool) -> ApiFuture<Reloaded> {

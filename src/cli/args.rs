@@ -9,7 +9,8 @@ use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 use crate::settings::flags::FlagGroup;
 
 use shared::{
-    EVERY, OFFLINE, duration_value, online, output, switch, wait_for, what_if, with_settings,
+    EVERY, OFFLINE, duration_value, online, output, percent, switch, wait_for, what_if,
+    with_settings,
 };
 
 pub use types::*;
@@ -56,6 +57,10 @@ pub fn command() -> Command {
         ])
         .subcommands([
             status(),
+            #[cfg(feature = "top")]
+            top(),
+            slo(),
+            incident(),
             wait(),
             healthcheck(),
             endpoint(),
@@ -217,6 +222,7 @@ fn init() -> Command {
 
 fn status() -> Command {
     online(Command::new(name::STATUS).about("Show listeners, zones, addresses and their health"))
+        .arg(switch("watch", "Show it again every second; q ends"))
         .arg(output())
 }
 
@@ -282,6 +288,58 @@ fn reload() -> Command {
     )
     .arg(switch("dry-run", "Only print what would change"))
     .arg(output())
+}
+
+fn slo() -> Command {
+    online(
+        Command::new(name::SLO)
+            .about("Share of connections that reached an upstream, against a target"),
+    )
+    .arg(
+        Arg::new("target")
+            .long("target")
+            .value_name("PERCENT")
+            .default_value("99.9")
+            .value_parser(percent)
+            .help("Connections that should reach an upstream, in percent"),
+    )
+    .arg(output())
+}
+
+fn incident() -> Command {
+    let id = || {
+        Arg::new("id")
+            .value_name("ID")
+            .required(true)
+            .help("As `incident list` prints it")
+    };
+    Command::new(name::INCIDENT)
+        .about("Snapshots taken when an upstream was down, answered as another system, or flapped")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            online(Command::new("list").about("All incidents since the start")).arg(output()),
+        )
+        .subcommand(
+            online(Command::new("show").about("One incident"))
+                .arg(id())
+                .arg(output()),
+        )
+        .subcommand(
+            online(Command::new("export").about("One incident as a JSON document for a ticket"))
+                .arg(id())
+                .arg(
+                    Arg::new("redact")
+                        .long("redact")
+                        .action(ArgAction::SetTrue)
+                        .help("Replace host names, addresses, systems and buckets by placeholders"),
+                ),
+        )
+}
+
+#[cfg(feature = "top")]
+fn top() -> Command {
+    online(Command::new(name::TOP).about("Zones, connections and events of the instance, live"))
 }
 
 fn shutdown() -> Command {

@@ -70,7 +70,7 @@ impl Instance {
     }
 
     /// Whom to ask what changes nothing.
-    fn reading(&self) -> Target {
+    pub(super) fn reading(&self) -> Target {
         match &self.control {
             Some(path) => Target::Unix(path.clone()),
             None => Target::Tcp(self.admin.clone()),

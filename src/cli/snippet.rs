@@ -50,7 +50,11 @@ pub fn print(matches: &ArgMatches, loaded: &Loaded, to: &mut dyn Write) -> Resul
         Some(spec) => patched(spec, &input)?,
     };
     to.write_all(text.as_bytes())?;
-    Ok(to.flush()?)
+    to.flush()?;
+    if let Some(missing) = snippet::missing(kind, &input) {
+        let _ = writeln!(anstream::stderr(), "note: {missing}");
+    }
+    Ok(())
 }
 
 /// The text of the file that `FILE[#KEY/KEY…]` names, its client map patched. What was done is said on standard error.

@@ -1,9 +1,12 @@
 //! `entryway status`: one screen for people, one document for programs.
 
 use std::io::Write;
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::args::OutputFormat;
 use super::client::{Instance, ago, clean, plural, span};
@@ -79,13 +82,15 @@ fn head(to: &mut dyn Write, status: &Status) -> Result<(), CliError> {
         (false, true) => "ready",
         (false, false) => "not ready",
     };
-    writeln!(
+    line(
         to,
-        "entryway {} · pid {} · up {} · {}",
-        clean(&status.version),
-        status.pid,
-        span(status.uptime_s),
-        painted(word, word == "ready")
+        0,
+        vec![
+            format!("entryway {}", clean(&status.version)),
+            format!("pid {}", status.pid),
+            format!("up {}", span(status.uptime_s)),
+            painted(word, word == "ready"),
+        ],
     )?;
     for Listener {
         name,
@@ -94,24 +99,21 @@ fn head(to: &mut dyn Write, status: &Status) -> Result<(), CliError> {
         parked,
     } in &status.listeners
     {
-        let places = if addresses.is_empty() {
-            "closed".to_owned()
-        } else {
-            addresses.join(" ")
-        };
-        writeln!(
-            to,
-            "listener {} · {} · {connections} connection{} · {parked} parked",
-            clean(name),
-            clean(&places),
-            plural(*connections)
-        )?;
+        let mut parts = vec![format!("listener {}", clean(name))];
+        match addresses.is_empty() {
+            true => parts.push("closed".to_owned()),
+            false => parts.extend(addresses.iter().map(|address| clean(address).into_owned())),
+        }
+        parts.push(format!("{connections} connection{}", plural(*connections)));
+        parts.push(format!("{parked} held"));
+        line(to, 0, parts)?;
     }
     Ok(())
 }
 
 fn upstream_line(to: &mut dyn Write, upstream: &Upstream) -> Result<(), CliError> {
-    let mut line = format!("upstream {}", upstream.name);
+    writeln!(to)?;
+    let mut parts = vec![format!("upstream {}", clean(&upstream.name))];
     for (word, part) in [
         ("system", &upstream.system),
         ("region", &upstream.region),
@@ -119,20 +121,13 @@ fn upstream_line(to: &mut dyn Write, upstream: &Upstream) -> Result<(), CliError
         ("identity", &upstream.identity),
     ] {
         if let Some(part) = part {
-            line.push_str(&format!(" · {word} {part}"));
+            parts.push(format!("{word} {}", clean(part)));
         }
     }
     let counts = format!("{}/{} healthy", upstream.healthy, upstream.addresses);
-    writeln!(
-        to,
-        "\n{} · {}",
-        clean(&line),
-        painted(
-            &counts,
-            upstream.healthy == upstream.addresses && upstream.healthy > 0
-        )
-    )?;
-    Ok(())
+    let well = upstream.healthy == upstream.addresses && upstream.healthy > 0;
+    parts.push(painted(&counts, well));
+    line(to, 0, parts)
 }
 
 /// One endpoint: its own line, and one per address with state and why.
@@ -141,65 +136,64 @@ pub(super) fn endpoint_lines(
     endpoint: &Endpoint,
     with_upstream: bool,
 ) -> Result<(), CliError> {
-    let upstream = if with_upstream {
-        format!("{}/", endpoint.upstream)
-    } else {
-        String::new()
+    let upstream = match with_upstream {
+        true => format!("{}/", endpoint.upstream),
+        false => String::new(),
     };
     let mark = if endpoint.active { '→' } else { ' ' };
-    let zone = endpoint
+    let mut parts = vec![
+        format!("{mark} {}", clean(&format!("{upstream}{}", endpoint.name))),
+        clean(&format!("{}:{}", endpoint.host, endpoint.port)).into_owned(),
+    ];
+    if let Some(zone) = endpoint
         .zone
         .as_ref()
-        .map_or(String::new(), |zone| format!(" · zone {zone}"));
-    let drain = if endpoint.intent == "ready" {
-        ""
-    } else {
-        " · drained by the operator"
-    };
-    let line = format!(
-        "{mark} {upstream}{} · {}:{}{zone} · tier {} · {} connection{}{drain}",
-        endpoint.name,
-        endpoint.host,
-        endpoint.port,
-        endpoint.tier,
-        endpoint.connections,
-        plural(endpoint.connections)
-    );
-    writeln!(to, "{}", clean(&line))?;
+        .filter(|zone| **zone != endpoint.name)
+    {
+        parts.push(format!("zone {}", clean(zone)));
+    }
+    let count = endpoint.connections;
+    parts.push(format!("{count} connection{}", plural(count)));
+    if endpoint.intent != "ready" {
+        parts.push("drained by the operator".to_owned());
+    }
+    line(to, 2, parts)?;
     for address in &endpoint.addresses {
         address_line(to, address)?;
     }
     if endpoint.addresses.is_empty() {
         writeln!(
             to,
-            "      no address known; `entryway doctor` looks at the name"
+            "      no address known; `entryway doctor` examines the name"
         )?;
     }
     Ok(())
 }
 
 fn address_line(to: &mut dyn Write, address: &Address) -> Result<(), CliError> {
-    let mut why = format!("for {}", ago(&address.since));
-    if !address.reason.is_empty() {
-        why.push_str(&format!(" ({})", address.reason));
+    let state = painted(&address.state, address.state == "up");
+    let mut parts = vec![format!(
+        "      {:<21} {state} for {}",
+        clean(&address.address),
+        ago(&address.since)
+    )];
+    if !address.reason.is_empty() && address.state != "up" {
+        parts.push(clean(&address.reason).into_owned());
     }
     if let Some(millis) = address.connect_ms {
-        why.push_str(&format!(" · connect {millis:.1} ms"));
+        parts.push(format!("connect {millis:.1} ms"));
     }
     if let Some(probe) = &address.last_probe {
-        why.push_str(&format!(" · probe {} {} ago", probe.result, ago(&probe.at)));
+        parts.push(format!(
+            "probe {} {} ago",
+            clean(&probe.result),
+            ago(&probe.at)
+        ));
     }
     if !address.in_dns {
-        why.push_str(" · gone from DNS");
+        parts.push("gone from DNS".to_owned());
     }
-    writeln!(
-        to,
-        "      {:<22} {} {}",
-        clean(&address.address),
-        painted(&format!("{:<9}", address.state), address.state == "up"),
-        clean(&why)
-    )?;
-    Ok(())
+    line(to, 28, parts)
 }
 
 fn order_line(
@@ -207,18 +201,19 @@ fn order_line(
     upstream: &Upstream,
     order: &[RankedAddress],
 ) -> Result<(), CliError> {
-    let places: Vec<String> = order
+    let ranked: Vec<&RankedAddress> = order
         .iter()
-        .filter(|place| place.upstream == upstream.name && place.rank.is_some())
-        .map(|place| format!("{} {}", place.endpoint, place.address))
+        .filter(|one| one.upstream == upstream.name && one.rank.is_some())
         .collect();
-    let text = if places.is_empty() {
-        "nothing to dial".to_owned()
-    } else {
-        places.join(" → ")
+    let Some((first, rest)) = ranked.split_first() else {
+        writeln!(to, "  next connection: no address to connect to")?;
+        return Ok(());
     };
-    writeln!(to, "  next connection: {}", clean(&text))?;
-    Ok(())
+    let name =
+        |one: &RankedAddress| clean(&format!("{} {}", one.endpoint, one.address)).into_owned();
+    let mut parts = vec![format!("  next connection: {}", name(first))];
+    parts.extend(rest.iter().map(|one| format!("then {}", name(one))));
+    line(to, 4, parts)
 }
 
 fn connection_lines(to: &mut dyn Write, connections: &Connections) -> Result<(), CliError> {
@@ -228,25 +223,121 @@ fn connection_lines(to: &mut dyn Write, connections: &Connections) -> Result<(),
     }
     writeln!(to)?;
     for one in all.iter().take(SHOWN) {
-        let line = format!(
-            "#{} {} → {} {} · open {} · quiet {}{} · {} up, {} down · {}",
-            one.id,
-            one.client,
-            one.endpoint.as_deref().unwrap_or("(waiting)"),
-            one.address.as_deref().unwrap_or(""),
-            span(one.age_s),
-            span(one.idle_s),
-            if one.at_rest { ", at rest" } else { "" },
-            one.bytes.upload,
-            one.bytes.download,
-            one.lane
-        );
-        writeln!(to, "{}", clean(&line))?;
+        let endpoint = one.endpoint.as_deref().unwrap_or("(held)");
+        let rest = if one.at_rest { ", at rest" } else { "" };
+        let parts = vec![
+            format!("#{} {} → {}", one.id, clean(&one.client), clean(endpoint)),
+            clean(one.address.as_deref().unwrap_or("-")).into_owned(),
+            format!("open {}", span(one.age_s)),
+            format!("quiet {}{rest}", span(one.idle_s)),
+            format!("{} B sent", one.bytes.upload),
+            format!("{} B received", one.bytes.download),
+        ];
+        line(to, 4, parts)?;
     }
     if all.len() > SHOWN {
         writeln!(to, "… more at /v1/connections")?;
     }
     Ok(())
+}
+
+/// The parts joined by ` · `, broken before a part that does not fit the terminal; later lines are indented.
+fn line(to: &mut dyn Write, indent: usize, parts: Vec<String>) -> Result<(), CliError> {
+    let width = columns();
+    let mut column = 0;
+    for (index, part) in parts.iter().enumerate() {
+        let length = anstream::adapter::strip_str(part)
+            .to_string()
+            .chars()
+            .count();
+        if index > 0 && column + 3 + length > width {
+            write!(to, "\n{:indent$}", "")?;
+            column = indent;
+        } else if index > 0 {
+            write!(to, " · ")?;
+            column += 3;
+        }
+        write!(to, "{part}")?;
+        column += length;
+    }
+    writeln!(to)?;
+    Ok(())
+}
+
+/// The terminal's width, 80 at least; 80 where standard output is none.
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    size.map_or(80, |size| usize::from(size.ws_col).max(80))
+}
+
+/// Shows the status again every second, until q or Ctrl-C.
+pub async fn watch(instance: &Instance, to: &mut dyn Write) -> Result<u8, CliError> {
+    let keys = Keys::read();
+    let mut quit = keys.pressed;
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    let mut terminated = signal(SignalKind::terminate())?;
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            _ = tokio::signal::ctrl_c() => return Ok(0),
+            _ = terminated.recv() => return Ok(0),
+            Some(()) = quit.recv() => return Ok(0),
+        }
+        // Read before the screen is cleared, so that it does not flicker.
+        let mut screen = Vec::new();
+        if let Err(error) = run(instance, OutputFormat::Text, &mut screen).await {
+            screen = format!("{error}\n").into_bytes();
+        }
+        // Home, then clear what is below: what a terminal needs for a new picture.
+        to.write_all(b"\x1b[H\x1b[2J")?;
+        to.write_all(&screen)?;
+        to.write_all(b"\nq quits")?;
+        to.flush()?;
+    }
+}
+
+/// Single keys from a terminal, without Enter; the terminal is as before at the end.
+struct Keys {
+    pressed: mpsc::Receiver<()>,
+    _mode: TerminalMode,
+}
+
+struct TerminalMode(Option<rustix::termios::Termios>);
+
+impl Keys {
+    fn read() -> Self {
+        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        let before = tcgetattr(std::io::stdin()).ok();
+        if let Some(before) = &before {
+            let mut mode = before.clone();
+            mode.local_modes &= !(LocalModes::ICANON | LocalModes::ECHO);
+            // Where it fails, q needs an Enter.
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &mode);
+        }
+        let (sender, pressed) = mpsc::channel(1);
+        // Ends with the process: a read of a terminal cannot be interrupted.
+        std::thread::spawn(move || {
+            let mut key = [0];
+            while let Ok(1) = std::io::Read::read(&mut std::io::stdin(), &mut key) {
+                if key[0] == b'q' && sender.blocking_send(()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            pressed,
+            _mode: TerminalMode(before),
+        }
+    }
+}
+
+impl Drop for TerminalMode {
+    fn drop(&mut self) {
+        use rustix::termios::{OptionalActions, tcsetattr};
+        if let Some(before) = &self.0 {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        }
+    }
 }
 
 /// Green when well, yellow when not.

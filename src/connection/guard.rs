@@ -185,6 +185,7 @@ impl ConnectionGuard {
     /// Rejected, and kept only until the client has seen it.
     pub(super) fn rejected(&mut self, reason: Reason) {
         self.end(reason, reason.closed_by());
+        self.context.metrics.rejected(reason);
         self.entry.set_phase(ConnectionPhase::Leaving);
     }
 
@@ -271,7 +272,9 @@ impl Drop for ConnectionGuard {
         self.counted.settle(&self.entry.stats);
         self.counted.connections.decrement(1.0);
         self.counted.closed(reason);
-        if matches!(reason, Reason::DrainDeadline | Reason::Killed) {
+        // One that an operator closes was not cut by a shutdown.
+        let is_ending = || self.context.registry.ending().is_some();
+        if reason == Reason::DrainDeadline || reason == Reason::Killed && is_ending() {
             metrics.drain_cut.increment(1);
         }
         if self.entry.stats.request_dropped() {

@@ -27,6 +27,14 @@ const RESULTS: [&str; 7] = [
 /// Results of attempts that were started beside another.
 const HEDGES: [&str; 3] = ["won", "lost", "failed"];
 
+/// Values of the label `reason` of rejected connections.
+const REJECTED_REASONS: [Reason; 4] = [
+    Reason::MaxConnections,
+    Reason::NoEndpoint,
+    Reason::HoldTimeout,
+    Reason::Resource,
+];
+
 /// What one listener counts.
 #[derive(Debug)]
 pub(super) struct ListenerMetrics {
@@ -72,6 +80,11 @@ pub struct EndpointMetrics {
 impl ListenerMetrics {
     pub(super) fn new(metrics: &Metrics, listener: &ListenerName, upstream: &UpstreamName) -> Self {
         let name = [listener.as_str()];
+        // From the start, so that the first increase is seen as one.
+        for reason in REJECTED_REASONS {
+            let labels = [listener.as_str(), reason.code()];
+            let _zero = metrics.counter(&family::CONNECTIONS_REJECTED, &labels);
+        }
         Self {
             accepted: metrics.counter(&family::CONNECTIONS_ACCEPTED, &name),
             duration: metrics.histogram(&family::CONNECTION_DURATION_SECONDS, &[]),
@@ -115,10 +128,21 @@ impl ListenerMetrics {
         made
     }
 
+    /// Counts a connection that ended without an upstream; one whose client left by itself was not rejected.
     pub(super) fn rejected(&self, reason: Reason) {
-        let labels = [self.listener.as_str(), reason.code()];
+        let label = match reason {
+            Reason::MaxConnections | Reason::HoldTimeout | Reason::Resource => reason.code(),
+            Reason::NoEndpoint
+            | Reason::ConnectRefused
+            | Reason::ConnectTimeout
+            | Reason::Unreachable => Reason::NoEndpoint.code(),
+            _ => return,
+        };
         self.metrics
-            .counter(&family::CONNECTIONS_REJECTED, &labels)
+            .counter(
+                &family::CONNECTIONS_REJECTED,
+                &[self.listener.as_str(), label],
+            )
             .increment(1);
     }
 }

@@ -92,6 +92,18 @@ impl Redactor {
         }
     }
 
+    /// Replaces everything in the texts of a document; its keys stay.
+    pub fn json(&mut self, value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::String(text) => *text = self.scan(text),
+            serde_json::Value::Array(items) => items.iter_mut().for_each(|item| self.json(item)),
+            serde_json::Value::Object(fields) => {
+                fields.values_mut().for_each(|field| self.json(field));
+            }
+            _ => {}
+        }
+    }
+
     /// Replaces what is known, and what looks like an address, a host or a bucket.
     fn scan(&mut self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());

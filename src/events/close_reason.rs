@@ -14,16 +14,23 @@ pub enum ClosedBy {
 }
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $code:literal by $by:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal by $by:ident,)*) => {
         /// Why a connection ended.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason {
-            $($(#[$doc])* $name,)*
+            $($(#[doc = $doc])* $name,)*
         }
 
         impl Reason {
             /// All of them.
             pub const ALL: &[Reason] = &[$(Reason::$name),*];
+
+            /// What happened, in a sentence.
+            pub const fn about(self) -> &'static str {
+                match self {
+                    $(Reason::$name => concat!($($doc),*),)*
+                }
+            }
 
             /// The code in logs and metric labels.
             pub const fn code(self) -> &'static str {

@@ -120,7 +120,7 @@ impl Visit for Message {
         // Writing to a String cannot fail.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
-            // What tracing-log adds to records of the `log` crate; the target is told apart.
+            // What tracing-log adds to records of the `log` crate; the target has a field of its own.
             name if name.starts_with("log.") => Ok(()),
             name => write!(self.fields, " {name}={value:?}"),
         };

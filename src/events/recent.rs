@@ -1,7 +1,7 @@
 //! The last events as JSON lines, numbered, for `/v1/events` and the status page.
 //!
 //! Kept are events of level info and above, and what the log writes besides; lines about connections and probes only
-//! as far as the log writes them. Readers ask for what follows a number, so a slow one loses lines and nobody waits.
+//! as far as the log writes them. Readers ask for what follows a number, so a slow one loses lines and holds up nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

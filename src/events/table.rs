@@ -10,7 +10,7 @@ use super::record::{Event, Value};
 
 /// One event of the table.
 #[derive(Debug)]
-pub struct Kind {
+pub struct EventKind {
     pub name: &'static str,
     pub levels: &'static [Level],
     pub about: &'static str,
@@ -25,7 +25,7 @@ use Level as L;
 macro_rules! kinds {
     ($($name:literal [$($level:ident)+] $about:literal { $($field:literal)* } ($($label:literal $shown:literal),*);)*) => {
         /// All of them.
-        pub const ALL: &[Kind] = &[$(Kind {
+        pub const ALL: &[EventKind] = &[$(EventKind {
             name: $name,
             levels: &[$(L::$level),+],
             about: $about,
@@ -151,7 +151,7 @@ pub const fn assert_listed(name: &str, level: Level) {
 pub(super) fn assert_fields(metadata: &Metadata<'_>) {
     let kind = ALL.iter().find(|kind| kind.name == metadata.name());
     for field in metadata.fields() {
-        let listed = |kind: &Kind| kind.fields.contains(&field.name());
+        let listed = |kind: &EventKind| kind.fields.contains(&field.name());
         assert!(
             field.name() == "message" || kind.is_some_and(listed),
             "events::table does not list the field {} of {}",
@@ -194,4 +194,82 @@ pub(super) fn is_start_noise(event: &Event) -> bool {
             "dns.change" => event.field("departed").is_none() && event.field("removed").is_none(),
             _ => false,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::events::record::level_name;
+    use crate::guide::check_generated;
+
+    #[test]
+    fn names_are_unique_and_people_are_shown_listed_fields() {
+        for (index, kind) in ALL.iter().enumerate() {
+            assert!(
+                ALL[..index].iter().all(|other| other.name != kind.name),
+                "{}",
+                kind.name
+            );
+            for (_, field) in kind.people {
+                assert!(kind.fields.contains(field), "{} {field}", kind.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_reference_page_lists_every_event() {
+        let mut page = String::new();
+        for kind in ALL {
+            let levels: Vec<&str> = kind.levels.iter().map(|level| level_name(*level)).collect();
+            let fields: Vec<String> = kind
+                .fields
+                .iter()
+                .map(|field| format!("`{field}`"))
+                .collect();
+            let _ = writeln!(
+                page,
+                "`{}` ({})\n: {}",
+                kind.name,
+                levels.join(", "),
+                kind.about
+            );
+            let _ = writeln!(
+                page,
+                "{}",
+                crate::guide::wrap(&format!("Fields: {}.", fields.join(" ")), "  ")
+            );
+        }
+        check_generated("reference-events.md", "events", &page);
+    }
+
+    #[test]
+    fn the_reference_page_lists_every_close_reason() {
+        let mut page = String::new();
+        for reason in Reason::ALL {
+            let idle = match reason {
+                Reason::UpstreamRst => Duration::from_secs(350),
+                _ => Duration::from_secs(60),
+            };
+            let expected = if reason.is_expected() {
+                ", expected"
+            } else {
+                ""
+            };
+            let by = reason.closed_by().as_str();
+            let _ = writeln!(
+                page,
+                "`{}` (closed by {by}{expected})\n: {}",
+                reason.code(),
+                reason.about().trim()
+            );
+            if let Some(hint) = reason.hint(idle) {
+                page.push_str(&crate::guide::wrap(&format!("Hint: {hint}."), "  "));
+            }
+            page.push('\n');
+        }
+        check_generated("reference-events.md", "reasons", &page);
+    }
 }

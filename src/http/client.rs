@@ -12,6 +12,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+/// A line of a body that is read line by line.
+const LINE_MAX: usize = 1 << 20;
+
 /// Whom to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -100,15 +103,79 @@ pub async fn request(
     }
 }
 
-async fn exchange(
+/// `GET path`: `each` is called with every line of the body, for as long as it lasts.
+pub async fn lines(
+    target: &Target,
+    path: &str,
+    headers: &[(&str, &str)],
+    each: impl FnMut(&str),
+) -> Result<(), Error> {
+    let connect = |error| Error::Connect(target.to_string(), error);
+    match target {
+        Target::Tcp(address) => {
+            let stream = TcpStream::connect(address).await.map_err(connect)?;
+            follow(stream, target, path, headers, each).await
+        }
+        Target::Unix(socket) => {
+            let stream = UnixStream::connect(socket).await.map_err(connect)?;
+            follow(stream, target, path, headers, each).await
+        }
+    }
+}
+
+async fn follow(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    target: &Target,
+    path: &str,
+    headers: &[(&str, &str)],
+    mut each: impl FnMut(&str),
+) -> Result<(), Error> {
+    let broken = |error: String| Error::Http(target.to_string(), error);
+    let request = build(target, Method::GET, path, headers)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(error.to_string()))?;
+    let read = async {
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| broken(error.to_string()))?;
+        if !answer.status().is_success() {
+            return Err(broken(answer.status().to_string()));
+        }
+        let mut body = answer.into_body();
+        let mut rest = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| broken(error.to_string()))?;
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
+            rest.extend_from_slice(data);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                each(String::from_utf8_lossy(&line).trim_end());
+            }
+            if rest.len() > LINE_MAX {
+                return Err(Error::TooLong(target.to_string(), LINE_MAX));
+            }
+        }
+        Ok(())
+    };
+    tokio::pin!(read, connection);
+    tokio::select! {
+        outcome = &mut read => return outcome,
+        _ = &mut connection => {}
+    }
+    // The connection has ended: what it read is still to be read, and so is its error.
+    read.await
+}
+
+fn build(
     target: &Target,
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
-    bounds: Bounds,
-) -> Result<Answer, Error> {
-    let broken = |error: String| Error::Http(target.to_string(), error);
+) -> Result<hyper::Request<Full<Bytes>>, Error> {
     let mut request = hyper::Request::builder().method(method).uri(path);
     if !headers
         .iter()
@@ -119,9 +186,21 @@ async fn exchange(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request
-        .body(Full::<Bytes>::default())
-        .map_err(|error| broken(error.to_string()))?;
+    request
+        .body(Full::default())
+        .map_err(|error| Error::Http(target.to_string(), error.to_string()))
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    target: &Target,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    bounds: Bounds,
+) -> Result<Answer, Error> {
+    let broken = |error: String| Error::Http(target.to_string(), error);
+    let request = build(target, method, path, headers)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| broken(error.to_string()))?;

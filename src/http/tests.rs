@@ -92,7 +92,7 @@ async fn get_post_and_slices() {
 }
 
 #[tokio::test]
-async fn unix_sockets_and_nobody_there() {
+async fn unix_sockets_and_no_server() {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("listener.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
@@ -188,7 +188,7 @@ async fn bodies_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_idle_connections_locks_nobody_out() {
+async fn idle_connections_cannot_lock_others_out() {
     let (address, _trigger, _task) = start().await;
     let mut crowd = Vec::new();
     for _ in 0..3 * CONNECTIONS {

@@ -134,6 +134,29 @@ fn settings_reach_every_deployment() {
 }
 
 #[test]
+fn what_is_missing_is_marked_and_said() {
+    let input = SnippetInput::default();
+    for kind in [Kind::K8s, Kind::Ecs, Kind::Compose] {
+        let text = render(kind, &input);
+        assert!(
+            text.contains("--vpce=REPLACE-WITH-YOUR-ENDPOINT-NAME"),
+            "{text}"
+        );
+        assert!(
+            text.contains("REPLACE-WITH-YOUR-REGISTRY/entryway"),
+            "{text}"
+        );
+        let missing = missing(kind, &input).unwrap();
+        assert!(missing.contains("the target and the image"), "{missing}");
+        let missing = super::missing(kind, &peered()).unwrap();
+        assert!(!missing.contains("target"), "{missing}");
+    }
+    assert!(missing(Kind::Systemd, &input).is_some());
+    assert_eq!(missing(Kind::Systemd, &peered()), None);
+    assert_eq!(missing(Kind::Alerts, &input), None);
+}
+
+#[test]
 fn a_unit_starts_with_the_file() {
     let input = SnippetInput {
         config: Some("/etc/entry way/50%.toml".to_owned()),

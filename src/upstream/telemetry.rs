@@ -17,6 +17,10 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::identity::PinChange;
 use crate::upstream::snapshot::{HealthState, NameView, Snapshot};
 
+/// Reasons for which addresses are usually marked down, and usual results of probes.
+const DOWN_REASONS: [&str; 5] = ["refused", "unreachable", "timeout", "reset", "http_503"];
+const PROBE_RESULTS: [&str; 4] = ["ok", "refused", "timeout", "unreachable"];
+
 /// Writes log lines and numbers.
 #[derive(Debug)]
 pub(in crate::upstream) struct Telemetry {
@@ -159,9 +163,10 @@ impl Telemetry {
                 view.endpoint.zone_label(),
             ];
             let [_, name, zone] = labels;
+            if !self.endpoints.contains(name) {
+                self.register(labels);
+            }
             shown.insert(name.to_owned());
-            // An increase from nothing to 1 is none to Prometheus: the series starts at 0.
-            let _ = self.metrics.counter(&family::IDENTITY_MISMATCHES, &labels);
             set(&family::ENDPOINT_HEALTHY, &labels, flag(view.healthy));
             set(&family::ENDPOINT_ACTIVE, &labels, flag(view.active));
             let answers = view.addresses.iter().any(|address| {
@@ -188,6 +193,9 @@ impl Telemetry {
             let labels = [("upstream", upstream), ("endpoint", gone.as_str())];
             self.metrics.remove_from(&STATE_GAUGES, &labels);
         }
+        if shown != self.endpoints {
+            self.register_moves(snapshot);
+        }
         self.endpoints = shown;
         let named = names(snapshot).map(|view| view.name.clone()).collect();
         for gone in self.names.difference(&named) {
@@ -195,6 +203,40 @@ impl Telemetry {
         }
         self.names = named;
         self.update_name_ages(snapshot, now);
+    }
+
+    /// Counters that alerts and panels read start at 0, so that their first increase is seen as one.
+    fn register(&self, labels: [&str; 3]) {
+        let [upstream, name, zone] = labels;
+        let zero = |family, labels: &[&str]| drop(self.metrics.counter(family, labels));
+        zero(&family::IDENTITY_MISMATCHES, &labels);
+        for reason in DOWN_REASONS {
+            let labels = [upstream, name, zone, HealthState::Down.as_str(), reason];
+            zero(&family::ENDPOINT_TRANSITIONS, &labels);
+        }
+        for result in PROBE_RESULTS {
+            zero(&family::PROBES, &[upstream, name, zone, result]);
+        }
+    }
+
+    /// Every move between two zones (endpoints, where zones are not known) starts at 0.
+    fn register_moves(&self, snapshot: &Snapshot) {
+        let upstream = snapshot.upstream.as_str();
+        let zero = |family, labels: &[&str]| drop(self.metrics.counter(family, labels));
+        zero(&family::FAILBACKS, &[upstream]);
+        let areas: BTreeSet<&str> = snapshot
+            .endpoints
+            .iter()
+            .map(|view| {
+                let name = view.endpoint.name().as_str();
+                view.endpoint.zone().map_or(name, |zone| zone.as_str())
+            })
+            .collect();
+        for from in &areas {
+            for to in areas.iter().filter(|to| *to != from) {
+                zero(&family::FAILOVERS, &[upstream, from, to]);
+            }
+        }
     }
 
     /// The gauges of names: they age without any change.

@@ -9,6 +9,9 @@ async fn changes_go_through_the_control_socket() {
         ("/v1/endpoints/us-east-1a/drain", 200),
         ("/v1/endpoints/10.0.0.1%3A8182/ready?upstream=u", 200),
         ("/v1/endpoints/nobody/probe", 404),
+        ("/v1/connections/18/close", 404),
+        ("/v1/connections/x/close", 404),
+        ("/v1/connections/17/close", 200),
         ("/v1/probe", 200),
         ("/v1/reload", 200),
         ("/v1/reload?dry_run=1", 422),
@@ -26,6 +29,7 @@ async fn changes_go_through_the_control_socket() {
         [
             "drain None Some(\"us-east-1a\")",
             "ready Some(\"u\") Some(\"10.0.0.1:8182\")",
+            "close 17",
             "probe None None",
             "reload false",
             "reload true",

@@ -131,7 +131,7 @@ async fn hostile_requests_have_no_effect() {
     assert_eq!(raw(running.admin, right.as_bytes()).await.0, 200);
     assert_eq!(running.backend.done(), ["probe None None"]);
     assert!(running.log.flush(Duration::from_secs(5)));
-    // Refusals are told, but nobody can flood the log with them.
+    // Refusals are logged, but cannot flood the log.
     let refused = running
         .lines
         .text()

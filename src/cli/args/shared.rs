@@ -129,6 +129,13 @@ pub(super) fn duration_value(text: &str) -> Result<Duration, String> {
     duration::parse(text)
 }
 
+pub(super) fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').trim_end().parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err("a percentage above 0 and at most 100 is expected, such as 99.9".to_owned()),
+    }
+}
+
 pub(super) fn wait_for(text: &str) -> Result<WaitFor, String> {
     match text.split_once('=') {
         None if text == "startup" => Ok(WaitFor::Startup),

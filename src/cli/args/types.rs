@@ -12,6 +12,10 @@ pub mod name {
     pub const SNIPPET: &str = "snippet";
     pub const INIT: &str = "init";
     pub const STATUS: &str = "status";
+    #[cfg(feature = "top")]
+    pub const TOP: &str = "top";
+    pub const SLO: &str = "slo";
+    pub const INCIDENT: &str = "incident";
     pub const WAIT: &str = "wait";
     pub const HEALTHCHECK: &str = "healthcheck";
     pub const ENDPOINT: &str = "endpoint";

@@ -455,7 +455,9 @@ fn other_value(key: &str, value: &str) -> Option<String> {
         "upstream.region" => quoted("eu-west-1"),
         "upstream.query_group" => quoted("reports"),
         "upstream.zone" => quoted("none"),
-        "upstream.splice" | "upstream.failback.rebalance" | "log.probes" => quoted("off"),
+        "upstream.splice" | "upstream.failback.rebalance" | "log.probes" | "log.libraries" => {
+            quoted("off")
+        }
         "upstream.pipe_size" => quoted("128KiB"),
         "upstream.health.kind" => quoted("tcp"),
         "upstream.health.path" => quoted("/other"),

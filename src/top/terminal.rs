@@ -1,0 +1,213 @@
+//! The loop around [`View`]: reads the instance once a second, draws at most four times a second, obeys keys.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyEvent};
+use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Action, Data, KeyOutcome, Look, View};
+use crate::admin::api_types::{Connections, Endpoints, Status};
+use crate::http::client::{self, Bounds, Target};
+use crate::http::query::encode;
+
+const READ_EVERY: Duration = Duration::from_secs(1);
+const DRAW_EVERY: Duration = Duration::from_millis(250);
+
+const BOUNDS: Bounds = Bounds {
+    time: Duration::from_secs(5),
+    body: 64 << 20,
+};
+
+enum Input {
+    Key(KeyEvent),
+    Resize,
+    Closed,
+}
+
+/// Shows the instance until q or Ctrl-C. Fails where standard output is not a terminal.
+pub async fn run(instance: Target, control: Option<PathBuf>) -> io::Result<()> {
+    let mut terminal = ratatui::try_init()?;
+    let outcome = show(&mut terminal, instance, control).await;
+    ratatui::restore();
+    outcome
+}
+
+async fn show(
+    terminal: &mut DefaultTerminal,
+    instance: Target,
+    control: Option<PathBuf>,
+) -> io::Result<()> {
+    let mut view = View::new(instance.to_string(), look());
+    let mut keys = read_keys();
+    let (lines_to, mut lines) = mpsc::channel(256);
+    let follow = tokio::spawn(follow(instance.clone(), lines_to));
+    let (mut read_at, mut draw_at) = (Instant::now(), Instant::now());
+    let mut changed = true;
+    let mut terminated = signal(SignalKind::terminate())?;
+    loop {
+        tokio::select! {
+            _ = terminated.recv() => break,
+            input = keys.recv() => match input {
+                Some(Input::Key(key)) => {
+                    changed = true;
+                    // What a key does is seen at once.
+                    draw_at = Instant::now();
+                    match view.key(key) {
+                        KeyOutcome::Continue => {}
+                        KeyOutcome::Quit => break,
+                        KeyOutcome::Do(action) => {
+                            let socket = control.clone().or_else(|| view.control_socket().map(PathBuf::from));
+                            view.did(change(socket, &action).await);
+                            read_at = Instant::now();
+                        }
+                    }
+                }
+                Some(Input::Resize) => {
+                    changed = true;
+                    draw_at = Instant::now();
+                }
+                // The terminal is gone.
+                Some(Input::Closed) | None => break,
+            },
+            Some(line) = lines.recv() => {
+                view.event(&line);
+                changed = true;
+            }
+            () = sleep_until(read_at) => {
+                match read(&instance).await {
+                    Ok(data) => view.update(data),
+                    Err(error) => view.failed(error),
+                }
+                changed = true;
+                read_at = Instant::now() + READ_EVERY;
+            }
+            () = sleep_until(draw_at), if changed => {
+                terminal.draw(|frame| view.render(frame))?;
+                changed = false;
+                draw_at = Instant::now() + DRAW_EVERY;
+            }
+        }
+    }
+    follow.abort();
+    Ok(())
+}
+
+/// A thread of its own: reading a terminal blocks. It ends with the process, or with its receiver at the next key.
+fn read_keys() -> mpsc::Receiver<Input> {
+    let (sender, receiver) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        loop {
+            let input = match event::read() {
+                Ok(Event::Key(key)) => Input::Key(key),
+                Ok(Event::Resize(..)) => Input::Resize,
+                Ok(_) => continue,
+                Err(_) => Input::Closed,
+            };
+            let over = matches!(input, Input::Closed);
+            if sender.blocking_send(input).is_err() || over {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Follows `/v1/events`, again after each end: the instance may restart.
+async fn follow(instance: Target, lines: mpsc::Sender<String>) {
+    let mut last = String::from("none");
+    loop {
+        let headers = [("last-event-id", last.clone())];
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let mut ids = Vec::new();
+        // An error shows itself in the reading beside this.
+        let _ = client::lines(&instance, "/v1/events", &headers, |line| {
+            if let Some(id) = line.strip_prefix("id: ") {
+                ids = vec![id.to_owned()];
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                // A full channel means that drawing is behind: the event is left out.
+                let _ = lines.try_send(data.to_owned());
+            }
+        })
+        .await;
+        if let Some(id) = ids.pop() {
+            last = id;
+        }
+        if lines.is_closed() {
+            return;
+        }
+        tokio::time::sleep(READ_EVERY).await;
+    }
+}
+
+async fn read(instance: &Target) -> Result<Data, String> {
+    let status: Status = get(instance, "/v1/status").await?;
+    let endpoints: Endpoints = get(instance, "/v1/endpoints").await?;
+    let connections: Connections = get(instance, "/v1/connections").await?;
+    // An older instance has no history; the rest is shown all the same.
+    let history = get(instance, "/v1/history?minutes=60")
+        .await
+        .unwrap_or_default();
+    Ok(Data {
+        status,
+        endpoints: endpoints.endpoints,
+        connections: connections.connections,
+        history,
+    })
+}
+
+async fn get<T: DeserializeOwned>(instance: &Target, path: &str) -> Result<T, String> {
+    let answer = client::get(instance, path, BOUNDS)
+        .await
+        .map_err(|error| error.to_string())?;
+    if !answer.status.is_success() {
+        return Err(format!("{path}: {}", answer.status));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| format!("{path}: {error}"))
+}
+
+/// What it did, in one line.
+async fn change(control: Option<PathBuf>, action: &Action) -> String {
+    let Some(socket) = control else {
+        return "the instance has no control socket; nothing was changed".to_owned();
+    };
+    let path = match action {
+        Action::Endpoint {
+            action,
+            upstream,
+            name,
+        } => format!(
+            "/v1/endpoints/{}/{}?upstream={}",
+            encode(name),
+            action.as_str(),
+            encode(upstream)
+        ),
+        Action::Close(id) => format!("/v1/connections/{id}/close"),
+    };
+    match client::post(&Target::Unix(socket), &path, &[], BOUNDS).await {
+        Ok(answer) if answer.status.is_success() => "done".to_owned(),
+        Ok(answer) => format!("refused ({}): {}", answer.status, answer.text()),
+        Err(error) => format!("not done: {error}"),
+    }
+}
+
+/// What the terminal says about itself: `NO_COLOR`, and the character set of the locale.
+fn look() -> Look {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = set("LC_ALL")
+        .or_else(|| set("LC_CTYPE"))
+        .or_else(|| set("LANG"));
+    let unicode = locale.is_some_and(|locale| {
+        let locale = locale.to_ascii_lowercase();
+        locale.contains("utf-8") || locale.contains("utf8")
+    });
+    Look {
+        colour: set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb"),
+        unicode,
+    }
+}

@@ -6,8 +6,6 @@ use std::path::Path;
 
 use super::control::{self, Control, SocketPath};
 use super::settings::{AdminSettings, Bind, ControlPath};
-use tracing::field::display;
-
 use crate::events::{Events, event};
 use crate::http::HttpListener;
 use crate::sys::port_owner::{PortOwner, port_owner};

@@ -8,8 +8,6 @@ use arc_swap::ArcSwap;
 use super::hold_queue::{HoldQueue, Policy};
 use super::metrics::ListenerMetrics;
 use super::registry::Registry;
-use tracing::field::display;
-
 use crate::clock::{self, Moment};
 use crate::dial::{self, Attempt, ClientData, Dialer};
 use crate::events::{Events, event};

@@ -33,7 +33,7 @@ fn what_is_not_understood_is_exit_code_2_with_a_guess() {
 
 #[test]
 fn every_subcommand_is_there() {
-    let expected = "run demo mock doctor check plan explain snippet init status wait healthcheck endpoint reload shutdown \
+    let expected = "run demo mock doctor check plan explain snippet init status top slo incident wait healthcheck endpoint reload shutdown \
                     gateway cert load guide completions man version";
     let command = command();
     let ours: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();

@@ -1,4 +1,4 @@
-//! Names and addresses to connect to, as somebody typed them: parsed, or said what they are instead.
+//! Names and addresses to connect to, as a user typed them: parsed, or explained where they are something else.
 //!
 //! A text that cannot be a `HOST:PORT` is an error whose sentence says what it seems to be. A host that can be
 //! connected to but looks odd is never refused, because the user may know better: [`oddity`] gives the warning.

@@ -57,7 +57,7 @@ pub enum ZoneSource {
 /// What came of the lookup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ZoneLookup {
-    /// The zone and who told, if anybody did.
+    /// The zone and its source, where one was found.
     pub found: Option<(OwnZone, ZoneSource)>,
     /// Who was asked in vain, and why: sentences without a final dot.
     pub failed: Vec<(ZoneSource, String)>,

@@ -51,7 +51,7 @@ pub struct NlbName {
 pub struct EntryName {
     /// Whether it is `entry-http.…` (current releases) or `entry.…` (older ones).
     pub http: bool,
-    /// The name of the system or of one of its query groups; they cannot be told apart.
+    /// The name of the system or of one of its query groups; the name does not say which.
     pub group: String,
     pub region: String,
 }

@@ -48,6 +48,6 @@ pub const VPCE_NOTE: &str = "a VPC endpoint straight onto Datomic's own load bal
 pub const PEERING_NOTE: &str = "entry-http.… answers from release 884 on, entry.… before it; both resolve only in a \
     VPC that is associated with the hosted zone SYSTEM.REGION.datomic.net";
 
-/// What is worth knowing when somebody names an API Gateway.
+/// What is worth knowing when the target is an API Gateway.
 pub const GATEWAY_NOTE: &str = "an API Gateway, which applications reach over https without a proxy (its limits: 30 s \
     and 10 MB a request); entryway leads to Datomic's private port 8182";

@@ -77,7 +77,7 @@ fn patched(spec: &str, input: &SnippetInput) -> Result<String, Error> {
     for key in &patched.removed {
         said.push_str(&format!(", {key} is removed"));
     }
-    // That nobody reads it is no reason to stop.
+    // A closed standard error does not stop the result.
     let _ = writeln!(io::stderr(), "{at}: {said}");
     if let Some(Ok(endpoint)) = &map.endpoint
         && endpoint.contains(".execute-api.")
@@ -127,7 +127,7 @@ fn absolute(path: &str) -> String {
 // === impl Error ===
 
 impl Error {
-    /// As contract section 4 has it.
+    /// See the exit codes in `guide reference cli`.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Patch(_) => 2,

@@ -1,7 +1,7 @@
 //! When to ask again: pure arithmetic, without a clock.
 //!
 //! A good answer: at its TTL, clamped, plus a little jitter. A bad one: after 1 s, doubling to 10 s; while the name has
-//! never had an address, every second; a candidate that never answered, every 60 s (contract 7.10).
+//! never had an address, every second; a candidate that never answered, every 60 s.
 
 use std::time::Duration;
 

@@ -58,7 +58,7 @@ struct NameRefresher<A> {
     broken: bool,
 }
 
-/// Keeps one loop per wanted name until nobody holds a handle any more.
+/// Keeps one loop per wanted name until the last handle is dropped.
 pub(crate) async fn run<A: Ask>(shared: Arc<Shared<A>>, mut names: watch::Receiver<Vec<NameSpec>>) {
     let mut loops: HashMap<(String, bool), AbortHandle> = HashMap::new();
     let mut tasks = JoinSet::new();

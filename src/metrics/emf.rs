@@ -173,7 +173,7 @@ impl EmfWriter {
     }
 }
 
-/// A thread that writes lines to standard output; it ends with its sender, or when nobody reads.
+/// A thread that writes lines to standard output; it ends with its sender, or when the output is closed.
 fn stdout_thread() -> SyncSender<String> {
     let (sender, lines) = sync_channel::<String>(WAITING);
     let write = move || {

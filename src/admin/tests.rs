@@ -341,7 +341,7 @@ async fn documents_have_their_documented_fields() {
         keys(&connections["connections"][0]),
         [
             "address", "age_s", "at_rest", "bytes", "client", "endpoint", "id", "idle_s", "lane",
-            "listener"
+            "listener", "phase"
         ]
     );
     let (_, connections) = running.get("/v1/connections?limit=0").await;

@@ -208,6 +208,6 @@ mod tests {
         codes.sort_unstable();
         codes.dedup();
         assert_eq!(codes.len(), Reason::ALL.len());
-        assert_eq!(codes.len(), 25);
+        assert_eq!(codes.len(), 26);
     }
 }

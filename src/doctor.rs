@@ -1,9 +1,9 @@
 //! Finding out what is wrong on the way to Datomic.
 //!
-//! Owns the stages from settings to limits and the table that turns a symptom into causes and steps. Promises an
-//! answer within 15 s, whatever the network does: every wait below has its own bound, stages run beside each other
-//! where they can, and each address is connected to once or twice. Changes nothing, anywhere. What it cannot tell
-//! apart it says so.
+//! Runs the stages from settings to limits, and turns each symptom into causes and steps by the table in [`rules`]. It
+//! answers within 15 s, whatever the network does: every wait has its own bound, stages run in parallel where they
+//! can, and each address is connected to at most three times. It changes nothing, and where several causes look alike
+//! it says so.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -36,17 +36,16 @@ use crate::upstream::settings::ExpectIdentity;
 use probe_all::ProbeResult;
 use types::shown;
 
-/// The last line of defence: the sum of all bounds is below it.
+/// Bound for the whole network part; the sum of all other bounds is below it.
 const WITHIN: Duration = Duration::from_secs(14);
 
-/// What came back from the network.
 #[derive(Debug, Default)]
 struct Observed {
     direct: Vec<ProbeResult>,
     through: Vec<(SocketAddr, ProbeReport)>,
 }
 
-/// Examines everything. `progress` is told what is being waited for.
+/// Runs every stage. `progress` is called with what is being waited for.
 pub async fn examine(subject: &Input, progress: &dyn Fn(&str)) -> Report {
     let (mut checks, ours) = host_checks::check_ports(subject);
     checks.extend(check_settings(subject));
@@ -111,7 +110,7 @@ async fn look(
     ));
 }
 
-/// Puts placeholders for everything that tells whose network this is.
+/// Replaces everything that identifies this network by placeholders.
 pub fn redact(report: &mut Report, subject: &Input) {
     let mut redactor = Redactor::default();
     for target in &subject.targets {
@@ -172,7 +171,7 @@ fn check_settings(subject: &Input) -> Vec<Check> {
     checks
 }
 
-/// A line of ours about settings: longer than text from the network may be, but as harmless.
+/// A diagnostic about settings: longer than text from the network may be, without control characters.
 fn shown_line(line: &str) -> String {
     line.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -182,7 +181,7 @@ fn shown_line(line: &str) -> String {
 // === impl Observed ===
 
 impl Observed {
-    /// The systems that answered, as they came and as they are shown.
+    /// The identities that answered, raw and as shown.
     fn buckets(&self) -> Vec<String> {
         let outcomes = self
             .direct

@@ -3,6 +3,8 @@
 //! Parts of the pages are generated from tables of the code (keys, flags, exit codes, metrics, events). They are
 //! committed, and a test compares them with their table; `ENTRYWAY_BLESS=1 cargo test --lib reference` rewrites them.
 
+pub mod markdown;
+
 /// Every page: its part, what it is about, and its text.
 pub const REFERENCE: &[(&str, &str, &str)] = &[
     (

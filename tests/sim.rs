@@ -1,5 +1,5 @@
 //! A seeded simulation of the pool: random networks, probes, dials, answers of DNS, stalls and orders of the operator
-//! over the pure core, and after every step the invariants of contract section 7.
+//! over the pure core, and after every step the invariants of reference-behaviour.md.
 //!
 //! `ENTRYWAY_SIM_SEEDS` (256) and `ENTRYWAY_SIM_STEPS` (1000) say how much, `ENTRYWAY_SIM_SEED` replays one seed. A failure
 //! prints its seed; the same seed is the same run.

@@ -170,7 +170,7 @@ async fn integrity(total: u64) {
     child.kill().await.unwrap();
 }
 
-/// R27: many live connections on one zone while another goes down and up 200 times.
+/// Many live connections on one zone while another goes down and up 200 times.
 async fn flips() {
     let steady = Upstream::echo().await;
     let mut flipping = Some(Upstream::echo().await);

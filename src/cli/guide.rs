@@ -1,9 +1,9 @@
 //! `entryway guide [TOPIC]`: the documentation by task, on the machine that has the trouble.
 
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 
 use super::error::{CliError, code};
-use crate::guide;
+use crate::guide::{self, markdown};
 
 /// Every topic: its word, what it is about, its text.
 pub const TOPICS: &[(&str, &str, &str)] = &[
@@ -68,6 +68,11 @@ pub const TOPICS: &[(&str, &str, &str)] = &[
         include_str!("../guide/load.md"),
     ),
     (
+        "security",
+        "who may do what on which port",
+        include_str!("../guide/security.md"),
+    ),
+    (
         "troubleshoot",
         "by symptom",
         include_str!("../guide/troubleshoot.md"),
@@ -99,7 +104,7 @@ pub fn print(topic: Option<&str>, part: Option<&str>, to: &mut dyn Write) -> Res
         .next(format!("entryway guide {topic}")));
     }
     if let Some((_, _, text)) = TOPICS.iter().find(|(word, ..)| *word == topic) {
-        to.write_all(text.as_bytes())?;
+        to.write_all(page(text).as_bytes())?;
         return Ok(0);
     }
     let words: Vec<&str> = TOPICS
@@ -131,7 +136,22 @@ fn reference(part: Option<&str>, to: &mut dyn Write) -> Result<u8, CliError> {
         if index > 0 {
             writeln!(to)?;
         }
-        to.write_all(guide::without_markers(page).as_bytes())?;
+        to.write_all(self::page(&guide::without_markers(page)).as_bytes())?;
     }
     Ok(0)
+}
+
+/// A page as it is printed: rendered for a terminal, else as Markdown.
+fn page(text: &str) -> String {
+    let output = io::stdout();
+    if !output.is_terminal() {
+        return text.to_owned();
+    }
+    let width = rustix::termios::tcgetwinsize(&output).map_or(0, |size| usize::from(size.ws_col));
+    let width = if width == 0 {
+        markdown::DEFAULT_WIDTH
+    } else {
+        width
+    };
+    markdown::render(text, width)
 }

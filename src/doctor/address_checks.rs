@@ -41,6 +41,7 @@ pub(super) fn check_all(subject: &Input, all: &[ProbeResult]) -> Vec<Check> {
 pub(super) fn working(subject: &Input, all: &[ProbeResult]) -> HashSet<String> {
     let works = |found: &&ProbeResult| {
         found.report.outcome.is_success()
+            && !found.large_lost
             && match &subject.targets[found.peer.target]
                 .health
                 .expect_s3_auth_path
@@ -268,10 +269,14 @@ impl AddressChecks<'_> {
             ),
             false => Check::pass(Stage::Http, self.label(), evidence),
         };
-        vec![
-            Check::pass(Stage::Bytes, self.label(), "an answer comes back"),
-            http,
-        ]
+        let bytes = match self.found.large_lost {
+            true => self.ruled(
+                &rules::BYTES_MTU,
+                "a request of 4 KB, twice as long as a packet, got no answer",
+            ),
+            false => Check::pass(Stage::Bytes, self.label(), "an answer comes back"),
+        };
+        vec![bytes, http]
     }
 
     fn http_rule(&self, bad: &BadAnswer) -> &'static Rule {

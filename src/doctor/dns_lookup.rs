@@ -1,5 +1,4 @@
-//! What each DNS server says about each name, and what entryway would make of it. What that means is `naming`'s
-//! business.
+//! Asks each DNS server for each name, and says which answer entryway would use. `dns_checks` says what that means.
 //!
 //! All names and servers are asked at once, each name within [`WITHIN`]. The answer that counts is the one entryway
 //! would believe: that of the first server, in the configured order, that says anything sensible.

@@ -1,4 +1,4 @@
-//! Which way this machine takes to an address: source address, interface, and whether by the default route.
+//! The route this machine takes to an address: source address, interface, and whether it is the default route.
 //!
 //! A UDP socket is connected, which sends nothing but asks the kernel. The interface is read from `/proc/net` where
 //! there is one; what cannot be read is left out.
@@ -6,7 +6,6 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// The way to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     /// The address it starts from.
@@ -51,7 +50,7 @@ pub(super) fn to(socket: SocketAddr) -> io::Result<Route> {
     })
 }
 
-/// The way in words, or that there is none: `from 10.0.0.5 by eth0`.
+/// The route as text, or the error: `from 10.0.0.5 by eth0`.
 pub(super) fn describe(socket: SocketAddr) -> String {
     match to(socket) {
         Ok(route) => route.describe(),

@@ -1,6 +1,7 @@
-//! Going to every address: one probe each, all at once, and a second look at answers that were not Datomic's.
+//! Probes every address at once. An answer that is not Datomic's is fetched once more to show its first bytes; where
+//! the probe succeeds, a large request follows, because a path that loses large packets passes small probes.
 //!
-//! Looks only; what it means is `judge`'s business. Everything ends within [`PROBE`] plus [`FIRST_BYTES_WITHIN`].
+//! `address_checks` says what the results mean. Everything ends within [`PROBE`] plus [`LARGE_WITHIN`].
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -19,19 +20,23 @@ use crate::types::Zone;
 use crate::upstream::input::ProbeOutcome;
 use crate::upstream::settings::{HealthSettings, ProbeKind};
 
-/// For one probe: a lost SYN, a slow node and a slow way fit in.
+/// Bound for one probe; a lost SYN, a slow node and a long path fit in.
 pub(super) const PROBE: Duration = Duration::from_secs(4);
-/// For the second look.
+/// Bound for the second request.
 const FIRST_BYTES_WITHIN: Duration = Duration::from_secs(1);
-/// What is read of an answer at the second look.
+/// Bytes that are read of the second answer.
 const FIRST_BYTES_LIMIT: u64 = 2048;
+/// A request of several full segments is answered within this time, as the small one before it was.
+const LARGE_WITHIN: Duration = Duration::from_secs(2);
+/// More than two segments of an Ethernet, less than the 8 KiB of headers that servers take.
+const LARGE_HEADER: usize = 4000;
 /// Addresses of all targets together; more is not a diagnosis but a scan.
 const MAX_ADDRESSES: usize = 64;
 
 /// One address of one endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct AddressTarget {
-    /// Index of its way.
+    /// Index of its upstream.
     pub(super) target: usize,
     /// The endpoint's name.
     pub(super) endpoint: String,
@@ -40,15 +45,16 @@ pub(super) struct AddressTarget {
     pub(super) socket: SocketAddr,
 }
 
-/// What was found there.
 #[derive(Debug)]
 pub(super) struct ProbeResult {
     pub(super) peer: AddressTarget,
-    /// The way this machine takes, or why there is none.
+    /// The route this machine takes, or why there is none.
     pub(super) route: Result<Route, String>,
     pub(super) report: ProbeReport,
     /// The first bytes of the answer, where it was not Datomic's.
     pub(super) first_bytes: Option<String>,
+    /// A small request was answered, one of several full segments was not.
+    pub(super) large_lost: bool,
 }
 
 /// Every address of every endpoint in use, each once per way. An address that two names of a way share goes to the
@@ -85,7 +91,7 @@ pub(super) async fn probe_all(
     let mut going = JoinSet::new();
     for (place, peer) in peers.into_iter().enumerate() {
         let settings = patient(&targets[peer.target].health);
-        going.spawn(async move { (place, look(peer, settings).await) });
+        going.spawn(async move { (place, inspect(peer, settings).await) });
     }
     let mut found = Vec::new();
     while let Some(Ok(one)) = going.join_next().await {
@@ -103,7 +109,7 @@ pub(super) fn patient(health: &HealthSettings) -> HealthSettings {
     }
 }
 
-async fn look(peer: AddressTarget, settings: HealthSettings) -> ProbeResult {
+async fn inspect(peer: AddressTarget, settings: HealthSettings) -> ProbeResult {
     let route = ip_route::to(peer.socket).map_err(|error| error.to_string());
     let host = host_header(&peer.host, peer.socket.port());
     let report = probe::once(&settings, peer.socket, &host).await;
@@ -118,11 +124,30 @@ async fn look(peer: AddressTarget, settings: HealthSettings) -> ProbeResult {
         .flatten(),
         false => None,
     };
+    let answered = report.outcome.is_success() && settings.kind != ProbeKind::Tcp;
+    let large_lost = answered && {
+        let large = large_request(peer.socket, &settings.path, &host);
+        timeout(LARGE_WITHIN, large).await.is_err()
+    };
     ProbeResult {
         peer,
         route,
         report,
         first_bytes,
+        large_lost,
+    }
+}
+
+/// Ends when anything comes back for a request of several full segments, be it an end or an error.
+async fn large_request(socket: SocketAddr, path: &str, host: &str) {
+    let padding = "x".repeat(LARGE_HEADER);
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: entryway\r\nX-Padding: {padding}\r\nConnection: close\r\n\r\n"
+    );
+    if let Ok(mut stream) = TcpStream::connect(socket).await
+        && stream.write_all(request.as_bytes()).await.is_ok()
+    {
+        let _ = stream.read(&mut [0; 1]).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! What was found: checks in the order of the stages, their verdict, as text and as JSON (contract section 2). Pure.
+//! What was found: checks in the order of the stages, their verdict, as text and as JSON. Pure.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;

@@ -194,6 +194,12 @@ BYTES_SILENT Bytes Fail "the connect works, then nothing comes back"
   ["the node hangs, or restarts and has not loaded yet", "something on the way accepts for others: a VPN, a transparent proxy, an SSH tunnel",
    "large packets are lost on the way (MTU) or a firewall drops what follows the connect"]
   ["the nodes' health: CloudWatch → dashboard of the system, EC2 → Instances tagged {system}", "curl -v --max-time 10 http://{host}:{port}/"]
+BYTES_MTU Bytes Fail "small requests are answered, large ones are lost on the way: transactions would hang"
+  ["a tunnel or VPN on the way carries smaller packets than this machine sends (MTU), and the ICMP messages that would say so are dropped",
+   "a security group or firewall drops ICMP `fragmentation needed`"]
+  ["ping -M do -s 1472 {ip}: the largest size that is answered, plus 28, is the MTU of the path",
+   "ip link set dev TUNNEL mtu 1400, or clamp the segment size: iptables -t mangle -A POSTROUTING -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+   "in AWS: allow ICMP type 3 code 4 in the security groups and network ACLs of both sides"]
 BYTES_TLS Bytes Fail "the port speaks TLS, Datomic's private port speaks plain HTTP"
   ["the endpoint is an API Gateway, an https load balancer or a peer server"]
   ["an API Gateway or https endpoint needs no proxy: put it into the application's :endpoint as https://…",

@@ -1,4 +1,4 @@
-//! The words of a diagnosis: stages, verdicts, rules, and the facts that fill a rule's text. Pure.
+//! The types of a diagnosis: stages, verdicts, rules, and the facts that fill a rule's text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,27 +6,21 @@ use std::net::IpAddr;
 
 use crate::addr::aws;
 
-/// Of text from outside, so much is shown.
+/// Characters of text from outside that are shown.
 const SHOWN: usize = 200;
 
 /// What is looked at, in the order of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// What was asked for.
     Settings,
-    /// The listen addresses.
     Port,
-    /// The DNS servers.
     Resolver,
-    /// The names of the endpoints.
     Names,
     /// The way this machine takes to an address.
     Route,
-    /// The connect.
     Tcp,
     /// Whether anything comes back.
     Bytes,
-    /// What it says.
     Http,
     /// Which Datomic system says it.
     Identity,
@@ -41,7 +35,6 @@ pub enum Stage {
 pub enum Verdict {
     /// Could not, or need not, be looked at.
     Skip,
-    /// Well.
     Pass,
     /// Works, but something will hurt.
     Warn,
@@ -70,7 +63,7 @@ pub struct Rule {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts(BTreeMap<&'static str, String>);
 
-/// Text from outside made harmless: escaped, and cut.
+/// Text from outside, escaped and cut.
 pub(super) fn shown(text: &str) -> String {
     let mut safe: String = text.chars().take(SHOWN).collect::<String>();
     let cut = safe.len() < text.len();
@@ -99,7 +92,6 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
 // === impl Stage ===
 
 impl Stage {
-    /// All of them.
     pub const ALL: [Stage; 11] = [
         Stage::Settings,
         Stage::Port,
@@ -114,7 +106,6 @@ impl Stage {
         Stage::Limits,
     ];
 
-    /// Its name in the contract.
     pub const fn as_str(self) -> &'static str {
         match self {
             Stage::Settings => "settings",
@@ -149,7 +140,6 @@ impl fmt::Display for Stage {
 // === impl Verdict ===
 
 impl Verdict {
-    /// Its name in the contract.
     pub const fn as_str(self) -> &'static str {
         match self {
             Verdict::Skip => "SKIP",
@@ -196,12 +186,10 @@ impl Facts {
         facts
     }
 
-    /// Adds one.
     pub fn set(&mut self, word: &'static str, value: impl Into<String>) {
         self.0.insert(word, value.into());
     }
 
-    /// With one more.
     #[must_use]
     pub fn with(mut self, word: &'static str, value: impl Into<String>) -> Self {
         self.set(word, value);

@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::config::filler;
 use super::mode::Mode;
@@ -59,10 +60,17 @@ pub(super) async fn serve(zone: Arc<Zone>, stream: TcpStream) {
     tokio::select! {
         // A connection that breaks is what tests are about, not a fault of the mock.
         _ = connection => {}
-        true = async { mode.wait_for(|mode| *mode == Mode::Dead).await.is_ok() } => {
-            reset.store(true, Relaxed);
-        }
+        // The flag is set in here, because the connection is dropped before the branch's own code runs.
+        () = dead(&mut mode, &reset) => {}
     }
+}
+
+/// Ends when the zone is dead; closing the connection resets it then.
+async fn dead(mode: &mut watch::Receiver<Mode>, reset: &AtomicBool) {
+    if mode.wait_for(|mode| *mode == Mode::Dead).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    reset.store(true, Relaxed);
 }
 
 async fn answer(zone: &Zone, request: Request<Incoming>) -> Response<Body> {

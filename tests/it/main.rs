@@ -12,6 +12,7 @@ mod drain;
 mod edges;
 mod failover;
 mod framing;
+mod fuzz_seeds;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod guide;
@@ -28,6 +29,7 @@ mod relay;
 mod reload;
 mod reset;
 mod resolve;
+mod security;
 mod settings;
 mod systemd;
 mod timers;

@@ -1,4 +1,4 @@
-//! /metrics end to end: HELP and TYPE for every family, the contract's families and labels, nothing from the network.
+//! /metrics end to end: HELP and TYPE for every family, the published families and labels, nothing from the network.
 
 use tokio::net::TcpStream;
 
@@ -96,7 +96,7 @@ fn labels(line: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn the_families_of_the_contract() {
+async fn the_published_families() {
     let entry = datomic("b/p").await;
     let conf = Conf::to(&[format!("{}?zone=a&name=one", entry.address)])
         .upstream(r#"health.kind = "datomic""#);

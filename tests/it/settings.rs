@@ -1,4 +1,4 @@
-//! Bad input through the binary: exit codes of contract section 4, and messages that say what, where and what next.
+//! Bad input through the binary: exit codes and messages that say what, where and what next.
 
 use std::path::Path;
 

@@ -97,7 +97,7 @@ ramp = \"0s\"
 connections = \"errors\"
 ";
 
-/// R27: live connections on a zone that is well, while the preferred one comes and goes.
+/// Live connections on a zone that is well, while the preferred one comes and goes.
 pub fn zone_flips(topology: &Topology, table: &mut Table) {
     let (count, flips) = if crate::long() {
         (9000, 200)
@@ -169,7 +169,7 @@ pub fn zone_flips(topology: &Topology, table: &mut Table) {
     );
 }
 
-/// R28: every second probe fails.
+/// Every second probe fails.
 pub fn every_second_probe(_lab: &Topology, table: &mut Table) {
     let port = 9182;
     let _servers = ZONES.map(|zone| Server::start(zone, port, Probes::EverySecond));

@@ -25,7 +25,7 @@ pub fn fast() -> &'static str {
     "/run/fast.toml"
 }
 
-/// R23: bytes are under way, both ways, when the zone falls silent.
+/// Bytes are under way, both ways, when the zone falls silent.
 pub fn busy(topology: &Topology, table: &mut Table) {
     let port = 9182;
     let limit = 1500 * MS;
@@ -103,7 +103,7 @@ pub fn waiting(topology: &Topology, table: &mut Table) {
     );
 }
 
-/// R24: an idle pair on a zone that falls silent, and nothing but keepalive to tell.
+/// An idle pair on a zone that falls silent, and nothing but keepalive to tell.
 pub fn idle(topology: &Topology, table: &mut Table) {
     let keep = "\n[[upstream]]\n[upstream.health]\non_down = \"keep\"\n";
     std::fs::write("/run/keep.toml", keep).unwrap();
@@ -129,7 +129,7 @@ pub fn idle(topology: &Topology, table: &mut Table) {
     }
 }
 
-/// R64: a client on another machine that vanishes without a word frees its upstream.
+/// A client on another machine that vanishes without a word frees its upstream.
 pub fn vanished_client(_lab: &Topology, table: &mut Table) {
     let port = 9182;
     let servers = ZONES.map(|zone| Server::start(zone, port, Probes::Well));

@@ -14,7 +14,7 @@ use crate::server::{Probes, Server};
 use crate::topology::{Fault, Topology, ZONES, sh, unreachables};
 use crate::{MS, SECOND, Table};
 
-/// R20–R22: the own zone stops taking connections.
+/// The own zone stops taking connections.
 pub fn connections(topology: &Topology, table: &mut Table, fault: Fault) {
     // The first one is a single look: the middle of three counts, so that one late wake-up decides nothing.
     let mut firsts = Vec::new();
@@ -77,7 +77,7 @@ pub fn connections(topology: &Topology, table: &mut Table, fault: Fault) {
     }
 }
 
-/// R25: the process is stopped; a TCP connect proves nothing.
+/// The process is stopped; a TCP connect proves nothing.
 pub fn frozen(topology: &Topology, table: &mut Table) {
     let proxy = Proxy::entryway(&[]);
     many(proxy.address, 200);
@@ -192,7 +192,7 @@ pub fn detection_against_plan(topology: &Topology, table: &mut Table) {
     }
 }
 
-/// R34: links so slow that all attempts of a race are under way together.
+/// Links so slow that all attempts of a race are under way together.
 pub fn races(_lab: &Topology, table: &mut Table) {
     let port = 9182;
     let servers = ZONES.map(|zone| Server::start(zone, port, Probes::Well));
@@ -255,7 +255,7 @@ pub fn races(_lab: &Topology, table: &mut Table) {
     );
 }
 
-/// R36, R53: our own ports run out; no address is to blame.
+/// Our own ports run out; no address is to blame.
 pub fn local_ports_run_out(_lab: &Topology, table: &mut Table) {
     let path = "/proc/sys/net/ipv4/ip_local_port_range";
     let before = std::fs::read_to_string(path).unwrap();

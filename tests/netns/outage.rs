@@ -11,7 +11,7 @@ use crate::server::{Probes, Server};
 use crate::topology::{Topology, ZONES};
 use crate::{MS, SECOND, Table};
 
-/// R30, `try`.
+/// Every address is down, with `when_all_down` = `try`.
 pub fn all_dead_try(topology: &Topology, table: &mut Table) {
     let proxy = Proxy::entryway(&["--when-all-down", "try"]);
     topology.mode_of_all("refuse");
@@ -32,7 +32,7 @@ pub fn all_dead_try(topology: &Topology, table: &mut Table) {
     );
 }
 
-/// R30, `hold`.
+/// Every address is down, with `when_all_down` = `hold`.
 pub fn all_dead_hold(topology: &Topology, table: &mut Table) {
     let proxy = Proxy::entryway(&[]);
     topology.mode_of_all("refuse");
@@ -66,7 +66,7 @@ pub fn all_dead_hold(topology: &Topology, table: &mut Table) {
     );
 }
 
-/// R30, `refuse`.
+/// Every address is down, with `when_all_down` = `refuse`.
 pub fn all_dead_refuse(topology: &Topology, table: &mut Table) {
     let flags = ["--when-all-down", "refuse", "--probe-interval", "1s"];
     let proxy = Proxy::entryway(&flags);
@@ -101,7 +101,7 @@ pub fn all_dead_refuse(topology: &Topology, table: &mut Table) {
     );
 }
 
-/// R29: probes fail everywhere, connects work everywhere.
+/// Probes fail everywhere, connects work everywhere.
 pub fn fail_open(_lab: &Topology, table: &mut Table) {
     let port = 9182;
     let _servers = ZONES.map(|zone| Server::start(zone, port, Probes::Never));
@@ -125,7 +125,7 @@ pub fn fail_open(_lab: &Topology, table: &mut Table) {
     );
 }
 
-/// R32: 500 wait, then one zone returns.
+/// 500 wait, then one zone returns.
 pub fn parked(_lab: &Topology, table: &mut Table) {
     let (port, count) = (9182, 500);
     let proxy = Proxy::at_port(port, &[]);

@@ -255,7 +255,7 @@ BROKEN [["connection reset"], ["broken pipe"], ["eofexception"], ["eof reached"]
   ["a node or zone went away", "an idle limit on the way: an ALB closes after 60 s, a VPC endpoint forgets after 350 s", "no address was up: entryway closed the connection after hold_timeout"]
   ["the log's conn.close line of that moment names who closed and why, with a hint", "entryway status and entryway doctor"]
 UNAVAILABLE [["anomalies/unavailable"], ["service unavailable"], ["bad gateway"], ["gateway timeout"]]
-  "unavailable (HTTP 502, 503, 504)"
+  "{:cognitect.anomalies/category :cognitect.anomalies/unavailable}"
   "the load balancer or a node says that it cannot serve now; the client retries reads for a minute"
   ["a deploy or restart: nodes go one at a time; a group of one is down meanwhile", "the compute group has no healthy node"]
   ["entryway doctor: stage http tells 502, 503 and 504 apart", "EC2 → Target groups → Targets; CodeDeploy → Deployments"]

@@ -351,3 +351,32 @@ async fn with_tcp_probes_a_connect_is_enough() {
         report.text(false)
     );
 }
+
+/// The server that large packets do not reach: it answers what fits into one.
+#[tokio::test]
+async fn small_requests_are_answered_and_large_ones_are_lost() {
+    let at = server(|mut stream| async move {
+        let mut request = [0; 8192];
+        let mut length = 0;
+        while let Ok(count @ 1..) = stream.read(&mut request[length..]).await {
+            length += count;
+            if length > 1400 {
+                std::future::pending::<()>().await;
+            }
+            if request[..length].ends_with(b"\r\n\r\n") {
+                let answer = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 26\r\n\r\n{:s3-auth-path \"bucket/x\"}";
+                let _ = stream.write_all(answer.as_bytes()).await;
+                return;
+            }
+        }
+    })
+    .await;
+    let report = report(&subject_at(at)).await;
+    assert_rule(
+        &report,
+        &rules::BYTES_MTU,
+        Verdict::Fail,
+        "MTU",
+        "ping -M do",
+    );
+}

@@ -144,6 +144,7 @@ fn silence_at_a_public_address_or_by_the_default_route() {
             server: None,
         },
         first_bytes: None,
+        large_lost: false,
     };
     let subject = subject(explicit(&[("db.example.com", 8182, None)]));
     let public = address_checks::check_all(&subject, &[found("203.0.113.9")]);

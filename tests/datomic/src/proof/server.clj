@@ -95,14 +95,14 @@
      :type "application/transit+json"
      :body (encode result)}))
 
-(defn- cloud-door [_zone {:keys [request-method uri] :as request}]
+(defn- cloud-listener [_zone {:keys [request-method uri] :as request}]
   (case [request-method uri]
     ;; The client takes no other content type, not even with a charset.
     [:get "/"] {:status 200 :type "text/plain" :body (pr-str {:s3-auth-path s3-auth-path})}
     [:post "/api"] (operate cloud-failure request)
     {:status 404 :body "no such page"}))
 
-(defn- pro-door [_zone request]
+(defn- pro-listener [_zone request]
   (operate (fn [signed _] (hmac/verify-failure signed pro-key)) request))
 
 ;; ---- S3, behind a proxy: the only way to put a mock where the client's AWS library looks
@@ -169,9 +169,9 @@
   (let [tls (tls-context key-store password)
         ips ["127.0.0.21" "127.0.0.22" "127.0.0.23"]
         all (zones/start ["a" "b" "c"] ips
-                         [{:arrived arrived :handle cloud-door}
-                          {:arrived arrived :handle pro-door :tls tls}])
-        [cloud pro] (map :port (:doors (first all)))]
+                         [{:arrived arrived :handle cloud-listener}
+                          {:arrived arrived :handle pro-listener :tls tls}])
+        [cloud pro] (map :port (:listeners (first all)))]
     (println (str "CLOUD_PORT=" cloud))
     (println (str "PRO_PORT=" pro))
     (println (str "S3_PORT=" (listen "s3" #(serve-s3 tls %))))

@@ -1,7 +1,7 @@
 (ns proof.zones
   "Entry points, one per zone, each on its own loopback address; all zones share the port.
 
-  A zone has two doors, plain HTTP for client-cloud and TLS for client-pro, and one mode for both:
+  A zone has two listeners, plain HTTP for client-cloud and TLS for client-pro, and one mode for both:
     ok      serves
     refuse  as a process that died: nothing listens, open connections end
     silent  as a network that drops everything: SYNs find a full queue, open connections get no answer
@@ -49,24 +49,24 @@
     (let [{:keys [mode over]} @(:state zone)]
       (when (held? mode) @over (recur)))))
 
-(defn- serve-connection [zone door ^Socket socket]
+(defn- serve-connection [zone listener ^Socket socket]
   (swap! (:open zone) conj socket)
   (try
-    (http/converse (if-let [tls (:tls door)]
+    (http/converse (if-let [tls (:tls listener)]
                      ;; The handshake belongs to the held part: a stopped process shakes no hands.
                      (do (wait-while-held zone) (tls-server tls socket))
                      socket)
                    (fn [request]
-                     (let [arrived ((:arrived door) (:name zone) request)]
+                     (let [arrived ((:arrived listener) (:name zone) request)]
                        (wait-while-held zone)
-                       (let [response ((:handle door) (:name zone) arrived)]
+                       (let [response ((:handle listener) (:name zone) arrived)]
                          (wait-while-held zone)
                          response))))
     (finally
       (swap! (:open zone) disj socket)
       (.close socket))))
 
-(defn- accept-loop [zone door ^ServerSocket listening]
+(defn- accept-loop [zone listener ^ServerSocket listening]
   (http/in-thread
    (str "accept-" (:name zone))
    (fn []
@@ -75,20 +75,20 @@
          ;; In `silent` nothing more is taken from the queue, so that it stays full.
          (loop [] (let [{:keys [mode over]} @(:state zone)]
                     (when (= :silent mode) @over (recur))))
-         (http/in-thread (str "zone-" (:name zone)) #(serve-connection zone door socket))
+         (http/in-thread (str "zone-" (:name zone)) #(serve-connection zone listener socket))
          (recur))))))
 
-(defn- open-doors [zone]
-  (doseq [{:keys [listening port] :as door} (:doors zone)
+(defn- open-listeners [zone]
+  (doseq [{:keys [listening port] :as listener} (:listeners zone)
           :when (.isClosed ^ServerSocket @listening)]
     (reset! listening (bind (:ip zone) port))
-    (accept-loop zone door @listening)))
+    (accept-loop zone listener @listening)))
 
 (defn- fill-queues
   "Takes every place in the listening queues, so that the kernel drops further SYNs."
   [zone]
   (doall
-   (for [{:keys [port]} (:doors zone), _ (range (+ 8 backlog))]
+   (for [{:keys [port]} (:listeners zone), _ (range (+ 8 backlog))]
      (doto (SocketChannel/open)
        (.configureBlocking false)
        (.connect (InetSocketAddress. ^String (:ip zone) (int port)))))))
@@ -98,33 +98,33 @@
   [zone mode]
   (locking zone
     (let [{:keys [over fillers]} @(:state zone)]
-      (when (= :silent mode) (open-doors zone))
+      (when (= :silent mode) (open-listeners zone))
       (reset! (:state zone) {:mode mode :over (promise)})
       (deliver over true)
       (run! #(.close ^SocketChannel %) fillers)
       (case mode
-        (:ok :freeze) (open-doors zone)
+        (:ok :freeze) (open-listeners zone)
         :silent (swap! (:state zone) assoc :fillers (fill-queues zone))
-        :refuse (do (doseq [door (:doors zone)] (.close ^ServerSocket @(:listening door)))
+        :refuse (do (doseq [listener (:listeners zone)] (.close ^ServerSocket @(:listening listener)))
                     (run! #(.close ^Socket %) @(:open zone)))))))
 
 (defn mode [zone] (:mode @(:state zone)))
 
 (defn start
-  "Starts a zone per address. A door is `{:tls SSLContext-or-nil :arrived f :handle g}`: `(f zone
+  "Starts a zone per address. A listener is `{:tls SSLContext-or-nil :arrived f :handle g}`: `(f zone
   request)` sees a request the moment it is read, `(g zone (f …))` answers it."
-  [names ips doors]
-  (let [bound (mapv (fn [_] (bind-all ips)) doors)]
+  [names ips listeners]
+  (let [bound (mapv (fn [_] (bind-all ips)) listeners)]
     (vec
      (for [[i name] (map-indexed vector names)]
        (let [zone {:name name
                    :ip (nth ips i)
                    :state (atom {:mode :ok :over (promise)})
                    :open (atom #{})
-                   :doors (vec (for [[door sockets] (map vector doors bound)]
+                   :listeners (vec (for [[listener sockets] (map vector listeners bound)]
                                  (let [^ServerSocket listening (nth sockets i)]
-                                   (assoc door
+                                   (assoc listener
                                           :listening (atom listening)
                                           :port (.getLocalPort listening)))))}]
-         (doseq [door (:doors zone)] (accept-loop zone door @(:listening door)))
+         (doseq [listener (:listeners zone)] (accept-loop zone listener @(:listening listener)))
          zone)))))

@@ -1,0 +1,99 @@
+//! What each fuzz target does with its bytes: nothing may panic, hang or grow without bound.
+//!
+//! `tests/it/fuzz_seeds.rs` compiles this file too and runs it on a few inputs, so that it does not go stale.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::time::Duration;
+
+use entryway::dns::{DnsSettings, SystemFiles};
+use entryway::upstream::settings::HealthSettings;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(work)
+}
+
+/// The bytes are an entry point's whole answer to a probe.
+pub fn probe_response(data: &[u8]) {
+    block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let answers = async {
+            if let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(data).await;
+            }
+        };
+        let settings = HealthSettings::default();
+        let (report, ()) = tokio::join!(entryway::probe::once(&settings, address, "h:1"), answers);
+        let _ = format!("{:?}", report.outcome);
+    });
+}
+
+/// The bytes are a file with a client map.
+pub fn edn(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let _ = entryway::edn::read_client_map(text);
+    if let Ok(patched) = entryway::edn::patch_endpoint(text, "http://localhost:8182") {
+        let map = entryway::edn::read_client_map(&patched);
+        assert!(map.is_ok(), "patched into what cannot be read:\n{patched}");
+    }
+}
+
+/// The bytes are a hosts file and, behind a zero byte, a resolv.conf. The name is in neither of them, and port 1 of
+/// loopback answers no question.
+pub fn hosts_and_resolv_conf(data: &[u8]) {
+    let (hosts, resolv_conf) = match data.iter().position(|byte| *byte == 0) {
+        Some(at) => (&data[..at], &data[at + 1..]),
+        None => (data, &data[..0]),
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).expect("a file");
+        path
+    };
+    let files = SystemFiles {
+        hosts: write("hosts", hosts),
+        resolv_conf: write("resolv.conf", resolv_conf),
+    };
+    let settings = DnsSettings {
+        servers: vec!["127.0.0.1:1".parse().expect("an address")],
+        timeout: Duration::from_millis(20),
+        ..DnsSettings::default()
+    };
+    block_on(async {
+        for host in ["localhost", "10.0.0.1", "name.invalid"] {
+            let _ = entryway::dns::lookup_with(&settings, host, &files)
+                .await
+                .ips();
+        }
+    });
+}
+
+/// The bytes are a settings file: it is taken, or every problem of it can be printed.
+pub fn settings_report(data: &[u8]) {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(data).expect("written");
+    let words = [
+        "entryway".into(),
+        "check".into(),
+        "--config".into(),
+        OsString::from(file.path()),
+    ];
+    let matches = entryway::cli::args::command().get_matches_from(words);
+    let (_, matches) = matches.subcommand().expect("check");
+    if let Err(report) = entryway::settings::load(matches, std::iter::empty(), false) {
+        assert!(!report.plain().is_empty());
+        let _ = report.styled();
+    }
+}

@@ -26,3 +26,5 @@ mod peers;
 mod request;
 #[cfg(feature = "gateway")]
 mod server;
+#[cfg(feature = "gateway")]
+mod shared;

@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::authority::Access;
 use super::handshake::Peer;
-use super::server::Shared;
+use super::shared::Shared;
 use crate::connection::{self, Reply};
 use crate::events::Reason;
 use crate::stream::Stream;

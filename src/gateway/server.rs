@@ -7,21 +7,21 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::authority::Routes;
 use super::handshake::{Handshakes, Peer, Refused};
 use super::metrics::GatewayMetrics;
-use super::peers::{Peers, is_refused};
+use super::peers::Peers;
 use super::request;
 use super::settings::GatewaySettings;
+use super::shared::Shared;
 use crate::connection::{ListenerContext, Registry};
 use crate::drain::DrainWatcher;
 use crate::events::{Events, event};
 use crate::metrics::Metrics;
-use crate::tls::reload::{Reloader, ServerTls};
+use crate::tls::reload::Reloader;
 use crate::tls::{self, ServerFiles};
 use crate::workers::Dispatcher;
 
@@ -51,24 +51,6 @@ pub struct GatewayConfig {
 #[derive(Clone, Debug)]
 pub struct Gateway {
     shared: Arc<Shared>,
-}
-
-/// What all connections share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub settings: ArcSwap<GatewaySettings>,
-    pub routes: ArcSwap<Routes>,
-    pub contexts: Vec<Arc<ListenerContext>>,
-    pub registry: Registry,
-    pub max_connections: usize,
-    pub metrics: GatewayMetrics,
-    pub events: Events,
-    pub peers: Peers,
-    pub stop: DrainWatcher,
-    tls: Reloader,
-    handshakes: Handshakes,
-    dispatcher: Dispatcher,
-    next_thread: AtomicUsize,
 }
 
 /// Reads the certificate files and starts accepting. The tasks end when `stop` fires; connections go on.
@@ -225,17 +207,6 @@ impl Shared {
         if let Ok(peer) = outcome {
             request::serve(peer, tls, client, self).await;
         }
-    }
-
-    /// Whether a peer that was verified by one set of files is refused by a newer one. Until it is among the live peers
-    /// a change of the files does not find it.
-    pub(super) fn is_refused_since(
-        &self,
-        verified_by: &Arc<ServerTls>,
-        chain: &[CertificateDer<'static>],
-    ) -> bool {
-        let now = self.tls.current();
-        !Arc::ptr_eq(verified_by, &now) && is_refused(&now, chain)
     }
 
     fn log_handshake(&self, outcome: &Result<Peer, Refused>, client: SocketAddr) {

@@ -1,5 +1,6 @@
 //! A proxy at a fixed address, spoken to in SOCKS5 or HTTP CONNECT, over plain TCP or TLS.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::settings::ProxyRoute;
 use super::{Credentials, HopFault, HopKind, Opening, Reached, Refusal, Via, connect, socks5};
 use crate::addr::HostPort;
 use crate::stream::Stream;
@@ -39,6 +39,18 @@ pub(super) struct Proxy {
 pub(super) struct ProxyTls {
     pub(super) config: Arc<ClientConfig>,
     pub(super) server_name: ServerName<'static>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProxyRoute {
+    pub(super) address: HostPort,
+    pub(super) user: Option<String>,
+    pub(super) credentials_file: Option<PathBuf>,
+    /// For `https`: authorities, certificate, key, server name.
+    pub(super) ca: Option<PathBuf>,
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) server_name: Option<String>,
 }
 
 // === impl Proxy ===

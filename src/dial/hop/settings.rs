@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::command;
-use super::proxy::Proxy;
+use super::proxy::{Proxy, ProxyRoute};
 use super::supervise::Plan;
 use crate::addr::HostPort;
 use crate::sys::socket::TcpOptions;
@@ -98,18 +98,6 @@ pub(super) enum Route {
     Proxy(ProxyRoute),
     Exec(Vec<String>),
     Supervised(Plan),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ProxyRoute {
-    pub(super) address: HostPort,
-    pub(super) user: Option<String>,
-    pub(super) credentials_file: Option<PathBuf>,
-    /// For `https`: authorities, certificate, key, server name.
-    pub(super) ca: Option<PathBuf>,
-    pub(super) cert: Option<PathBuf>,
-    pub(super) key: Option<PathBuf>,
-    pub(super) server_name: Option<String>,
 }
 
 /// What is wrong with a `via`: the key below it, and the sentence.

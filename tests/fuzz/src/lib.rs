@@ -42,10 +42,14 @@ pub fn edn(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let _ = entryway::edn::read_client_map(text);
-    if let Ok(patched) = entryway::edn::patch_endpoint(text, "http://localhost:8182") {
-        let map = entryway::edn::read_client_map(&patched);
-        assert!(map.is_ok(), "patched into what cannot be read:\n{patched}");
+    let _ = entryway::edn::read_client_map(text, None);
+    if let Ok(patched) = entryway::edn::patch(text, None, "http://localhost:8182") {
+        let map = entryway::edn::read_client_map(&patched.text, None);
+        assert!(
+            map.is_ok(),
+            "patched into what cannot be read:\n{}",
+            patched.text
+        );
     }
 }
 

@@ -98,7 +98,8 @@ fn handles_signals(name: &str, matches: &ArgMatches) -> bool {
     if name == name::TOP {
         return true;
     }
-    matches!(name, name::RUN | name::MOCK | name::DEMO) || watches()
+    let own = [name::RUN, name::MOCK, name::DEMO, name::LOAD, name::GATEWAY];
+    own.contains(&name) || watches()
 }
 
 fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, CliError> {

@@ -164,6 +164,14 @@ impl Supervisor {
             watched.rest.begin_pass(snapshot, now);
         }
         let registry = self.registry.clone();
+        // Before the commands: a connection that ends at once must know that a shutdown ended it.
+        match phase {
+            Phase::Killed => registry.set_ending(Reason::Killed),
+            Phase::Draining { until, .. } if now >= until => {
+                registry.set_ending(Reason::DrainDeadline)
+            }
+            _ => {}
+        }
         registry.each(|entry| {
             let found = self.upstreams.iter_mut().zip(&snapshots);
             let found = found
@@ -176,13 +184,6 @@ impl Supervisor {
         });
         for watched in &mut self.upstreams {
             watched.silence.end_pass();
-        }
-        match phase {
-            Phase::Killed => registry.set_ending(Reason::Killed),
-            Phase::Draining { until, .. } if now >= until => {
-                registry.set_ending(Reason::DrainDeadline)
-            }
-            _ => {}
         }
         self.export.tick(&registry, now);
     }

@@ -46,24 +46,29 @@ fn text_or_table<'de, D: Deserializer<'de>>(
 ) -> Result<Option<ViaSettings>, D::Error> {
     struct Reads;
     impl<'de> serde::de::Visitor<'de> for Reads {
-        type Value = ViaSettings;
+        type Value = Option<ViaSettings>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("a URL or a table")
         }
 
-        fn visit_str<E: serde::de::Error>(self, url: &str) -> Result<ViaSettings, E> {
-            Ok(ViaSettings {
+        fn visit_str<E: serde::de::Error>(self, url: &str) -> Result<Self::Value, E> {
+            Ok(Some(ViaSettings {
                 url: url.to_owned(),
                 ..ViaSettings::default()
-            })
+            }))
         }
 
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<ViaSettings, A::Error> {
-            ViaSettings::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+        // Settings that were shown are read back at a reload: there an absent value is a null.
+        fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            ViaSettings::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Some)
         }
     }
-    deserializer.deserialize_any(Reads).map(Some)
+    deserializer.deserialize_any(Reads)
 }
 
 /// Everything that can say where an upstream leads.

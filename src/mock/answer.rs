@@ -209,8 +209,9 @@ async fn send_pieces(body: Body, mut sender: channel::Sender<Bytes, io::Error>, 
     };
     let mut rest = body.to_bytes();
     let piece = rest.len().div_ceil(PIECES).max(1);
+    let pieces = rest.len().div_ceil(piece).max(1);
     while !rest.is_empty() {
-        tokio::time::sleep(time / PIECES as u32).await;
+        tokio::time::sleep(time / pieces as u32).await;
         let data = rest.split_to(piece.min(rest.len()));
         if sender.send_data(data).await.is_err() {
             return;

@@ -76,8 +76,10 @@ impl Loaded {
         changes.applied.sort();
         changes.restart.sort();
         // What was serialized from settings can be read as settings.
-        let settings =
-            serde_json::from_value(values(&effective)).unwrap_or_else(|_| new.settings.clone());
+        let settings = serde_json::from_value(values(&effective)).unwrap_or_else(|error| {
+            debug_assert!(false, "shown settings cannot be read back: {error}");
+            new.settings.clone()
+        });
         let targets = settings
             .upstreams
             .iter()

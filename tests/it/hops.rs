@@ -129,7 +129,7 @@ async fn a_name_goes_through_a_proxy_as_it_is() {
             entryway.metric("entryway_hop_up", &[("upstream", "default")]),
             1.0
         );
-        assert!(entryway.sum("entryway_hop_connect_seconds_count") > 0.0);
+        assert!(entryway.sum("entryway_hop_connect_seconds") > 0.0);
         let endpoints = get(entryway.admin.unwrap(), "/v1/endpoints").await;
         assert!(endpoints.contains(NAME), "{endpoints}");
         assert!(!endpoints.contains("100::"), "{endpoints}");

@@ -103,7 +103,7 @@ async fn twenty_attacks_on_the_ports() {
         // Two lengths, and methods that proxies take.
         (
             format!("POST /v1/shutdown HTTP/1.1\r\n{local}\r\nTransfer-Encoding: chunked"),
-            &[0, 400, 403],
+            &[0, 400, 403, 408],
         ),
         (format!("TRACE / HTTP/1.1\r\n{local}"), &[404, 405]),
     ];

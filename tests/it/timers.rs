@@ -79,22 +79,3 @@ async fn ping_through(client: &mut tokio::net::TcpStream, server: &mut tokio::ne
     server.write_all(b"a").await.unwrap();
     crate::harness::client::read_exactly(client, 1).await;
 }
-
-#[tokio::test]
-async fn an_upstream_that_reads_nothing_is_given_up() {
-    let stage = Stage::new().await;
-    let conf = Conf::to(&[stage.address()]).upstream(r#"tcp.user_timeout = "1s""#);
-    let entryway = Entryway::start(&conf).await;
-    let (mut client, server) = stage.pair(entryway.address()).await;
-    let from = client.local_addr().unwrap();
-    let began = Instant::now();
-    crate::harness::client::fill(&mut client, 0).await;
-    assert_eq!(read_out(&mut client).await.1, End::Reset);
-    println!(
-        "an upstream that reads nothing, user_timeout 1s: given up after {:?}",
-        began.elapsed()
-    );
-    entryway.closes(from, "user_timeout").await;
-    drop(server);
-    no_leaks(entryway).await;
-}

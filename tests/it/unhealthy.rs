@@ -94,6 +94,7 @@ async fn an_end_without_an_answer_counts_against_the_address() {
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer).await;
     assert!(answer.is_empty());
+    drop(client);
     eventually("the address is suspected", || {
         entryway
             .events("endpoint.state")

@@ -216,7 +216,8 @@ async fn bytes_read_for_an_upstream_that_was_gone_go_to_the_next() {
     let Outcome::Untouched { unsent, .. } = ended.outcome else {
         panic!("{ended:?}");
     };
-    assert_eq!(unsent, b"precious");
+    // Read for the first upstream or still in the client's socket: the next one gets them either way.
+    assert!(unsent.is_empty() || unsent == b"precious", "{unsent:?}");
 
     let (mut server, up) = pair(None).await;
     let mut up = Stream::from(up);

@@ -199,6 +199,10 @@ pub(super) fn rules_of(settings: &UpstreamSettings) -> CloseRules {
 // === impl Upstream ===
 
 impl Upstream {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of the program that it is joined to"
+    )]
     pub(super) fn start(
         upstream: &UpstreamConfig,
         config: &Config,

@@ -82,7 +82,9 @@ fn refusal(status: u16) -> Refusal {
         502 => Refusal::unreachable(says("it cannot reach the target")),
         503 => Refusal::unreachable(says("the target is not available")),
         504 => Refusal::timed_out(says("the target did not answer in time")),
-        400..=599 => Refusal::unreachable(says("it does not connect to the target")),
+        other if (400..600).contains(&other) => {
+            Refusal::unreachable(says("it does not connect to the target"))
+        }
         _ => HopFault::new(says("no answer to CONNECT")).into(),
     }
 }

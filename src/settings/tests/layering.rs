@@ -453,6 +453,7 @@ fn other_value(key: &str, value: &str) -> Option<String> {
         }
         "listener.max_connections" | "runtime.workers" => Some("3".to_owned()),
         "listener.when_all_down" => quoted("try"),
+        "upstream.framing" => quoted("none"),
         "upstream.system" => quoted("other"),
         "upstream.region" => quoted("eu-west-1"),
         "upstream.query_group" => quoted("reports"),
@@ -485,7 +486,8 @@ fn other_value(key: &str, value: &str) -> Option<String> {
                 Some((number.parse::<u32>().unwrap() + 1).to_string())
             }
             _ => quoted(&crate::duration::show(
-                crate::duration::parse(value).unwrap() + std::time::Duration::from_secs(1),
+                crate::duration::parse(value).unwrap_or_else(|error| panic!("{key}: {error}"))
+                    + std::time::Duration::from_secs(1),
             )),
         },
     }

@@ -54,6 +54,9 @@ fn with(key: &str, value: &str) -> String {
     let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
     match table {
         "" => format!("{name} = {value}\n[upstream]\nendpoint = \"a:1\"\n"),
+        "upstream.via" => format!(
+            "[upstream]\nendpoint = \"a:1\"\n[upstream.via]\nurl = \"ssh://b\"\n{name} = {value}\n"
+        ),
         "upstream" => format!("[upstream]\nendpoint = \"a:1\"\n{name} = {value}\n"),
         _ => format!("[upstream]\nendpoint = \"a:1\"\n[{table}]\n{name} = {value}\n"),
     }

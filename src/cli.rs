@@ -142,7 +142,10 @@ fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, Cli
             Ok(0)
         }
         #[cfg(feature = "gateway")]
-        name::GATEWAY => run::run(load(matches, true)?, None),
+        name::GATEWAY => {
+            let loaded = settings::load_gateway(matches, std::env::vars_os());
+            run::run(loaded.map_err(|report| wrong_settings(&report))?, None)
+        }
         #[cfg(feature = "gateway")]
         name::CERT => cert::run(matches, to),
         #[cfg(feature = "load")]

@@ -9,7 +9,7 @@ pub use byte_size::{ByteSize, parse as parse_size};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use effective::REFERENCE;
 pub use effective::{Changes, Reload};
-pub use layers::{Loaded, load};
+pub use layers::{Loaded, load, load_gateway};
 pub use model::*;
 pub use node::Origin;
 pub use source_file::SourceFile;

@@ -52,6 +52,23 @@ pub fn load(
     env: impl Iterator<Item = (OsString, OsString)>,
     needs_target: bool,
 ) -> Result<Loaded, Diagnostics> {
+    load_command(matches, env, needs_target, false)
+}
+
+/// As [`load`], for the subcommand `gateway`.
+pub fn load_gateway(
+    matches: &ArgMatches,
+    env: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, Diagnostics> {
+    load_command(matches, env, true, true)
+}
+
+fn load_command(
+    matches: &ArgMatches,
+    env: impl Iterator<Item = (OsString, OsString)>,
+    needs_target: bool,
+    gateway: bool,
+) -> Result<Loaded, Diagnostics> {
     let mut problems = Vec::new();
     let flags = overrides::from_command_line(matches, &mut problems);
     let env = overrides::from_environment(env, &mut problems);
@@ -65,7 +82,7 @@ pub fn load(
         flags,
         env: env.tree,
         warnings: env.warnings,
-        gateway: matches.try_contains_id(flags::GATEWAY_LISTEN).is_ok(),
+        gateway,
     };
     lay(layers, problems, needs_target)
 }

@@ -307,7 +307,7 @@ fn deploy(template: &str, input: &SnippetInput, between: &str, quoted: bool) -> 
     let mut text = template
         .replacen(&sample, &args.join(between), 1)
         .replace(
-            "\"REPLACE-WITH-YOUR-REGISTRY/entryway:latest\"",
+            "\"replace-with-your-registry/entryway:latest\"",
             &format!("\"{}\"", input.image),
         )
         .replace(
@@ -341,7 +341,7 @@ impl Default for SnippetInput {
             listen: local(8182),
             admin: local(8183),
             max_drain: Duration::from_secs(SAMPLE_DRAIN),
-            image: "REPLACE-WITH-YOUR-REGISTRY/entryway:latest".to_owned(),
+            image: "replace-with-your-registry/entryway:latest".to_owned(),
             config: None,
         }
     }

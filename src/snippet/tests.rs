@@ -143,7 +143,7 @@ fn what_is_missing_is_marked_and_said() {
             "{text}"
         );
         assert!(
-            text.contains("REPLACE-WITH-YOUR-REGISTRY/entryway"),
+            text.contains("replace-with-your-registry/entryway"),
             "{text}"
         );
         let missing = missing(kind, &input).unwrap();

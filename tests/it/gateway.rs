@@ -1026,13 +1026,10 @@ async fn of_a_zoo_of_certificates_one_is_accepted_and_each_refusal_names_its_cau
         Shown::read(&gateway.pki, "revoked"),
         &["revoked"],
     ));
-    #[allow(
-        clippy::explicit_counter_loop,
-        reason = "the loop continues on another condition"
-    )]
     let mut seen = 0;
     let mut wrong = Vec::new();
     let count = animals.len() + 1;
+    #[allow(clippy::explicit_counter_loop, reason = "the loop also ends early")]
     for (name, shown, results) in animals
         .into_iter()
         .map(|(name, shown, results)| (name, Some(shown), results))

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// How many samples are kept. Contract 7.3 speaks of an address's last 100 answers.
+/// How many samples are kept: the last 100 answers of an address decide what counts as slow.
 const KEPT: usize = 100;
 
 /// A ring of the last 100 durations, each in whole microseconds (at most 71 minutes).

@@ -7,7 +7,7 @@ use crate::harness::client::get;
 use crate::harness::upstream::datomic;
 use crate::harness::{Conf, eventually};
 
-/// Contract section 6: what stands in a quiet instance with one endpoint after one connection.
+/// What stands in a quiet instance with one endpoint after one connection.
 const FAMILIES: &[(&str, &[&str])] = &[
     ("entryway_build_info", &["version", "commit"]),
     ("entryway_start_time_seconds", &[]),

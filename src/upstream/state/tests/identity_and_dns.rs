@@ -1,4 +1,4 @@
-//! Contract 7.10 and 7.11: who is in the set, and who may be used.
+//! Membership and identity: which addresses are in the set, and which of them may be used.
 
 use super::*;
 use crate::upstream::settings::ExpectIdentity;

@@ -466,6 +466,7 @@ fn other_value(key: &str, value: &str) -> Option<String> {
         "upstream.health.path" => quoted("/other"),
         "upstream.health.expect_s3_auth_path" => quoted("off"),
         "upstream.health.on_down" => quoted("keep"),
+        "upstream.hedge_after" => quoted("300ms"),
         "upstream.health.fast_interval" => quoted("300ms"),
         "dns.resolver" => quoted("system"),
         "dns.servers" => Some("[\"10.0.0.2\"]".to_owned()),

@@ -503,7 +503,7 @@ async fn keep_beating(heartbeat: Arc<AtomicU64>, dispatcher: Dispatcher) {
     loop {
         heartbeat.store(clock::now().as_millis(), Relaxed);
         dispatcher.ping();
-        sleep(HEARTBEAT).await;
+        clock::aligned_sleep(HEARTBEAT).await;
     }
 }
 

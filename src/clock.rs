@@ -22,6 +22,13 @@ pub fn now() -> Moment {
     Moment::at(START.get_or_init(Instant::now).elapsed())
 }
 
+/// Sleeps until the next whole multiple of `period` since the start of the process. Periodic work that may happen at any
+/// time uses it, so that an idle process wakes once for all of it.
+pub async fn aligned_sleep(period: Duration) {
+    let pause = now().next_multiple(period).since(now());
+    tokio::time::sleep(pause).await;
+}
+
 // === impl Moment ===
 
 impl Moment {
@@ -45,6 +52,15 @@ impl Moment {
     /// Time from `earlier` to this moment; zero when `earlier` is not earlier.
     pub fn since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
+    }
+
+    /// The first whole multiple of `period` after this moment.
+    pub fn next_multiple(self, period: Duration) -> Moment {
+        let period = Moment::at(period).nanos.max(1);
+        let nanos = (self.nanos / period)
+            .saturating_add(1)
+            .saturating_mul(period);
+        Moment { nanos }
     }
 
     /// Whole milliseconds since the start of the process.

@@ -11,6 +11,7 @@ pub mod readiness;
 pub mod sys;
 pub mod types;
 // floor 1
+pub mod activity;
 pub mod events;
 pub mod guide;
 pub mod http;

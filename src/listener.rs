@@ -50,9 +50,6 @@ const HANDSHAKE_PAUSE: Duration = Duration::from_millis(5);
 /// How often the upstream's health is checked in mode `refuse`.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often it is checked, in other modes, whether a reload has switched to `refuse`.
-const MODE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Consecutive checks without a usable address before the sockets are closed.
 const UNUSABLE_CHECKS: u32 = 3;
 
@@ -219,7 +216,7 @@ impl Listener {
         while checks < UNUSABLE_CHECKS {
             if !self.refuses() {
                 checks = 0;
-                sleep(MODE_CHECK_INTERVAL).await;
+                self.route.policy_changed().await;
                 continue;
             }
             sleep(CHECK_INTERVAL).await;

@@ -1,18 +1,21 @@
-//! The supervisor: one pass over all live connections every 100 ms, on the control thread.
+//! The supervisor: one pass over all live connections every 100 ms, on the control thread; none while nothing moves,
+//! waits or is in doubt, so that idle connections cost nothing ([`Activity`]).
+//!
+//! [`Activity`]: crate::activity::Activity
 //!
 //! Does to established connections what no byte asks for: watches for overdue answers, closes pairs at rest early, cuts
 //! pairs that wait on a silent address, and ends everything at a shutdown. It only sends commands; the relay checks once
 //! more on its own thread. Never touches a socket.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock::{self, Moment};
-use crate::connection::{Entry, Registry};
+use crate::connection::{ConnectionPhase, Entry, Registry};
 use crate::events::{Events, Reason};
 use crate::metrics::Metrics;
 use crate::relay::{Command, RelayShared};
@@ -35,6 +38,13 @@ const LAST_QUIET: Duration = Duration::from_secs(1);
 
 /// At least this often it is checked whether a waiting peer still acknowledges.
 const CHECK_DELIVERY: Duration = Duration::from_secs(1);
+
+/// A connection that has moved nothing for this long, and waits for nothing, needs no look. Longer than the delivery of
+/// its last bytes is watched.
+const QUIETNESS: Duration = Duration::from_secs(2);
+
+/// How often the age of connections is checked while nothing else happens.
+const AGE_CHECK: Duration = Duration::from_secs(1);
 
 /// One upstream, as far as the supervisor is concerned.
 #[derive(Clone, Debug)]
@@ -67,6 +77,7 @@ pub struct Supervisor {
     registry: Registry,
     upstreams: Vec<SupervisedUpstream>,
     phase: watch::Receiver<Phase>,
+    counters: Arc<RelayShared>,
     export: Export,
 }
 
@@ -95,6 +106,7 @@ pub fn new(
         registry,
         upstreams: upstreams.into_iter().map(watched).collect(),
         phase: seen,
+        counters: Arc::clone(&counters),
         export: Export::new(counters, metrics, events),
     };
     let control = ShutdownControl {
@@ -132,28 +144,71 @@ impl ShutdownControl {
 impl Supervisor {
     /// Sweeps until dropped.
     pub async fn run(mut self) {
-        let mut tick = tokio::time::interval(constants::TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = Instant::now();
+        let mut phase = self.phase.clone();
         let mut watched = true;
+        let mut last = clock::now();
+        let mut is_asleep = false;
         loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                changed = self.phase.changed(), if watched => watched = changed.is_ok(),
-            }
+            // The moment this pass was to be made.
+            let due = tokio::select! {
+                due = self.next_pass(last, is_asleep) => due,
+                changed = phase.changed(), if watched => {
+                    watched = changed.is_ok();
+                    clock::now()
+                }
+            };
             let now = clock::now();
-            if last.elapsed() > constants::TICK + constants::STALL {
+            if now.since(due) > constants::STALL {
                 // what seemed silent meanwhile may have been us.
                 for watched in &mut self.upstreams {
                     watched.silence.discount_until(now);
                 }
             }
-            last = Instant::now();
-            self.pass(now);
+            last = now;
+            let is_quiet = self.pass(now);
+            // Asleep after two quiet passes with nothing recorded in between: see `Activity`.
+            is_asleep = is_quiet && self.counters.activity.arm();
+            if is_asleep {
+                self.export.export(&self.registry);
+            }
         }
     }
 
-    fn pass(&mut self, now: Moment) {
+    /// Waits for the next pass: the tick, or while asleep whatever ends the sleep. Returns when it was due.
+    async fn next_pass(&self, last: Moment, is_asleep: bool) -> Moment {
+        if !is_asleep {
+            let due = last + constants::TICK;
+            tokio::time::sleep(due.since(clock::now())).await;
+            return due;
+        }
+        let mut unsettled: Vec<_> = self
+            .upstreams
+            .iter()
+            .filter(|_| !self.registry.is_empty())
+            .map(|watched| Box::pin(unsettled(watched.upstream.view.clone())))
+            .collect();
+        let unsettled = std::future::poll_fn(|context| {
+            let mut all = unsettled.iter_mut();
+            match all.any(|one| one.as_mut().poll(context).is_ready()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        let grows_old = |watched: &SupervisedUpstream| {
+            let rules = watched.upstream.rules.load();
+            rules.max_age.is_some() && !self.registry.is_empty()
+        };
+        tokio::select! {
+            at = self.counters.activity.recorded() => at.max(last),
+            () = unsettled => clock::now(),
+            () = clock::aligned_sleep(AGE_CHECK), if self.upstreams.iter().any(grows_old) => {
+                clock::now()
+            }
+        }
+    }
+
+    /// Looks at everything once. Says whether nothing needs another look before something happens.
+    fn pass(&mut self, now: Moment) -> bool {
         let phase = *self.phase.borrow();
         let snapshots: Vec<_> = self
             .upstreams
@@ -172,7 +227,10 @@ impl Supervisor {
             }
             _ => {}
         }
+        let mut is_quiet = phase == Phase::Serving
+            && (registry.is_empty() || snapshots.iter().all(|snapshot| snapshot.is_settled()));
         registry.each(|entry| {
+            is_quiet &= is_entry_quiet(entry, now);
             let found = self.upstreams.iter_mut().zip(&snapshots);
             let found = found
                 .into_iter()
@@ -186,6 +244,7 @@ impl Supervisor {
             watched.silence.end_pass();
         }
         self.export.tick(&registry, now);
+        is_quiet
     }
 }
 
@@ -194,6 +253,29 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         self.export.export(&self.registry);
     }
+}
+
+/// Resolves when an upstream asks something of established connections.
+async fn unsettled(mut view: SnapshotReader) {
+    while view.load().is_settled() {
+        view.changed().await;
+    }
+}
+
+/// Whether nothing is under way on a connection, and nothing was for a while.
+fn is_entry_quiet(entry: &Entry, now: Moment) -> bool {
+    let relays = entry.relaying(|_, _| {
+        !may_wait(entry) && entry.stats.waiting_since().is_none() && entry.idle(now) >= QUIETNESS
+    });
+    relays.unwrap_or_else(|| matches!(entry.phase(), ConnectionPhase::Leaving))
+}
+
+/// Whether a peer may still owe something: an answer, or the acknowledgement of bytes.
+fn may_wait(entry: &Entry) -> bool {
+    let stats = &entry.stats;
+    stats.last_direction() == Some(Direction::Upload)
+        || stats.pending() > 0
+        || stats.is_unacknowledged()
 }
 
 /// What a shutdown wants of a connection. One that waits for an upstream keeps its hold until the end.
@@ -221,7 +303,7 @@ fn end(entry: &Entry, phase: Phase, now: Moment) {
 impl SupervisedUpstream {
     fn inspect(&mut self, entry: &Entry, snapshot: &Snapshot, now: Moment) {
         let rules = **self.upstream.rules.load();
-        entry.relaying(|candidate, since| {
+        let relays = entry.relaying(|candidate, since| {
             let found = snapshot.all().find(|(endpoint, address)| {
                 address.address.socket == candidate.address.socket
                     && endpoint.endpoint.name() == candidate.endpoint.name()
@@ -239,12 +321,14 @@ impl SupervisedUpstream {
                 entry.commands.send(order);
             }
         });
+        if relays.is_none() {
+            self.upstream.feed.watch_dials();
+        }
     }
 }
 
 /// Asks a pair that has moved nothing for a while, and may have bytes that a peer does not acknowledge, to look.
 fn check_delivery(entry: &Entry, user_timeout: Duration, now: Moment) {
-    let stats = &entry.stats;
     let every = (user_timeout / 4).min(CHECK_DELIVERY);
     let quiet = entry.idle(now);
     if quiet < every {
@@ -253,10 +337,7 @@ fn check_delivery(entry: &Entry, user_timeout: Duration, now: Moment) {
     // The kernel takes the last bytes of an answer off our hands; only those for a client beyond this machine can stay
     // unacknowledged.
     let just_quiet = quiet < every + 3 * constants::TICK && !entry.client.ip().is_loopback();
-    let may_wait = stats.last_direction() == Some(Direction::Upload)
-        || stats.pending() > 0
-        || stats.is_unacknowledged();
-    if may_wait || just_quiet {
+    if may_wait(entry) || just_quiet {
         entry.commands.check_delivery(now, every);
     }
 }

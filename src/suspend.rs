@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::time::Duration;
 
+use crate::clock;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// How often the clocks are compared.
@@ -53,7 +54,7 @@ pub fn read() -> ClockReading {
 pub async fn watch(mut resumed: impl FnMut(Interruption)) -> Infallible {
     let mut detector = SuspendDetector::new(read());
     loop {
-        tokio::time::sleep(TICK).await;
+        clock::aligned_sleep(TICK).await;
         if let Some(event) = detector.tick(read()) {
             resumed(event);
         }
@@ -76,7 +77,7 @@ impl SuspendDetector {
         Self { last: first }
     }
 
-    /// Takes the next reading, meant to be [`TICK`] after the last.
+    /// Takes the next reading, meant to be at most [`TICK`] after the last.
     pub fn tick(&mut self, now: ClockReading) -> Option<Interruption> {
         let ran = now.monotonic.saturating_sub(self.last.monotonic);
         let passed = now.boot.saturating_sub(self.last.boot);

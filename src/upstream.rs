@@ -1,8 +1,8 @@
 //! The endpoints of one upstream: an actor that is the only writer of their state, [`UpstreamHandle`] to send it inputs,
 //! [`SnapshotReader`] to read what it knows.
 //!
-//! The actor applies all inputs that wait, then publishes one immutable snapshot; every 100 ms it does what time alone
-//! brings about. Sending never blocks: a full queue drops observations, never DNS answers or operator actions. Data
+//! The actor applies all inputs that wait, then publishes one immutable snapshot. What time alone brings about it does
+//! every 100 ms while anything is in doubt, and about once a second otherwise, so that an idle process sleeps. Sending never blocks: a full queue drops observations, never DNS answers or operator actions. Data
 //! threads go on with the last snapshot when the actor stalls. What an input means is decided in `state`, which has no
 //! clock.
 
@@ -10,11 +10,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
 
+use crate::activity::Activity;
 use crate::clock;
 use crate::events::Events;
 use crate::metrics::Metrics;
@@ -72,6 +73,8 @@ pub struct UpstreamHandle {
     /// Answers and orders: few, and none may be lost.
     orders: mpsc::UnboundedSender<Input>,
     dropped: Arc<AtomicU64>,
+    /// Connections are being dialled: the actor has to notice a stall of ours.
+    dials: Arc<Activity>,
 }
 
 /// The way out. Cheap to clone.
@@ -89,7 +92,11 @@ struct Actor {
     orders: mpsc::UnboundedReceiver<Input>,
     current: Arc<ArcSwap<Snapshot>>,
     changes: watch::Sender<u64>,
+    dials: Arc<Activity>,
 }
+
+/// How long the actor ticks every 100 ms after it was told of dials.
+const DIALS_WATCHED: Duration = Duration::from_secs(1);
 
 /// The two ends of an upstream, and the actor, to be run on the control thread. The actor ends when the
 /// last [`UpstreamHandle`] is gone.
@@ -123,11 +130,13 @@ pub fn start(
         orders: ordered,
         current: Arc::clone(&current),
         changes,
+        dials: Arc::default(),
     };
     let feed = UpstreamHandle {
         observations,
         orders,
         dropped: Arc::default(),
+        dials: Arc::clone(&actor.dials),
     };
     let view = SnapshotReader {
         current,
@@ -140,19 +149,29 @@ pub fn start(
 
 impl Actor {
     async fn run(mut self) {
-        let mut tick = interval(constants::TICK);
-        // A late tick is seen by `check_stall`; catching up would only blur it.
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_tick = clock::now();
+        let mut dials_watched_until = last_tick;
         loop {
-            let (input, ticked) = tokio::select! {
+            let due = self
+                .upstream
+                .next_tick(last_tick, last_tick < dials_watched_until);
+            if due > last_tick + constants::TICK {
+                self.dials.arm();
+            }
+            let input = tokio::select! {
                 biased;
                 input = self.orders.recv() => match input {
-                    Some(input) => (Some(input), false),
+                    Some(input) => Some(input),
                     None => return,
                 },
-                input = self.observations.recv() => (input, false),
-                _ = tick.tick() => (None, true),
+                input = self.observations.recv() => input,
+                at = self.dials.recorded() => {
+                    dials_watched_until = at + DIALS_WATCHED;
+                    // From here on a tick counts as late.
+                    last_tick = last_tick.max(at);
+                    continue;
+                }
+                () = tokio::time::sleep(due.since(clock::now())) => None,
             };
             let now = clock::now();
             // First of all: were we late? Then the timeouts that wait in the queue are void.
@@ -172,7 +191,7 @@ impl Actor {
                 changes.extend(self.upstream.apply(now, input));
             }
             // A flood of inputs does not hold up what happens by itself.
-            let ticked = ticked || now.since(last_tick) >= constants::TICK;
+            let ticked = now >= due;
             if ticked {
                 last_tick = now;
                 changes.extend(self.upstream.tick(now));
@@ -210,6 +229,11 @@ impl UpstreamHandle {
         if !told {
             self.dropped.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Dials are under way. Cheap; to be repeated while they are.
+    pub fn watch_dials(&self) {
+        self.dials.record();
     }
 
     /// Facts that were dropped because the queue was full (or the actor gone).

@@ -7,7 +7,7 @@ use std::io;
 use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ struct Worker {
     load: Arc<AtomicUsize>,
     /// When the oldest ping was sent that is not answered, in ms of [`Moment`], plus one; 0 = none.
     unanswered: Arc<AtomicU64>,
+    /// The thread sleeps and waits for events: it cannot be stuck, and need not be asked.
+    parked: Arc<AtomicBool>,
 }
 
 enum Work {
@@ -64,6 +66,8 @@ impl Workers {
             let (sender, work) = mpsc::unbounded_channel();
             let unanswered = Arc::new(AtomicU64::new(0));
             let answered = Arc::clone(&unanswered);
+            let parked = Arc::new(AtomicBool::new(false));
+            let (parks, unparks) = (Arc::clone(&parked), Arc::clone(&parked));
             // A runtime is built on the thread where it runs; whether that worked is reported back.
             let (report, built) = std::sync::mpsc::sync_channel(1);
             let handle = std::thread::Builder::new()
@@ -72,6 +76,8 @@ impl Workers {
                     let options = LocalOptions::default();
                     match Builder::new_current_thread()
                         .enable_all()
+                        .on_thread_park(move || parks.store(true, Relaxed))
+                        .on_thread_unpark(move || unparks.store(false, Relaxed))
                         .build_local(options)
                     {
                         Ok(runtime) => {
@@ -89,6 +95,7 @@ impl Workers {
                 work: sender,
                 load: Arc::default(),
                 unanswered,
+                parked,
             });
         }
         let dispatcher = Dispatcher {
@@ -188,6 +195,9 @@ impl Dispatcher {
     /// Asks every thread for a sign of life; to be called about once a second.
     pub fn ping(&self) {
         for worker in self.workers.iter() {
+            if worker.parked.load(Relaxed) {
+                continue;
+            }
             let now = clock::now().as_millis() + 1;
             let is_first = worker
                 .unanswered

@@ -238,7 +238,7 @@ pub(super) async fn record(history: HistoryRecorder, snapshots: impl Fn() -> Vec
         for snapshot in snapshots() {
             history.sample(&snapshot, now);
         }
-        tokio::time::sleep(EVERY).await;
+        clock::aligned_sleep(EVERY).await;
     }
 }
 

@@ -303,7 +303,7 @@ impl Handles {
                 .iter()
                 .find(|known| known.route.listener.as_str() == listener.name);
             if let Some(known) = known {
-                known.route.policy.store(Arc::new(listener.policy()));
+                known.route.set_policy(listener.policy());
             }
         }
         #[cfg(feature = "gateway")]

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 
+use tokio::sync::Notify;
+
 use super::hold_queue::{HoldQueue, Policy};
 use super::metrics::ListenerMetrics;
 use super::registry::Registry;
@@ -37,8 +39,9 @@ pub struct ListenerContext {
     pub dialer: ArcSwap<Dialer>,
     /// The relay's limits; a reload swaps them.
     pub limits: ArcSwap<Limits>,
-    /// What to do when nothing can be dialled; a reload swaps it.
+    /// What to do when nothing can be dialled; a reload swaps it ([`ListenerContext::set_policy`]).
     pub policy: ArcSwap<Policy>,
+    policy_changed: Notify,
     pub(super) relay: Arc<RelayShared>,
     pub(super) metrics: ListenerMetrics,
     pub(super) queue: HoldQueue,
@@ -94,9 +97,22 @@ impl ListenerContext {
             dialer: ArcSwap::from_pointee(parts.dialer),
             limits: ArcSwap::from_pointee(parts.limits),
             policy: ArcSwap::from_pointee(parts.policy),
+            policy_changed: Notify::new(),
             admitted: AtomicIsize::new(0),
             round_failed: AtomicBool::new(false),
         })
+    }
+
+    pub fn set_policy(&self, policy: Policy) {
+        self.policy.store(Arc::new(policy));
+        self.policy_changed.notify_one();
+        // The supervisor's rules came with the same reload.
+        self.relay.activity.record();
+    }
+
+    /// Resolves when the policy may have changed since the last call. For the listener, and nobody else.
+    pub async fn policy_changed(&self) {
+        self.policy_changed.notified().await;
     }
 
     /// Connections that count against the listener's limit.

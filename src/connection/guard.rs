@@ -59,6 +59,7 @@ impl ConnectionGuard {
             context
                 .registry
                 .enter(context.listener.clone(), context.upstream.clone(), client);
+        context.relay.activity.record();
         context.metrics.accepted.increment(1);
         let counted = Arc::clone(&context.metrics.nowhere);
         counted.connections.increment(1.0);
@@ -283,6 +284,7 @@ impl Drop for ConnectionGuard {
         let lived = ended.since(self.entry.accepted);
         metrics.duration.record(lived.as_secs_f64());
         self.context.registry.leave(&self.entry);
+        self.context.relay.activity.record();
         if self.admitted {
             self.context.admitted.fetch_sub(1, Relaxed);
             self.context.registry.dismiss();

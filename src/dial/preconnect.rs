@@ -336,7 +336,7 @@ pub async fn keep_preconnected(dialer: Arc<ArcSwap<Dialer>>, mut view: SnapshotR
     loop {
         let dialer = dialer.load_full();
         if !dialer.preconnected().is_on() {
-            sleep(4 * CHECK_INTERVAL).await;
+            clock::aligned_sleep(4 * CHECK_INTERVAL).await;
             continue;
         }
         dialer.maintain_spares(&preferred(&view)).await;

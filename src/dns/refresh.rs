@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::ask::Ask;
 use super::backoff::{Backoff, FLOOR};
@@ -62,8 +62,6 @@ struct NameRefresher<A> {
 pub(crate) async fn run<A: Ask>(shared: Arc<Shared<A>>, mut names: watch::Receiver<Vec<NameSpec>>) {
     let mut loops: HashMap<(String, bool), AbortHandle> = HashMap::new();
     let mut tasks = JoinSet::new();
-    let mut files = interval(FILES_EVERY);
-    files.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut noticed = Vec::new();
     loop {
         // Each line once, for as long as it stands there.
@@ -91,7 +89,7 @@ pub(crate) async fn run<A: Ask>(shared: Arc<Shared<A>>, mut names: watch::Receiv
                 return;
             },
             // Also the pace at which a loop that panicked is started anew.
-            _ = files.tick() => if shared.ask.refresh() {
+            () = clock::aligned_sleep(FILES_EVERY) => if shared.ask.refresh() {
                 shared.refresh();
             },
         }

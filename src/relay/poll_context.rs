@@ -87,6 +87,7 @@ impl<'a> PollContext<'a> {
     pub(super) fn moved(&mut self, direction: Direction, bytes: usize, spliced: bool) {
         let now = self.now();
         self.stats.moved(direction, bytes, spliced, now);
+        self.shared.activity.record();
         if !self.is_framed()
             && let Some(after) = self.stats.infer_waiting(direction, now)
         {

@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::activity::Activity;
 use crate::sys::pipe::{Budget, PipeLimits, Refused};
 
 use super::thread_buffer;
@@ -18,6 +19,8 @@ const SMALL_READ: usize = 8 << 10;
 /// Shared by all relays of one instance.
 #[derive(Debug)]
 pub struct RelayShared {
+    /// Wakes the supervisor: a byte has moved, or a connection has begun or ended.
+    pub activity: Activity,
     pub(super) pipes: Arc<Budget>,
     leftover: AtomicUsize,
     fallbacks: [AtomicU64; Refused::ALL.len()],
@@ -32,6 +35,7 @@ impl RelayShared {
     /// With bounds on pipes.
     pub fn new(limits: PipeLimits) -> Self {
         Self {
+            activity: Activity::default(),
             pipes: Arc::new(Budget::new(limits)),
             leftover: AtomicUsize::new(0),
             fallbacks: Default::default(),

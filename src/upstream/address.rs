@@ -13,7 +13,7 @@ use crate::upstream::constants;
 use crate::upstream::endpoint::Address;
 use crate::upstream::health::{AddressHealth, ProbeVerdict};
 use crate::upstream::input::ProbeOutcome;
-use crate::upstream::settings::{HealthSettings, ProbeKind};
+use crate::upstream::settings::{FailbackSettings, HealthSettings, ProbeKind};
 use crate::upstream::snapshot::{HealthState, LastProbe, ProbeMode};
 
 /// One address.
@@ -119,6 +119,25 @@ impl AddressState {
     pub fn retry(&mut self, now: Moment, sent: Moment, local: bool) {
         self.last_sent = self.last_sent.max(Some(sent));
         self.probe_at = self.soonest(if local { now + LOCAL_FAULT } else { now });
+    }
+
+    /// When time alone changes something here after `now`: the probe that is due is late, traffic may stand in for one, or
+    /// a time of being up is long enough for rebalancing.
+    pub fn next_tick(
+        &self,
+        now: Moment,
+        settings: &HealthSettings,
+        failback: &FailbackSettings,
+    ) -> Option<Moment> {
+        let probe = (self.pace != ProbeMode::Off).then_some(match settings.kind {
+            ProbeKind::Tcp if self.probe_at > now + LOOK_AHEAD => {
+                let ahead = self.probe_at.since_start().saturating_sub(constants::TICK);
+                Moment::at(ahead)
+            }
+            _ => self.probe_at + constants::TICK,
+        });
+        let settled = self.health.settles_at(failback).filter(|at| *at > now);
+        [probe, settled].into_iter().flatten().min()
     }
 
     /// Bytes that arrived in traffic stand in for the probe that is due. Says whether they did.

@@ -143,9 +143,14 @@ impl AddressHealth {
     /// Since when its being up counts as settled, so that farther pairs may move: after the ramp where it came back by
     /// failback, else after the time that failback takes.
     pub fn settled(&self, now: Moment, failback: &FailbackSettings) -> Option<Moment> {
+        self.settles_at(failback)
+            .filter(|settled| self.state == HealthState::Up && *settled <= now)
+    }
+
+    /// When its being up counts, or will count, as settled.
+    pub fn settles_at(&self, failback: &FailbackSettings) -> Option<Moment> {
         let wait = self.ramp_from.map_or(failback.after, |_| failback.ramp);
-        let settled = self.up_since? + wait;
-        (self.state == HealthState::Up && settled <= now).then_some(settled)
+        Some(self.up_since? + wait)
     }
 
     /// How it is to be probed.

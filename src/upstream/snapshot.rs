@@ -230,6 +230,15 @@ impl Snapshot {
         })
     }
 
+    /// Whether nothing is asked of established connections: every address is up as the right system, no endpoint is
+    /// drained, no pair is to move back.
+    pub fn is_settled(&self) -> bool {
+        self.rebalance.is_none()
+            && self.all().all(|(endpoint, view)| {
+                endpoint.intent != Intent::Drain && view.state == HealthState::Up && !view.mismatch
+            })
+    }
+
     /// Whether anything may be dialled with hope: an address that may be used and is not down.
     pub fn any_usable(&self) -> bool {
         self.all()

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::types::{HopId, UpstreamName, Zone};
@@ -22,6 +23,7 @@ use crate::upstream::input::{DialFailure, Input, Intent, Suspicion, SuspicionKin
 use crate::upstream::latency::LatencyRanking;
 use crate::upstream::membership::{Membership, NameRecord};
 use crate::upstream::settings::UpstreamPolicy;
+use crate::upstream::snapshot::{HealthState, ProbeMode};
 
 pub(in crate::upstream) use ranking::zone_or_endpoint_name;
 
@@ -59,7 +61,8 @@ pub struct UpstreamState {
     silence: TimeoutMarkdownLimit,
     /// When we were late, from and to.
     stalls: VecDeque<(Moment, Moment)>,
-    last_beat: Option<Moment>,
+    /// When the actor is to tick next, at the latest; a later one means that we were late.
+    beat_due: Option<Moment>,
     /// Our own zone as it was detected, by name and by id; the setting successes.
     own_zone: Option<Zone>,
     own_zone_id: Option<Zone>,
@@ -81,6 +84,9 @@ pub struct UpstreamState {
     dirty: bool,
     changes: Vec<Change>,
 }
+
+/// How often the state ticks while nothing is in doubt.
+const QUIET_TICK: Duration = Duration::from_secs(1);
 
 // === impl UpstreamState ===
 
@@ -105,7 +111,7 @@ impl UpstreamState {
             latency_ranked_at: None,
             silence: TimeoutMarkdownLimit::default(),
             stalls: VecDeque::new(),
-            last_beat: None,
+            beat_due: None,
             own_zone: None,
             own_zone_id: None,
             own_listeners,
@@ -228,14 +234,49 @@ impl UpstreamState {
 
     /// To be called whenever the actor wakes, before the inputs that wait are applied: tells whether we were late.
     pub fn check_stall(&mut self, now: Moment) -> Vec<Change> {
-        if let Some(last) = self.last_beat.replace(now) {
-            let late = now.since(last);
-            if late > constants::TICK + constants::STALL {
-                self.stalled(last, now);
-                self.changes.push(Change::Stall(late));
-            }
+        if let Some(due) = self.beat_due.replace(now + constants::TICK)
+            && now.since(due) > constants::STALL
+        {
+            let late = now.since(due) + constants::TICK;
+            let from = Moment::at(now.since_start().saturating_sub(late));
+            self.stalled(from, now);
+            self.changes.push(Change::Stall(late));
         }
         std::mem::take(&mut self.changes)
+    }
+
+    /// When to tick next after a tick at `last`: [`constants::TICK`] later while anything is in doubt, under way or
+    /// (`is_watched`) looked at from outside, so that a stall of our own is noticed; else when time alone changes
+    /// something, or at the next whole second.
+    pub fn next_tick(&mut self, last: Moment, is_watched: bool) -> Moment {
+        let soon = last + constants::TICK;
+        let due = if is_watched || self.is_in_doubt() {
+            soon
+        } else {
+            let (health, failback) = (&self.settings.health, &self.settings.failback);
+            let by_itself = self
+                .set()
+                .filter_map(|(_, address_state)| address_state.next_tick(last, health, failback))
+                .min();
+            let second = last.next_multiple(QUIET_TICK);
+            by_itself.map_or(second, |due| due.min(second)).max(soon)
+        };
+        self.beat_due = Some(due);
+        due
+    }
+
+    /// Whether something is going on that time decides: a first round, a suspicion, an address that comes back, a set
+    /// without an address that is up.
+    fn is_in_doubt(&self) -> bool {
+        let is_up = |address_state: &AddressState| address_state.health.state() == HealthState::Up;
+        !self.first_round_done
+            || self.unreachable_since.is_some()
+            || !self.set().any(|(_, address_state)| is_up(address_state))
+            || self.set().any(|(_, address_state)| {
+                let is_steady = is_up(address_state) && address_state.health.failures() == 0
+                    || address_state.pace == ProbeMode::Down;
+                !is_steady
+            })
     }
 
     /// Whether the snapshot has to be made anew; asking resets it.

@@ -19,6 +19,7 @@ mod guide;
 mod half_close;
 mod hops;
 mod identity;
+mod idle;
 mod integrity;
 mod limits;
 #[cfg(feature = "load")]

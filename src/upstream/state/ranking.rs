@@ -235,7 +235,7 @@ impl UpstreamState {
     pub(super) fn update_latency_ranking(&mut self, now: Moment) {
         if self
             .latency_ranked_at
-            .is_some_and(|last| now.since(last) < constants::NEARER_EVERY)
+            .is_some_and(|last| now.since(last) + constants::TICK / 2 < constants::NEARER_EVERY)
         {
             return;
         }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::args::OutputFormat;
 use crate::settings::Loaded;
@@ -16,6 +16,7 @@ pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> io::R
                 "ok": true,
                 "file": loaded.file(),
                 "warnings": loaded.warnings,
+                "targets": targets(loaded),
                 "settings": loaded.effective(),
             });
             writeln!(to, "{document:#}")
@@ -34,9 +35,58 @@ pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> io::R
             for (key, value, source) in &lines {
                 writeln!(to, "{key:key_width$}  {value:value_width$}  {source}")?;
             }
+            print_targets(loaded, to)?;
             writeln!(to, "ok: {}", summary(loaded))
         }
     }
+}
+
+/// What the target of each upstream was resolved to, without any look-up; `plan` prints it as well.
+pub(super) fn targets(loaded: &Loaded) -> Json {
+    let upstreams = loaded.settings.upstreams.iter().zip(&loaded.targets);
+    let each = upstreams.map(|(upstream, target)| {
+        let endpoints = target.endpoints.iter().map(|endpoint| {
+            json!({
+                "name": endpoint.name,
+                "host": endpoint.host,
+                "port": endpoint.port,
+                "zone": endpoint.zone,
+            })
+        });
+        json!({
+            "upstream": upstream.name,
+            "system": target.system,
+            "region": target.region,
+            "endpoints": endpoints.collect::<Vec<_>>(),
+        })
+    });
+    each.collect()
+}
+
+/// The same as text.
+pub(super) fn print_targets(loaded: &Loaded, to: &mut dyn Write) -> io::Result<()> {
+    for (upstream, target) in loaded.settings.upstreams.iter().zip(&loaded.targets) {
+        let known = [("system", &target.system), ("region", &target.region)];
+        let known: String = known
+            .into_iter()
+            .filter_map(|(what, value)| Some(format!(", {what} {}", value.as_deref()?)))
+            .collect();
+        writeln!(to, "target of upstream {}{known}:", upstream.name)?;
+        for endpoint in &target.endpoints {
+            let host = match endpoint.host.contains(':') {
+                true => format!("[{}]", endpoint.host),
+                false => endpoint.host.clone(),
+            };
+            let zone = endpoint.zone.as_ref().map(|zone| format!(", zone {zone}"));
+            let zone = zone.unwrap_or_default();
+            writeln!(
+                to,
+                "  {host}:{}  name {}{zone}",
+                endpoint.port, endpoint.name
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn summary(loaded: &Loaded) -> String {
@@ -95,6 +145,7 @@ mod tests {
         ] {
             assert!(squeezed.iter().any(|found| found == line), "{line}\n{text}");
         }
+        assert!(text.contains("10.0.0.1:8182  name a, zone a"), "{text}");
         assert_eq!(text.lines().last(), Some("ok: 1 listener, 1 upstream"));
     }
 
@@ -106,5 +157,9 @@ mod tests {
         assert_eq!(document["ok"], true);
         let fall = &document["settings"]["upstream"][0]["health"]["fall"];
         assert_eq!(*fall, serde_json::json!({"value": 4, "source": "flag"}));
+        let target = &document["targets"][0];
+        assert_eq!(target["upstream"], "default");
+        let endpoint = json!({"name": "a", "host": "10.0.0.1", "port": 8182, "zone": "a"});
+        assert_eq!(target["endpoints"][0], endpoint);
     }
 }

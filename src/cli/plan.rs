@@ -5,6 +5,7 @@ use std::io::Write;
 use serde_json::json;
 
 use super::args::OutputFormat;
+use super::check;
 use super::error::CliError;
 use super::status::print_json;
 use crate::settings::{Loaded, UpstreamSettings};
@@ -43,9 +44,12 @@ pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> Resul
                 json!({"schema_version": 1, "upstreams": several.iter().map(one).collect::<Vec<_>>()})
             }
         };
+        let mut value = value;
+        value["targets"] = check::targets(loaded);
         print_json(to, &value)?;
         return Ok(0);
     }
+    check::print_targets(loaded, to)?;
     for (upstream, predictions) in &planned {
         if planned.len() > 1 {
             writeln!(to, "{}:", upstream.name)?;

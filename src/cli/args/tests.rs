@@ -33,11 +33,20 @@ fn what_is_not_understood_is_exit_code_2_with_a_guess() {
 
 #[test]
 fn every_subcommand_is_there() {
+    let absent = |name: &&str| {
+        (cfg!(not(feature = "gateway")) && ["gateway", "cert"].contains(name))
+            || (cfg!(not(feature = "load")) && *name == "load")
+            || (cfg!(not(feature = "top")) && *name == "top")
+    };
     let expected = "run demo mock doctor check plan explain snippet init status top slo incident wait healthcheck endpoint reload shutdown \
                     gateway cert load guide completions man version";
+    let expected: Vec<&str> = expected
+        .split_whitespace()
+        .filter(|name| !absent(name))
+        .collect();
     let command = command();
     let ours: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
-    assert_eq!(ours, expected.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(ours, expected);
 }
 
 #[test]

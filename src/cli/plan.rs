@@ -38,13 +38,12 @@ pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> Resul
             value["upstream"] = json!(upstream.name);
             value
         };
-        let value = match &planned[..] {
+        let mut value = match &planned[..] {
             [only] => one(only),
             several => {
                 json!({"schema_version": 1, "upstreams": several.iter().map(one).collect::<Vec<_>>()})
             }
         };
-        let mut value = value;
         value["targets"] = check::targets(loaded);
         print_json(to, &value)?;
         return Ok(0);

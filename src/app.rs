@@ -464,6 +464,7 @@ pub fn observe(
     let resolver = upstream::resolve(
         &upstreams,
         config.settings.dns.clone(),
+        metrics.clone(),
         events.clone(),
         tasks,
     );

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::metrics::Metrics;
 use crate::upstream::input::Input;
 pub use ask::SystemFiles;
 pub use lookup::{Lookup, Responder, ServerReplies, lookup, lookup_with};
@@ -50,13 +51,16 @@ pub fn is_local(ip: IpAddr) -> bool {
 impl Resolver {
     /// Starts to follow `names` once the future is spawned (on the control runtime; it spawns one task per name).
     /// Every answer goes to `report`, what of the system's files cannot be used to `notice`; neither may block.
+    /// Lookups and changes of each name are counted in `metrics`, once however many upstreams use the name.
     pub fn start(
         settings: DnsSettings,
         names: Vec<NameSpec>,
+        metrics: Metrics,
         notice: impl Fn(&str) + Send + Sync + 'static,
         report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
-        Self::start_with(settings, names, SystemFiles::default(), notice, report)
+        let files = SystemFiles::default();
+        Self::start_with(settings, names, files, metrics, notice, report)
     }
 
     /// As [`Resolver::start`], with other files than the system's.
@@ -64,23 +68,26 @@ impl Resolver {
         settings: DnsSettings,
         names: Vec<NameSpec>,
         files: SystemFiles,
+        metrics: Metrics,
         notice: impl Fn(&str) + Send + Sync + 'static,
         report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
         let ask = ask::Configured::new(settings.clone(), files);
-        Self::start_asking(ask, settings, names, notice, report)
+        Self::start_asking(ask, settings, names, metrics, notice, report)
     }
 
     fn start_asking<A: ask::Ask>(
         ask: A,
         settings: DnsSettings,
         names: Vec<NameSpec>,
+        metrics: Metrics,
         notice: impl Fn(&str) + Send + Sync + 'static,
         report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
         let (names, wanted_names) = watch::channel(names);
         let shared = Arc::new(refresh::Shared {
             ask,
+            metrics,
             report: Box::new(report),
             notice: Box::new(notice),
             wanted: watch::Sender::new(settings),

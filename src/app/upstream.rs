@@ -98,6 +98,7 @@ pub(super) fn all_names(upstreams: &[Upstream]) -> Vec<NameSpec> {
 pub(super) fn resolve(
     upstreams: &Arc<[Upstream]>,
     settings: DnsSettings,
+    metrics: Metrics,
     events: Events,
     tasks: &mut JoinSet<()>,
 ) -> ResolverHandle {
@@ -124,7 +125,7 @@ pub(super) fn resolve(
             error = line,
         );
     };
-    let (handle, future) = Resolver::start(settings, all_names(upstreams), notice, tell);
+    let (handle, future) = Resolver::start(settings, all_names(upstreams), metrics, notice, tell);
     tasks.spawn(future);
     handle
 }

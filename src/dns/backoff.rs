@@ -63,6 +63,11 @@ impl Backoff {
     pub(crate) fn answered(&self) -> bool {
         self.answered
     }
+
+    /// Whether the name is to have addresses: a candidate that never had any is not missed.
+    pub(crate) fn is_expected(&self) -> bool {
+        self.answered || !self.candidate
+    }
 }
 
 #[cfg(test)]

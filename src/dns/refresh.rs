@@ -19,6 +19,7 @@ use super::hosts::{is_local, normalize};
 use super::server::{Family, Records};
 use super::settings::{DnsSettings, NameSpec};
 use crate::clock;
+use crate::metrics::{self, Metrics, family};
 use crate::upstream::input::{Addresses, AnswerSource, DnsAnswer, Input, LookupError};
 
 /// How long the second family is waited for once the first has answered (RFC 8305's resolution delay).
@@ -26,9 +27,13 @@ const GRACE: Duration = Duration::from_millis(50);
 /// How often the system's files are checked for changes.
 const FILES_EVERY: Duration = Duration::from_secs(2);
 
+/// The counters of a name, which end with the last upstream that uses it.
+const COUNTERS: [&metrics::Family; 2] = [&family::DNS_LOOKUPS, &family::DNS_CHANGES];
+
 /// What every name's loop shares.
 pub(crate) struct Shared<A> {
     pub(crate) ask: A,
+    pub(crate) metrics: Metrics,
     pub(crate) report: Box<dyn Fn(Input) + Send + Sync>,
     /// Takes what of the system's files cannot be used.
     pub(crate) notice: Box<dyn Fn(&str) + Send + Sync>,
@@ -56,6 +61,8 @@ struct NameRefresher<A> {
     kept: [Option<Records>; 2],
     /// Whether the last answer was one that working DNS would not have given.
     broken: bool,
+    /// The addresses of the last good answer, sorted.
+    addresses: Vec<IpAddr>,
 }
 
 /// Keeps one loop per wanted name until the last handle is dropped.
@@ -75,6 +82,9 @@ pub(crate) async fn run<A: Ask>(shared: Arc<Shared<A>>, mut names: watch::Receiv
             let keep = wanted.get(host) == Some(candidate) && !task.is_finished();
             if !keep {
                 task.abort();
+            }
+            if !wanted.contains_key(host) {
+                shared.metrics.remove_from(&COUNTERS, &[("name", host)]);
             }
             keep
         });
@@ -135,6 +145,7 @@ impl<A: Ask> NameRefresher<A> {
             backoff: Backoff::new(candidate),
             kept: [None, None],
             broken: false,
+            addresses: Vec::new(),
         }
     }
 
@@ -201,7 +212,11 @@ impl<A: Ask> NameRefresher<A> {
                 _ => {}
             }
         }
-        self.next(&result)
+        let pause = self.next(&result);
+        if self.backoff.is_expected() {
+            self.count(&result);
+        }
+        pause
     }
 
     /// The pause after this answer; lets waiting candidates know when DNS works again.
@@ -225,13 +240,34 @@ impl<A: Ask> NameRefresher<A> {
     }
 
     /// A name that needs no DNS; its addresses are taken as they are.
-    fn report_known(&self, source: AnswerSource, ips: Vec<IpAddr>, settings: &DnsSettings) {
-        self.report(Ok(Addresses {
+    fn report_known(&mut self, source: AnswerSource, ips: Vec<IpAddr>, settings: &DnsSettings) {
+        let result = Ok(Addresses {
             ips,
             ttl: settings.max_ttl,
             source,
             refused: Vec::new(),
-        }));
+        });
+        self.report(result.clone());
+        if self.host.parse::<IpAddr>().is_err() {
+            self.count(&result);
+        }
+    }
+
+    fn count(&mut self, result: &Result<Addresses, LookupError>) {
+        let metrics = &self.shared.metrics;
+        let code = result.as_ref().map_or_else(LookupError::as_str, |_| "ok");
+        metrics
+            .counter(&family::DNS_LOOKUPS, &[&self.host, code])
+            .increment(1);
+        let changes = metrics.counter(&family::DNS_CHANGES, &[&self.host]);
+        if let Ok(found) = result {
+            let mut addresses = found.ips.clone();
+            addresses.sort_unstable();
+            if addresses != self.addresses {
+                changes.increment(1);
+                self.addresses = addresses;
+            }
+        }
     }
 
     fn report(&self, result: Result<Addresses, LookupError>) {

@@ -59,6 +59,7 @@ impl Rig {
             settings,
             names.to_vec(),
             files,
+            Metrics::default(),
             |_| {},
             move |fact| {
                 if let Input::Answer(answer) = fact {

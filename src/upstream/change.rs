@@ -52,12 +52,6 @@ pub enum Change {
         from: String,
         to: String,
     },
-    /// A lookup ended.
-    Lookup {
-        name: String,
-        /// `ok`, or the code of what went wrong.
-        result: &'static str,
-    },
     /// The set of an endpoint's addresses changed.
     Dns {
         name: String,

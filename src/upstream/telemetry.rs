@@ -1,6 +1,6 @@
 //! What happens to the upstream, as log lines and metrics.
 //!
-//! Owns the series of endpoints, probes, identity and DNS, and their removal. Labels come from the configuration, but
+//! Owns the series of endpoints, probes and identity, the gauges of names, and their removal. Labels come from the configuration, but
 //! for result codes, which are of a closed list.
 
 use std::collections::{BTreeSet, HashMap};
@@ -53,6 +53,13 @@ const STATE_GAUGES: [&Family; 4] = [
     &family::ENDPOINT_ACTIVE,
     &family::PROBE_SUCCESS,
     &family::ENDPOINT_ADDRESSES,
+];
+
+/// The gauges of a name.
+const NAME_GAUGES: [&Family; 3] = [
+    &family::DNS_ADDRESSES,
+    &family::DNS_STALE,
+    &family::DNS_AGE_SECONDS,
 ];
 
 // === impl Telemetry ===
@@ -199,7 +206,7 @@ impl Telemetry {
         self.endpoints = shown;
         let named = names(snapshot).map(|view| view.name.clone()).collect();
         for gone in self.names.difference(&named) {
-            self.metrics.remove(&[("name", gone)]);
+            self.forget_name(gone);
         }
         self.names = named;
         self.update_name_ages(snapshot, now);
@@ -252,6 +259,11 @@ impl Telemetry {
         }
     }
 
+    /// Another upstream that uses the name sets its gauges again with its next pass.
+    fn forget_name(&self, name: &str) {
+        self.metrics.remove_from(&NAME_GAUGES, &[("name", name)]);
+    }
+
     fn count(&self, change: &Change) {
         let upstream = self.upstream.as_str();
         let labels = |endpoint: &Endpoint| {
@@ -292,8 +304,6 @@ impl Telemetry {
             }
             Change::Failover { from, to } => inc(&family::FAILOVERS, &[upstream, from, to]),
             Change::Failback { .. } => inc(&family::FAILBACKS, &[upstream]),
-            Change::Lookup { name, result } => inc(&family::DNS_LOOKUPS, &[name, result]),
-            Change::Dns { name, .. } => inc(&family::DNS_CHANGES, &[name]),
             Change::EndpointGone(endpoint) => {
                 let [name, zone] = labels(endpoint);
                 self.metrics.remove(&[
@@ -302,8 +312,9 @@ impl Telemetry {
                     ("zone", &zone),
                 ]);
             }
-            Change::NameGone(name) => self.metrics.remove(&[("name", name)]),
+            Change::NameGone(name) => self.forget_name(name),
             Change::Pin(_)
+            | Change::Dns { .. }
             | Change::DnsError { .. }
             | Change::AddressesLeftOut { .. }
             | Change::Unreachable { .. }

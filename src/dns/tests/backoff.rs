@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{NAME, ips, spec};
 use crate::dns::ask::Ask;
 use crate::dns::{DnsSettings, Family, NameSpec, Records, Resolver, ResolverHandle};
+use crate::metrics::Metrics;
 use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Answers what the test wants, and records when it is asked.
@@ -76,11 +77,19 @@ impl Script {
 }
 
 fn script(names: &[NameSpec]) -> (Arc<Script>, ResolverHandle, tokio::task::JoinHandle<()>) {
+    counted(names, &Metrics::default())
+}
+
+fn counted(
+    names: &[NameSpec],
+    metrics: &Metrics,
+) -> (Arc<Script>, ResolverHandle, tokio::task::JoinHandle<()>) {
     let script = Arc::new(Script::default());
     let (handle, run) = Resolver::start_asking(
         Arc::clone(&script),
         DnsSettings::default(),
         names.to_vec(),
+        metrics.clone(),
         |_| {},
         |_| {},
     );
@@ -141,6 +150,7 @@ async fn candidates_are_asked_rarely_but_not_forgotten_when_dns_comes_back() {
         Arc::clone(&script),
         DnsSettings::default(),
         names,
+        Metrics::default(),
         |_| {},
         |_| {},
     );
@@ -160,4 +170,35 @@ async fn the_resolver_ends_with_its_last_handle() {
     pass(1).await;
     drop(handle);
     run.await.unwrap();
+}
+
+/// However many upstreams use a name, it is looked up and counted once, and its counters go when the name does.
+#[tokio::test(start_paused = true)]
+async fn lookups_and_changes_are_counted_once_and_removed_with_the_name() {
+    let metrics = Metrics::default();
+    let names = [spec(NAME, false), spec("zonal.test", true)];
+    let (script, handle, _run) = counted(&names, &metrics);
+    script.say(Err(LookupError::NxDomain), 0);
+    let total = |family: &str, name: &str| metrics.value(family, &[("name", name)]);
+    pass(3).await;
+    let failed = total("dns_lookups_total", NAME).unwrap();
+    let asked = script.pauses(NAME).len() + 1;
+    assert_eq!(failed, asked as f64);
+    assert_eq!(total("dns_changes_total", NAME), Some(0.0));
+    assert_eq!(
+        total("dns_lookups_total", "zonal.test"),
+        None,
+        "a candidate that has no addresses is not missed"
+    );
+    script.say(Ok("10.0.0.1"), 1);
+    pass(5).await;
+    script.say(Ok("10.0.0.2"), 1);
+    pass(5).await;
+    assert_eq!(total("dns_changes_total", NAME), Some(2.0));
+    let ok = metrics.value("dns_lookups_total", &[("name", NAME), ("result", "ok")]);
+    assert_eq!(ok, Some((script.pauses(NAME).len() + 1 - asked) as f64));
+    handle.set_names(vec![spec("zonal.test", true)]);
+    pass(1).await;
+    assert_eq!(total("dns_lookups_total", NAME), None);
+    assert_eq!(total("dns_changes_total", NAME), None);
 }

@@ -61,22 +61,12 @@ impl UpstreamState {
         let source_before = record.view().source;
         let error = record.record(answer, &refused);
         let kept = record.view().addresses.len();
-        if !quiet {
-            let result = answer
-                .result
-                .as_ref()
-                .map_or_else(|none| none.as_str(), |_| "ok");
-            self.changes.push(Change::Lookup {
+        if let Some(error) = error.filter(|_| !quiet) {
+            self.changes.push(Change::DnsError {
                 name: name.clone(),
-                result,
+                error,
+                kept,
             });
-            if let Some(error) = error {
-                self.changes.push(Change::DnsError {
-                    name: name.clone(),
-                    error,
-                    kept,
-                });
-            }
         }
         if usable {
             // Also where the name came from the hosts file before, and comes from DNS now.

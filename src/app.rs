@@ -21,7 +21,7 @@ use crate::admin::registration::Registered;
 use crate::admin::{self, AdminBindError, AdminListeners, BindOptions};
 use crate::clock::{self, Moment};
 use crate::connection::{ListenerContext, Registry};
-use crate::dial::{self, SpareLimit};
+use crate::dial;
 use crate::dns::ResolverHandle;
 use crate::drain::{self, DrainTrigger, DrainWatcher};
 use crate::events::{Events, Log, event};
@@ -46,7 +46,7 @@ use systemd::Notifier;
 pub use config::{Config, UpstreamConfig};
 pub use reload::{ReloadError, Reloader};
 pub use systemd::SocketError;
-pub use upstream::Upstream;
+pub use upstream::{Shares, Upstream};
 
 mod backend;
 mod config;
@@ -54,6 +54,7 @@ mod config;
 mod gateway;
 mod hops;
 mod instance_metrics;
+mod loops;
 mod own_zone;
 mod reload;
 mod systemd;
@@ -218,16 +219,8 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
         .collect();
 
     let settings = &config.settings;
-    let workers = settings
-        .runtime
-        .workers
-        .or_else(|| std::thread::available_parallelism().ok())
-        .map_or(1, usize::from);
-    let spares = settings
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.warm.spares);
-    let budget = DescriptorBudget::of_process(workers, spares.sum());
+    let workers = settings.runtime.worker_threads();
+    let budget = DescriptorBudget::of_process(workers, settings.spares());
     warn_about_few_connections(&budget, &events);
     let workers = Workers::start(workers).map_err(Error::Workers)?;
     let readiness = Readiness::default();
@@ -243,7 +236,7 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
         &own,
         &metrics,
         &events,
-        &SpareLimit::new(budget.spares),
+        &Shares::of(&budget),
         &mut core,
     );
     for upstream in upstreams.iter() {
@@ -348,6 +341,12 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
     }
     for upstream in handles.upstreams.iter() {
         services.spawn(own_zone::keep(upstream.clone(), handles.events.clone()));
+        services.spawn(loops::watch(
+            upstream.clone(),
+            own.clone(),
+            handles.resolver.clone(),
+            handles.events.clone(),
+        ));
     }
     let registered = Registered {
         pid: std::process::id(),
@@ -440,7 +439,7 @@ pub fn observe(
     own: &[SocketAddr],
     metrics: &Metrics,
     events: &Events,
-    spare_limit: &SpareLimit,
+    shares: &Shares,
     tasks: &mut JoinSet<()>,
 ) -> (Arc<[Upstream]>, ResolverHandle) {
     let (hop_tasks, run_hops) = HopTasks::new();
@@ -450,14 +449,7 @@ pub fn observe(
         .iter()
         .map(|upstream| {
             Upstream::start(
-                upstream,
-                config,
-                own,
-                metrics,
-                events,
-                spare_limit,
-                &hop_tasks,
-                tasks,
+                upstream, config, own, metrics, events, shares, &hop_tasks, tasks,
             )
         })
         .collect();
@@ -532,10 +524,10 @@ impl App {
             self.handles.clone(),
             self.reloader.clone(),
         ));
-        let (doors, settings) = (std::mem::take(&mut self.admin), self.admin_settings.clone());
+        let (open, settings) = (std::mem::take(&mut self.admin), self.admin_settings.clone());
         let admin_bus = self.handles.events.clone();
         let admin = tokio::spawn(async move {
-            admin::serve(doors, backend, admin_bus, &settings, admin_watcher).await
+            admin::serve(open, backend, admin_bus, &settings, admin_watcher).await
         });
         let events = self.handles.events.clone();
         let mut services = std::mem::take(&mut self.services);

@@ -7,8 +7,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crate::events::{Events, Log};
 use crate::stream::Stream;
 use crate::upstream::endpoint::{Address, Candidate};
 use attempt::Connector;
@@ -39,7 +41,8 @@ struct Shared {
 impl Dialer {
     /// A dialer that never dials an address of `own`.
     pub fn new(settings: DialSettings, own: Vec<SocketAddr>, preconnected: Preconnected) -> Self {
-        Self::through(settings, own, preconnected, Hops::default())
+        let events = Events::new(Log::default());
+        Self::through(settings, own, preconnected, Hops::default(), events)
     }
 
     /// One that reaches some addresses through hops.
@@ -48,6 +51,7 @@ impl Dialer {
         own: Vec<SocketAddr>,
         preconnected: Preconnected,
         hops: Hops,
+        events: Events,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -55,6 +59,8 @@ impl Dialer {
                     settings,
                     own,
                     hops,
+                    events,
+                    option_refused: AtomicBool::new(false),
                 },
                 preconnected,
             }),

@@ -288,11 +288,6 @@ fn named(template: &str, sample: &str, name: &Option<String>) -> String {
 /// Puts target, addresses and image into a deployment. `quoted`: the document is YAML or JSON, where an argument
 /// stands in double quotes and a list in brackets.
 fn deploy(template: &str, input: &SnippetInput, between: &str, quoted: bool) -> String {
-    let sample = if quoted {
-        format!("\"{SAMPLE}\"")
-    } else {
-        SAMPLE.to_owned()
-    };
     let args = match &input.config {
         Some(path) if !quoted => vec![format!("--config={path}")],
         _ => input.args(),
@@ -303,9 +298,17 @@ fn deploy(template: &str, input: &SnippetInput, between: &str, quoted: bool) -> 
         false if arg.contains(char::is_whitespace) => format!("\"{}\"", arg.replace('%', "%%")),
         false => arg.replace('%', "%%"),
     };
-    let args: Vec<String> = args.into_iter().map(written).collect();
-    let mut text = template
-        .replacen(&sample, &args.join(between), 1)
+    let line = |args: Vec<String>| {
+        let args: Vec<String> = args.into_iter().map(written).collect();
+        args.join(between)
+    };
+    let default = SnippetInput::default();
+    template
+        .replacen(&line(default.args()), &line(args), 1)
+        .replace(
+            &format!("\"healthcheck\", \"--admin={}\"", default.admin),
+            &format!("\"healthcheck\", \"--admin={}\"", input.admin),
+        )
         .replace(
             "\"replace-with-your-registry/entryway:latest\"",
             &format!("\"{}\"", input.image),
@@ -314,12 +317,7 @@ fn deploy(template: &str, input: &SnippetInput, between: &str, quoted: bool) -> 
             &format!("up to {SAMPLE_DRAIN} s"),
             &format!("up to {} s", drain(input)),
         )
-        .replace("localhost:8182", &input.local());
-    if input.admin != SnippetInput::default().admin {
-        let asked = format!("\"healthcheck\", \"--admin={}\"", input.admin);
-        text = text.replace("\"healthcheck\"", &asked);
-    }
-    text
+        .replace("localhost:8182", &input.local())
 }
 
 fn drain(input: &SnippetInput) -> u64 {
@@ -375,9 +373,8 @@ impl SnippetInput {
         if !self.listen.ip().is_loopback() {
             args.push("--allow-remote".to_owned());
         }
-        if self.admin != default.admin {
-            args.push(format!("--admin={}", self.admin));
-        }
+        // Always: another instance in the same network namespace must not answer for this one.
+        args.push(format!("--admin={}", self.admin));
         args
     }
 

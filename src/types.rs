@@ -1,4 +1,4 @@
-//! The words of the house as types: names that could be swapped by mistake, sides and directions.
+//! Types shared by every layer: names that could be swapped by mistake, sides and directions.
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -31,6 +31,8 @@ pub struct Status {
     pub ready: bool,
     /// Shutting down.
     pub draining: bool,
+    /// Connections at once over all listeners, by the limit of open files.
+    pub max_connections: usize,
     /// The control socket's path.
     pub control_socket: Option<String>,
     /// The listeners.

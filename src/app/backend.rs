@@ -109,6 +109,7 @@ impl Backend for AdminBackend {
         Status {
             uptime_s: seconds(clock::now().since(self.handles.started)),
             draining: self.handles.draining.has_fired(),
+            max_connections: self.handles.max_connections,
             listeners: listeners.collect(),
             upstreams: upstreams.collect(),
             ..Status::default()

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::hops::{self, Candidates, HopTasks};
@@ -22,11 +22,19 @@ use crate::relay::{Limits, RelayShared};
 use crate::settings::{Splice, UpstreamSettings, ZoneSetting};
 use crate::supervisor::{CloseRules, UpstreamEntry};
 use crate::sys::congestion::LoopbackCongestion;
+use crate::sys::limits::DescriptorBudget;
 use crate::types::{ListenerName, UpstreamName};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::input::Input;
 use crate::upstream::settings::{HealthSettings, UpstreamPolicy};
 use crate::upstream::{self, SnapshotReader, UpstreamArgs, UpstreamHandle};
+
+/// What all upstreams together may have open.
+#[derive(Clone, Debug)]
+pub struct Shares {
+    spares: SpareLimit,
+    probes: Arc<Semaphore>,
+}
 
 /// One upstream, running.
 #[derive(Clone, Debug)]
@@ -48,7 +56,7 @@ pub struct Upstream {
     pub(super) limits: Limits,
     /// `upstream.zone`; a change starts the search for our own zone anew.
     pub(super) zone: Arc<watch::Sender<ZoneSetting>>,
-    spare_limit: SpareLimit,
+    shares: Shares,
     pub(super) hop_tasks: HopTasks,
     hop_parts: HopParts,
     pub(super) candidates: Arc<ArcSwap<Vec<EndpointSpec>>>,
@@ -197,6 +205,17 @@ pub(super) fn rules_of(settings: &UpstreamSettings) -> CloseRules {
     }
 }
 
+// === impl Shares ===
+
+impl Shares {
+    pub fn of(budget: &DescriptorBudget) -> Self {
+        Self {
+            spares: SpareLimit::new(budget.spares),
+            probes: Arc::new(Semaphore::new(budget.probes)),
+        }
+    }
+}
+
 // === impl Upstream ===
 
 impl Upstream {
@@ -210,7 +229,7 @@ impl Upstream {
         own: &[SocketAddr],
         metrics: &Metrics,
         events: &Events,
-        spare_limit: &SpareLimit,
+        shares: &Shares,
         hop_tasks: &HopTasks,
         tasks: &mut JoinSet<()>,
     ) -> Self {
@@ -226,7 +245,11 @@ impl Upstream {
             own_listeners: own.to_vec(),
         });
         tasks.spawn(actor);
-        let warm = Preconnected::new(settings.warm.clone(), metrics.clone(), spare_limit.clone());
+        let warm = Preconnected::new(
+            settings.warm.clone(),
+            metrics.clone(),
+            shares.spares.clone(),
+        );
         let dial = dial_settings(settings, config.settings.runtime.loopback_congestion);
         let hop_parts = HopParts {
             upstream: settings.name.clone(),
@@ -235,13 +258,14 @@ impl Upstream {
             metrics: metrics.clone(),
         };
         let hops = hop_tasks.build(hop_specs, &Hops::default(), &hop_parts, &feed);
-        let dialer = Dialer::through(dial, own.to_vec(), warm, hops);
+        let dialer = Dialer::through(dial, own.to_vec(), warm, hops, events.clone());
         let dialer = Arc::new(ArcSwap::from_pointee(dialer));
         let send = feed.clone();
         let (prober, probes) = Prober::start(
             view.clone(),
             settings.health.clone(),
             Arc::clone(&dialer),
+            Arc::clone(&shares.probes),
             move |fact| send.send(fact),
         );
         tasks.spawn(probes);
@@ -268,7 +292,7 @@ impl Upstream {
             dialer,
             limits: limits_of(settings),
             zone: Arc::new(watch::Sender::new(settings.zone.clone())),
-            spare_limit: spare_limit.clone(),
+            shares: shares.clone(),
             hop_tasks: hop_tasks.clone(),
             hop_parts,
             candidates,
@@ -324,7 +348,7 @@ impl Upstream {
             Preconnected::new(
                 settings.warm.clone(),
                 metrics.clone(),
-                self.spare_limit.clone(),
+                self.shares.spares.clone(),
             )
         };
         let hops = self
@@ -335,6 +359,7 @@ impl Upstream {
             self.own.to_vec(),
             warm,
             hops,
+            self.hop_parts.events.clone(),
         );
         self.dialer.store(Arc::new(dialer.clone()));
         dialer

@@ -9,6 +9,7 @@ use crate::settings::Loaded;
 
 /// Prints the effective settings, each with where it was set.
 pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> io::Result<()> {
+    let budget = loaded.settings.planned_budget();
     match output {
         OutputFormat::Json => {
             let document = json!({
@@ -17,6 +18,10 @@ pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> io::R
                 "file": loaded.file(),
                 "warnings": loaded.warnings,
                 "targets": targets(loaded),
+                "limits": {
+                    "open_files": budget.descriptors,
+                    "max_connections": budget.max_connections,
+                },
                 "settings": loaded.effective(),
             });
             writeln!(to, "{document:#}")
@@ -36,6 +41,11 @@ pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> io::R
                 writeln!(to, "{key:key_width$}  {value:value_width$}  {source}")?;
             }
             print_targets(loaded, to)?;
+            let (files, connections) = (budget.descriptors, budget.max_connections);
+            writeln!(
+                to,
+                "{files} open files allow {connections} connections at once"
+            )?;
             writeln!(to, "ok: {}", summary(loaded))
         }
     }
@@ -110,6 +120,7 @@ mod tests {
     use super::*;
     use crate::cli::args;
     use crate::settings;
+    use crate::sys::limits::DescriptorBudget;
 
     fn printed(output: OutputFormat) -> String {
         let line = [
@@ -146,6 +157,15 @@ mod tests {
             assert!(squeezed.iter().any(|found| found == line), "{line}\n{text}");
         }
         assert!(text.contains("10.0.0.1:8182  name a, zone a"), "{text}");
+        let budget = DescriptorBudget::planned(
+            std::thread::available_parallelism().map_or(1, usize::from),
+            0,
+        );
+        let limits = format!(
+            "{} open files allow {} connections at once",
+            budget.descriptors, budget.max_connections
+        );
+        assert!(text.contains(&limits), "{text}");
         assert_eq!(text.lines().last(), Some("ok: 1 listener, 1 upstream"));
     }
 
@@ -157,6 +177,7 @@ mod tests {
         assert_eq!(document["ok"], true);
         let fall = &document["settings"]["upstream"][0]["health"]["fall"];
         assert_eq!(*fall, serde_json::json!({"value": 4, "source": "flag"}));
+        assert!(document["limits"]["max_connections"].as_u64() > Some(0));
         let target = &document["targets"][0];
         assert_eq!(target["upstream"], "default");
         let endpoint = json!({"name": "a", "host": "10.0.0.1", "port": 8182, "zone": "a"});

@@ -10,13 +10,13 @@ use super::client::{Instance, clean};
 use super::error::{CliError, code};
 use super::status::print_json;
 use crate::admin::api_types::{Explain, versioned};
-use crate::app::{self, Config};
+use crate::app::{self, Config, Shares};
 use crate::clock;
-use crate::dial::SpareLimit;
 use crate::events::{Events, Log};
 use crate::http::query::encode;
 use crate::metrics::Metrics;
 use crate::settings::Loaded;
+use crate::sys::limits::DescriptorBudget;
 use crate::upstream::explain::WhatIf;
 
 /// Asks; `what_if` as on the command line (`zone-down=Z`).
@@ -62,7 +62,7 @@ pub async fn survey(
         &[],
         &metrics,
         &events,
-        &SpareLimit::default(),
+        &Shares::of(&DescriptorBudget::of_process(1, 0)),
         &mut tasks,
     );
     let probed = async {

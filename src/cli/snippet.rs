@@ -214,7 +214,9 @@ mod tests {
         std::fs::write(path, text).unwrap();
         let unit = printed(&["systemd", "--from-client", path]).unwrap();
         assert!(
-            unit.contains("run --peering --system=prod --region=us-east-1\n"),
+            unit.contains(
+                "run --peering --system=prod --region=us-east-1 --admin=127.0.0.1:8183\n"
+            ),
             "{unit}"
         );
         let wrong = printed(&["k8s", "--patch", path]).unwrap_err();

@@ -89,6 +89,7 @@ fn head(to: &mut dyn Write, status: &Status) -> Result<(), CliError> {
             format!("entryway {}", clean(&status.version)),
             format!("pid {}", status.pid),
             format!("up {}", span(status.uptime_s)),
+            format!("at most {} connections", status.max_connections),
             painted(word, word == "ready"),
         ],
     )?;

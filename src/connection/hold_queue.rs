@@ -58,7 +58,7 @@ pub struct Policy {
     pub max_connections: Option<usize>,
 }
 
-/// The waiting room of one listener.
+/// The held connections of one listener.
 #[derive(Debug)]
 pub(super) struct HoldQueue {
     /// By waiter number: first come, first let go.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 use super::hop::{Hops, Lease, Reached};
 use crate::addr::is_own_listener;
 use crate::clock::Moment;
-use crate::events::Reason;
+use crate::events::{Events, Reason, event};
 use crate::stream::Stream;
 use crate::sys::congestion::LoopbackCongestion;
 use crate::sys::connect::{self, ConnectError, ConnectStatus};
@@ -66,6 +67,9 @@ pub(super) struct Connector {
     /// Addresses we listen on, which are never dialled.
     pub(super) own: Vec<SocketAddr>,
     pub(super) hops: Hops,
+    pub(super) events: Events,
+    /// Whether it has been said that the kernel refuses an option.
+    pub(super) option_refused: AtomicBool,
 }
 
 /// One attempt that has ended.
@@ -198,6 +202,20 @@ impl Connector {
         Ok((stream, status))
     }
 
+    /// Once for these settings.
+    fn say_option_refused(&self, error: &io::Error) {
+        if !self.option_refused.swap(true, Relaxed) {
+            event!(
+                self.events,
+                WARN,
+                "resource",
+                "the kernel refuses an option of upstream.tcp; connections are made without it",
+                error = %error,
+                hint = "see `entryway guide reference settings` for the values of upstream.tcp",
+            );
+        }
+    }
+
     fn start_std(
         &self,
         to: SocketAddr,
@@ -208,8 +226,11 @@ impl Connector {
         }
         let settings = &self.settings;
         let (stream, status) = connect::start(to, |socket| {
-            socket::nodelay(socket)?;
-            socket::keepalive(socket, &settings.tcp)?;
+            // A connection is worth more than an option.
+            let options = socket::nodelay(socket).and(socket::keepalive(socket, &settings.tcp));
+            if let Err(error) = options {
+                self.say_option_refused(&error);
+            }
             settings.loopback_congestion.apply(socket, to.ip());
             if client_data == ClientData::Ready {
                 // Without it the handshake takes one packet more.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::events::Reason;
+use crate::events::{LogSettings, Reason};
 use crate::metrics::Metrics;
 use crate::sys::congestion::LoopbackCongestion;
 use crate::sys::socket::TcpOptions;
@@ -142,6 +142,37 @@ async fn a_refusal_moves_on_at_once() {
         good.address.socket
     );
     assert!(dialed.stream.as_tcp().unwrap().nodelay().unwrap());
+}
+
+/// A connection is worth more than an option: it is made without it, and said once.
+#[tokio::test]
+async fn an_option_that_the_kernel_refuses_ends_no_attempt() {
+    let (log, lines) = Log::memory(&LogSettings::default()).unwrap();
+    let refused = DialSettings {
+        tcp: TcpOptions {
+            // The kernel allows 127.
+            keepalive_probes: 200,
+            ..settings().tcp
+        },
+        ..settings()
+    };
+    let spares = Preconnected::new(
+        PreconnectSettings::default(),
+        Metrics::default(),
+        SpareLimit::default(),
+    );
+    let events = Events::new(log.clone());
+    let dialer = Dialer::through(refused, Vec::new(), spares, Hops::default(), events);
+    let (_listener, good) = listen();
+    for _ in 0..3 {
+        let (dialed, seen) = dial(&dialer, std::slice::from_ref(&good)).await;
+        assert_eq!(dialed.unwrap().candidate, good);
+        assert_eq!(seen, [(0, ConnectOutcome::Ok)]);
+    }
+    assert!(log.flush(Duration::from_secs(10)));
+    let text = lines.text();
+    assert_eq!(text.matches("\"event\":\"resource\"").count(), 1, "{text}");
+    assert!(text.contains("refuses an option of upstream.tcp"), "{text}");
 }
 
 #[tokio::test]

@@ -182,6 +182,6 @@ mod tests {
         // A thread gives its permit back after its answer has gone out.
         let all = u32::try_from(MAX_THREADS).unwrap();
         let back = tokio::time::timeout(WITHIN, system.threads.acquire_many(all)).await;
-        back.expect("every thread has ended").unwrap();
+        drop(back.expect("every thread has ended").unwrap());
     }
 }

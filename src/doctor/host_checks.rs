@@ -166,16 +166,11 @@ fn may_bind_privileged() -> bool {
 
 /// Stage `limits`; `towards` are the addresses that connections go to.
 pub(super) fn check_limits(input: &Input, towards: &[SocketAddr]) -> Vec<Check> {
-    let mut checks = vec![check_files(input, &DescriptorBudget::planned(workers(), 0))];
+    let mut checks = vec![check_files(input, &input.budget)];
     checks.extend(input.instance.as_ref().and_then(check_files_used));
     checks.extend(check_local_ports(towards, local_ports()));
     checks.extend(check_timers(input));
     checks
-}
-
-/// Data threads that `run` would start.
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn check_files(input: &Input, budget: &DescriptorBudget) -> Check {

@@ -7,6 +7,7 @@ use crate::addr::is_own_listener;
 use crate::dns::{DnsSettings, SystemFiles};
 use crate::listener::ListenerSettings;
 use crate::settings::Settings;
+use crate::sys::limits::DescriptorBudget;
 use crate::sys::local_address::is_local_address;
 use crate::target::ResolvedTarget;
 use crate::upstream::endpoint::EndpointSpec;
@@ -31,6 +32,8 @@ pub struct Input {
     pub odd: Vec<String>,
     /// What is wrong with the settings, in one line each.
     pub wrong: Vec<String>,
+    /// What the limit of open files allows.
+    pub budget: DescriptorBudget,
     /// The timers and counts that can hurt.
     pub timers: Timers,
 }
@@ -105,6 +108,7 @@ impl Input {
                 .any(|listener| listener.bind != ListenerSettings::default().bind),
             targets: targets.collect(),
             dns: settings.dns.clone(),
+            budget: settings.planned_budget(),
             timers: Timers {
                 max_drain: settings.shutdown.max_delay,
                 hold: listeners

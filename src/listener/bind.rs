@@ -244,3 +244,42 @@ impl BindError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    /// Whoever connects over loopback needs neither keepalive nor a user timeout, whatever the listener is bound to.
+    #[test]
+    fn behind_a_wildcard_address_options_go_by_the_client() {
+        let settings = SocketSettings {
+            tcp: TcpOptions {
+                keepalive: Some(Duration::from_secs(15)),
+                ..TcpOptions::default()
+            },
+            loopback_congestion: LoopbackCongestion::default(),
+        };
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let listener = listen(any, &settings).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let accepted = loop {
+            match listener.accept() {
+                Ok((accepted, _)) => break accepted,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        let keepalive = || SockRef::from(&accepted).keepalive().unwrap();
+        assert!(!keepalive(), "nothing is inherited");
+        for local in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            settings.apply(&accepted, local.parse().unwrap());
+            assert!(!keepalive(), "{local}");
+        }
+        settings.apply(&accepted, "10.0.0.1".parse().unwrap());
+        assert!(keepalive());
+    }
+}

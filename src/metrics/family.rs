@@ -36,7 +36,7 @@ const QUICK: &[f64] = &[
     5.0, 10.0,
 ];
 
-/// Time in the waiting room: the default hold is 10 s, a laptop's 30 s.
+/// Time that connections are held: the default hold is 10 s, a laptop's 30 s.
 const PARKED: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0];
 
 /// Lives of connections; 60 s and 350 s are the idle limits of ALB and NLB.

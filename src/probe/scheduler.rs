@@ -1,7 +1,9 @@
 //! When to probe what: follows the upstream's snapshots and sends the probes that they ask for.
 //!
 //! A snapshot says for each address when its next probe is due and in which mode. One probe at a time, except that fast
-//! ones may overlap; two probes of one IP:port are never sent less than 200 ms apart, whatever the snapshot says.
+//! ones may overlap; two probes of one IP:port are never sent less than 200 ms apart, whatever the snapshot says. All
+//! upstreams together have no more probes under way than the descriptor budget allows; a probe that is due beyond that
+//! waits for one to end.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
@@ -75,13 +77,14 @@ impl Prober {
         view: SnapshotReader,
         settings: HealthSettings,
         dialer: Arc<ArcSwap<Dialer>>,
+        limit: Arc<Semaphore>,
         send: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ProberHandle, impl Future<Output = ()> + Send + 'static) {
         let (settings, wanted) = watch::channel(settings);
         let handle = ProberHandle {
             settings: Arc::new(settings),
         };
-        (handle, run(view, wanted, dialer, Arc::new(send)))
+        (handle, run(view, wanted, dialer, limit, Arc::new(send)))
     }
 }
 
@@ -110,6 +113,7 @@ pub(super) async fn run(
     mut view: impl ProbeSource,
     mut wanted: watch::Receiver<HealthSettings>,
     dialer: Arc<ArcSwap<Dialer>>,
+    limit: Arc<Semaphore>,
     send: Arc<dyn Fn(Input) + Send + Sync>,
 ) {
     let mut schedule = Schedule::default();
@@ -122,7 +126,12 @@ pub(super) async fn run(
         for probe in due {
             let socket = probe.address.socket;
             let (settings, send) = (settings.clone(), Arc::clone(&send));
-            let task = tasks.spawn(run_probe(probe, now, settings, dialer.load_full(), send));
+            let (dialer, limit) = (dialer.load_full(), Arc::clone(&limit));
+            let task = tasks.spawn(async move {
+                // Never closed.
+                let _permit = limit.acquire().await;
+                run_probe(probe, settings, dialer, send).await;
+            });
             sockets.insert(task.id(), socket);
         }
         tokio::select! {
@@ -143,12 +152,12 @@ pub(super) async fn run(
 
 async fn run_probe(
     probe: DueProbe,
-    sent: Moment,
     settings: HealthSettings,
     dialer: Arc<Dialer>,
     send: Arc<dyn Fn(Input) + Send + Sync>,
 ) {
     let socket = probe.address.socket;
+    let sent = clock::now();
     let report = through(&settings, &dialer, &probe.address, &probe.host).await;
     if let Some(took) = report.connect {
         probe.address.connects.record(took);

@@ -15,6 +15,7 @@ use crate::listener::ListenerSettings;
 use crate::metrics::emf::MetricsSettings;
 use crate::relay::{FramingMode, TcpSettings};
 use crate::sys::congestion::LoopbackCongestion;
+use crate::sys::limits::DescriptorBudget;
 use crate::target::{EndpointSettings, Target};
 use crate::types::{UpstreamName, Zone};
 use crate::upstream::settings::{FailbackSettings, HealthSettings, ProbeKind};
@@ -166,6 +167,21 @@ pub enum Profile {
 }
 
 // === impl Settings ===
+
+impl Settings {
+    /// What this process, with its limits, may open under these settings; changes nothing.
+    pub fn planned_budget(&self) -> DescriptorBudget {
+        DescriptorBudget::planned(self.runtime.worker_threads(), self.spares())
+    }
+
+    /// Preconnected sockets over all upstreams.
+    pub fn spares(&self) -> usize {
+        self.upstreams
+            .iter()
+            .map(|upstream| upstream.warm.spares)
+            .sum()
+    }
+}
 
 impl Default for Settings {
     fn default() -> Self {
@@ -334,5 +350,16 @@ impl<'de> Deserialize<'de> for Readiness {
             }
         }
         deserializer.deserialize_any(Reads)
+    }
+}
+
+// === impl RuntimeSettings ===
+
+impl RuntimeSettings {
+    /// Data threads that are started.
+    pub fn worker_threads(&self) -> usize {
+        self.workers
+            .or_else(|| std::thread::available_parallelism().ok())
+            .map_or(1, usize::from)
     }
 }

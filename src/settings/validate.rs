@@ -10,6 +10,7 @@ use super::diagnostics::{Diagnostic, closest};
 use super::model::{UpstreamSettings, ZoneSetting};
 use super::node::{KeyPath, Node, Origin, PathStep, Value};
 use super::ranges;
+use crate::admin::settings::{Bind, ControlPath};
 use crate::dial::HedgeAfter;
 use crate::dns::ResolverKind;
 use crate::duration;
@@ -294,6 +295,20 @@ impl Validator<'_> {
             let origin = self.origin(root, &format!("admin.{key}"));
             self.problems
                 .push(Diagnostic::new(message, origin).label(format!("`admin.{key}`")));
+        }
+        if self.settings.admin.bind == Bind::Off {
+            let title = match self.settings.admin.control {
+                Some(ControlPath::Off) => {
+                    "admin HTTP and the control socket are off: `entryway healthcheck`, `status`, `reload` and \
+                     `shutdown` reach nothing, and signals are the only way in"
+                }
+                _ => {
+                    "admin HTTP is off: there are no metrics, no status page and nothing for an HTTP health check; \
+                     `entryway healthcheck` asks the control socket"
+                }
+            };
+            self.warnings
+                .push(Diagnostic::new(title, self.origin(root, "admin.bind")));
         }
         self.gateway();
         let dns = &self.settings.dns;

@@ -180,7 +180,11 @@ fn a_regional_name_brings_its_zones_along() {
         ]),
         ..SnippetInput::default()
     };
-    assert_eq!(input.args(), [format!("--vpce={host}")]);
+    let args = [
+        format!("--vpce={host}"),
+        "--admin=127.0.0.1:8183".to_owned(),
+    ];
+    assert_eq!(input.args(), args);
 }
 
 #[test]

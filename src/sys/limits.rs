@@ -27,7 +27,8 @@ const UNLIMITED: u64 = 1 << 20;
 /// DNS queries under way, and a settings file being read.
 const OTHER: u64 = 4;
 
-/// The shares of one process in its limit of open files.
+/// The shares of one process in its limit of open files. The default is what `run` has with the limits of this process,
+/// a data thread for each CPU and no spares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DescriptorBudget {
     /// The limit.
@@ -96,6 +97,13 @@ pub fn resident_bytes() -> io::Result<u64> {
 }
 
 // === impl DescriptorBudget ===
+
+impl Default for DescriptorBudget {
+    fn default() -> Self {
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::planned(workers, 0)
+    }
+}
 
 impl DescriptorBudget {
     /// The budget of this process, whose soft limit is raised to the hard one first.

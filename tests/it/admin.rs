@@ -1,4 +1,4 @@
-//! Admin end to end, through the built binary: doors, rules, answers and the commands that ask.
+//! Admin end to end, through the built binary: access rules, answers and the commands that ask.
 
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -9,7 +9,7 @@ use crate::harness::upstream::Upstream;
 use crate::harness::{Conf, eventually};
 
 #[tokio::test]
-async fn the_rules_of_the_doors() {
+async fn the_access_rules() {
     let echo = Upstream::echo().await;
     let mut process = Process::with(&Conf::to(&[echo.address])).await;
     let admin = process.admin().await;

@@ -93,11 +93,13 @@ rise = 1
 after = \"100ms\"
 dwell = \"0s\"
 ramp = \"0s\"
+rebalance = \"off\"
 [log]
 connections = \"errors\"
 ";
 
-/// Live connections on a zone that is well, while the preferred one comes and goes.
+/// Live connections on a zone that is well, while the preferred one comes and goes. They are not moved to it: that ends
+/// them between two answers, which is right and would hide what is wrong.
 pub fn zone_flips(topology: &Topology, table: &mut Table) {
     let (count, flips) = if crate::long() {
         (9000, 200)

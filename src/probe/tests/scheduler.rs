@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -63,6 +63,10 @@ struct Rig {
 
 impl Rig {
     fn start(server: &Server) -> Self {
+        Self::limited(server, &Arc::new(Semaphore::new(64)))
+    }
+
+    fn limited(server: &Server, limit: &Arc<Semaphore>) -> Self {
         let (probes, view) = watch::channel(Vec::new());
         let (settings, wanted) = watch::channel(datomic());
         let (send, facts) = mpsc::unbounded_channel();
@@ -74,7 +78,13 @@ impl Rig {
             probes,
             settings,
             facts,
-            task: tokio::spawn(run(view, wanted, dialer(), Arc::new(send))),
+            task: tokio::spawn(run(
+                view,
+                wanted,
+                dialer(),
+                Arc::clone(limit),
+                Arc::new(send),
+            )),
         }
     }
 
@@ -141,6 +151,24 @@ async fn fast_probes_do_not_wait_for_each_other() {
     }
     assert!(sent[2].since(sent[0]) < deadline, "{sent:?}");
     assert!(frozen.connections.load(SeqCst) >= 3);
+}
+
+/// All upstreams together have no more probes under way than the limit; one that waited counts from when it was sent.
+#[tokio::test]
+async fn a_probe_beyond_the_limit_waits_for_its_turn() {
+    let server = Server::says(ok("", GOOD)).await;
+    let limit = Arc::new(Semaphore::new(1));
+    let held = limit.acquire().await.unwrap();
+    let mut rig = Rig::limited(&server, &limit);
+    rig.probe(clock::now(), ProbeMode::Regular);
+    let early = timeout(Duration::from_millis(50), rig.facts.recv()).await;
+    assert!(early.is_err(), "{early:?}");
+    assert_eq!(server.connections.load(SeqCst), 0);
+    let released = clock::now();
+    drop(held);
+    let (sent, outcome) = rig.next().await;
+    assert_eq!(outcome, good_system());
+    assert!(sent >= released);
 }
 
 #[tokio::test]

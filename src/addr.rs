@@ -90,21 +90,26 @@ pub fn parse_nlb(text: &str) -> Checked<(HostPort, NlbName)> {
 }
 
 fn parse(text: &str, default_port: Option<u16>) -> Checked<HostPort> {
+    let (host, port) = parse_host_maybe_port(text)?;
+    match port.or(default_port) {
+        Some(port) => Ok(HostPort { host, port }),
+        None => no(missing_port(&host)),
+    }
+}
+
+/// Parses `HOST[:PORT]`.
+pub fn parse_host_maybe_port(text: &str) -> Checked<(String, Option<u16>)> {
     check_writing(text)?;
     check_kind(&text.to_ascii_lowercase())?;
     let (host, port) = split(text)?;
     let host = host.strip_suffix('.').unwrap_or(host);
-    let port = match (port, default_port) {
-        (Some(port), _) => read_port(port)?,
-        (None, Some(port)) => port,
-        (None, None) => return no(missing_port(host)),
-    };
+    let port = port.map(read_port).transpose()?;
     check_host(host)?;
     let host = match host.parse::<IpAddr>() {
         Ok(ip) => ip.to_canonical().to_string(),
         Err(_) => host.to_owned(),
     };
-    Ok(HostPort { host, port })
+    Ok((host, port))
 }
 
 fn no<T>(what: impl Into<String>) -> Checked<T> {

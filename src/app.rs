@@ -268,6 +268,8 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
             workers.dispatcher(),
             budget,
             &metrics,
+            listener,
+            &upstream.front_names(),
             listener_watcher.clone(),
         );
         listeners.push(Listener {

@@ -81,6 +81,11 @@ async fn run(stream: std::net::TcpStream, mut guard: Box<ConnectionGuard>) {
 
 /// A client that is answered before its bytes are relayed: once, with the outcome of the first round of attempts.
 pub trait Reply {
+    /// The client's socket where it can be watched while there is no upstream: it may give up meanwhile.
+    fn client(&self) -> Option<&TcpStream> {
+        None
+    }
+
     /// An upstream was reached. Returns the client's stream; `None`: the client is gone.
     fn reached(&mut self) -> impl Future<Output = Option<Stream>>;
 
@@ -92,7 +97,14 @@ pub trait Reply {
 pub async fn serve_after_reply(mut guard: Box<ConnectionGuard>, mut reply: impl Reply) {
     let context = Arc::clone(guard.context());
     let mut tried = Vec::new();
-    let reached = Box::pin(reach(&context, None, &mut guard, &mut tried, None)).await;
+    let reached = Box::pin(reach(
+        &context,
+        reply.client(),
+        &mut guard,
+        &mut tried,
+        None,
+    ))
+    .await;
     match reached {
         Ok(reached) => match reply.reached().await {
             Some(down) => carry(down, guard, tried, reached).await,
@@ -240,6 +252,9 @@ async fn reach(
             return Err((mode.reason(), mode));
         }
         context.judge(false);
+        if error.is_local() {
+            context.local_fault_round(&error);
+        }
         let policy = **context.policy.load();
         if policy.when_all_down == WhenAllDown::Hold && waiter.is_none() {
             waiter = context.queue.enter(&policy);

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use accept_loop::AcceptLoops;
 use bind::listen;
 pub use bind::{BindError, Bound, ListenerSettings, SocketSettings, adopt, bind};
+pub use front::{Front, FrontKind, FrontNames};
 use rejections::Rejections;
 
 use crate::clock::{self, Moment};
@@ -28,7 +29,9 @@ use crate::metrics::{Gauge, Metrics, family};
 use crate::sys::limits::DescriptorBudget;
 use crate::sys::socket::drop_new_syns;
 use crate::upstream::snapshot::ProbeMode;
-use crate::workers::Dispatcher;
+use crate::workers::{Dispatcher, Handler};
+
+pub mod front;
 
 mod accept_loop;
 mod bind;
@@ -73,6 +76,8 @@ pub struct Listener {
     addresses: Vec<SocketAddr>,
     settings: SocketSettings,
     rejections: Rejections,
+    /// What serves its connections, where not the relay alone.
+    handler: Option<Handler>,
     /// When the last `resource` line was logged.
     resource_logged: Mutex<Option<Instant>>,
     shortage: Shortage,
@@ -109,8 +114,10 @@ impl Listener {
         dispatcher: &Dispatcher,
         budget: DescriptorBudget,
         metrics: &Metrics,
+        front: Front,
         stop: DrainWatcher,
     ) -> Shortage {
+        let handler = (!front.is_plain()).then(|| front.handler(stop.clone()));
         let listener = Self {
             up: metrics.gauge(&family::LISTENER_UP, &[route.listener.as_str()]),
             metrics: metrics.clone(),
@@ -120,6 +127,7 @@ impl Listener {
             addresses: bound.addresses,
             settings: bound.settings,
             rejections: Rejections::new(budget.rejecting),
+            handler,
             resource_logged: Mutex::default(),
             shortage: Shortage::default(),
             shared: bound.shared,

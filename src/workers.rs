@@ -20,6 +20,13 @@ use crate::connection::{self, ConnectionGuard};
 /// A data thread that has not answered a ping for this long is stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);
 
+/// Serves a connection on the thread that it was given to. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Handler(Arc<Serve>);
+
+type Serve =
+    dyn Fn(TcpStream, Box<ConnectionGuard>) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync;
+
 type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// The data threads. They run until [`Workers::stop`].
@@ -49,7 +56,7 @@ struct Worker {
 enum Work {
     Run(Job),
     Ping,
-    Serve(TcpStream, Box<ConnectionGuard>, Load),
+    Serve(TcpStream, Box<ConnectionGuard>, Load, Option<Handler>),
     Stop,
 }
 
@@ -129,18 +136,42 @@ async fn run(mut work: mpsc::UnboundedReceiver<Work>, unanswered: Arc<AtomicU64>
         match work {
             Work::Run(job) => drop(tokio::task::spawn_local(job())),
             Work::Ping => unanswered.store(0, Relaxed),
-            Work::Serve(stream, open, load) => serve(stream, open, load),
+            Work::Serve(stream, open, load, handler) => serve(stream, open, load, handler),
             Work::Stop => return,
         }
     }
 }
 
 /// In a task of its own, so that a panic ends only this connection.
-fn serve(stream: TcpStream, open: Box<ConnectionGuard>, load: Load) {
+fn serve(stream: TcpStream, open: Box<ConnectionGuard>, load: Load, handler: Option<Handler>) {
     tokio::task::spawn_local(async move {
         let _load = load;
-        connection::serve(stream, open).await;
+        match handler {
+            None => connection::serve(stream, open).await,
+            Some(handler) => (handler.0)(stream, open).await,
+        }
     });
+}
+
+// === impl Handler ===
+
+impl Handler {
+    pub(crate) fn new<F>(
+        serve: impl Fn(TcpStream, Box<ConnectionGuard>) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        Self(Arc::new(move |stream, guard| {
+            Box::pin(serve(stream, guard))
+        }))
+    }
+}
+
+impl std::fmt::Debug for Handler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Handler")
+    }
 }
 
 // === impl Dispatcher ===
@@ -171,7 +202,15 @@ impl Dispatcher {
 
     /// Serves a connection on the least loaded thread. Called on thread `accepted_on`, which keeps the connection unless
     /// it has more than a quarter above the least loaded one: waking another thread costs more than that is worth.
-    pub(crate) fn serve(&self, accepted_on: usize, stream: TcpStream, open: Box<ConnectionGuard>) {
+    /// `handler`: what serves it, where not the relay alone.
+    pub(crate) fn serve(
+        &self,
+        accepted_on: usize,
+        stream: TcpStream,
+        open: Box<ConnectionGuard>,
+        handler: Option<&Handler>,
+    ) {
+        let handler = handler.cloned();
         let own = &self.workers[accepted_on];
         let least = self
             .workers
@@ -181,14 +220,14 @@ impl Dispatcher {
             .unwrap_or(own);
         let lowest = least.load();
         if own.load() <= lowest + lowest / 4 {
-            return serve(stream, open, Load::new(&own.load));
+            return serve(stream, open, Load::new(&own.load), handler);
         }
         let load = Load::new(&least.load);
-        if let Err(unsent) = least.work.send(Work::Serve(stream, open, load))
-            && let Work::Serve(stream, open, _) = unsent.0
+        if let Err(unsent) = least.work.send(Work::Serve(stream, open, load, handler))
+            && let Work::Serve(stream, open, _, handler) = unsent.0
         {
             // The thread is gone.
-            serve(stream, open, Load::new(&own.load));
+            serve(stream, open, Load::new(&own.load), handler);
         }
     }
 

@@ -219,6 +219,22 @@ impl Shares {
 // === impl Upstream ===
 
 impl Upstream {
+    /// Names that a client of a front may ask for: those of the endpoints, as typed and as labels, and the entry names
+    /// of the system.
+    pub(super) fn front_names(&self) -> Vec<String> {
+        let endpoints = self.candidates.load();
+        let mut names: Vec<String> = endpoints
+            .iter()
+            .flat_map(|endpoint| [endpoint.host.clone(), endpoint.name.to_string()])
+            .collect();
+        if let (Some(system), Some(region)) = (&self.system, &self.region) {
+            let entry =
+                ["entry", "entry-http"].map(|name| format!("{name}.{system}.{region}.datomic.net"));
+            names.extend(entry);
+        }
+        names
+    }
+
     #[expect(
         clippy::too_many_arguments,
         reason = "each is a part of the program that it is joined to"

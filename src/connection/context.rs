@@ -1,7 +1,8 @@
 //! What the connections of one listener share: its upstream, how that is dialled, limits, and what dials report.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -49,6 +50,8 @@ pub struct ListenerContext {
     pub(super) admitted: AtomicIsize,
     /// The last round over all candidates failed, and nothing was connected since.
     round_failed: AtomicBool,
+    /// When a round that failed for reasons of our own was last logged.
+    local_fault_logged: Mutex<Option<Moment>>,
 }
 
 /// What a [`ListenerContext`] is made of.
@@ -100,6 +103,7 @@ impl ListenerContext {
             policy_changed: Notify::new(),
             admitted: AtomicIsize::new(0),
             round_failed: AtomicBool::new(false),
+            local_fault_logged: Mutex::default(),
         })
     }
 
@@ -179,6 +183,30 @@ impl ListenerContext {
         if reached {
             self.queue.release();
         }
+    }
+
+    /// A round in which every candidate failed because this process lacked something: nobody else would say so. At most
+    /// one line a second.
+    pub(super) fn local_fault_round(&self, error: &dial::Error) {
+        self.metrics.local_fault_rounds.increment(1);
+        let now = clock::now();
+        let mut logged = self
+            .local_fault_logged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if logged.is_some_and(|at| now.since(at) < Duration::from_secs(1)) {
+            return;
+        }
+        *logged = Some(now);
+        event!(
+            self.events,
+            WARN,
+            "resource",
+            "no connection could be made because of this host",
+            listener = self.listener.as_str(),
+            upstream = self.upstream.as_str(),
+            error = display(error),
+        );
     }
 
     /// What an attempt says: counts, the address's own numbers, and a fact for the pool where it failed.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::context::ListenerContext;
+use super::hold_queue;
 use super::metrics::EndpointMetrics;
 use super::registry::{ConnectionPhase, Entry};
 use crate::clock::{self, Moment};
@@ -154,6 +155,11 @@ impl ConnectionGuard {
         }
     }
 
+    /// Resolves when it is to be ended at once, with the reason; for the time before it is served.
+    pub async fn cut(&self) -> Reason {
+        hold_queue::cut(&self.entry.commands).await
+    }
+
     /// It is held until there is an upstream.
     pub(super) fn waits(&self) {
         self.entry.set_phase(ConnectionPhase::Parked);
@@ -184,7 +190,7 @@ impl ConnectionGuard {
     }
 
     /// Rejected, and kept only until the client has seen it.
-    pub(super) fn rejected(&mut self, reason: Reason) {
+    pub fn rejected(&mut self, reason: Reason) {
         self.end(reason, reason.closed_by());
         self.context.metrics.rejected(reason);
         self.entry.set_phase(ConnectionPhase::Leaving);

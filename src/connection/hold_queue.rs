@@ -263,7 +263,7 @@ pub(super) async fn client_gone(client: Option<&TcpStream>, fin_counts: bool) {
 }
 
 /// Resolves when this connection is to be ended at once. Commands to close at rest are for those that have an upstream.
-async fn cut(commands: &CommandChannel) -> Reason {
+pub(super) async fn cut(commands: &CommandChannel) -> Reason {
     loop {
         if let Command::Cut(reason) = commands.receive().await {
             return reason;

@@ -48,6 +48,7 @@ pub(super) struct ListenerMetrics {
     pub(super) parked_seconds: Histogram,
     pub(super) panics: Counter,
     pub(super) drain_cut: Counter,
+    pub(super) local_fault_rounds: Counter,
     pub(super) requests_dropped: Counter,
     /// Connections that have no endpoint (yet): labels without a value.
     pub(super) nowhere: Arc<EndpointMetrics>,
@@ -93,6 +94,7 @@ impl ListenerMetrics {
             parked_seconds: metrics.histogram(&family::PARKED_SECONDS, &[]),
             panics: metrics.counter(&family::PANICS, &[]),
             drain_cut: metrics.counter(&family::DRAIN_CUT, &[]),
+            local_fault_rounds: metrics.counter(&family::LOCAL_FAULT_ROUNDS, &[upstream.as_str()]),
             requests_dropped: metrics.counter(&family::REQUESTS_DROPPED, &name),
             nowhere: Arc::new(EndpointMetrics::new(metrics, listener, upstream, None)),
             endpoints: ArcSwap::default(),

@@ -362,6 +362,14 @@ impl fmt::Display for ConnectOutcome {
 // === impl Error ===
 
 impl Error {
+    /// Every candidate failed because this process lacked something.
+    pub fn is_local(&self) -> bool {
+        let Error::Failed { outcome, .. } = self else {
+            return false;
+        };
+        matches!(outcome, ConnectOutcome::Local(_))
+    }
+
     /// The close reason of a connection that ends because of this.
     pub fn reason(&self) -> Reason {
         match self {

@@ -1,5 +1,6 @@
 //! The race of attempts: one at first, one more on each failure and after each stagger; the first to finish wins.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -23,8 +24,9 @@ pub(super) struct Race<'a> {
     client_data: ClientData,
     report: &'a mut dyn FnMut(Attempt),
     began: Moment,
-    /// Index of the next candidate to start.
-    next: usize,
+    /// Candidates that have not been started, by index, best first.
+    waiting: VecDeque<usize>,
+    started: u32,
     /// Started and not finished. Holds more than one only while hedging.
     in_flight: Vec<InFlight>,
     /// When the next candidate starts though one is under way.
@@ -71,7 +73,8 @@ impl<'a> Race<'a> {
             client_data,
             report,
             began: clock::now(),
-            next: 0,
+            waiting: (0..candidates.len()).collect(),
+            started: 0,
             in_flight: Vec::new(),
             stagger: None,
             hedged: false,
@@ -86,7 +89,7 @@ impl<'a> Race<'a> {
                 if let Some(won) = self.start_next() {
                     return Ok(won);
                 }
-                if self.in_flight.is_empty() && self.next == self.candidates.len() {
+                if self.in_flight.is_empty() && self.waiting.is_empty() {
                     return Err(self.error());
                 }
                 continue;
@@ -97,7 +100,7 @@ impl<'a> Race<'a> {
                     let in_flight = self.in_flight.swap_remove(index);
                     drop(in_flight.connecting);
                     self.fail(in_flight.index, in_flight.hedge, in_flight.started, outcome);
-                    self.stagger = (self.next < self.candidates.len()).then(Instant::now);
+                    self.stagger = (!self.waiting.is_empty()).then(Instant::now);
                 }
                 RaceEvent::StaggerOver => {}
             }
@@ -107,10 +110,10 @@ impl<'a> Race<'a> {
     /// Starts the next candidate, if there is one. `Some` when it is connected at once.
     fn start_next(&mut self) -> Option<Dialed> {
         self.stagger = None;
-        let index = self.next;
-        let candidate = self.candidates.get(index)?;
+        let index = self.next()?;
+        let candidate = &self.candidates[index];
         let hedge = !self.in_flight.is_empty();
-        self.next += 1;
+        self.started += 1;
         self.hedged |= hedge;
         let started = clock::now();
         let socket = candidate.address.socket;
@@ -126,7 +129,7 @@ impl<'a> Race<'a> {
                 Ok((stream, ConnectStatus::Waiting)) => Connecting::Direct(stream),
                 Err(outcome) => {
                     self.fail(index, hedge, started, outcome);
-                    if self.next < self.candidates.len() {
+                    if !self.waiting.is_empty() {
                         self.stagger = Some(Instant::now());
                     }
                     return None;
@@ -144,11 +147,21 @@ impl<'a> Race<'a> {
             deadline: Instant::now() + limit,
             connecting,
         });
-        if self.next < self.candidates.len() {
+        if !self.waiting.is_empty() {
             let stagger = self.connector.stagger(candidate);
             self.stagger = stagger.map(|stagger| Instant::now() + stagger);
         }
         None
+    }
+
+    /// The next candidate: one that has answered a probe since the race began, else the best.
+    fn next(&mut self) -> Option<usize> {
+        let has_answered = |index: &usize| {
+            let address = &self.candidates[*index].address;
+            address.answered_since(self.began)
+        };
+        let position = self.waiting.iter().position(has_answered).unwrap_or(0);
+        self.waiting.remove(position)
     }
 
     async fn next_event(&mut self) -> RaceEvent {
@@ -205,7 +218,7 @@ impl<'a> Race<'a> {
             stream: reached.stream,
             lease: reached.lease,
             candidate: self.candidates[index].clone(),
-            attempts: self.next as u32,
+            attempts: self.started,
             hedged: self.hedged,
             took: clock::now().since(self.began),
             warm: false,

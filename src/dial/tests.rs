@@ -417,3 +417,20 @@ async fn an_upstream_sees_a_connection_that_brings_bytes_with_its_bytes() {
         .unwrap()
         .unwrap();
 }
+
+#[tokio::test]
+async fn an_address_that_has_just_answered_its_probe_is_next() {
+    let (hole, other, (_listener, good)) = (Hole::new(), Hole::new(), listen());
+    let dialer = dialer(5000, 100);
+    let candidates = [hole.candidate(), other.candidate(), good.clone()];
+    let dialing = dial(&dialer, &candidates);
+    let answers = async {
+        // A millisecond later than the race began, which is what its clock can tell apart.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        good.address.probe_succeeded();
+    };
+    let ((dialed, _seen), ()) = tokio::join!(dialing, answers);
+    let dialed = dialed.unwrap();
+    assert_eq!(dialed.candidate, good);
+    assert_eq!(dialed.attempts, 2, "the other one was not tried");
+}

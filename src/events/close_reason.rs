@@ -98,6 +98,10 @@ reasons! {
     Killed = "killed" by Entryway,
     /// New authorities or revocations refuse the certificate of the gateway's client.
     Revoked = "revoked" by Entryway,
+    /// A front was asked for a name or a command that is not served, or not in its protocol.
+    FrontRejected = "front_rejected" by Entryway,
+    /// A front got no complete request in time.
+    FrontTimeout = "front_timeout" by Entryway,
     /// We ran out of something (file descriptors, ports, memory).
     Resource = "resource" by Entryway,
     /// A bug of ours.
@@ -208,6 +212,6 @@ mod tests {
         codes.sort_unstable();
         codes.dedup();
         assert_eq!(codes.len(), Reason::ALL.len());
-        assert_eq!(codes.len(), 26);
+        assert_eq!(codes.len(), 28);
     }
 }

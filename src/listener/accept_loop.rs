@@ -153,7 +153,9 @@ impl Listener {
         }
         let most = self.budget.max_connections;
         if let Some(open) = connection::admit(client, &self.route, most) {
-            return self.dispatcher.serve(thread, stream, open);
+            return self
+                .dispatcher
+                .serve(thread, stream, open, self.handler.as_ref());
         }
         self.log_limit();
         let route = Arc::clone(&self.route);

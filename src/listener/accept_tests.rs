@@ -42,6 +42,7 @@ impl Open {
             workers.dispatcher(),
             budget,
             &rig.metrics,
+            Front::new(&settings, FrontNames::new(Vec::new), &rig.metrics),
             watch,
         );
         Self {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::front::FrontKind;
 use crate::connection::{Policy, WhenAllDown};
 use crate::sys::congestion::LoopbackCongestion;
 use crate::sys::port_owner::{PortOwner, port_owner};
@@ -34,6 +35,10 @@ pub struct ListenerSettings {
     pub hold_timeout: Duration,
     /// Connections parked at once; further ones are treated as with `try`.
     pub hold_max: usize,
+    /// What clients may speak.
+    pub front: FrontKind,
+    /// Further names that clients of a front may ask for: `HOST[:PORT]`.
+    pub front_allow: Vec<String>,
 }
 
 /// Options of the sockets of a listener.
@@ -96,6 +101,8 @@ impl Default for ListenerSettings {
             when_all_down: WhenAllDown::Hold,
             hold_timeout: Duration::from_secs(10),
             hold_max: 1024,
+            front: FrontKind::default(),
+            front_allow: Vec::new(),
         }
     }
 }

@@ -71,6 +71,8 @@ families! {
     CONNECTIONS_ACCEPTED "entryway_connections_accepted_total" Counter, &["listener"], "Connections accepted.";
     CONNECTIONS_REJECTED "entryway_connections_rejected_total" Counter, &["listener", "reason"],
         "Connections accepted and closed without being served.";
+    FRONT_REJECTED "entryway_front_rejected_total" Counter, &["listener", "reason"],
+        "Requests to a SOCKS or CONNECT front that were refused, by reason.";
     CONNECTIONS_CLOSED "entryway_connections_closed_total" Counter,
         &["listener", "upstream", "endpoint", "zone", "reason"], "Connections ended, by reason.";
     CONNECTIONS_PARKED "entryway_connections_parked" Gauge, &["listener"],
@@ -84,6 +86,8 @@ families! {
     CONNECT_ATTEMPTS "entryway_connect_attempts_total" Counter, &["upstream", "endpoint", "zone", "result"],
         "Attempts to connect for traffic, by result.";
     CONNECT_SECONDS "entryway_connect_seconds" Histogram(QUICK), ENDPOINT_LABELS, "Duration of successful connects.";
+    LOCAL_FAULT_ROUNDS "entryway_local_fault_rounds_total" Counter, &["upstream"],
+        "Rounds of attempts that failed because this host lacked something (descriptors, local ports, memory).";
     CONNECT_HEDGES "entryway_connect_hedges_total" Counter, &["upstream", "endpoint", "zone", "result"],
         "Second attempts started while the first was still under way, by result.";
     FAILOVERS "entryway_failovers_total" Counter, &["upstream", "from", "to"], "Moves of the active zone to a farther one.";

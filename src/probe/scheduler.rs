@@ -159,6 +159,9 @@ async fn run_probe(
     let socket = probe.address.socket;
     let sent = clock::now();
     let report = through(&settings, &dialer, &probe.address, &probe.host).await;
+    if report.outcome.is_success() {
+        probe.address.probe_succeeded();
+    }
     if let Some(took) = report.connect {
         probe.address.connects.record(took);
     }

@@ -17,6 +17,8 @@ pub const REFERENCE: &str = include_str!("../../config/reference.toml");
 pub(super) const NEEDS_RESTART: &[&str] = &[
     "listener.bind",
     "listener.upstream",
+    "listener.front",
+    "listener.front_allow",
     "admin",
     "metrics",
     "runtime",

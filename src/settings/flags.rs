@@ -149,6 +149,8 @@ pub const FLAGS: &[Flag] = {
             "Address to listen on; may be repeated [default: 127.0.0.1:8182 [::1]:8182]"),
         flag(Listen, "allow-remote", "listener.allow_remote", Switch, "BOOL",
             "Allow non-loopback --listen addresses; the port has no encryption and no authentication"),
+        flag(Listen, "front", "listener.front", Word(&["tcp", "socks", "auto"]), "KIND",
+            "What clients speak: tcp (plain bytes), socks (SOCKS and HTTP CONNECT) or auto [default: tcp]"),
         flag(Listen, "max-connections", "listener.max_connections", Number, "N",
             "Maximum number of concurrent connections [default: derived from the open-file limit]"),
         flag(Listen, "when-all-down", "listener.when_all_down", Word(&["hold", "try", "refuse"]), "WHAT",

@@ -9,6 +9,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     // A laptop changes networks: hold connections longer, and keep preconnected ones.
     ("laptop", "listener.hold_timeout", "30s"),
     ("laptop", "upstream.warm.spares", "2"),
+    // Client maps that still carry `:proxy-port` work unchanged.
+    ("laptop", "listener.front", "auto"),
     ("laptop", "log.format", "text"),
     ("laptop", "log.connections", "errors"),
     // Only the system's resolver knows the split DNS of a VPN.

@@ -38,6 +38,7 @@ pub(super) enum Range {
 pub(super) const RANGES: &[(&str, Range)] = &[
     ("listener", Range::Items(256)),
     ("listener.bind", Range::Items(64)),
+    ("listener.front_allow", Range::Items(256)),
     ("listener.max_connections", Range::Number(1, 1_000_000)),
     ("listener.hold_timeout", Range::Duration(Duration::ZERO, DAY, Duration::from_nanos(1))),
     ("listener.hold_max", Range::Number(0, 1_000_000)),

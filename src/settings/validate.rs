@@ -10,6 +10,7 @@ use super::diagnostics::{Diagnostic, closest};
 use super::model::{UpstreamSettings, ZoneSetting};
 use super::node::{KeyPath, Node, Origin, PathStep, Value};
 use super::ranges;
+use crate::addr;
 use crate::admin::settings::{Bind, ControlPath};
 use crate::dial::HedgeAfter;
 use crate::dns::ResolverKind;
@@ -122,6 +123,7 @@ impl Validator<'_> {
                 }
             }
             self.binds(node, &mut bound);
+            self.front_names(node);
         }
         for (name, (_, node)) in upstreams.iter().zip(self.items("upstream")) {
             if !used.contains(name) && self.problems.is_empty() && !self.needs_gateway {
@@ -130,6 +132,27 @@ impl Validator<'_> {
                     node.origin.clone(),
                 ));
             }
+        }
+    }
+
+    /// Names of `front_allow`, and whether there is a front at all that serves them.
+    fn front_names(&mut self, node: &Node) {
+        let Some(allow) = node.get("front_allow") else {
+            return;
+        };
+        for item in allow.items() {
+            let Some(text) = item.as_text() else { continue };
+            if let Err(wrong) = addr::parse_host_maybe_port(text) {
+                let problem = Diagnostic::new(wrong.to_string(), item.origin.clone());
+                self.problems
+                    .push(problem.help("a name looks like HOST or HOST:PORT"));
+            }
+        }
+        let front = node.get("front").and_then(Node::as_text);
+        if !allow.items().is_empty() && front.is_none_or(|front| front == "tcp") {
+            let title = "`front_allow` has no effect with front \"tcp\"";
+            self.warnings
+                .push(Diagnostic::new(title, allow.origin.clone()));
         }
     }
 

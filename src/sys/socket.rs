@@ -125,6 +125,17 @@ pub fn recv(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     }
 }
 
+/// As [`recv`], and leaves the bytes in the socket.
+pub fn peek(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match rustix::net::recv(socket, &mut *buf, RecvFlags::PEEK) {
+            Ok((_, bytes)) => return Ok(bytes),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Sends what the kernel takes of `buf`; never a signal.
 pub fn send(socket: &impl AsFd, buf: &[u8]) -> io::Result<usize> {
     loop {

@@ -88,6 +88,8 @@ pub struct Address {
     failed_probes: AtomicU64,
     /// When upstream bytes last arrived in traffic, in ms of [`Moment`], plus one; 0 = never.
     last_activity: AtomicU64,
+    /// When it last answered a probe, in ms of [`Moment`], plus one; 0 = never.
+    answered: AtomicU64,
     /// Successful dials ever; the actor reads it on its tick, so that a success sends no message.
     dialled: AtomicU64,
 }
@@ -140,6 +142,7 @@ impl Address {
             probes: DurationWindow::default(),
             failed_probes: AtomicU64::new(0),
             last_activity: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             dialled: AtomicU64::new(0),
         }
     }
@@ -158,6 +161,16 @@ impl Address {
             Some(target) => (target.to.host.clone(), target.to.port),
             None => (self.socket.ip().to_string(), self.socket.port()),
         }
+    }
+
+    /// Records a probe that has just succeeded.
+    pub fn probe_succeeded(&self) {
+        self.answered.store(clock::now().as_millis() + 1, Relaxed);
+    }
+
+    /// Whether it has answered a probe since then.
+    pub fn answered_since(&self, since: Moment) -> bool {
+        self.answered.load(Relaxed) > since.as_millis() + 1
     }
 
     /// Notes a successful dial of traffic.

@@ -12,6 +12,7 @@ mod drain;
 mod edges;
 mod failover;
 mod framing;
+mod fronts;
 mod fuzz_seeds;
 #[cfg(feature = "gateway")]
 mod gateway;

@@ -453,6 +453,8 @@ fn other_value(key: &str, value: &str) -> Option<String> {
         }
         "listener.max_connections" | "runtime.workers" => Some("3".to_owned()),
         "listener.when_all_down" => quoted("try"),
+        "listener.front" => quoted("socks"),
+        "listener.front_allow" => Some("[\"a.example\"]".to_owned()),
         "upstream.framing" => quoted("none"),
         "upstream.system" => quoted("other"),
         "upstream.region" => quoted("eu-west-1"),

@@ -26,7 +26,7 @@ use crate::dns::ResolverHandle;
 use crate::drain::{self, DrainTrigger, DrainWatcher};
 use crate::events::{Events, Log, event};
 use crate::listener::{
-    self, BindError, Bound, Listener as RunningListener, Shortage, SocketSettings,
+    self, BindError, Bound, Front, Listener as RunningListener, Shortage, SocketSettings,
 };
 use crate::metrics::emf::EmfWriter;
 use crate::metrics::{Metrics, family};
@@ -59,6 +59,7 @@ mod own_zone;
 mod reload;
 mod systemd;
 mod upstream;
+mod wake;
 
 use hops::HopTasks;
 
@@ -268,8 +269,7 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
             workers.dispatcher(),
             budget,
             &metrics,
-            listener,
-            &upstream.front_names(),
+            Front::new(listener, upstream.front_names(), &metrics),
             listener_watcher.clone(),
         );
         listeners.push(Listener {
@@ -333,8 +333,9 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
 
     let mut services = JoinSet::new();
     let woken = handles.clone();
-    services
-        .spawn(async move { match suspend::watch(|woke| woken.woke(woke.to_string())).await {} });
+    services.spawn(async move {
+        match suspend::watch(|interruption| woken.woke(interruption)).await {}
+    });
     let emf = config.settings.metrics.emf;
     if !emf.is_zero() {
         let upstreams = handles.upstreams.iter();

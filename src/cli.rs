@@ -44,6 +44,7 @@ pub mod signals;
 pub mod slo;
 pub mod snippet;
 pub mod status;
+pub mod status_line;
 pub mod wait;
 
 /// Runs the command line and returns the exit code.
@@ -105,6 +106,8 @@ fn handles_signals(name: &str, matches: &ArgMatches) -> bool {
 fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, CliError> {
     match name {
         name::RUN => run::run(load(matches, true)?, child::Command::of(matches)),
+        #[cfg(feature = "gateway")]
+        name::DEMO if matches.get_flag("laptop") => block_on(demo::run_laptop()),
         name::DEMO => block_on(demo::run(matches.get_flag("forever"))),
         name::MOCK => block_on(async {
             let outcome = mock::run(matches).await;

@@ -20,6 +20,8 @@ use crate::settings::Settings;
 use clients::{ClientStats, Clients};
 
 mod clients;
+#[cfg(feature = "gateway")]
+pub mod laptop;
 
 /// How long clients run before, during and after an outage.
 const STEADY: Duration = Duration::from_secs(3);
@@ -28,6 +30,9 @@ const OUTAGE: Duration = Duration::from_secs(4);
 const FAILBACK: Duration = Duration::from_secs(6);
 /// The zones are healthy within milliseconds, or never.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(5);
+
+/// Limit for one request, repetition included. The Datomic client's is 60 s, too long for a demo.
+const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// The zone that is taken down: the one the demo calls its own.
 const OWN: &str = "a";
@@ -52,6 +57,9 @@ pub enum Error {
     Mock(String),
     #[error("the mock zones are not healthy after {} s: is the loopback interface up (`ip link show lo`)?", HEALTHY_WITHIN.as_secs())]
     Unhealthy,
+    /// A process of the laptop demo.
+    #[error("{0}")]
+    Process(String),
 }
 
 /// Makes times short enough to watch.
@@ -156,6 +164,20 @@ struct Script {
     live: bool,
 }
 
+/// One line with the time since the beginning. With `live` it replaces a line that is redrawn.
+fn say(began: Instant, live: bool, text: &str) -> io::Result<()> {
+    let mut out = anstream::stdout();
+    let clear = if live { "\r\x1b[2K" } else { "" };
+    match text {
+        "" => writeln!(out, "{clear}"),
+        _ => writeln!(
+            out,
+            "{clear}{:5.1} s  {text}",
+            began.elapsed().as_secs_f64()
+        ),
+    }
+}
+
 // === impl Summary ===
 
 impl std::fmt::Display for Summary {
@@ -178,7 +200,7 @@ impl std::fmt::Display for Summary {
 impl Script {
     fn new(handles: &Handles, address: SocketAddr) -> Self {
         Self {
-            clients: Clients::start(address),
+            clients: Clients::start(address, GIVE_UP),
             events: handles.events.subscribe(),
             handles: handles.clone(),
             began: Instant::now(),
@@ -248,16 +270,7 @@ impl Script {
     }
 
     fn say(&self, text: &str) -> io::Result<()> {
-        let mut out = anstream::stdout();
-        let clear = if self.live { "\r\x1b[2K" } else { "" };
-        match text {
-            "" => writeln!(out, "{clear}"),
-            _ => writeln!(
-                out,
-                "{clear}{:5.1} s  {text}",
-                self.began.elapsed().as_secs_f64()
-            ),
-        }
+        say(self.began, self.live, text)
     }
 
     /// Lets clients run for this long.

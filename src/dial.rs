@@ -23,6 +23,7 @@ mod attempt;
 pub mod hop;
 mod preconnect;
 mod race;
+mod spare_stream;
 
 /// Dials for one upstream. Cheap to clone; used on data threads and by probes.
 #[derive(Clone, Debug)]
@@ -86,7 +87,7 @@ impl Dialer {
         let best = candidates.first().ok_or(Error::NoCandidate)?;
         if let Some((stream, lease)) = self.shared.preconnected.take(best) {
             return Ok(Dialed {
-                stream: Stream::from(stream),
+                stream,
                 lease,
                 candidate: best.clone(),
                 attempts: 0,

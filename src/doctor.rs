@@ -14,6 +14,7 @@ use tokio::time::timeout;
 mod address_checks;
 mod dns_checks;
 mod dns_lookup;
+mod hop_checks;
 mod host_checks;
 mod input;
 mod ip_route;
@@ -25,14 +26,16 @@ pub mod rules;
 mod types;
 mod via_instance;
 
-pub use input::{Input, Instance, Timers, UpstreamTarget};
+pub use input::{Input, Instance, InstanceHop, Timers, UpstreamTarget};
 pub use redact::Redactor;
 pub use report::{Check, Report};
 pub use types::{Facts, Rule, Stage, Verdict};
 
+use crate::dial::hop::HopSpec;
 use crate::probe::{ProbeReport, host_header};
 use crate::upstream::input::ProbeOutcome;
 use crate::upstream::settings::ExpectIdentity;
+use hop_checks::HopResult;
 use probe_all::ProbeResult;
 use types::shown;
 
@@ -42,6 +45,7 @@ const WITHIN: Duration = Duration::from_secs(14);
 #[derive(Debug, Default)]
 struct Observed {
     direct: Vec<ProbeResult>,
+    hops: Vec<HopResult>,
     through: Vec<(SocketAddr, ProbeReport)>,
 }
 
@@ -66,7 +70,8 @@ pub async fn examine(subject: &Input, progress: &dyn Fn(&str)) -> Report {
             ));
         }
     }
-    let working: HashSet<String> = address_checks::working(subject, &seen.direct);
+    let mut working: HashSet<String> = address_checks::working(subject, &seen.direct);
+    working.extend(hop_checks::working(subject, &seen.hops));
     let mut report = Report::new(checks, &working, subject.targets.len());
     report.buckets = seen.buckets();
     report
@@ -79,8 +84,12 @@ async fn look(
     checks: &mut Vec<Check>,
     seen: &mut Observed,
 ) {
-    progress("asking the DNS servers");
-    let names = dns_lookup::look_up(subject).await;
+    let has_hops = subject.targets.iter().any(|target| !target.hops.is_empty());
+    progress(match has_hops {
+        true => "asking the DNS servers and starting the hops",
+        false => "asking the DNS servers",
+    });
+    let (names, hops) = tokio::join!(dns_lookup::look_up(subject), hop_checks::start(subject));
     checks.extend(dns_checks::check_servers(&names));
     checks.extend(dns_checks::check_names(subject, &names));
     let (own, peers): (Vec<_>, Vec<_>) = probe_all::targets_of(subject, &names)
@@ -97,11 +106,20 @@ async fn look(
         ));
     }
     progress(&format!("connecting to {} addresses", peers.len()));
-    let (direct, through) = tokio::join!(
+    let (direct, hops, through) = tokio::join!(
         probe_all::probe_all(peers, &subject.targets),
+        hop_checks::probe_behind(hops, subject, &names),
         via_instance::probe_through(subject, ours)
     );
-    *seen = Observed { direct, through };
+    *seen = Observed {
+        direct,
+        hops,
+        through,
+    };
+    if !has_hops {
+        checks.push(Check::skip(Stage::Hop, "-", "no hop is configured"));
+    }
+    checks.extend(hop_checks::check_all(subject, &seen.hops));
     checks.extend(address_checks::check_all(subject, &seen.direct));
     checks.extend(via_instance::check_all(
         subject,
@@ -118,6 +136,8 @@ pub fn redact(report: &mut Report, subject: &Input) {
             .endpoints
             .iter()
             .for_each(|endpoint| redactor.host(&endpoint.host));
+        let hops = target.hops.iter().filter_map(HopSpec::host);
+        hops.for_each(|host| redactor.host(host));
         target
             .system
             .iter()
@@ -187,6 +207,7 @@ impl Observed {
             .direct
             .iter()
             .map(|found| &found.report)
+            .chain(hop_checks::reports(&self.hops))
             .chain(self.through.iter().map(|(_, report)| report));
         let mut buckets: Vec<String> = outcomes
             .filter_map(|report| match &report.outcome {

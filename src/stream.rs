@@ -12,10 +12,16 @@ use tokio::net::TcpStream;
 
 use crate::sys::socket;
 
-/// A stream that is not plain TCP: a duplex in tests; TLS or a pipe to a process later.
+/// A stream that is not plain TCP: TLS, a pair of sockets to a command, a duplex in tests.
 pub trait Wrapped: AsyncRead + AsyncWrite + Unpin + Send {
     /// Makes the end of this stream a reset: the peer must not take it for a clean end. It is dropped right after.
     fn abort(&mut self);
+
+    /// Registers it with the event loop of the calling thread; it was made on another one and is used here from now on.
+    fn move_here(&mut self) -> io::Result<()>;
+
+    /// Whether the other side has neither ended nor reset it, as far as this machine knows.
+    fn is_open(&self) -> bool;
 }
 
 /// One side of a connection.
@@ -105,4 +111,12 @@ impl fmt::Debug for Stream {
 impl Wrapped for tokio::io::DuplexStream {
     /// A duplex knows no reset; its end is all there is.
     fn abort(&mut self) {}
+
+    fn move_here(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        true
+    }
 }

@@ -99,14 +99,28 @@ impl SuspendDetector {
 impl fmt::Display for Interruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Interruption::Suspended(time) => {
-                write!(f, "the machine slept for {} s", time.as_secs())
-            }
-            Interruption::Stopped(time) => {
-                write!(f, "the process was stopped for {} s", time.as_secs())
-            }
+            Interruption::Suspended(time) => write!(f, "slept {}", spoken(*time)),
+            Interruption::Stopped(time) => write!(f, "stopped for {}", spoken(*time)),
         }
     }
+}
+
+/// The two biggest units that are not zero: `2 h 13 min`, `9 s`.
+fn spoken(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let units = [
+        (seconds / 3600, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let parts: Vec<String> = units
+        .into_iter()
+        .skip_while(|(count, unit)| *count == 0 && *unit != "s")
+        .take(2)
+        .filter(|(count, unit)| *count > 0 || *unit == "s" && seconds == 0)
+        .map(|(count, unit)| format!("{count} {unit}"))
+        .collect();
+    parts.join(" ")
 }
 
 #[cfg(test)]
@@ -134,7 +148,7 @@ mod tests {
         let slept = Interruption::Suspended(Duration::from_secs(3600));
         assert_eq!(detector.tick(at(16_000, 3_620_000)), Some(slept));
         assert_eq!(detector.tick(at(17_000, 3_621_000)), None);
-        assert_eq!(slept.to_string(), "the machine slept for 3600 s");
+        assert_eq!(slept.to_string(), "slept 1 h");
     }
 
     #[test]

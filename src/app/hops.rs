@@ -9,14 +9,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::dial::Dialer;
-use crate::dial::hop::{Dns, Hop, HopParts, HopSpec, HopState, Hops, Supervisor, ViaSettings};
+use crate::dial::hop::{Hop, HopParts, HopSpec, HopState, Hops, Supervisor};
 use crate::events::event;
 use crate::metrics::{Metrics, family};
 use crate::probe;
-use crate::settings::UpstreamSettings;
 use crate::types::UpstreamName;
 use crate::upstream::UpstreamHandle;
-use crate::upstream::endpoint::{Address, EndpointHop, EndpointSpec};
+use crate::upstream::endpoint::{Address, EndpointSpec};
 use crate::upstream::input::Input;
 use crate::upstream::settings::HealthSettings;
 
@@ -52,29 +51,6 @@ pub(super) struct Candidates {
     pub(super) dialer: Arc<ArcSwap<Dialer>>,
     pub(super) health: Arc<ArcSwap<HealthSettings>>,
     pub(super) handle: UpstreamHandle,
-}
-
-/// Puts each endpoint behind its hop: its own `via`, else the upstream's. Returns the hops, each once. Settings that
-/// were validated have no `via` that cannot be understood.
-pub(super) fn assign(settings: &UpstreamSettings, endpoints: &mut [EndpointSpec]) -> Vec<HopSpec> {
-    let mut specs: Vec<HopSpec> = Vec::new();
-    for (index, endpoint) in endpoints.iter_mut().enumerate() {
-        // Explicit endpoints come in the order of the settings.
-        let own = settings
-            .endpoints
-            .get(index)
-            .and_then(|own| own.via.as_ref());
-        let via: &ViaSettings = own.unwrap_or(&settings.via);
-        let Ok(Some(spec)) = via.hop() else { continue };
-        endpoint.hop = Some(EndpointHop {
-            id: spec.id,
-            remote_dns: spec.dns == Dns::Remote,
-        });
-        if !specs.iter().any(|known| known.id == spec.id) {
-            specs.push(spec);
-        }
-    }
-    specs
 }
 
 // === impl HopTasks ===

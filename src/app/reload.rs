@@ -11,16 +11,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::hops;
 use super::instance_metrics::reload_gauges;
 use super::systemd::Notifier;
 use super::upstream::{all_names, limits_of, names_of, policy_of, rules_of};
-use super::{Config, Handles, Stop};
+use super::{Config, Handles, Stop, wake};
 use crate::clock::{self, Moment};
 use crate::dial::hop::Hop;
 use crate::events::event;
 use crate::metrics::family;
-use crate::settings::{Diagnostics, Loaded, Reload};
+use crate::settings::{Diagnostics, Loaded, Reload, assign_hops};
+use crate::suspend::Interruption;
 use crate::types::UpstreamName;
 use crate::upstream::input::Input;
 
@@ -235,13 +235,14 @@ impl Handles {
     }
 
     /// The machine slept or this process was stopped: everything is resolved and probed, and nobody is blamed.
-    pub fn woke(&self, why: String) {
+    pub fn woke(&self, interruption: Interruption) {
+        tokio::spawn(wake::tell(self.clone(), interruption));
         event!(
             self.events,
             INFO,
             "wake",
             "resolving and probing everything again",
-            why = why,
+            why = %interruption,
         );
         self.metrics.counter(&family::WAKEUPS, &[]).increment(1);
         self.resolver.refresh_now();
@@ -260,7 +261,7 @@ impl Handles {
     fn apply(&self, config: &Config) {
         for part in &config.upstreams {
             let mut endpoints = part.endpoints.clone();
-            let hop_specs = hops::assign(&part.settings, &mut endpoints);
+            let hop_specs = assign_hops(&part.settings, &mut endpoints);
             let Some(upstream) = self
                 .upstreams
                 .iter()

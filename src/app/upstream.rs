@@ -8,18 +8,18 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::hops::{self, Candidates, HopTasks};
+use super::hops::{Candidates, HopTasks};
 use super::{Config, UpstreamConfig};
 use crate::connection::{ContextParts, ListenerContext, Registry, WhenAllDown};
 use crate::dial::hop::{HopParts, HopSpec, Hops};
 use crate::dial::{DialSettings, Dialer, Preconnected, SpareLimit};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
 use crate::events::{Events, event};
-use crate::listener::ListenerSettings;
+use crate::listener::{FrontNames, ListenerSettings};
 use crate::metrics::Metrics;
 use crate::probe::{Prober, ProberHandle};
 use crate::relay::{Limits, RelayShared};
-use crate::settings::{Splice, UpstreamSettings, ZoneSetting};
+use crate::settings::{Splice, UpstreamSettings, ZoneSetting, assign_hops};
 use crate::supervisor::{CloseRules, UpstreamEntry};
 use crate::sys::congestion::LoopbackCongestion;
 use crate::sys::limits::DescriptorBudget;
@@ -221,18 +221,21 @@ impl Shares {
 impl Upstream {
     /// Names that a client of a front may ask for: those of the endpoints, as typed and as labels, and the entry names
     /// of the system.
-    pub(super) fn front_names(&self) -> Vec<String> {
-        let endpoints = self.candidates.load();
-        let mut names: Vec<String> = endpoints
-            .iter()
-            .flat_map(|endpoint| [endpoint.host.clone(), endpoint.name.to_string()])
-            .collect();
+    pub(super) fn front_names(&self) -> FrontNames {
+        let mut entry = Vec::new();
         if let (Some(system), Some(region)) = (&self.system, &self.region) {
-            let entry =
-                ["entry", "entry-http"].map(|name| format!("{name}.{system}.{region}.datomic.net"));
-            names.extend(entry);
+            entry.extend(
+                ["entry", "entry-http"].map(|name| format!("{name}.{system}.{region}.datomic.net")),
+            );
         }
-        names
+        let endpoints = Arc::clone(&self.candidates);
+        FrontNames::new(move || {
+            let endpoints = endpoints.load();
+            let names = endpoints
+                .iter()
+                .flat_map(|endpoint| [endpoint.host.clone(), endpoint.name.to_string()]);
+            names.chain(entry.iter().cloned()).collect()
+        })
     }
 
     #[expect(
@@ -251,7 +254,7 @@ impl Upstream {
     ) -> Self {
         let settings = &upstream.settings;
         let mut endpoints = upstream.endpoints.clone();
-        let hop_specs = hops::assign(settings, &mut endpoints);
+        let hop_specs = assign_hops(settings, &mut endpoints);
         let (feed, view, actor) = upstream::start(UpstreamArgs {
             upstream: settings.name.clone(),
             endpoints: endpoints.clone(),

@@ -127,6 +127,19 @@ fn demo() -> Command {
     Command::new(name::DEMO)
         .about("Watch the proxy handle outages of mock entry points on this machine")
         .arg(switch("forever", "Keep running after the scripted outages"))
+        .args(demo_laptop())
+}
+
+/// The laptop tunnel needs the gateway.
+#[cfg(feature = "gateway")]
+fn demo_laptop() -> Option<Arg> {
+    let help = "Play the laptop tunnel instead: a gateway with client certificates and a tunnel command, both of which fail";
+    Some(switch("laptop", help).conflicts_with("forever"))
+}
+
+#[cfg(not(feature = "gateway"))]
+fn demo_laptop() -> Option<Arg> {
+    None
 }
 
 fn mock() -> Command {
@@ -141,7 +154,7 @@ fn doctor() -> Command {
 fn doctor_flags(command: Command) -> Command {
     command
         .long_about(
-            "Diagnoses the path to Datomic: settings, port, DNS, route, TCP, HTTP, identity, the path through entryway, \
+            "Diagnoses the path to Datomic: settings, port, DNS, route, hops, TCP, HTTP, identity, the path through entryway, \
              limits. Examines the target given by flags or file, else that of the running instance. Changes nothing and \
              ends within 15 s. Exit code 1 if a connection made now would not reach the system.",
         )

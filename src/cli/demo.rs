@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::args;
 use super::error::{CliError, code};
@@ -35,6 +36,52 @@ pub async fn run(forever: bool) -> Result<u8, CliError> {
     let mut loaded = load(&mock, listen)?;
     demo::shorten(&mut loaded.settings);
     let app = app::start(loaded, Log::default()).map_err(explain)?;
+    let (interrupt, signals) = interrupt();
+    let played = demo::run(&mock, app, forever, interrupt).await;
+    code_of(played, signals).await
+}
+
+/// The laptop tunnel; exit codes as above.
+#[cfg(feature = "gateway")]
+pub async fn run_laptop() -> Result<u8, CliError> {
+    let mock = mock::start(MockConfig::default())
+        .map_err(|error| CliError::new(code::CANNOT_BIND, error.to_string()))?;
+    let folder = Folder::new()?;
+    let (interrupt, signals) = interrupt();
+    let played = demo::laptop::run(&mock, &folder.0, interrupt).await;
+    code_of(played, signals).await
+}
+
+/// A folder that only we can read, removed at the end.
+#[cfg(feature = "gateway")]
+struct Folder(std::path::PathBuf);
+
+#[cfg(feature = "gateway")]
+impl Folder {
+    fn new() -> Result<Self, CliError> {
+        use std::os::unix::fs::DirBuilderExt;
+        let name = format!(
+            "entryway-demo-{}-{:x}",
+            std::process::id(),
+            fastrand::u64(..)
+        );
+        let path = std::env::temp_dir().join(name);
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| CliError::new(code::OS, format!("{}: {error}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+#[cfg(feature = "gateway")]
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left in the folder for temporary files is removed by the system.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Turns true at the first signal; its exit code.
+fn interrupt() -> (watch::Receiver<bool>, JoinHandle<u8>) {
     let (signalled, interrupt) = watch::channel(false);
     let signals = tokio::spawn(async move {
         let (Ok(mut term), Ok(mut int)) = (
@@ -50,7 +97,14 @@ pub async fn run(forever: bool) -> Result<u8, CliError> {
         signalled.send_replace(true);
         u8::try_from(128 + number.as_raw_value()).unwrap_or_default()
     });
-    let summary = match demo::run(&mock, app, forever, interrupt.clone()).await {
+    (interrupt, signals)
+}
+
+async fn code_of(
+    played: Result<demo::Summary, demo::Error>,
+    signals: JoinHandle<u8>,
+) -> Result<u8, CliError> {
+    let summary = match played {
         Ok(summary) => summary,
         // `entryway demo | head` has seen enough.
         Err(demo::Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {

@@ -16,8 +16,8 @@ use super::args::{self, OutputFormat};
 use super::client;
 use super::error::{CliError, code};
 use crate::addr::aws;
-use crate::admin::api_types::{Endpoints, Status};
-use crate::doctor::{self, Input, Instance, UpstreamTarget, Verdict, message};
+use crate::admin::api_types::{Endpoints, HopRow, Hops, Status};
+use crate::doctor::{self, Input, Instance, InstanceHop, UpstreamTarget, Verdict, message};
 use crate::settings::{self, Loaded, Settings};
 use crate::types::{EndpointName, Zone};
 use crate::upstream::endpoint::{EndpointSpec, Role};
@@ -110,6 +110,9 @@ async fn subject(
                 .await
                 .ok()
                 .map(|(status, _)| running(&status, &[], false));
+            if let Some(running) = &mut subject.instance {
+                running.hops = hops(instance).await;
+            }
         }
         return Ok(subject);
     }
@@ -118,7 +121,11 @@ async fn subject(
         error.next("give a target (--endpoint, --vpce, --peering, --from-client), start `entryway run`, or name the instance with --admin")
     })?;
     let config: Json = instance.read("/v1/config").await.unwrap_or_default();
-    Ok(of_instance(&status, &endpoints, &config))
+    let mut subject = of_instance(&status, &endpoints, &config);
+    if let Some(running) = &mut subject.instance {
+        running.hops = hops(&instance).await;
+    }
+    Ok(subject)
 }
 
 fn of_settings(loaded: &Loaded) -> Input {
@@ -138,6 +145,19 @@ async fn ask(instance: &client::Instance) -> Result<(Status, Endpoints), CliErro
     ))
 }
 
+/// The hops of an instance; none where it is too old to know any.
+async fn hops(instance: &client::Instance) -> Vec<InstanceHop> {
+    let hops: Hops = instance.read("/v1/hops").await.unwrap_or_default();
+    let row = |row: HopRow| InstanceHop {
+        upstream: row.upstream,
+        via: row.via,
+        state: row.state,
+        last_error: row.last_error,
+        last_output: row.last_output,
+    };
+    hops.hops.into_iter().map(row).collect()
+}
+
 fn running(status: &Status, down: &[(SocketAddr, String)], examined: bool) -> Instance {
     let addresses = status
         .listeners
@@ -149,6 +169,7 @@ fn running(status: &Status, down: &[(SocketAddr, String)], examined: bool) -> In
             .filter_map(|address| address.parse().ok())
             .collect(),
         down: down.to_vec(),
+        hops: Vec::new(),
         examined,
     }
 }
@@ -179,9 +200,22 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Input {
                 .endpoints
                 .iter()
                 .filter(|endpoint| endpoint.upstream == upstream.name);
+            let mut specs: Vec<EndpointSpec> = ours.map(spec).collect();
+            // Explicit endpoints first, in the order of the settings: each may have a hop of its own.
+            let place = |spec: &EndpointSpec| {
+                let explicit = &settings.endpoints;
+                let own = explicit.iter().position(|own| {
+                    own.name.as_ref() == Some(&spec.name)
+                        || own.address == format!("{}:{}", spec.host, spec.port)
+                });
+                own.unwrap_or(usize::MAX)
+            };
+            specs.sort_by_key(place);
+            let hops = settings::assign_hops(&settings, &mut specs);
             UpstreamTarget {
                 name: upstream.name.clone(),
-                endpoints: ours.map(spec).collect(),
+                endpoints: specs,
+                hops,
                 system: upstream.system.clone(),
                 region: upstream.region.clone(),
                 connect_timeout: settings.connect_timeout,

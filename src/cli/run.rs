@@ -5,7 +5,7 @@
 //! that there is no moment at which a signal is lost. While CMD lives, signals are CMD's, and a requested shutdown ends
 //! CMD first; the proxy drains once CMD has ended.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -18,11 +18,13 @@ use super::block_on;
 use super::child::{self, Child};
 use super::error::{CliError, code};
 use super::signals::Signals;
+use super::status_line::StatusLine;
+use crate::addr::HostPort;
 use crate::admin::AdminBindError;
 use crate::app::{self, Ended, Handles, Listener, Reloader, Stop};
 use crate::events::Log;
 use crate::listener::BindError;
-use crate::settings::Loaded;
+use crate::settings::{Loaded, Profile};
 use crate::sys::process::{self, Inherited};
 
 /// The listening line waits this long for the first probes.
@@ -44,8 +46,14 @@ pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliErr
     if let Some(command) = &command {
         command.find()?;
     }
-    let log = Log::stderr(&loaded.settings.log)
-        .map_err(|error| CliError::new(code::OS, format!("start the log: {error}")))?;
+    let is_watched = io::stdout().is_terminal() && io::stderr().is_terminal();
+    let wants_status = loaded.settings.profile == Profile::Laptop && command.is_none();
+    let status = (is_watched && wants_status).then(|| StatusLine::new(io::stderr()));
+    let log = match &status {
+        Some(status) => Log::to(&loaded.settings.log, status.log_sink(), true),
+        None => Log::stderr(&loaded.settings.log),
+    };
+    let log = log.map_err(|error| CliError::new(code::OS, format!("start the log: {error}")))?;
     let flush = log.clone();
     let outcome = block_on(async {
         let signals = Signals::open()?;
@@ -64,6 +72,7 @@ pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliErr
             look_for_orphans: None,
             signals,
             inherited,
+            status,
         };
         run.until_ended(tokio::spawn(app.run())).await
     });
@@ -77,6 +86,8 @@ struct Run {
     admin: Option<SocketAddr>,
     signals: Signals,
     inherited: Inherited,
+    /// On a terminal of a laptop.
+    status: Option<StatusLine<io::Stderr>>,
     /// Shutdowns requested over the admin API, where a child is to end first.
     requests: Option<mpsc::UnboundedReceiver<()>>,
     is_wrapper: bool,
@@ -95,8 +106,15 @@ struct Run {
 impl Run {
     async fn until_ended(mut self, mut proxy: JoinHandle<Ended>) -> Result<u8, CliError> {
         if !self.is_wrapper {
-            tokio::spawn(print_listening(self.handles.clone(), Output::Stdout));
+            let status = self.status.clone();
+            tokio::spawn(print_listening(
+                self.handles.clone(),
+                Output::Stdout,
+                status,
+            ));
         }
+        let drawing = self.status.as_ref();
+        let drawing = drawing.and_then(|status| status.draw(self.handles.clone()));
         let healthy = child::wait_until_healthy(self.handles.clone());
         tokio::pin!(healthy);
         loop {
@@ -104,6 +122,9 @@ impl Run {
             tokio::select! {
                 ended = &mut proxy => {
                     let ended = ended.map_err(|error| CliError::new(code::INTERNAL, error.to_string()))?;
+                    if let Some(drawing) = drawing {
+                        drawing.end();
+                    }
                     return Ok(self.code_of(ended));
                 }
                 signal = self.signals.next() => self.handle_signal(signal),
@@ -128,7 +149,7 @@ impl Run {
         let Some(command) = self.waiting.take() else {
             return Ok(());
         };
-        tokio::spawn(print_listening(self.handles.clone(), Output::Stderr));
+        tokio::spawn(print_listening(self.handles.clone(), Output::Stderr, None));
         let listen = self
             .handles
             .listeners
@@ -233,7 +254,7 @@ enum Output {
 
 /// Prints one line per listener, once every address has answered its first probe or a second has passed. Written on a
 /// thread of its own: a pipe that nobody reads must stall neither the proxy nor the start of a command.
-async fn print_listening(handles: Handles, output: Output) {
+async fn print_listening(handles: Handles, output: Output, status: Option<StatusLine<io::Stderr>>) {
     let until = Instant::now() + FIRST_PROBES;
     let probed = async {
         while !handles
@@ -245,12 +266,19 @@ async fn print_listening(handles: Handles, output: Output) {
         }
     };
     let _ = timeout_at(until, probed).await;
-    let lines: String = handles
+    let mut lines: String = handles
         .listeners
         .iter()
         .map(|listener| line(listener, &handles))
         .collect();
+    if status.is_some() {
+        lines.extend(handles.listeners.iter().filter_map(paste_line));
+    }
     let write = move || {
+        if let Some(status) = status {
+            let _ = status.print(&lines);
+            return;
+        }
         // Where nobody reads any more the proxy goes on.
         let _ = match output {
             Output::Stderr => io::stderr().write_all(lines.as_bytes()),
@@ -267,6 +295,23 @@ async fn print_listening(handles: Handles, output: Output) {
         .name("listening-line".to_owned())
         .spawn(write);
 }
+
+/// What the client map needs, to be pasted.
+fn paste_line(listener: &Listener) -> Option<String> {
+    let address = listener.addresses.first()?;
+    let host = match address.ip().is_loopback() {
+        true => "localhost".to_owned(),
+        false => address.ip().to_string(),
+    };
+    let at = HostPort {
+        host,
+        port: address.port(),
+    };
+    Some(format!(
+        "paste into the client map:  :endpoint \"http://{at}\"\n"
+    ))
+}
+
 fn line(listener: &Listener, handles: &Handles) -> String {
     let Some(upstream) = handles
         .upstreams

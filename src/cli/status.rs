@@ -12,11 +12,15 @@ use super::args::OutputFormat;
 use super::client::{Instance, ago, clean, plural, span};
 use super::error::CliError;
 use crate::admin::api_types::{
-    Address, Connections, Endpoint, Endpoints, Explain, Listener, RankedAddress, Status, Upstream,
+    Address, Connections, Endpoint, Endpoints, Explain, HopRow, Hops, Listener, RankedAddress,
+    Status, Upstream,
 };
+use crate::dial::hop::{HopState, meaning};
 
 /// Connections shown to people.
 const SHOWN: usize = 10;
+/// Lines of the output of a hop's command shown to people.
+const HOP_OUTPUT: usize = 5;
 
 /// The document: `/v1/status` with what the screen shows beside it.
 #[derive(Debug, Serialize)]
@@ -26,6 +30,7 @@ struct Document {
     status: Status,
     endpoints: Vec<Endpoint>,
     order: Vec<RankedAddress>,
+    hops: Vec<HopRow>,
     verdict: String,
 }
 
@@ -38,12 +43,15 @@ pub async fn run(
     let status: Status = instance.read("/v1/status").await?;
     let endpoints: Endpoints = instance.read("/v1/endpoints").await?;
     let explain: Explain = instance.read("/v1/explain").await?;
+    // An instance that is older than this program knows no hops.
+    let hops: Hops = instance.read("/v1/hops").await.unwrap_or_default();
     if output == OutputFormat::Json {
         let document = Document {
             schema_version: crate::admin::api_types::SCHEMA_VERSION,
             status,
             endpoints: endpoints.endpoints,
             order: explain.order,
+            hops: hops.hops,
             verdict: explain.verdict,
         };
         print_json(to, &document)?;
@@ -55,6 +63,9 @@ pub async fn run(
     head(to, &status)?;
     for upstream in &status.upstreams {
         upstream_line(to, upstream)?;
+        for hop in hops.hops.iter().filter(|hop| hop.upstream == upstream.name) {
+            hop_lines(to, hop)?;
+        }
         for endpoint in endpoints
             .endpoints
             .iter()
@@ -129,6 +140,34 @@ fn upstream_line(to: &mut dyn Write, upstream: &Upstream) -> Result<(), CliError
     let well = upstream.healthy == upstream.addresses && upstream.healthy > 0;
     parts.push(painted(&counts, well));
     line(to, 0, parts)
+}
+
+/// A hop: its state, and where it is not up what its command said last and what that means.
+fn hop_lines(to: &mut dyn Write, hop: &HopRow) -> Result<(), CliError> {
+    let is_up = hop.state == HopState::Up.as_str();
+    let mut parts = vec![
+        format!("  via {}", clean(&hop.via)),
+        format!("{} for {}", painted(&hop.state, is_up), ago(&hop.since)),
+    ];
+    parts.extend(hop.pid.map(|pid| format!("pid {pid}")));
+    if hop.restarts > 0 {
+        let plural = if hop.restarts == 1 { "" } else { "s" };
+        parts.push(format!("{} restart{plural}", hop.restarts));
+    }
+    line(to, 4, parts)?;
+    if is_up {
+        return Ok(());
+    }
+    if let Some(error) = &hop.last_error {
+        line(to, 6, vec![format!("      {}", clean(error))])?;
+    }
+    for last in hop.last_output.iter().rev().take(HOP_OUTPUT).rev() {
+        line(to, 6, vec![format!("      | {}", clean(last))])?;
+    }
+    if let Some(meaning) = meaning(&hop.last_output) {
+        line(to, 6, vec![format!("      that usually means: {meaning}")])?;
+    }
+    Ok(())
 }
 
 /// One endpoint: its own line, and one per address with state and why.

@@ -18,8 +18,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 const CLIENTS: u64 = 8;
 const EVERY: Duration = Duration::from_millis(40);
-/// Limit for one request, repetition included. The Datomic client's is 60 s, too long for a demo.
-const GIVE_UP: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct ClientStats {
@@ -45,11 +43,12 @@ const PHASE: usize = 1;
 // === impl Clients ===
 
 impl Clients {
-    pub(super) fn start(address: SocketAddr) -> Self {
+    /// `give_up`: the limit of one request, repetition included.
+    pub(super) fn start(address: SocketAddr, give_up: Duration) -> Self {
         let all = Arc::<Mutex<[ClientStats; 2]>>::default();
         let mut tasks = JoinSet::new();
         for number in 0..CLIENTS {
-            tasks.spawn(client(address, number, Arc::clone(&all)));
+            tasks.spawn(client(address, number, give_up, Arc::clone(&all)));
         }
         Self { all, tasks }
     }
@@ -78,7 +77,12 @@ fn lock(all: &Mutex<[ClientStats; 2]>) -> std::sync::MutexGuard<'_, [ClientStats
     all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn client(address: SocketAddr, number: u64, all: Arc<Mutex<[ClientStats; 2]>>) {
+async fn client(
+    address: SocketAddr,
+    number: u64,
+    give_up: Duration,
+    all: Arc<Mutex<[ClientStats; 2]>>,
+) {
     let keeps = number.is_multiple_of(2);
     let mut kept: Option<SendRequest<Empty<Bytes>>> = None;
     let mut ticks = interval(EVERY);
@@ -87,7 +91,7 @@ async fn client(address: SocketAddr, number: u64, all: Arc<Mutex<[ClientStats; 2
         ticks.tick().await;
         let began = Instant::now();
         let mut repeated = false;
-        let answered = timeout(GIVE_UP, async {
+        let answered = timeout(give_up, async {
             if request(address, &mut kept).await {
                 return true;
             }

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::hop::{Hops, Lease, Reached};
+use super::spare_stream::SpareStream;
 use crate::addr::is_own_listener;
 use crate::clock::Moment;
 use crate::events::{Events, Reason, event};
@@ -167,11 +168,11 @@ impl Connector {
         to: &Address,
         count: usize,
         limit: Duration,
-    ) -> JoinSet<Result<(std::net::TcpStream, Option<Lease>), ConnectOutcome>> {
+    ) -> JoinSet<Result<(SpareStream, Option<Lease>), ConnectOutcome>> {
         if let Some(target) = &to.target {
             let one = |_| {
                 let (hops, target) = (self.hops.clone(), target.clone());
-                async move { hops.open(&target).await.and_then(into_std) }
+                async move { hops.open(&target).await.and_then(spare) }
             };
             return (0..count).map(one).collect();
         }
@@ -180,13 +181,12 @@ impl Connector {
         started
             .map(|(stream, status)| async move {
                 if status == ConnectStatus::Connected {
-                    return Ok((stream, None));
+                    return Ok((SpareStream::Tcp(stream), None));
                 }
                 let stream =
                     TcpStream::from_std(stream).map_err(|error| ConnectOutcome::of(&error))?;
                 connected(&stream, to, limit).await?;
-                let stream = stream.into_std();
-                Ok((stream.map_err(|error| ConnectOutcome::of(&error))?, None))
+                spare(Reached::directly(stream))
             })
             .collect()
     }
@@ -386,17 +386,9 @@ impl Error {
     }
 }
 
-/// Streams that are no plain sockets belong to the event loop that made them, and cannot wait for a client.
-fn into_std(reached: Reached) -> Result<(std::net::TcpStream, Option<Lease>), ConnectOutcome> {
-    match reached.stream {
-        Stream::Tcp(tcp) => {
-            let stream = tcp.into_std().map_err(|error| ConnectOutcome::of(&error))?;
-            Ok((stream, reached.lease))
-        }
-        Stream::Wrapped(_) => Err(ConnectOutcome::Local(
-            "spares need a hop of plain TCP".to_owned(),
-        )),
-    }
+fn spare(reached: Reached) -> Result<(SpareStream, Option<Lease>), ConnectOutcome> {
+    let stream = SpareStream::new(reached.stream).map_err(|error| ConnectOutcome::of(&error))?;
+    Ok((stream, reached.lease))
 }
 
 /// Waits until a started connect has ended.

@@ -31,6 +31,7 @@ use command::Output;
 pub use credentials::Credentials;
 use exec::Exec;
 pub use health::{HopHealth, HopState, HopStatus};
+pub use hints::meaning;
 use proxy::Proxy;
 use settings::Route;
 pub use settings::{Dns, HopKind, HopSpec, Speaks, ViaSettings};

@@ -4,23 +4,22 @@
 //! task maintains them ([`keep_preconnected`]), data threads take them. A spare that is dead when taken is dropped, and
 //! the caller dials. Off by default.
 
-use std::io;
-use std::net::TcpStream as StdStream;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 use super::Dialer;
 use super::attempt::Connector;
 use super::hop::Lease;
+use super::spare_stream::SpareStream;
 use crate::clock::{self, Moment};
 use crate::metrics::{Counter, Metrics, family};
+use crate::stream::Stream;
 use crate::upstream::SnapshotReader;
 use crate::upstream::endpoint::{Candidate, Endpoint};
 use crate::upstream::snapshot::{HealthState, ProbeMode};
@@ -69,11 +68,11 @@ struct Inner {
     taken: Notify,
 }
 
-/// Not registered with any event loop, because any data thread may take it.
+/// Any data thread may take it.
 #[derive(Debug)]
 struct Spare {
     candidate: Candidate,
-    stream: StdStream,
+    stream: SpareStream,
     lease: Option<Lease>,
     since: Moment,
     /// Counts its use without a lookup in the registry.
@@ -135,7 +134,7 @@ impl Preconnected {
     }
 
     /// The youngest live spare for this candidate.
-    pub(super) fn take(&self, best: &Candidate) -> Option<(TcpStream, Option<Lease>)> {
+    pub(super) fn take(&self, best: &Candidate) -> Option<(Stream, Option<Lease>)> {
         if self.count() == 0 {
             return None;
         }
@@ -147,7 +146,7 @@ impl Preconnected {
                     break None;
                 };
                 let spare = spares.remove(index);
-                if is_alive(&spare.stream) {
+                if spare.stream.is_alive() {
                     break Some(spare);
                 }
                 failed += 1;
@@ -161,7 +160,7 @@ impl Preconnected {
         };
         self.count_results(&best.endpoint, "failed", failed);
         let spare = taken?;
-        let stream = TcpStream::from_std(spare.stream).ok()?;
+        let stream = spare.stream.take_here().ok()?;
         spare.used.increment(1);
         Some((stream, spare.lease))
     }
@@ -215,7 +214,7 @@ impl Preconnected {
             let old = !max_age.is_zero() && age >= max_age;
             let result = if old || !preferred.contains(&spare.candidate) {
                 "expired"
-            } else if !is_alive(&spare.stream) {
+            } else if !spare.stream.is_alive() {
                 died_young |= age < YOUNG;
                 "died"
             } else {
@@ -364,13 +363,4 @@ fn preferred(view: &SnapshotReader) -> Vec<Candidate> {
                 .is_some_and(|view| view.state == HealthState::Up || view.pace == ProbeMode::Off)
     });
     order
-}
-
-/// Whether an unused socket has received neither an end nor a reset. Bytes of a server that speaks first stay in the
-/// socket for the client that takes it.
-fn is_alive(stream: &StdStream) -> bool {
-    match stream.peek(&mut [0]) {
-        Ok(read) => read > 0,
-        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-    }
 }

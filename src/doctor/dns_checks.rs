@@ -111,7 +111,18 @@ fn is_sensible<T>(result: &Result<T, &LookupError>) -> bool {
 pub(super) fn check_names(subject: &Input, names: &Names) -> Vec<Check> {
     let mut checks = Vec::new();
     for target in &subject.targets {
-        for endpoint in target.endpoints.iter().filter(|e| e.role != Role::Zonal) {
+        let (remote, ours): (Vec<_>, Vec<_>) = target
+            .endpoints
+            .iter()
+            .partition(|endpoint| endpoint.remote_target().is_some());
+        for endpoint in remote {
+            let check = Check::skip(Stage::Names, &endpoint.host, "resolved by the hop");
+            checks.push(check.of(&target.name));
+        }
+        if ours.is_empty() {
+            continue;
+        }
+        for endpoint in ours.into_iter().filter(|e| e.role != Role::Zonal) {
             checks.extend(check_name(target, endpoint, names));
         }
         checks.extend(check_zones(target, names));

@@ -43,7 +43,9 @@ pub(super) type Names = BTreeMap<String, Name>;
 /// Looks up every name of every target, the sibling of each peered name, and of a query group also the system's names.
 pub(super) async fn look_up(subject: &Input) -> Names {
     let mut hosts = BTreeSet::new();
-    for endpoint in subject.targets.iter().flat_map(|target| &target.endpoints) {
+    // The names of others are resolved by their hops.
+    let endpoints = subject.targets.iter().flat_map(|target| &target.endpoints);
+    for endpoint in endpoints.filter(|endpoint| endpoint.remote_target().is_none()) {
         let host = key(&endpoint.host);
         hosts.extend(sibling(&host));
         hosts.insert(host);
@@ -89,7 +91,11 @@ pub(super) fn in_use<'w>(names: &Names, target: &'w UpstreamTarget) -> Vec<&'w E
     let wanted = |e: &&EndpointSpec| {
         (e.role != Role::PeeredOld || !new_lives) && !addresses(names, e).is_empty()
     };
-    target.endpoints.iter().filter(wanted).collect()
+    let resolved = target.endpoints.iter();
+    resolved
+        .filter(|endpoint| endpoint.remote_target().is_none())
+        .filter(wanted)
+        .collect()
 }
 
 pub(super) fn key(host: &str) -> String {

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::addr::is_own_listener;
+use crate::dial::hop::HopSpec;
 use crate::dns::{DnsSettings, SystemFiles};
 use crate::listener::ListenerSettings;
-use crate::settings::Settings;
+use crate::settings::{Settings, assign_hops};
 use crate::sys::limits::DescriptorBudget;
 use crate::sys::local_address::is_local_address;
 use crate::target::ResolvedTarget;
@@ -55,6 +56,18 @@ pub struct UpstreamTarget {
     pub health: HealthSettings,
     /// After how much silence keepalive begins; zero: never.
     pub keepalive: Duration,
+    /// The hops of its endpoints, each once.
+    pub hops: Vec<HopSpec>,
+}
+
+/// A hop, as a running entryway tells of it.
+#[derive(Clone, Debug, Default)]
+pub struct InstanceHop {
+    pub upstream: String,
+    pub via: String,
+    pub state: String,
+    pub last_error: Option<String>,
+    pub last_output: Vec<String>,
 }
 
 /// A running entryway.
@@ -66,6 +79,8 @@ pub struct Instance {
     pub addresses: Vec<SocketAddr>,
     /// Its addresses that are down, and why it thinks so.
     pub down: Vec<(SocketAddr, String)>,
+    /// Its hops.
+    pub hops: Vec<InstanceHop>,
     /// Whether the targets are its own (no target was given), so that it must lead where they lead.
     pub examined: bool,
 }
@@ -90,9 +105,15 @@ impl Input {
             .upstreams
             .iter()
             .zip(resolved)
-            .map(|(upstream, target)| UpstreamTarget {
+            .map(|(upstream, target)| {
+                let mut endpoints = target.endpoints.clone();
+                let hops = assign_hops(upstream, &mut endpoints);
+                (upstream, target, endpoints, hops)
+            })
+            .map(|(upstream, target, endpoints, hops)| UpstreamTarget {
                 name: upstream.name.as_str().to_owned(),
-                endpoints: target.endpoints.clone(),
+                endpoints,
+                hops,
                 system: target.system.clone(),
                 region: target.region.clone(),
                 connect_timeout: upstream.connect_timeout,

@@ -65,7 +65,8 @@ pub(super) fn targets_of(subject: &Input, names: &Names) -> Vec<AddressTarget> {
         let mut seen = BTreeSet::new();
         let mut endpoints = dns_lookup::in_use(names, target);
         endpoints.sort_by_key(|endpoint| endpoint.zone.is_none());
-        for endpoint in endpoints {
+        // Others are reached through their hops.
+        for endpoint in endpoints.iter().filter(|endpoint| endpoint.hop.is_none()) {
             for ip in dns_lookup::addresses(names, endpoint) {
                 let socket = SocketAddr::new(*ip, endpoint.port);
                 if seen.insert(socket) && peers.len() < MAX_ADDRESSES {

@@ -139,6 +139,18 @@ ROUTE_UNREACHABLE Route Fail "the network says that the address cannot be reache
    "a firewall of this machine rejects it"]
   ["ip route get {ip}", "dig {host}: is the address still in the answer?"]
 
+HOP_DOWN Hop Fail "the hop itself does not work; nothing is known about what is behind it"
+  ["the proxy or the ssh server is down, or out of reach from here: VPN, network, its address",
+   "it does not accept this user, key or certificate"]
+  ["run its command, or `curl -x` the proxy, by hand and read what it says",
+   "`entryway status` shows state and last output of the hops of a running instance"]
+
+HOP_TARGET Tcp Fail "the hop works, but the entry point cannot be reached through it"
+  ["the security group of the entry point does not let the hop's machine in, on port {port}",
+   "the name {host} does not resolve where the hop runs: not in the VPC, or not associated with its private zone",
+   "the rules of the hop do not allow this host and port"]
+  ["on the hop's machine: curl -sS http://{host}:{port}/",
+   "aws ec2 describe-security-groups, for the group of the load balancer: inbound {port} from the hop"]
 TCP_REFUSED Tcp Fail "the connect is refused: the host is there, nothing listens on the port"
   ["wrong host or port: Datomic's is 8182", "the load balancer has no listener on {port}, or the compute group has no node",
    "an SSH tunnel or another proxy at this address has ended"]
@@ -208,6 +220,9 @@ BYTES_NOT_HTTP Bytes Fail "what answers does not speak HTTP"
   ["another service listens there: SSH, a SOCKS proxy, a database"]
   ["the entry point's port is 8182: check host and port of the endpoint"]
 
+HOP_ANSWER Http Fail "something answers through the hop, but not as Datomic does"
+  ["another host or port than the entry point's", "a captive portal or an error page of the hop"]
+  ["on the hop's machine: curl -sS http://{host}:{port}/"]
 HTTP_HTML Http Fail "a web page comes back, not Datomic"
   ["a captive portal or a company's web proxy answers in its place", "another web server has this address"]
   ["open http://{host}:{port}/ in a browser: whose page is it?"]

@@ -19,6 +19,7 @@ use crate::upstream::settings::HealthSettings;
 mod answers;
 mod dns;
 mod here;
+mod hops;
 mod names;
 mod silence;
 mod table;

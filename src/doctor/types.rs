@@ -18,6 +18,8 @@ pub enum Stage {
     Names,
     /// The way this machine takes to an address.
     Route,
+    /// Whether the proxies and commands work that lead to the addresses.
+    Hop,
     Tcp,
     /// Whether anything comes back.
     Bytes,
@@ -92,12 +94,13 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
 // === impl Stage ===
 
 impl Stage {
-    pub const ALL: [Stage; 11] = [
+    pub const ALL: [Stage; 12] = [
         Stage::Settings,
         Stage::Port,
         Stage::Resolver,
         Stage::Names,
         Stage::Route,
+        Stage::Hop,
         Stage::Tcp,
         Stage::Bytes,
         Stage::Http,
@@ -113,6 +116,7 @@ impl Stage {
             Stage::Resolver => "resolver",
             Stage::Names => "names",
             Stage::Route => "route",
+            Stage::Hop => "hop",
             Stage::Tcp => "tcp",
             Stage::Bytes => "bytes",
             Stage::Http => "http",
@@ -126,7 +130,13 @@ impl Stage {
     pub const fn is_covered(self) -> bool {
         matches!(
             self,
-            Stage::Resolver | Stage::Names | Stage::Route | Stage::Tcp | Stage::Bytes | Stage::Http
+            Stage::Resolver
+                | Stage::Names
+                | Stage::Route
+                | Stage::Hop
+                | Stage::Tcp
+                | Stage::Bytes
+                | Stage::Http
         )
     }
 }

@@ -94,7 +94,7 @@ kinds! {
     "hop.up" [INFO] "A hop works." {"upstream" "hop"} ("" "hop");
     "hop.down" [WARN ERROR] "A hop does not work, and why." {"upstream" "hop" "error"} ("" "hop", "" "error");
     "hop.restart" [INFO] "A supervised command is started again." {"upstream" "hop" "reason"} ("" "hop", "" "reason");
-    "wake" [INFO] "After a suspend or a stop everything is resolved and probed again." {"why"} ("" "why");
+    "wake" [INFO] "The machine slept or this process was stopped: everything is resolved and probed again; then what that did." {"why"} ("" "why");
     "admin.change" [INFO WARN] "A change was asked for through the admin API."
         {"admin.path" "admin.query" "client.address" "client.port" "client.uid" "http.status" "error"}
         ("" "admin.path", "" "admin.query", "" "error");

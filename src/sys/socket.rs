@@ -136,6 +136,24 @@ pub fn peek(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     }
 }
 
+/// Whether the peer has neither ended nor reset the connection, whatever is still unread.
+#[cfg(target_os = "linux")]
+pub fn is_open(socket: &impl AsFd) -> bool {
+    let over = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let mut poll = [PollFd::new(socket, PollFlags::RDHUP)];
+    let now = Timespec::default();
+    rustix::event::poll(&mut poll, Some(&now)).is_ok() && !poll[0].revents().intersects(over)
+}
+
+/// The same, where unread bytes hide the end behind them.
+#[cfg(not(target_os = "linux"))]
+pub fn is_open(socket: &impl AsFd) -> bool {
+    match peek(socket, &mut [0]) {
+        Ok(read) => read > 0,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}
+
 /// Sends what the kernel takes of `buf`; never a signal.
 pub fn send(socket: &impl AsFd, buf: &[u8]) -> io::Result<usize> {
     loop {

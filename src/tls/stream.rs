@@ -4,6 +4,7 @@
 //! passes for a complete one.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -98,6 +99,17 @@ impl Wrapped for TlsStream {
     fn abort(&mut self) {
         // Refused only where the connection is over already.
         drop(socket::reset_on_close(self.socket()));
+    }
+
+    fn move_here(&mut self) -> io::Result<()> {
+        let (tcp, _) = self.tls.get_mut();
+        let own = tcp.as_fd().try_clone_to_owned()?;
+        *tcp = TcpStream::from_std(own.into())?;
+        Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        socket::is_open(self.socket())
     }
 }
 

@@ -46,3 +46,31 @@ async fn a_signal_ends_it_with_an_honest_last_line() {
         );
     }
 }
+
+#[cfg(feature = "gateway")]
+#[tokio::test]
+async fn the_laptop_tunnel_survives_what_it_shows() {
+    let child = Command::new(BINARY)
+        .args(["demo", "--laptop"])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    // The promise is 30 s; a machine with both cores busy gets more.
+    let output = timeout(Duration::from_secs(90), child)
+        .await
+        .unwrap()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}{error}");
+    let last = text.lines().last().unwrap();
+    assert!(last.contains(" requests answered, 0 failed, "), "{text}");
+    for said in [
+        "the gateway is down",
+        "the tunnel command is started again",
+        "stopped for ",
+        ", back in ",
+    ] {
+        assert!(text.contains(said), "{said}:\n{text}");
+    }
+}

@@ -70,7 +70,7 @@ fn all_is_well_and_every_stage_has_a_line() {
     let text = text(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     for stage in
-        "settings port resolver names route tcp bytes http identity through limits".split(' ')
+        "settings port resolver names route hop tcp bytes http identity through limits".split(' ')
     {
         assert!(
             text.lines()

@@ -14,6 +14,9 @@ const SEEDS: &[&[u8]] = &[
     b"127.0.0.1 localhost\n::1 # c\n\0nameserver 10.0.0.2\nsearch a bad..name\noptions ndots:99999999999\n",
     b"schema = 1\n[[upstream]]\nname = \"a\"\nendpoint = [{address = \"h:8182\"}]\n",
     b"[upstream]\nname = [\n",
+    b"\x05\x01\x00\x03\x05entry\x1f\xf6early",
+    b"\x04\x01\x1f\xf6\0\0\0\x01me\0entry\0early",
+    b"CONNECT [::1]:8182 HTTP/1.1\r\nHost: x\r\n\r\nearly",
 ];
 
 #[test]
@@ -23,5 +26,6 @@ fn every_target_takes_every_seed() {
         targets::settings_report(seed);
         targets::hosts_and_resolv_conf(seed);
         targets::probe_response(seed);
+        targets::front_request(seed);
     }
 }

@@ -217,6 +217,33 @@ async fn a_command_per_connection() {
 }
 
 #[tokio::test]
+async fn spares_wait_behind_a_command_per_connection() {
+    let conf = Conf::to(&[NAME])
+        .upstream("via = \"exec:cat\"")
+        .upstream("health.kind = \"tcp\"")
+        .upstream("warm.spares = 2");
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(1).await;
+    let spares = || entryway.metric("entryway_warm_spares", &[]);
+    eventually("two spares", || spares() == 2.0).await;
+    let mut clients = Vec::new();
+    for text in [&b"first"[..], b"second", b"third", b"fourth"] {
+        let mut client = entryway.connect().await;
+        ping(&mut client, text).await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        // Whatever came for one client came for no other.
+        ping(client, b"again").await;
+        client.shutdown().await.unwrap();
+        assert_eq!(read_out(client).await, (Vec::new(), End::Fin));
+    }
+    let used = entryway.metric("entryway_warm_total", &[("result", "used")]);
+    assert!(used >= 2.0, "{used}");
+    no_leaks(entryway).await;
+}
+
+#[tokio::test]
 async fn a_command_is_kept_alive() {
     let program = env!("CARGO_BIN_EXE_entryway");
     let command = format!(

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use entryway::suspend::Interruption;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use crate::harness::client::{End, ping, read_out};
-use crate::harness::upstream::Upstream;
-use crate::harness::{Conf, Entryway, Stage, no_leaks, stays};
+use crate::harness::upstream::{Upstream, datomic};
+use crate::harness::{Conf, Entryway, Stage, eventually, no_leaks, stays};
 
 #[tokio::test]
 async fn an_idle_pair_is_ended_when_asked_for() {
@@ -78,4 +79,24 @@ async fn ping_through(client: &mut tokio::net::TcpStream, server: &mut tokio::ne
     crate::harness::client::read_exactly(server, 1).await;
     server.write_all(b"a").await.unwrap();
     crate::harness::client::read_exactly(client, 1).await;
+}
+
+#[tokio::test]
+async fn after_a_sleep_one_line_says_what_it_did() {
+    let entry = datomic("prod/x").await;
+    let conf = Conf::to(&[entry.address])
+        .upstream("health.kind = \"datomic\"")
+        .upstream("health.interval = \"500ms\"");
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(1).await;
+    let slept = Interruption::Suspended(Duration::from_secs(8000));
+    entryway.handles.woke(slept);
+    let said = |part: &str| {
+        let lines = entryway.events("wake");
+        let mut texts = lines.iter().filter_map(|line| line["message"].as_str());
+        texts.any(|text| text.contains(part))
+    };
+    eventually("the line", || said("back in")).await;
+    assert!(said("slept 2 h 13 min: no connection closed, back in "));
+    no_leaks(entryway).await;
 }

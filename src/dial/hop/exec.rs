@@ -1,7 +1,7 @@
 //! A command per connection: its standard input and output are the stream.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
 use std::process::Stdio;
@@ -16,6 +16,7 @@ use super::command::{self, Output, Places, Running};
 use super::{HopFault, Opening, Reached, Refusal, Via};
 use crate::addr::HostPort;
 use crate::stream::{Stream, Wrapped};
+use crate::sys::socket;
 
 #[derive(Debug)]
 pub(super) struct Exec {
@@ -107,4 +108,14 @@ impl AsyncWrite for ExecStream {
 impl Wrapped for ExecStream {
     /// A command knows no reset; it is ended when the stream is dropped.
     fn abort(&mut self) {}
+
+    fn move_here(&mut self) -> io::Result<()> {
+        let own = self.socket.as_fd().try_clone_to_owned()?;
+        self.socket = UnixStream::from_std(own.into())?;
+        Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        socket::is_open(&self.socket)
+    }
 }

@@ -130,7 +130,7 @@ const MEANINGS: &[(&str, &str)] = &[
 ];
 
 /// The meaning of the newest line that has one.
-pub(super) fn meaning(lines: &[String]) -> Option<&'static str> {
+pub fn meaning(lines: &[String]) -> Option<&'static str> {
     lines.iter().rev().find_map(|line| {
         let line = line.to_ascii_lowercase();
         let known = MEANINGS.iter().find(|(text, _)| line.contains(text));

@@ -434,6 +434,21 @@ impl HopKind {
 
 // === impl HopSpec ===
 
+impl HopSpec {
+    /// Whether it is a command that is kept alive.
+    pub fn is_supervised(&self) -> bool {
+        matches!(self.route, Route::Supervised(_))
+    }
+
+    /// The host of its URL, where it has one.
+    pub fn host(&self) -> Option<&str> {
+        let (_, rest) = self.name.split_once("://")?;
+        let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+        let end = rest.find([':', '/', '?']).unwrap_or(rest.len());
+        Some(&rest[..end])
+    }
+}
+
 impl fmt::Display for HopSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)

@@ -117,6 +117,7 @@ async fn through_a_running_instance() {
         pid: std::process::id(),
         addresses,
         down: Vec::new(),
+        hops: Vec::new(),
         examined: true,
     };
     let with = |instance: Instance| Input {
@@ -270,6 +271,7 @@ async fn an_instance_that_has_used_its_open_files() {
             pid: instance.id(),
             addresses: Vec::new(),
             down: Vec::new(),
+            hops: Vec::new(),
             examined: true,
         }),
         ..subject_at(closed_port().await)

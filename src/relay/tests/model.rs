@@ -96,6 +96,14 @@ impl AsyncWrite for Stingy {
 }
 
 impl Wrapped for Stingy {
+    fn move_here(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        true
+    }
+
     fn abort(&mut self) {
         self.heard.lock().unwrap().aborted = true;
     }

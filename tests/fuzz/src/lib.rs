@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use entryway::dns::{DnsSettings, SystemFiles};
+use entryway::listener::front::parse::{self, Parsed};
 use entryway::upstream::settings::HealthSettings;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -82,6 +83,24 @@ pub fn hosts_and_resolv_conf(data: &[u8]) {
                 .ips();
         }
     });
+}
+
+/// The bytes are the first ones of a client of a SOCKS and CONNECT front: a request never takes more than there is, and
+/// more bytes change neither its target nor its length.
+pub fn front_request(data: &[u8]) {
+    let _ = (parse::detect(data), parse::socks5_greeting(data));
+    for parse in [
+        parse::socks4_request,
+        parse::socks5_request,
+        parse::connect_request,
+    ] {
+        if let Parsed::Complete(target, length) = parse(data) {
+            assert!(length <= data.len() && !target.host.is_empty());
+            let whole = Parsed::Complete(target, length);
+            assert_eq!(parse(&data[..length]), whole);
+            assert_eq!(parse(&[data, b"more"].concat()), whole);
+        }
+    }
 }
 
 /// The bytes are a settings file: it is taken, or every problem of it can be printed.

@@ -269,7 +269,13 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
             workers.dispatcher(),
             budget,
             &metrics,
-            Front::new(listener, upstream.front_names(), &metrics),
+            Front::new(
+                listener.front,
+                &listener.front_allow,
+                upstream.front_names(),
+                &listener.name,
+                &metrics,
+            ),
             listener_watcher.clone(),
         );
         listeners.push(Listener {

@@ -42,7 +42,13 @@ impl Open {
             workers.dispatcher(),
             budget,
             &rig.metrics,
-            Front::new(&settings, FrontNames::new(Vec::new), &rig.metrics),
+            Front::new(
+                settings.front,
+                &[],
+                FrontNames::new(Vec::new),
+                &settings.name,
+                &rig.metrics,
+            ),
             watch,
         );
         Self {

@@ -15,7 +15,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::bind::ListenerSettings;
 use crate::addr::{self, HostPort};
 use crate::connection::{self, ConnectionGuard, Reply};
 use crate::drain::DrainWatcher;
@@ -134,13 +133,22 @@ impl fmt::Debug for FrontNames {
 // === impl Front ===
 
 impl Front {
-    pub fn new(settings: &ListenerSettings, names: FrontNames, metrics: &Metrics) -> Self {
-        let allowed = settings.front_allow.iter();
+    /// `names`: what the listener leads to anyway; `allow`: `listener.front_allow`.
+    pub fn new(
+        kind: FrontKind,
+        allow: &[String],
+        names: FrontNames,
+        listener: &str,
+        metrics: &Metrics,
+    ) -> Self {
         Self {
-            kind: settings.front,
+            kind,
             names,
-            allowed: allowed.filter_map(|text| Allowed::parse(text)).collect(),
-            listener: settings.name.clone(),
+            allowed: allow
+                .iter()
+                .filter_map(|text| Allowed::parse(text))
+                .collect(),
+            listener: listener.to_owned(),
             metrics: metrics.clone(),
         }
     }
@@ -431,13 +439,11 @@ mod tests {
     fn only_names_that_the_listener_leads_to() {
         let names = || ["entry.prod.us-east-1.datomic.net", "a", "10.0.0.1"].map(str::to_owned);
         let more = ["Other.Example:8182".to_owned(), "[::1]".to_owned()];
-        let settings = ListenerSettings {
-            front_allow: more.to_vec(),
-            ..ListenerSettings::default()
-        };
         let front = Front::new(
-            &settings,
+            FrontKind::Socks,
+            &more,
             FrontNames::new(move || names().to_vec()),
+            "l",
             &Metrics::default(),
         );
         let is_allowed = |host: &str, port| {

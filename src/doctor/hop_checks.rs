@@ -134,6 +134,7 @@ async fn probe_all(hops: &Hops, target: &UpstreamTarget, names: &Names) -> Vec<B
             SpareLimit::default(),
         ),
         hops.clone(),
+        Events::new(Log::default()),
     ));
     let mut going = JoinSet::new();
     for (endpoint, hop, to) in targets_of(hops, target, names) {

@@ -43,6 +43,7 @@ pub async fn serve(
     backend: Arc<dyn Backend>,
     events: Events,
     settings: &AdminSettings,
+    max_connections: usize,
     stop: DrainWatcher,
 ) {
     let (history, incidents) = (HistoryRecorder::default(), IncidentLog::default());
@@ -79,7 +80,7 @@ pub async fn serve(
                 let handler = Arc::clone(&handler);
                 async move { handler.answer(kind, request).await }
             };
-            http::serve(listener, stop, handler).await;
+            http::serve(listener, max_connections, stop, handler).await;
         }
     };
     let served = async {

@@ -141,6 +141,8 @@ pub struct App {
     reloader: Reloader,
     admin: AdminListeners,
     admin_settings: admin::AdminSettings,
+    /// Connections to each admin listener.
+    max_admin: usize,
     stops: mpsc::UnboundedReceiver<Stop>,
     draining: DrainTrigger,
     listeners: DrainTrigger,
@@ -388,6 +390,7 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
         handles,
         admin,
         admin_settings: loaded.settings.admin,
+        max_admin: budget.admin,
         stops,
         draining,
         listeners: listener_trigger,
@@ -534,9 +537,9 @@ impl App {
             self.reloader.clone(),
         ));
         let (open, settings) = (std::mem::take(&mut self.admin), self.admin_settings.clone());
-        let admin_bus = self.handles.events.clone();
+        let (admin_bus, most) = (self.handles.events.clone(), self.max_admin);
         let admin = tokio::spawn(async move {
-            admin::serve(open, backend, admin_bus, &settings, admin_watcher).await
+            admin::serve(open, backend, admin_bus, &settings, most, admin_watcher).await
         });
         let events = self.handles.events.clone();
         let mut services = std::mem::take(&mut self.services);

@@ -41,9 +41,6 @@ const HEADER_MAX: usize = 16 * 1024;
 /// A request's body may be this long, and take as long as a header.
 const BODY_MAX: usize = 64 * 1024;
 
-/// Connections served at once on one listener.
-const CONNECTIONS: usize = 64;
-
 /// A connection is asked to end after this time, and ended `PATIENCE` later: bounds readers that never read.
 const AGE_MAX: Duration = Duration::from_secs(120);
 
@@ -116,9 +113,14 @@ pub struct Problem {
     pub hint: String,
 }
 
-/// Answers requests until `stop` fires, then lets answers under way finish. `handler` is called once per request.
-pub async fn serve<H, F>(listener: HttpListener, mut stop: DrainWatcher, handler: H)
-where
+/// Answers requests until `stop` fires, then lets answers under way finish. `handler` is called once per request. Of more
+/// than `max_connections` at once the oldest is closed.
+pub async fn serve<H, F>(
+    listener: HttpListener,
+    max_connections: usize,
+    mut stop: DrainWatcher,
+    handler: H,
+) where
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
@@ -141,7 +143,7 @@ where
                 continue;
             }
         };
-        if oldest.len() >= CONNECTIONS
+        if oldest.len() >= max_connections
             && let Some(task) = oldest.pop_front()
         {
             task.abort();

@@ -202,7 +202,7 @@ pub(crate) async fn start(token: Option<&str>) -> Running {
     let served: Arc<dyn Backend> = backend.clone();
     let kept = events.clone();
     let task =
-        tokio::spawn(async move { serve(listeners, served, events, &settings, watch).await });
+        tokio::spawn(async move { serve(listeners, served, events, &settings, 32, watch).await });
     Running {
         backend,
         admin,
@@ -277,6 +277,7 @@ async fn documents_have_their_documented_fields() {
             "control_socket",
             "draining",
             "listeners",
+            "max_connections",
             "pid",
             "ready",
             "schema_version",

@@ -206,7 +206,7 @@ fn check_files_used(instance: &Instance) -> Option<Check> {
     let limit: usize = line.split_ascii_whitespace().nth(3)?.parse().ok()?;
     let evidence = format!("{used} of {limit} open files");
     let label = format!("pid {}", instance.pid);
-    Some(match used * 5 > limit * 4 {
+    Some(match used * 10 > limit * 7 {
         true => Check::ruled(
             &rules::LIMIT_FILES_USED,
             label,

@@ -282,7 +282,7 @@ THROUGH_DISAGREES Through Warn "the running instance takes an address for down t
 LIMIT_FILES Limits Warn "few open files are allowed: few connections at once"
   ["the limit of open files (ulimit -n) is low; a connection takes two"]
   ["systemd: LimitNOFILE=65536; a container: --ulimit nofile=65536:65536; a shell: ulimit -n 65536"]
-LIMIT_FILES_USED Limits Warn "the running instance has used more than 80 % of its open files"
+LIMIT_FILES_USED Limits Warn "the running instance has used more than 70 % of its open files"
   ["more connections than the limit was made for, or clients that leak them"]
   ["entryway status", "systemd: LimitNOFILE=65536; a container: --ulimit nofile=65536:65536"]
 LIMIT_PORTS Limits Warn "more than 80 % of the local ports towards this address are in use"

@@ -13,6 +13,8 @@ const BOUNDS: Bounds = Bounds {
     body: 1 << 20,
 };
 
+const CONNECTIONS: usize = 16;
+
 async fn echo(request: Request) -> Reply {
     match request.path.as_str() {
         "/slices" => {
@@ -40,7 +42,7 @@ async fn start() -> (String, DrainTrigger, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (trigger, watch) = drain::channel();
-    let task = tokio::spawn(serve(HttpListener::Tcp(listener), watch, echo));
+    let task = tokio::spawn(serve(HttpListener::Tcp(listener), CONNECTIONS, watch, echo));
     (address, trigger, task)
 }
 
@@ -99,6 +101,7 @@ async fn unix_sockets_and_no_server() {
     let (_trigger, watch) = drain::channel();
     let task = tokio::spawn(serve(
         HttpListener::Unix(listener),
+        CONNECTIONS,
         watch,
         |request: Request| async move { text(StatusCode::OK, format!("{:?}", request.caller)) },
     ));

@@ -120,7 +120,7 @@ impl DescriptorBudget {
     /// The budget under a limit of open files. `spares`: how many are configured, over all upstreams.
     pub fn from_limit(descriptors: u64, workers: usize, spares: usize) -> Self {
         let free = descriptors.saturating_sub(FIXED + workers as u64 * PER_WORKER);
-        let admin = (free / 48).clamp(2, 32);
+        let admin = (free / 48).clamp(2, 64);
         let probes = (free / 16).clamp(4, 128);
         let rejecting = (free / 32).clamp(1, 64);
         let pipes = (free / 32).min(512);
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn what_usual_limits_allow() {
         let connections = |limit| DescriptorBudget::from_limit(limit, 2, 0).max_connections;
-        assert_eq!([64, 256, 1024, 20_000].map(connections), [8, 84, 372, 9311]);
+        assert_eq!([64, 256, 1024, 20_000].map(connections), [8, 84, 372, 9263]);
         assert_eq!(DescriptorBudget::from_limit(1024, 2, 8).spares, 31);
         assert_eq!(DescriptorBudget::from_limit(1024, 2, 1000).spares, 248);
     }

@@ -168,6 +168,7 @@ async fn nobody_there_is_69_and_a_stranger_too() {
     let (_trigger, watch) = crate::drain::channel();
     let task = tokio::spawn(crate::http::serve(
         crate::http::HttpListener::Tcp(listener),
+        8,
         watch,
         async |_request| crate::http::text(StatusCode::OK, "hello"),
     ));

@@ -13,10 +13,12 @@ use crate::http::{self, HttpListener, Request};
 use history::HistoryRecorder;
 use incidents::IncidentLog;
 
-pub use backend::{ApiError, ApiFuture, Backend, EndpointAction};
+pub use backend::{ApiError, ApiFuture, Backend, EndpointAction, UpgradeOrder};
 pub use convert::{millis, seconds, wall};
 pub use health::{Counts, Health};
-pub use listeners::{AdminBindError, AdminListeners, BindOptions, open};
+pub use listeners::{
+    AdminBindError, AdminListeners, AdminSockets, BindOptions, InheritedAdmin, open,
+};
 pub use settings::{AdminSettings, Bind, ControlPath};
 
 pub mod api_types;

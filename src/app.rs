@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
 
 use crate::admin::registration::Registered;
 use crate::admin::{self, AdminBindError, AdminListeners, BindOptions};
@@ -25,30 +25,32 @@ use crate::dial;
 use crate::dns::ResolverHandle;
 use crate::drain::{self, DrainTrigger, DrainWatcher};
 use crate::events::{Events, Log, event};
-use crate::listener::{
-    self, BindError, Bound, Front, Listener as RunningListener, Shortage, SocketSettings,
-};
+use crate::listener::{Accepting, BindError, Bound, Front, Listener as RunningListener, Shortage};
+use crate::metrics::Metrics;
 use crate::metrics::emf::EmfWriter;
-use crate::metrics::{Metrics, family};
 use crate::readiness::Readiness;
-use crate::relay::{RelayShared, TcpSettings};
+use crate::relay::RelayShared;
 use crate::settings::{Loaded, ShutdownSettings};
 use crate::supervisor::{self, ShutdownControl};
 use crate::suspend;
 use crate::sys::limits::{self, DescriptorBudget};
 use crate::sys::pipe::PipeLimits;
-use crate::sys::process::PassedSocket;
+use crate::sys::process::{Inherited, PassedSocket};
 use crate::types::{ListenerName, UpstreamName};
 use crate::workers::{Dispatcher, Workers};
 use backend::AdminBackend;
+use shutdown::DRAIN_POLL;
 use systemd::Notifier;
+use upgrade::{Lineage, Promise};
 
 pub use config::{Config, UpstreamConfig};
 pub use reload::{ReloadError, Reloader};
 pub use systemd::SocketError;
+pub use upgrade::{Handover, News, UpgradeRequest, Upgrader};
 pub use upstream::{Shares, Upstream};
 
 mod backend;
+mod bind;
 mod config;
 #[cfg(feature = "gateway")]
 mod gateway;
@@ -57,7 +59,9 @@ mod instance_metrics;
 mod loops;
 mod own_zone;
 mod reload;
+mod shutdown;
 mod systemd;
+mod upgrade;
 mod upstream;
 mod wake;
 
@@ -66,11 +70,8 @@ use hops::HopTasks;
 /// How often the control runtime records that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How often a drain checks whether the last connection has ended.
-const DRAIN_POLL: Duration = Duration::from_millis(10);
-
-/// Time beyond `max_delay` for the workers to send the last resets.
-const LAST_RESETS: Duration = Duration::from_millis(200);
+/// A process that replaces another waits this long for its first probes.
+const FIRST_ROUND: Duration = Duration::from_secs(1);
 
 /// How long admin answers under way may hold up the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
@@ -84,6 +85,8 @@ pub enum Stop {
     Signal,
     /// End now.
     Now,
+    /// Another process has taken over: drain, for as long as it takes or for this long.
+    Replaced { max_drain: Option<Duration> },
 }
 
 /// The outcome of [`App::run`].
@@ -91,6 +94,19 @@ pub enum Stop {
 pub struct Ended {
     /// Connections that were reset because the drain was over.
     pub cut: u64,
+    /// Another process has taken over.
+    pub is_replaced: bool,
+}
+
+/// What this process gets from whoever has started it.
+#[derive(Debug, Default)]
+pub struct Origin {
+    /// From a service manager.
+    pub passed: Vec<PassedSocket>,
+    /// From the process that this one replaces.
+    pub handover: Option<Handover>,
+    /// The state that a process started by us is to get back.
+    pub process: Option<Inherited>,
 }
 
 /// A listener with its bound addresses.
@@ -124,6 +140,8 @@ pub struct Handles {
     pub started: Moment,
     /// As last loaded.
     pub shutdown: Arc<ArcSwap<ShutdownSettings>>,
+    /// Replaces this process by another one.
+    pub upgrader: Upgrader,
     #[cfg(feature = "gateway")]
     gateway: Option<crate::gateway::Gateway>,
     resolver: ResolverHandle,
@@ -151,6 +169,12 @@ pub struct App {
     /// Probes, resolver, upstreams, supervisor, spares.
     core: JoinSet<()>,
     notifier: Notifier,
+    /// Where this process replaces another one.
+    promise: Option<Promise>,
+    /// Lets the listeners begin.
+    accepting: DrainTrigger,
+    /// Services that end when another process has taken over.
+    until_replaced: Vec<AbortHandle>,
     /// Optional parts beside the core; they end after it.
     services: JoinSet<()>,
 }
@@ -162,6 +186,11 @@ pub enum Error {
     /// Sockets passed by a service manager.
     #[error(transparent)]
     Sockets(#[from] SocketError),
+    /// The settings want other listen addresses than the process that is replaced has.
+    #[error("{0}")]
+    OtherPorts(String),
+    #[error("take over from the old process: {0}")]
+    Handover(#[source] io::Error),
     #[error("start the worker threads: {0}")]
     Workers(#[source] io::Error),
     /// Certificate files of the gateway that cannot be used.
@@ -173,11 +202,16 @@ pub enum Error {
 
 /// Takes the ports and starts everything, on the runtime that calls it (the control runtime).
 pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
-    start_with(loaded, log, Vec::new())
+    start_with(loaded, log, Origin::default())
 }
 
-/// The same with sockets that a service manager has passed to this process.
-pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result<App, Error> {
+/// The same with what this process got from whoever has started it.
+pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error> {
+    let Origin {
+        passed,
+        mut handover,
+        process,
+    } = origin;
     let (metrics, events) = (Metrics::default(), Events::new(log));
     event!(
         events,
@@ -203,7 +237,7 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
             );
         }
     }
-    let bound = bind(&config, passed, &events)?;
+    let bound = bind::bind(&config, passed, handover.as_mut(), &events)?;
     let listener_port = bound
         .iter()
         .flat_map(Bound::addresses)
@@ -213,7 +247,15 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
         bind: loaded.admin_asked_for,
         listener_port,
     };
-    let admin = admin::open(&loaded.settings.admin, asked, &events)?;
+    let inherited = handover.as_mut().map(Handover::admin).unwrap_or_default();
+    let admin = admin::open(&loaded.settings.admin, asked, inherited, &events)?;
+    let (lineage, promise) = match handover {
+        None => (Lineage::first(), None),
+        Some(handover) => {
+            let (lineage, promise) = handover.split().map_err(Error::Handover)?;
+            (lineage, Some(promise))
+        }
+    };
     let own: Vec<SocketAddr> = bound
         .iter()
         .flat_map(Bound::addresses)
@@ -259,13 +301,19 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
     core.spawn(sweep.run());
 
     let (listener_trigger, listener_watcher) = drain::channel();
+    let (accepting, accept_watcher) = drain::channel();
+    if promise.is_none() {
+        accepting.fire();
+    }
+    let mut open_sockets = Vec::new();
     let mut listeners: Vec<Listener> = Vec::new();
     let mut bound = bound.into_iter();
     for (listener, bound) in settings.listeners.iter().zip(bound.by_ref()) {
         let upstream = upstream_of(&upstreams, &listener.upstream);
         let route = upstream.route(listener, &registry, &counters, &metrics, &events);
         let addresses = bound.addresses().to_vec();
-        let shortage = RunningListener::start(
+        let is_managed = bound.is_managed();
+        let running = RunningListener::start(
             bound,
             Arc::clone(&route),
             workers.dispatcher(),
@@ -278,13 +326,17 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
                 &listener.name,
                 &metrics,
             ),
-            listener_watcher.clone(),
+            Accepting {
+                begin: accept_watcher.clone(),
+                stop: listener_watcher.clone(),
+            },
         );
+        open_sockets.push((listener.name.clone(), is_managed, running.sockets));
         listeners.push(Listener {
             name: ListenerName::new(&listener.name),
             addresses,
             route,
-            shortage,
+            shortage: running.shortage,
             scheme: "http",
         });
     }
@@ -314,6 +366,20 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
 
     let (draining, draining_watcher) = drain::channel();
     let (stops_sender, stops) = mpsc::unbounded_channel();
+    #[cfg(feature = "gateway")]
+    let is_gateway = gateway.is_some();
+    #[cfg(not(feature = "gateway"))]
+    let is_gateway = false;
+    let upgrader = Upgrader::new(upgrade::Parts {
+        lineage,
+        listeners: open_sockets,
+        admin: admin.copies().map_err(Error::Handover)?,
+        inherited: process,
+        stops: stops_sender.clone(),
+        draining: draining_watcher.clone(),
+        events: events.clone(),
+        unsupported: is_gateway.then_some("a gateway cannot be replaced in place; restart it"),
+    });
     let heartbeat = Arc::new(AtomicU64::new(clock::now().as_millis()));
     core.spawn(keep_beating(
         Arc::clone(&heartbeat),
@@ -330,6 +396,7 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
         max_connections: budget.max_connections,
         started: clock::now(),
         shutdown: Arc::new(ArcSwap::from_pointee(settings.shutdown.clone())),
+        upgrader,
         #[cfg(feature = "gateway")]
         gateway,
         resolver,
@@ -371,7 +438,8 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
             .collect(),
     };
     let events = handles.events.clone();
-    services.spawn(async move {
+    let mut until_replaced = Vec::new();
+    until_replaced.push(services.spawn(async move {
         if let Err(error) = admin::registration::register(registered).await {
             event!(
                 events,
@@ -381,12 +449,15 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
                 error = %error,
             );
         }
-    });
+    }));
     let notifier = Notifier::from_env(|name| std::env::var_os(name));
-    services.spawn(notifier.clone().keep_reporting(handles.clone()));
+    until_replaced.push(services.spawn(notifier.clone().keep_reporting(handles.clone())));
     Ok(App {
         reloader: Reloader::new(handles.clone(), loaded.clone(), notifier.clone()),
         notifier,
+        promise,
+        accepting,
+        until_replaced,
         handles,
         admin,
         admin_settings: loaded.settings.admin,
@@ -399,49 +470,6 @@ pub fn start_with(loaded: Loaded, log: Log, passed: Vec<PassedSocket>) -> Result
         core,
         services,
     })
-}
-
-/// Binds every listener; clients are queued from here on.
-fn bind(config: &Config, passed: Vec<PassedSocket>, events: &Events) -> Result<Vec<Bound>, Error> {
-    let settings = &config.settings;
-    let passed = systemd::sockets(passed, &settings.listeners)?;
-    let mut bound = Vec::new();
-    for (listener, passed) in settings.listeners.iter().zip(passed) {
-        let upstream = settings
-            .upstreams
-            .iter()
-            .find(|upstream| upstream.name.as_str() == listener.upstream);
-        let sockets = SocketSettings {
-            tcp: upstream.map_or_else(
-                || TcpSettings::default().options(),
-                |upstream| upstream.tcp.options(),
-            ),
-            loopback_congestion: settings.runtime.loopback_congestion,
-        };
-        if !passed.is_empty() {
-            let adopted = listener::adopt(passed, &sockets);
-            bound.push(adopted.map_err(|error| SocketError::new(error.to_string()))?);
-            continue;
-        }
-        let one = listener::bind(listener, config.binds_are_explicit, &sockets)?;
-        for (address, error) in &one.missing {
-            event!(
-                events,
-                WARN,
-                "listener.up",
-                "default address not available on this host; skipping it",
-                name = listener.name,
-                address = %address,
-                error = %error,
-            );
-        }
-        bound.push(one);
-    }
-    #[cfg(feature = "gateway")]
-    if gateway::is_one(settings) {
-        bound.push(gateway::bind(settings)?);
-    }
-    Ok(bound)
 }
 
 /// Starts what watches the upstreams (resolver, probes, health) and nothing that serves connections: for [`start`], and
@@ -531,7 +559,14 @@ impl App {
     /// Serves until a stop is requested, then takes everything down in the order of ARCHITECTURE.md; the admin API ends
     /// last, so that the drain can be watched.
     pub async fn run(mut self) -> Ended {
+        let upgrader = self.handles.upgrader.clone();
+        let mut promise = self.promise.take();
+        if let Some(promise) = &mut promise {
+            self.get_ready(promise).await;
+        }
+        self.accepting.fire();
         let (admin_stop, admin_watcher) = drain::channel();
+        upgrader.set_admin_stop(admin_stop);
         let backend = Arc::new(AdminBackend::new(
             self.handles.clone(),
             self.reloader.clone(),
@@ -543,144 +578,61 @@ impl App {
         });
         let events = self.handles.events.clone();
         let mut services = std::mem::take(&mut self.services);
-        self.notifier.ready();
+        match promise {
+            Some(promise) => self.take_over(promise).await,
+            None => self.notifier.ready(),
+        }
         let first = self.stops.recv().await.unwrap_or(Stop::Now);
-        self.notifier.stopping();
+        if matches!(first, Stop::Replaced { .. }) {
+            self.until_replaced.iter().for_each(AbortHandle::abort);
+        } else {
+            self.notifier.stopping();
+        }
         let ended = self.drain(first).await;
-        admin_stop.fire();
+        upgrader.stop_admin();
         services.shutdown().await;
         // Answers under way may finish; one that hangs does not hold up the end.
         let _ = timeout(LAST_ANSWERS, admin).await;
+        upgrader.drained();
         event!(events, INFO, "stop", "entryway ends", cut = ended.cut);
         ended
     }
 
-    /// The shutdown of the core, after the first stop.
-    async fn drain(mut self, first: Stop) -> Ended {
-        let began = Instant::now();
-        let Handles {
-            events,
-            metrics,
-            registry,
-            ..
-        } = self.handles.clone();
-        let shutdown = self.handles.shutdown.load_full();
-        self.draining.fire();
-        metrics.gauge(&family::DRAINING, &[]).set(1.0);
-        event!(
-            events,
-            INFO,
-            "drain.start",
-            "shutting down",
-            connections = registry.len(),
-        );
-        let cut_before = metrics.sum(family::DRAIN_CUT.name);
-
-        let mut urgent = Urgency::new(first);
-        let mut now = urgent.is_now();
-        if !now && !shutdown.min_delay.is_zero() {
-            now = timeout(shutdown.min_delay, urgent.wait(&mut self.stops))
-                .await
-                .is_ok();
-        }
-        self.listeners.fire();
-        self.listeners.finished().await;
-        let left = shutdown.max_delay.saturating_sub(began.elapsed());
-        self.ending.drain(left);
-        let until = Instant::now() + left + LAST_RESETS;
-        while !now && !registry.is_empty() && Instant::now() < until {
-            tokio::select! {
-                () = sleep(DRAIN_POLL) => {}
-                () = urgent.wait(&mut self.stops) => now = true,
-            }
-        }
-        if !registry.is_empty() {
-            self.ending.kill();
-            let until = Instant::now() + LAST_RESETS;
-            while !registry.is_empty() && Instant::now() < until {
+    /// Waits for the first probes, and for the permission of the process that this one replaces.
+    async fn get_ready(&self, promise: &mut Promise) {
+        let probed = async {
+            let is_done = |upstream: &Upstream| upstream.view.load().first_round_done;
+            while !self.handles.upstreams.iter().all(is_done) {
                 sleep(DRAIN_POLL).await;
             }
-        }
-        // A connection that is still there is dropped with its thread, and counted by its guard.
-        self.workers.stop();
-        registry.settle();
-        if let Some(upstream) = self.handles.upstreams.first() {
-            upstream.hop_tasks.end().await;
-        }
-        self.core.shutdown().await;
-        let cut = (metrics.sum(family::DRAIN_CUT.name) - cut_before) as u64;
-        event!(
-            events,
-            INFO,
-            "drain.end",
-            "stopped",
-            cut = cut,
-            duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        );
-        Ended { cut }
-    }
-}
-
-/// Decides which stop ends a drain that is under way.
-#[derive(Debug)]
-struct Urgency {
-    signals: u32,
-    now: bool,
-}
-
-// === impl Urgency ===
-
-impl Urgency {
-    fn new(first: Stop) -> Self {
-        let mut urgency = Self {
-            signals: 0,
-            now: false,
         };
-        urgency.record(first);
-        urgency
-    }
-
-    fn record(&mut self, stop: Stop) {
-        match stop {
-            Stop::Request => {}
-            Stop::Signal => self.signals += 1,
-            Stop::Now => self.now = true,
+        let _ = timeout(FIRST_ROUND, probed).await;
+        if let Err(error) = promise.ready().await {
+            event!(
+                self.handles.events,
+                WARN,
+                "upgrade",
+                "the process that this one replaces does not answer; taking over without it",
+                error = %error,
+            );
         }
     }
 
-    fn is_now(&self) -> bool {
-        self.now || self.signals > 1
-    }
-
-    /// Resolves when the drain is to end now. Cancel-safe: what was received is kept.
-    async fn wait(&mut self, stops: &mut mpsc::UnboundedReceiver<Stop>) {
-        while !self.is_now() {
-            match stops.recv().await {
-                Some(stop) => self.record(stop),
-                // The handles hold a sender for as long as the drain runs.
-                None => std::future::pending().await,
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signal_after_a_request_is_the_first_one() {
-        let mut urgency = Urgency::new(Stop::Request);
-        urgency.record(Stop::Request);
-        urgency.record(Stop::Signal);
-        assert!(!urgency.is_now());
-        urgency.record(Stop::Signal);
-        assert!(urgency.is_now());
-        assert!(Urgency::new(Stop::Now).is_now());
-        let mut signalled = Urgency::new(Stop::Signal);
-        signalled.record(Stop::Request);
-        assert!(!signalled.is_now());
-        signalled.record(Stop::Signal);
-        assert!(signalled.is_now());
+    /// This process serves from now on.
+    async fn take_over(&self, promise: Promise) {
+        let upgrader = &self.handles.upgrader;
+        self.notifier.ready_instead();
+        upgrader.tell_first(&News::Serves(std::process::id()));
+        let settings = self.reloader.current().effective().clone();
+        let changed = promise.serving(&settings).await.join(" ");
+        let changed = Some(changed).filter(|changed| !changed.is_empty());
+        event!(
+            self.handles.events,
+            INFO,
+            "upgrade",
+            "this process has taken over",
+            generation = upgrader.generation(),
+            changed = changed,
+        );
     }
 }

@@ -45,6 +45,7 @@ pub mod slo;
 pub mod snippet;
 pub mod status;
 pub mod status_line;
+pub mod upgrade;
 pub mod wait;
 
 /// Runs the command line and returns the exit code.
@@ -201,6 +202,15 @@ async fn online(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8,
         name::HEALTHCHECK => healthcheck::run(&instance, matches.get_flag("ready"), to).await,
         name::RELOAD => {
             reload::run(&instance, matches.get_flag("dry-run"), output(matches), to).await
+        }
+        name::UPGRADE => {
+            let path = |id| matches.get_one::<std::path::PathBuf>(id).cloned();
+            let order = upgrade::Order {
+                binary: path("binary"),
+                config: path("config"),
+                max_drain: matches.get_one::<Duration>("drain-time").copied(),
+            };
+            upgrade::run(&instance, order, output(matches), to).await
         }
         name::SHUTDOWN => {
             shutdown::run(&instance, matches.get_flag("wait"), output(matches), to).await

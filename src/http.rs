@@ -124,6 +124,8 @@ pub async fn serve<H, F>(
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
+    // Held until the listener is closed: whoever stops us can wait for that.
+    let blocker = stop.blocker();
     let mut tasks = JoinSet::new();
     let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -151,7 +153,7 @@ pub async fn serve<H, F>(
         let (handler, stop) = (handler.clone(), stop.clone());
         oldest.push_back(tasks.spawn(converse(stream, caller, stop, handler)));
     }
-    drop(listener);
+    drop((listener, blocker));
     // What takes longer is dropped with the set.
     let _ = timeout(PATIENCE, async {
         while tasks.join_next().await.is_some() {}

@@ -9,8 +9,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -81,6 +81,7 @@ pub struct Listener {
     /// When the last `resource` line was logged.
     resource_logged: Mutex<Option<Instant>>,
     shortage: Shortage,
+    open: OpenSockets,
     /// Whether somebody else holds the sockets as well ([`adopt`]): they are never closed in mode `refuse`, and what is in
     /// their queues at drain is left to the next process.
     shared: bool,
@@ -91,6 +92,30 @@ pub struct Listener {
 pub struct Shortage {
     /// When it was last seen, in ms of [`Moment`], plus one; 0 = never.
     seen: Arc<AtomicU64>,
+}
+
+/// The sockets that a listener accepts from now, for who hands them over to another process. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct OpenSockets {
+    sockets: Arc<Mutex<Arc<Vec<TcpListener>>>>,
+    /// Another process has copies: closing ours refuses and resets nobody.
+    handed_over: Arc<AtomicBool>,
+}
+
+/// When a listener accepts.
+#[derive(Clone, Debug)]
+pub struct Accepting {
+    /// From when this has fired.
+    pub begin: DrainWatcher,
+    /// Until this has.
+    pub stop: DrainWatcher,
+}
+
+/// A running listener, seen from outside.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub shortage: Shortage,
+    pub sockets: OpenSockets,
 }
 
 /// Why the sockets are closed.
@@ -106,7 +131,7 @@ enum Close {
 // === impl Listener ===
 
 impl Listener {
-    /// Starts accepting, until `stop` fires. A blocker delays the trigger's end until the queues have been accepted
+    /// Starts accepting at the time given. A blocker delays the trigger's end until the queues have been accepted
     /// empty and the sockets are closed.
     pub fn start(
         bound: Bound,
@@ -115,8 +140,12 @@ impl Listener {
         budget: DescriptorBudget,
         metrics: &Metrics,
         front: Front,
-        stop: DrainWatcher,
-    ) -> Shortage {
+        accepting: Accepting,
+    ) -> Running {
+        let Accepting {
+            mut begin,
+            mut stop,
+        } = accepting;
         let handler = (!front.is_plain()).then(|| front.handler(stop.clone()));
         let listener = Self {
             up: metrics.gauge(&family::LISTENER_UP, &[route.listener.as_str()]),
@@ -130,23 +159,32 @@ impl Listener {
             handler,
             resource_logged: Mutex::default(),
             shortage: Shortage::default(),
+            open: OpenSockets::of(bound.sockets),
             shared: bound.shared,
         };
-        let shortage = listener.shortage.clone();
+        let running = Running {
+            shortage: listener.shortage.clone(),
+            sockets: listener.open.clone(),
+        };
         let blocker = stop.blocker();
         dispatcher.run_on(FIRST, move || async move {
             let _blocker = blocker;
-            listener.run(bound.sockets, stop).await;
+            tokio::select! {
+                biased;
+                () = begin.fired() => {}
+                () = stop.fired() => return,
+            }
+            listener.run(stop).await;
         });
-        shortage
+        running
     }
 
-    async fn run(self, mut sockets: Vec<TcpListener>, mut stop: DrainWatcher) {
+    async fn run(self, mut stop: DrainWatcher) {
         let listener = Arc::new(self);
         // While it lasts: the pause before the next attempt.
         let mut failing: Option<Duration> = None;
         loop {
-            let close = listener.accept_all(sockets, &mut failing, &mut stop).await;
+            let close = listener.accept_all(&mut failing, &mut stop).await;
             listener.up.set(0.0);
             // A failure that goes on is told by its `resource` lines.
             if close != Close::Failed || failing.is_none() {
@@ -164,23 +202,24 @@ impl Listener {
                     }
                 }
             }
-            sockets = tokio::select! {
+            tokio::select! {
                 () = stop.fired() => return,
-                sockets = listener.bind_again() => sockets,
-            };
+                sockets = listener.bind_again() => listener.open.set(sockets),
+            }
         }
     }
 
     /// Accepts from all sockets until there is a reason to close them; then empties their queues and closes them.
     async fn accept_all(
         self: &Arc<Self>,
-        sockets: Vec<TcpListener>,
         failing: &mut Option<Duration>,
         stop: &mut DrainWatcher,
     ) -> Close {
+        let sockets = self.open.get();
         let loops = match AcceptLoops::start(self, &sockets) {
             Ok(loops) => loops,
             Err(error) => {
+                self.open.set(Vec::new());
                 self.log_shortage(&error);
                 return Close::Failed;
             }
@@ -201,18 +240,19 @@ impl Listener {
             }
         };
         loops.stop().await;
-        if self.shared && close == Close::Drain {
+        self.open.set(Vec::new());
+        if self.is_shared() && close == Close::Drain {
             return close;
         }
         if close == Close::Drain {
-            for socket in &sockets {
+            for socket in sockets.iter() {
                 // Where the kernel refuses, only clients of the very last moment are reset.
                 let _ = drop_new_syns(socket);
             }
             sleep(HANDSHAKE_PAUSE).await;
         }
         // Closing a socket resets what is in its queue, so the queue is served first.
-        for socket in &sockets {
+        for socket in sockets.iter() {
             self.accept_queue(socket);
         }
         close
@@ -237,7 +277,11 @@ impl Listener {
     }
 
     fn refuses(&self) -> bool {
-        !self.shared && self.route.policy.load().when_all_down == WhenAllDown::Refuse
+        !self.is_shared() && self.route.policy.load().when_all_down == WhenAllDown::Refuse
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared || self.open.handed_over.load(Relaxed)
     }
 
     /// Whether a new connection has a chance. Without probes nothing is ever known to be down; then a round of dials
@@ -370,6 +414,41 @@ impl Listener {
                 hint = hint,
             );
         }
+    }
+}
+
+// === impl OpenSockets ===
+
+impl OpenSockets {
+    fn of(sockets: Vec<TcpListener>) -> Self {
+        let open = Self::default();
+        open.set(sockets);
+        open
+    }
+
+    fn get(&self) -> Arc<Vec<TcpListener>> {
+        Arc::clone(&self.lock())
+    }
+
+    fn set(&self, sockets: Vec<TcpListener>) {
+        *self.lock() = Arc::new(sockets);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Vec<TcpListener>>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Copies for another process. From here on they count as shared with it.
+    pub fn hand_over(&self) -> io::Result<Vec<TcpListener>> {
+        let sockets = self.lock();
+        let copies = sockets.iter().map(TcpListener::try_clone).collect();
+        self.handed_over.store(true, Relaxed);
+        copies
+    }
+
+    /// The other process has not taken them.
+    pub fn take_back(&self) {
+        self.handed_over.store(false, Relaxed);
     }
 }
 

@@ -8,7 +8,7 @@
 pub use byte_size::{ByteSize, parse as parse_size};
 pub use diagnostics::{Diagnostic, Diagnostics};
 pub use effective::REFERENCE;
-pub use effective::{Changes, Reload};
+pub use effective::{Changes, Reload, differences};
 pub use hops::assign_hops;
 pub use layers::{Loaded, load, load_gateway};
 pub use model::*;

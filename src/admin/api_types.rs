@@ -25,6 +25,10 @@ pub struct Status {
     pub version: String,
     /// Our process.
     pub pid: u32,
+    /// 1, and one more with each upgrade.
+    pub generation: u64,
+    /// The process that this one has replaced; null in the first.
+    pub parent_pid: Option<u32>,
     /// Since the start.
     pub uptime_s: f64,
     /// What `/readyz` says.
@@ -362,6 +366,17 @@ pub struct Reloaded {
     pub restart_needed: Vec<String>,
     /// What the operator should know.
     pub warnings: Vec<String>,
+}
+
+/// `POST /v1/upgrade`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The new process's.
+    pub generation: u64,
+    /// The new process.
+    pub pid: u32,
+    /// The keys in which its settings differ.
+    pub changed: Vec<String>,
 }
 
 /// `/v1/version` and `version --output json`.

@@ -1,7 +1,9 @@
 //! The core as admin sees it: what it can be asked, and what it may refuse.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::api_types;
 use super::health::Health;
@@ -20,6 +22,14 @@ pub enum EndpointAction {
     Probe,
 }
 
+/// `POST /v1/upgrade`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpgradeOrder {
+    pub binary: Option<PathBuf>,
+    pub config: Option<PathBuf>,
+    pub max_drain: Option<Duration>,
+}
+
 /// Why the backend does not do what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ApiError {
@@ -29,6 +39,8 @@ pub enum ApiError {
     Bad(String),
     /// The new settings are wrong; the report as `check` prints it: 422.
     Invalid(String),
+    /// Not now, and nothing was changed: 503.
+    NotNow(String),
     /// It failed for another reason: 500.
     Failed(String),
 }
@@ -75,6 +87,8 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     fn close(&self, id: u64) -> Result<(), ApiError>;
     /// Reads the settings again; with `dry_run` changes nothing.
     fn reload(&self, dry_run: bool) -> ApiFuture<api_types::Reloaded>;
+    /// Starts the process that takes over from this one; returns once it serves.
+    fn upgrade(&self, order: UpgradeOrder) -> ApiFuture<api_types::Upgraded>;
     /// Begins the drain; a second time ends it now.
     fn shutdown(&self);
 }
@@ -118,6 +132,13 @@ impl ApiError {
                 "settings are wrong; nothing was changed",
                 report,
                 "correct them and reload again; `entryway check` prints the same report",
+            ),
+            ApiError::NotNow(what) => http::problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not-now",
+                "not done; the instance goes on as before",
+                what,
+                "",
             ),
             ApiError::Failed(what) => http::problem(
                 StatusCode::INTERNAL_SERVER_ERROR,

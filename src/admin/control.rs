@@ -11,6 +11,8 @@ use std::os::unix::fs::{
 };
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::net::UnixListener;
 
@@ -50,6 +52,8 @@ pub(super) struct Control {
     path: PathBuf,
     /// Device and inode of the file we made.
     file: (u64, u64),
+    /// The socket lives on in another process: its file stays.
+    keep: Arc<AtomicBool>,
     /// Keeps the inode in use, so that its number cannot be another file's when we compare it.
     _pin: std::os::unix::net::UnixListener,
 }
@@ -107,7 +111,25 @@ pub(super) fn bind(path_of: &SocketPath) -> Result<(UnixListener, Control), Erro
     let control = Control {
         path: path.clone(),
         file: (made.dev(), made.ino()),
+        keep: Arc::default(),
         _pin: listener.try_clone().map_err(io)?,
+    };
+    Ok((UnixListener::from_std(listener).map_err(io)?, control))
+}
+
+/// Takes over a socket that another process has made at `path`.
+pub(super) fn adopt(
+    listener: std::os::unix::net::UnixListener,
+    path: PathBuf,
+) -> Result<(UnixListener, Control), Error> {
+    let io = |error| Error::Io(path.clone(), error);
+    listener.set_nonblocking(true).map_err(io)?;
+    let made = fs::symlink_metadata(&path).map_err(io)?;
+    let control = Control {
+        file: (made.dev(), made.ino()),
+        keep: Arc::default(),
+        _pin: listener.try_clone().map_err(io)?,
+        path: path.clone(),
     };
     Ok((UnixListener::from_std(listener).map_err(io)?, control))
 }
@@ -155,12 +177,31 @@ impl Control {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Set it, and the file stays at our end.
+    pub(super) fn keep(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.keep)
+    }
+}
+
+// === impl SocketPath ===
+
+impl SocketPath {
+    /// Whether a socket that another process of ours has made lies here; where the default path was taken, it has a
+    /// name of its own beside it.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        match self {
+            SocketPath::Given(given) => given == path,
+            SocketPath::Own(own) => own.parent() == path.parent(),
+        }
+    }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        let own = fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == self.file);
+        let own = !self.keep.load(Relaxed)
+            && fs::symlink_metadata(&self.path)
+                .is_ok_and(|found| (found.dev(), found.ino()) == self.file);
         if own {
             // Gone already is as good.
             let _ = fs::remove_file(&self.path);

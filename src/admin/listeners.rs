@@ -2,7 +2,10 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::control::{self, Control, SocketPath};
 use super::settings::{AdminSettings, Bind, ControlPath};
@@ -43,18 +46,46 @@ pub struct AdminListeners {
     control: Option<(UnixListener, Control)>,
 }
 
-/// Opens what the settings ask for. Needs a tokio runtime; blocks for no longer than a bind takes.
+/// Copies of the sockets, for the process that replaces this one.
+#[derive(Debug)]
+pub struct AdminSockets {
+    pub admin: Option<OwnedFd>,
+    pub metrics: Option<OwnedFd>,
+    /// With its path.
+    pub control: Option<(OwnedFd, PathBuf)>,
+    keep_control: Option<Arc<AtomicBool>>,
+}
+
+/// Sockets of the process that we replace.
+#[derive(Debug, Default)]
+pub struct InheritedAdmin {
+    pub admin: Option<std::net::TcpListener>,
+    pub metrics: Option<std::net::TcpListener>,
+    /// With its path.
+    pub control: Option<(std::os::unix::net::UnixListener, PathBuf)>,
+}
+
+/// Opens what the settings ask for, from what is inherited as far as the settings still ask for it. Needs a tokio runtime; blocks for no longer than a bind takes.
 pub fn open(
     settings: &AdminSettings,
     asked: BindOptions,
+    inherited: InheritedAdmin,
     events: &Events,
 ) -> Result<AdminListeners, AdminBindError> {
     let mut listeners = AdminListeners::default();
     if let Bind::At(address) = settings.bind {
-        listeners.admin = Some(open_admin(address, asked.bind, events)?);
+        // Not asked for: it may be another port than the default one, which was taken.
+        let fits = |at: SocketAddr| !asked.bind || is_same(at, address);
+        listeners.admin = match adopt(inherited.admin, fits) {
+            Some(socket) => Some(socket),
+            None => Some(open_admin(address, asked.bind, events)?),
+        };
     }
     if let Some(address) = settings.metrics_bind {
-        listeners.metrics = Some(listen("metrics", address)?);
+        listeners.metrics = match adopt(inherited.metrics, |at| is_same(at, address)) {
+            Some(socket) => Some(socket),
+            None => Some(listen("metrics", address)?),
+        };
     }
     let port = listeners
         .admin_address()
@@ -69,7 +100,12 @@ pub fn open(
         )),
     };
     if let Some(path) = path {
-        match control::bind_own(&path) {
+        let inherited = inherited.control.filter(|(_, at)| path.is_at(at));
+        let control = match inherited {
+            Some((socket, at)) => control::adopt(socket, at),
+            None => control::bind_own(&path),
+        };
+        match control {
             Ok(control) => listeners.control = Some(control),
             Err(error) => event!(
                 events,
@@ -83,6 +119,21 @@ pub fn open(
     }
     listeners.announce(events);
     Ok(listeners)
+}
+
+/// An inherited socket, if its address fits.
+fn adopt(
+    socket: Option<std::net::TcpListener>,
+    fits: impl Fn(SocketAddr) -> bool,
+) -> Option<TcpListener> {
+    let socket = socket.filter(|socket| socket.local_addr().is_ok_and(fits))?;
+    socket.set_nonblocking(true).ok()?;
+    TcpListener::from_std(socket).ok()
+}
+
+/// Whether a bound address is the one that is asked for; port 0 asks for any.
+fn is_same(bound: SocketAddr, asked: SocketAddr) -> bool {
+    bound.ip() == asked.ip() && (asked.port() == 0 || asked.port() == bound.port())
 }
 
 /// The default port may be taken by another instance: any free one then, and a warning that says which.
@@ -124,6 +175,17 @@ fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, AdminB
     })
 }
 
+// === impl AdminSockets ===
+
+impl AdminSockets {
+    /// The control socket is another process's from now on: our end does not remove it.
+    pub fn leave_control(&self) {
+        if let Some(keep) = &self.keep_control {
+            keep.store(true, Relaxed);
+        }
+    }
+}
+
 // === impl AdminListeners ===
 
 impl AdminListeners {
@@ -148,6 +210,22 @@ impl AdminListeners {
             .into_iter()
             .chain(self.metrics_address())
             .collect()
+    }
+
+    /// Copies of all sockets.
+    pub fn copies(&self) -> io::Result<AdminSockets> {
+        fn copy(socket: impl AsFd) -> io::Result<OwnedFd> {
+            socket.as_fd().try_clone_to_owned()
+        }
+        let control = self.control.as_ref();
+        Ok(AdminSockets {
+            admin: self.admin.as_ref().map(copy).transpose()?,
+            metrics: self.metrics.as_ref().map(copy).transpose()?,
+            control: control
+                .map(|(socket, control)| Ok::<_, io::Error>((copy(socket)?, control.path().into())))
+                .transpose()?,
+            keep_control: control.map(|(_, control)| control.keep()),
+        })
     }
 
     fn announce(&self, events: &Events) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::access;
 use super::api_types::{self, Incidents, versioned};
-use super::backend::{ApiError, Backend, EndpointAction};
+use super::backend::{ApiError, Backend, EndpointAction, UpgradeOrder};
 use super::health::all_ok;
 use super::history::{self, HistoryRecorder};
 use super::incidents::IncidentLog;
@@ -69,6 +69,7 @@ pub(super) const ROUTES: &[Documented] = &[
     doc("POST /v1/connections/{id}/close", "resets both sides of one connection (`conn.reason` = `killed`)"),
     doc("POST /v1/probe", "probes all addresses now"),
     doc("POST /v1/reload", "reads the settings again; 422 and no change where they are wrong; `?dry_run=1`"),
+    doc("POST /v1/upgrade", "starts the process that takes over, and answers once it serves; `?binary=`, `?config=`, `?max_drain=`; at the control socket only; 422 where its settings are wrong, 503 where it does not come up or this is no time for it, and no change"),
     doc("POST /v1/loglevel", "changes the log level until the next reload; `?level=`"),
     doc("POST /v1/shutdown", "begins the drain"),
 ];
@@ -129,6 +130,7 @@ enum Route {
     EndpointAction(EndpointAction, Option<String>),
     Close(u64),
     Reload,
+    Upgrade,
     LogLevel,
     Shutdown,
 }
@@ -157,6 +159,7 @@ impl Route {
             "/v1/incidents" => Route::Incidents,
             "/v1/probe" => Route::EndpointAction(EndpointAction::Probe, None),
             "/v1/reload" => Route::Reload,
+            "/v1/upgrade" => Route::Upgrade,
             "/v1/loglevel" => Route::LogLevel,
             "/v1/shutdown" => Route::Shutdown,
             _ if path.starts_with("/v1/connections/") => {
@@ -188,6 +191,7 @@ impl Route {
             Route::EndpointAction(..)
                 | Route::Close(_)
                 | Route::Reload
+                | Route::Upgrade
                 | Route::LogLevel
                 | Route::Shutdown
         )
@@ -278,6 +282,17 @@ impl Handler {
                 },
             );
         }
+        // It names a program to run: not for whoever holds the token.
+        if kind == Kind::Admin && matches!(route, Route::Upgrade) {
+            self.record_refusal(&request, "an upgrade is ordered at the control socket only");
+            return http::problem(
+                StatusCode::FORBIDDEN,
+                "change",
+                "changes are not allowed here",
+                "an upgrade starts a program; only the control socket takes it",
+                "entryway upgrade, as the user that runs entryway",
+            );
+        }
         let reply = self.change(&route, &request).await;
         self.record_change(&request, reply.status());
         reply
@@ -346,6 +361,7 @@ impl Handler {
             Route::EndpointAction(..)
             | Route::Close(_)
             | Route::Reload
+            | Route::Upgrade
             | Route::LogLevel
             | Route::Shutdown => not_allowed(route.changes()),
         }
@@ -426,6 +442,7 @@ impl Handler {
                 Ok(reloaded) => http::json(StatusCode::OK, &versioned(reloaded)),
                 Err(refusal) => refusal.reply(),
             },
+            Route::Upgrade => self.upgrade(request).await,
             Route::LogLevel => match request.param("level").map(parse_level) {
                 Some(Ok(level)) => {
                     self.events.log().set_level(level);
@@ -441,6 +458,24 @@ impl Handler {
                 http::json(StatusCode::ACCEPTED, &versioned(now))
             }
             _ => not_allowed(route.changes()),
+        }
+    }
+
+    async fn upgrade(&self, request: &Request) -> Reply {
+        let path = |key| request.param(key).map(PathBuf::from);
+        let max_drain = request.param("max_drain").map(crate::duration::parse);
+        let max_drain = match max_drain.transpose() {
+            Ok(max_drain) => max_drain,
+            Err(_) => return bad("`max_drain` is not a duration, such as 30s or 5m"),
+        };
+        let order = UpgradeOrder {
+            binary: path("binary"),
+            config: path("config"),
+            max_drain,
+        };
+        match self.backend.upgrade(order).await {
+            Ok(upgraded) => http::json(StatusCode::OK, &versioned(upgraded)),
+            Err(refusal) => refusal.reply(),
         }
     }
 

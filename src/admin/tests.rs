@@ -154,6 +154,12 @@ impl Backend for FakeBackend {
         })
     }
 
+    fn upgrade(&self, order: super::UpgradeOrder) -> super::ApiFuture<api_types::Upgraded> {
+        let binary = order.binary.unwrap_or_default();
+        let why = format!("start {}: no such file", binary.display());
+        Box::pin(async move { Err(super::ApiError::NotNow(why)) })
+    }
+
     fn shutdown(&self) {
         self.note("shutdown".into());
     }
@@ -190,7 +196,13 @@ pub(crate) async fn start(token: Option<&str>) -> Running {
     };
     let (log, lines) = Log::memory(&LogSettings::default()).unwrap();
     let events = Events::new(log.clone());
-    let listeners = open(&settings, BindOptions::default(), &events).unwrap();
+    let listeners = open(
+        &settings,
+        BindOptions::default(),
+        Default::default(),
+        &events,
+    )
+    .unwrap();
     let (admin, metrics) = (
         listeners.admin_address().unwrap(),
         listeners.metrics_address().unwrap(),
@@ -276,8 +288,10 @@ async fn documents_have_their_documented_fields() {
         [
             "control_socket",
             "draining",
+            "generation",
             "listeners",
             "max_connections",
+            "parent_pid",
             "pid",
             "ready",
             "schema_version",

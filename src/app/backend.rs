@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::upgrade::{UpgradeError, UpgradeRequest};
 use super::{Handles, ReloadError, Reloader, instance_metrics};
 use crate::admin::api_types::{
     Bytes, Changed, ChangedEndpoint, Connection, Dns, Endpoint, Endpoints, Explain, HopRow, Hops,
-    Listener, Name, Reloaded, Status, Upstream,
+    Listener, Name, Reloaded, Status, Upgraded, Upstream,
 };
-use crate::admin::{ApiError, ApiFuture, Backend, Counts, EndpointAction, Health, seconds};
+use crate::admin::{
+    ApiError, ApiFuture, Backend, Counts, EndpointAction, Health, UpgradeOrder, seconds,
+};
 use crate::clock;
 use crate::events::Reason;
 use crate::metrics::Metrics;
@@ -107,6 +110,8 @@ impl Backend for AdminBackend {
             )
         });
         Status {
+            generation: self.handles.upgrader.generation(),
+            parent_pid: self.handles.upgrader.parent_pid(),
             uptime_s: seconds(clock::now().since(self.handles.started)),
             draining: self.handles.draining.has_fired(),
             max_connections: self.handles.max_connections,
@@ -297,6 +302,27 @@ impl Backend for AdminBackend {
                 }),
                 Err(ReloadError::Invalid(report)) => Err(ApiError::Invalid(report.plain())),
                 Err(ReloadError::Failed(what)) => Err(ApiError::Failed(what)),
+            }
+        })
+    }
+
+    fn upgrade(&self, order: UpgradeOrder) -> ApiFuture<Upgraded> {
+        let upgrader = self.handles.upgrader.clone();
+        let settings = self.reloader.current().effective().clone();
+        let request = UpgradeRequest {
+            binary: order.binary,
+            config: order.config,
+            max_drain: order.max_drain,
+        };
+        Box::pin(async move {
+            match upgrader.upgrade(request, settings).await {
+                Ok(new) => Ok(Upgraded {
+                    generation: new.generation,
+                    pid: new.pid,
+                    changed: new.changed,
+                }),
+                Err(UpgradeError::Settings(what)) => Err(ApiError::Invalid(what)),
+                Err(UpgradeError::Failed(what)) => Err(ApiError::NotNow(what)),
             }
         })
     }

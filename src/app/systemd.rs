@@ -71,6 +71,11 @@ impl Notifier {
         self.send("READY=1");
     }
 
+    /// This process has replaced the main one.
+    pub(super) fn ready_instead(&self) {
+        self.send(&format!("MAINPID={}\nREADY=1", std::process::id()));
+    }
+
     /// `Type=notify-reload` ignores a reload without the time, and takes both from one datagram only.
     pub(super) fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

@@ -65,6 +65,7 @@ pub fn command() -> Command {
             healthcheck(),
             endpoint(),
             reload(),
+            upgrade(),
             shutdown(),
         ])
         .subcommands(optional())
@@ -300,6 +301,38 @@ fn reload() -> Command {
             .about("Read the settings file again; exit code 78 and no change if it is invalid"),
     )
     .arg(switch("dry-run", "Only print what would change"))
+    .arg(output())
+}
+
+fn upgrade() -> Command {
+    let path = |id, name, help| {
+        Arg::new(id)
+            .long(id)
+            .value_name(name)
+            .value_parser(clap::value_parser!(std::path::PathBuf))
+            .help(help)
+    };
+    online(Command::new(name::UPGRADE).about(
+        "Replace the process by a new one that takes over its sockets; the old one drains. \
+         75 and no change where the new one does not come up, 78 where its settings are wrong",
+    ))
+    .arg(path(
+        "binary",
+        "FILE",
+        "The program to start [default: the one that runs]",
+    ))
+    .arg(path(
+        "config",
+        "FILE",
+        "The settings file of the new process [default: the one of the old process]",
+    ))
+    .arg(
+        Arg::new("drain-time")
+            .long("max-drain")
+            .value_name("D")
+            .value_parser(duration_value)
+            .help("Reset what the old process still carries after this time [default: never]"),
+    )
     .arg(output())
 }
 

@@ -22,7 +22,8 @@ use crate::sys::process::{Inherited, OwnChild};
 const HEALTHY: Duration = Duration::from_secs(10);
 
 /// What a service manager tells entryway and not its child.
-const NOT_FOR_CHILDREN: [&str; 6] = [
+const NOT_FOR_CHILDREN: [&str; 7] = [
+    "ENTRYWAY_HANDOVER",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",

@@ -94,12 +94,21 @@ impl Instance {
 
     /// `POST path` on the control socket; the JSON of the answer.
     pub async fn change<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
+        self.change_within(path, BOUNDS.time).await
+    }
+
+    /// The same for a change that may take longer.
+    pub async fn change_within<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        time: Duration,
+    ) -> Result<T, CliError> {
         let socket = match &self.control {
             Some(path) => path.clone(),
             None => self.control_socket().await?,
         };
         let target = Target::Unix(socket);
-        let answer = client::post(&target, path, &[], BOUNDS)
+        let answer = client::post(&target, path, &[], Bounds { time, ..BOUNDS })
             .await
             .map_err(|error| unreachable(&target, &error))?;
         self.understand(&answer)
@@ -177,6 +186,7 @@ fn refused(answer: &Answer) -> CliError {
         StatusCode::NOT_FOUND => code::NOT_THERE,
         StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST => code::PERMISSION,
         StatusCode::UNPROCESSABLE_ENTITY => code::SETTING,
+        StatusCode::SERVICE_UNAVAILABLE => code::TIMED_OUT,
         _ => code::INTERNAL,
     };
     match serde_json::from_slice::<Problem>(&answer.body) {

@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -21,7 +21,9 @@ use super::signals::Signals;
 use super::status_line::StatusLine;
 use crate::addr::HostPort;
 use crate::admin::AdminBindError;
-use crate::app::{self, Ended, Handles, Listener, Reloader, Stop};
+use crate::app::{
+    self, Ended, Handles, Handover, Listener, News, Origin, Reloader, Stop, UpgradeRequest,
+};
 use crate::events::Log;
 use crate::listener::BindError;
 use crate::settings::{Loaded, Profile};
@@ -43,6 +45,11 @@ pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliErr
     // Before anything is opened, which could get a number that only seems to be passed to us.
     let passed =
         process::take_passed_sockets(|name| std::env::var(name).ok()).map_err(unusable_sockets)?;
+    let handover = Handover::take(|name| std::env::var_os(name)).map_err(|error| {
+        CliError::new(code::OS, format!("take over from the old process: {error}"))
+            .likely("ENTRYWAY_HANDOVER is set, and no other entryway has started this one")
+    })?;
+    let is_wrapped = handover.as_ref().is_some_and(Handover::is_wrapped);
     if let Some(command) = &command {
         command.find()?;
     }
@@ -57,14 +64,29 @@ pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliErr
     let flush = log.clone();
     let outcome = block_on(async {
         let signals = Signals::open()?;
-        let app = app::start_with(loaded, log, passed).map_err(explain)?;
+        let origin = Origin {
+            passed,
+            handover,
+            process: Some(inherited.clone()),
+        };
+        let app = app::start_with(loaded, log, origin).map_err(explain)?;
+        let upgrader = &app.handles().upgrader;
+        let is_wrapper = command.is_some();
+        // Whoever waits for this process would take its end for the end of all.
+        let lives_on = is_wrapper || std::process::id() == 1;
+        let news = lives_on.then(|| upgrader.follow(is_wrapper));
         app.handles().events.receive_library_events();
         let run = Run {
             handles: app.handles().clone(),
             reloader: app.reloader().clone(),
             admin: app.admin(),
-            requests: command.is_some().then(|| app.handles().divert_requests()),
-            is_wrapper: command.is_some(),
+            requests: (is_wrapper || is_wrapped).then(|| app.handles().divert_requests()),
+            is_wrapper,
+            is_wrapped,
+            news,
+            newest: None,
+            replaced: None,
+            all_gone: false,
             waiting: command,
             child: None,
             exit_code: None,
@@ -91,6 +113,15 @@ struct Run {
     /// Shutdowns requested over the admin API, where a child is to end first.
     requests: Option<mpsc::UnboundedReceiver<()>>,
     is_wrapper: bool,
+    /// An older process is the parent of a command, which a requested shutdown ends first.
+    is_wrapped: bool,
+    /// About the newest process, where this one lives on after it has been replaced.
+    news: Option<mpsc::UnboundedReceiver<News>>,
+    newest: Option<u32>,
+    /// This process has been replaced and has drained.
+    replaced: Option<Ended>,
+    /// The newest process has ended, and nobody has replaced it.
+    all_gone: bool,
     /// The command, until it is started.
     waiting: Option<child::Command>,
     child: Option<Child>,
@@ -116,16 +147,33 @@ impl Run {
         let drawing = self.status.as_ref();
         let drawing = drawing.and_then(|status| status.draw(self.handles.clone()));
         let healthy = child::wait_until_healthy(self.handles.clone());
-        tokio::pin!(healthy);
+        let upgrader = self.handles.upgrader.clone();
+        let mut wrapper_lives = self.is_wrapped;
+        let wrapper_gone = upgrader.first_gone();
+        tokio::pin!(healthy, wrapper_gone);
         loop {
             let orphans = self.look_for_orphans;
+            if let Some(ended) = self.replaced
+                && self.all_gone
+                && self.child.is_none()
+            {
+                return Ok(self.code_of(ended));
+            }
             tokio::select! {
-                ended = &mut proxy => {
+                ended = &mut proxy, if self.replaced.is_none() => {
                     let ended = ended.map_err(|error| CliError::new(code::INTERNAL, error.to_string()))?;
-                    if let Some(drawing) = drawing {
-                        drawing.end();
+                    if self.news.is_none() || !ended.is_replaced {
+                        if let Some(drawing) = drawing {
+                            drawing.end();
+                        }
+                        return Ok(self.code_of(ended));
                     }
-                    return Ok(self.code_of(ended));
+                    self.replaced = Some(ended);
+                }
+                news = next_news(&mut self.news) => self.handle_news(news),
+                () = &mut wrapper_gone, if wrapper_lives => {
+                    wrapper_lives = false;
+                    self.handles.stop(Stop::Signal);
                 }
                 signal = self.signals.next() => self.handle_signal(signal),
                 () = requested(&mut self.requests) => self.handle_request(),
@@ -161,7 +209,8 @@ impl Run {
         Ok(())
     }
 
-    /// TERM and INT drain, the second one ends the drain; HUP reloads; USR1 resolves and probes; the others mean nothing.
+    /// TERM and INT drain, the second one ends the drain; HUP reloads; USR1 resolves and probes; USR2 upgrades; the others
+    /// mean nothing. Once another process serves instead of this one, they are its.
     /// While the child lives all of them are the child's.
     fn handle_signal(&mut self, signal: Signal) {
         if signal == Signal::CHILD {
@@ -174,6 +223,13 @@ impl Run {
                 child.signal(signal);
             }
             self.child_was_told |= matches!(signal, Signal::TERM | Signal::INT);
+            return;
+        }
+        if self.newest.is_some() {
+            self.signal_newest(signal);
+            if matches!(signal, Signal::TERM | Signal::INT) {
+                self.handles.stop(Stop::Signal);
+            }
             return;
         }
         match signal {
@@ -189,12 +245,22 @@ impl Run {
                 tokio::spawn(async move { drop(reloader.reload(false).await) });
             }
             Signal::USR1 => self.handles.refresh(),
+            Signal::USR2 if !self.is_wrapper => {
+                let upgrader = self.handles.upgrader.clone();
+                let settings = self.reloader.current().effective().clone();
+                let order = UpgradeRequest::default();
+                // The outcome is in the log.
+                tokio::spawn(async move { drop(upgrader.upgrade(order, settings).await) });
+            }
             _ => {}
         }
     }
 
     /// A shutdown requested over the admin API: the child ends first.
     fn handle_request(&mut self) {
+        if self.is_wrapped && self.handles.upgrader.tell_first(&News::WantsShutdown) {
+            return;
+        }
         match &self.child {
             Some(child) => {
                 self.child_was_told = true;
@@ -205,7 +271,33 @@ impl Run {
                     self.exit_code = u8::try_from(128 + Signal::TERM.as_raw()).ok();
                 }
                 self.handles.stop(Stop::Request);
+                self.signal_newest(Signal::TERM);
             }
+        }
+    }
+
+    fn handle_news(&mut self, news: News) {
+        match news {
+            News::Serves(pid) => self.newest = Some(pid),
+            News::WantsShutdown => self.handle_request(),
+            News::Ended => {
+                self.newest = None;
+                self.all_gone = true;
+                // A command without a proxy.
+                if let Some(child) = &self.child {
+                    self.child_was_told = true;
+                    child.signal(Signal::TERM);
+                }
+            }
+        }
+    }
+
+    /// Sends a signal to the process that serves instead of this one, if there is one.
+    fn signal_newest(&self, signal: Signal) {
+        let pid = self.newest.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        if let Some(pid) = pid {
+            // It may have ended this very moment.
+            let _ = kill_process(pid, signal);
         }
     }
 
@@ -217,6 +309,7 @@ impl Run {
         } else {
             Stop::Request
         });
+        self.signal_newest(Signal::TERM);
     }
 
     fn code_of(&self, ended: Ended) -> u8 {
@@ -235,6 +328,17 @@ async fn requested(requests: &mut Option<mpsc::UnboundedReceiver<()>>) {
             Some(()) => {}
             None => std::future::pending().await,
         },
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_news(news: &mut Option<mpsc::UnboundedReceiver<News>>) -> News {
+    let next = match news {
+        Some(news) => news.recv().await,
+        None => None,
+    };
+    match next {
+        Some(next) => next,
         None => std::future::pending().await,
     }
 }
@@ -374,6 +478,9 @@ pub(super) fn explain(error: app::Error) -> CliError {
         app::Error::Workers(_) => CliError::new(code::OS, what),
         app::Error::Tls(_) => CliError::new(code::SETTING, what).next("entryway guide remote"),
         app::Error::Sockets(_) => unusable_sockets(what),
+        app::Error::OtherPorts(_) => CliError::new(code::SETTING, what)
+            .next("restart the service, or give the listener its old addresses"),
+        app::Error::Handover(_) => CliError::new(code::OS, what),
         app::Error::Bind(bind) => match bind {
             BindError::NotAnAddress(_) | BindError::Nothing => CliError::new(code::SETTING, what),
             BindError::NotLoopback(_) => {

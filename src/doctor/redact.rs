@@ -61,6 +61,22 @@ impl Redactor {
         }
     }
 
+    /// Remembers a path, and the user whose home it is in.
+    pub fn path(&mut self, path: &str) {
+        self.learn("path", path);
+        let home = path.strip_prefix("/home/").or(path.strip_prefix("/Users/"));
+        if let Some(user) = home.and_then(|rest| rest.split('/').next())
+            && !user.is_empty()
+        {
+            self.learn("user", user);
+        }
+    }
+
+    /// Remembers the name in a peer's certificate.
+    pub fn peer(&mut self, name: &str) {
+        self.learn("peer", name);
+    }
+
     /// Remembers an address.
     pub fn address(&mut self, ip: IpAddr) {
         self.learn("address", &ip.to_string());
@@ -131,6 +147,8 @@ impl Redactor {
             format!("{placeholder}:{}", socket.port())
         } else if let Ok(ip) = bare.trim_matches(['[', ']']).parse::<IpAddr>() {
             self.learn("address", &ip.to_string())
+        } else if let Some((ip, rest)) = zoned(bare) {
+            self.learn("address", &ip.to_string()) + rest
         } else if let Some((host, port)) = bare.rsplit_once(':')
             && looks_like_a_host(host)
         {
@@ -179,6 +197,14 @@ impl Redactor {
     }
 }
 
+/// An IPv6 address with the name of an interface, which the standard library does not read; and what follows.
+fn zoned(word: &str) -> Option<(IpAddr, &str)> {
+    let (ip, zone) = word.split_once('%')?;
+    let ip = ip.trim_start_matches('[').parse().ok()?;
+    let end = zone.find(']').map_or(zone.len(), |at| at + 1);
+    Some((ip, &zone[end..]))
+}
+
 /// Whether a word is probably a host's name: three labels or more (or two that end in a well-known way), the last of
 /// letters.
 fn looks_like_a_host(word: &str) -> bool {
@@ -195,7 +221,10 @@ fn looks_like_a_host(word: &str) -> bool {
         && last.bytes().all(|b| b.is_ascii_alphabetic())
         && (labels.len() >= 3
             || labels.len() == 2
-                && ["com", "net", "org", "io", "internal", "local", "test"].contains(&last))
+                && [
+                    "com", "net", "org", "io", "dev", "internal", "local", "test",
+                ]
+                .contains(&last))
 }
 
 #[cfg(test)]

@@ -79,6 +79,8 @@ kinds! {
     "config.reload" [INFO WARN ERROR] "Settings were loaded again, or refused."
         {"error" "changed" "restart_needed" "warning" "revoked_connections"}
         ("" "error", "changed" "changed", "needs a restart" "restart_needed", "" "warning");
+    "upgrade" [INFO WARN] "Another process has taken over, this one has taken over, or an upgrade was given up."
+        {"pid" "generation" "changed" "error"} ("pid" "pid", "generation" "generation", "settings that differ" "changed", "" "error");
     "drain.start" [INFO] "The shutdown begins." {"connections"} ("connections" "connections");
     "drain.end" [INFO] "The shutdown is over." {"cut" "duration_ms"} ("connections cut" "cut", "after ms" "duration_ms");
     "splice.fallback" [INFO] "Bytes are copied through user space because a pipe could not be had."

@@ -49,7 +49,11 @@ impl Open {
                 &settings.name,
                 &rig.metrics,
             ),
-            watch,
+            Accepting {
+                // Dropped, the trigger counts as fired.
+                begin: drain::channel().1,
+                stop: watch,
+            },
         );
         Self {
             rig,

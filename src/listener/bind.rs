@@ -57,7 +57,7 @@ pub struct Bound {
     pub(super) settings: SocketSettings,
     /// Default addresses that could not be bound, with the reason.
     pub missing: Vec<(SocketAddr, io::Error)>,
-    /// Whether somebody else holds the sockets as well, so that closing ours neither refuses nor resets anybody.
+    /// Whether a service manager holds the sockets as well, so that closing ours neither refuses nor resets anybody.
     pub(super) shared: bool,
 }
 
@@ -176,8 +176,13 @@ pub fn bind(
     Ok(bound)
 }
 
-/// Takes over sockets that a service manager has bound and keeps: it queues clients also while no process accepts.
-pub fn adopt(sockets: Vec<TcpListener>, settings: &SocketSettings) -> io::Result<Bound> {
+/// Takes over bound sockets: from a service manager that keeps them (`shared`), so that clients are queued also while no
+/// process accepts, or from the process that we replace.
+pub fn adopt(
+    sockets: Vec<TcpListener>,
+    settings: &SocketSettings,
+    shared: bool,
+) -> io::Result<Bound> {
     let mut addresses = Vec::new();
     for socket in &sockets {
         let address = socket.local_addr()?;
@@ -193,7 +198,7 @@ pub fn adopt(sockets: Vec<TcpListener>, settings: &SocketSettings) -> io::Result
         addresses,
         settings: settings.clone(),
         missing: Vec::new(),
-        shared: true,
+        shared,
     })
 }
 
@@ -201,6 +206,11 @@ impl Bound {
     /// The bound addresses, with the real ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Whether a service manager holds the sockets as well.
+    pub fn is_managed(&self) -> bool {
+        self.shared
     }
 
     /// The sockets, for who accepts from them itself.

@@ -127,6 +127,16 @@ fn values(node: &Json) -> Json {
     }
 }
 
+/// The keys in which two annotated trees differ, however they would come into force.
+pub fn differences(before: &Json, now: &Json) -> Vec<String> {
+    let mut changes = Changes::default();
+    merge(before, now, String::new(), &mut changes);
+    let mut keys = changes.applied;
+    keys.append(&mut changes.restart);
+    keys.sort();
+    keys
+}
+
 /// Lays `new` over what is in force, and records what becomes of each difference.
 fn merge(old: &Json, new: &Json, key: String, changes: &mut Changes) -> Json {
     let (before, after) = (values(old), values(new));

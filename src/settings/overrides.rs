@@ -9,13 +9,15 @@ use super::diagnostics::{Diagnostic, closest};
 use super::flags::{CONFIG, FLAGS, Flag, ValueKind, variable};
 use super::node::{Node, Origin};
 
-/// Variables that are not settings but have a meaning: those that `cli::args` reads, and those the wrapper sets.
+/// Variables that are not settings but have a meaning: those that `cli::args` reads, and those that we set for processes that
+/// we start.
 const OTHER_VARIABLES: &[&str] = &[
     "ENTRYWAY_CONFIG",
     "ENTRYWAY_OUTPUT",
     "ENTRYWAY_URL",
     "ENTRYWAY_PORT",
     "ENTRYWAY_SIM_SEED",
+    "ENTRYWAY_HANDOVER",
 ];
 
 /// The tree of the command line. clap has checked the types, but values can still be invalid.

@@ -10,7 +10,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -254,6 +255,19 @@ pub fn take_passed_sockets(
         passed.push(PassedSocket { name, descriptor });
     }
     Ok(passed)
+}
+
+/// Takes standard input where it is a Unix stream socket, and leaves `/dev/null` in its place.
+pub fn take_stdin_stream() -> io::Result<UnixStream> {
+    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // Fails where it is no Unix socket.
+    stream.peer_addr()?;
+    let null = std::fs::File::open("/dev/null")?;
+    // SAFETY: both are open; whoever reads standard input reads an end of file from here on.
+    if unsafe { libc::dup2(null.as_raw_fd(), 0) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(stream)
 }
 
 /// The descriptor as a listening TCP socket, ready for an event loop; else what it is instead.

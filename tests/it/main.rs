@@ -38,4 +38,5 @@ mod settings;
 mod systemd;
 mod timers;
 mod unhealthy;
+mod upgrade;
 mod wrapper;

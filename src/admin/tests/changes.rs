@@ -66,7 +66,13 @@ async fn the_default_port_gives_way_and_an_asked_one_does_not() {
     };
     let (log, lines) = Log::memory(&LogSettings::default()).unwrap();
     let events = Events::new(log.clone());
-    let listeners = open(&settings, BindOptions::default(), &events).unwrap();
+    let listeners = open(
+        &settings,
+        BindOptions::default(),
+        Default::default(),
+        &events,
+    )
+    .unwrap();
     let other = listeners.admin_address().unwrap();
     assert_ne!(other, taken.local_addr().unwrap());
     assert!(listeners.control_path().is_none());
@@ -80,7 +86,7 @@ async fn the_default_port_gives_way_and_an_asked_one_does_not() {
         bind: true,
         ..BindOptions::default()
     };
-    let error = open(&settings, asked, &events).unwrap_err();
+    let error = open(&settings, asked, Default::default(), &events).unwrap_err();
     assert_eq!(
         (error.what, error.error.kind()),
         ("admin", std::io::ErrorKind::AddrInUse)

@@ -16,6 +16,7 @@ fn status() -> Status {
     Status {
         version: "0.1.0".to_owned(),
         pid: 4711,
+        generation: 1,
         uptime_s: 86_400.5,
         ready: true,
         control_socket: text("/run/user/1000/entryway/8183.sock"),

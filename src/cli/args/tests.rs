@@ -38,7 +38,7 @@ fn every_subcommand_is_there() {
             || (cfg!(not(feature = "load")) && *name == "load")
             || (cfg!(not(feature = "top")) && *name == "top")
     };
-    let expected = "run demo mock doctor check plan explain snippet init status top slo incident wait healthcheck endpoint reload shutdown \
+    let expected = "run demo mock doctor check plan explain snippet init status top slo incident wait healthcheck endpoint reload upgrade shutdown \
                     gateway cert load guide completions man version";
     let expected: Vec<&str> = expected
         .split_whitespace()

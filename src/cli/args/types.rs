@@ -20,6 +20,7 @@ pub mod name {
     pub const HEALTHCHECK: &str = "healthcheck";
     pub const ENDPOINT: &str = "endpoint";
     pub const RELOAD: &str = "reload";
+    pub const UPGRADE: &str = "upgrade";
     pub const SHUTDOWN: &str = "shutdown";
     pub const GATEWAY: &str = "gateway";
     pub const CERT: &str = "cert";

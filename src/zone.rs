@@ -61,6 +61,8 @@ pub struct ZoneLookup {
     pub found: Option<(OwnZone, ZoneSource)>,
     /// Who was asked in vain, and why: sentences without a final dot.
     pub failed: Vec<(ZoneSource, String)>,
+    /// What metadata says where it is another zone than the setting's.
+    pub contradiction: Option<OwnZone>,
 }
 
 /// Finds our zone within [`WITHIN`]. `ids_in_use`: whether endpoints are labelled by zone ids, so that a name alone
@@ -76,10 +78,7 @@ pub async fn find(
         ZoneSetting::Named(zone) => OwnZone::of(zone.clone()),
         ZoneSetting::Auto => OwnZone::default(),
     };
-    let mapped = own.name.is_none() && !ids_in_use || own.id.is_none() && ids_in_use;
-    if *setting == ZoneSetting::Auto || mapped {
-        ask(services, ids_in_use || own.id.is_some(), &mut lookup).await;
-    }
+    ask(services, ids_in_use || own.id.is_some(), &mut lookup).await;
     if let ZoneSetting::Named(_) = setting {
         // The setting wins; metadata only adds the zone's other name, and only if it speaks of the same zone.
         let other = lookup.found.take().map(|(found, _)| found);
@@ -87,6 +86,12 @@ pub async fn find(
             (own.name.is_some() && own.name == found.name)
                 || (own.id.is_some() && own.id == found.id)
         };
+        let differs = |ours: &Option<Zone>, theirs: &Option<Zone>| {
+            ours.is_some() && theirs.is_some() && ours != theirs
+        };
+        lookup.contradiction = other
+            .clone()
+            .filter(|found| differs(&own.name, &found.name) || differs(&own.id, &found.id));
         let own = other.filter(same).unwrap_or(own);
         lookup.found = Some((own, ZoneSource::Setting));
     }

@@ -70,6 +70,23 @@ async fn search(
             );
         }
         let name = upstream.name.as_str();
+        if let (Some(other), ZoneSetting::Named(zone)) = (&search.contradiction, setting) {
+            let theirs = [&other.name, &other.id];
+            let theirs: Vec<&str> = theirs.into_iter().flatten().map(Zone::as_str).collect();
+            let warning = format!(
+                "zone is set to {zone}, and the metadata of this machine says {}; the setting is used",
+                theirs.join(", ")
+            );
+            event!(
+                events,
+                WARN,
+                "start",
+                "the zone that is set is not the one this machine is in",
+                upstream = name,
+                warning = warning,
+                hint = "correct --zone (ENTRYWAY_ZONE), or leave it out where metadata is right",
+            );
+        }
         match found {
             Some((own, source)) => {
                 event!(

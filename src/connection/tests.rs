@@ -399,3 +399,20 @@ fn the_future_stays_small() {
     let size = size(serve);
     assert!(size <= 1600, "serve's future takes {size} bytes");
 }
+
+/// Whoever stopped answering ended the connection: a remote client that timed out is no fault of the upstream.
+#[test]
+fn who_ended_a_connection_follows_the_side() {
+    for (side, closed_by) in [
+        (Side::Downstream, ClosedBy::Client),
+        (Side::Upstream, ClosedBy::Upstream),
+    ] {
+        for (fault, reason) in [
+            (Fault::UserTimeout, Reason::UserTimeout),
+            (Fault::KeepaliveTimeout, Reason::KeepaliveDead),
+        ] {
+            let outcome = Outcome::Reset(side, fault);
+            assert_eq!(reason_of(&outcome), (reason, closed_by));
+        }
+    }
+}

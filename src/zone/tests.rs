@@ -199,6 +199,17 @@ async fn the_setting_wins_and_metadata_adds_the_other_name() {
         found(&lookup),
         (None, Some("use1-az1"), ZoneSource::Setting)
     );
+    let other = lookup.contradiction.unwrap();
+    assert_eq!(other.id, Some(Zone::new("use1-az4")));
+    let lookup = find(&is("us-east-1b"), &here, false).await;
+    assert_eq!(
+        found(&lookup),
+        (Some("us-east-1b"), None, ZoneSource::Setting)
+    );
+    let other = lookup.contradiction.unwrap();
+    assert_eq!(other.name, Some(Zone::new("us-east-1a")));
+    let lookup = find(&is("us-east-1a"), &here, false).await;
+    assert_eq!(lookup.contradiction, None);
     let nobody = MetadataServices::default();
     let lookup = find(&is("a"), &nobody, false).await;
     assert_eq!(found(&lookup), (Some("a"), None, ZoneSource::Setting));

@@ -8,6 +8,7 @@
 //! Only Linux has abstract names; elsewhere no instance is registered, and client commands use the default address.
 
 use std::io;
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,12 +26,14 @@ pub struct Registered {
 }
 
 /// An instance has this long to tell about itself.
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A line is never longer.
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 const LINE_MAX: u64 = 64 * 1024;
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 mod linux {
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net;
@@ -100,22 +103,22 @@ mod linux {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub use linux::{discover, register};
 
 /// Nothing is registered here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub async fn register(_registered: Registered) -> io::Result<()> {
     std::future::pending().await
 }
 
 /// Nothing is registered here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub async fn discover() -> Vec<Registered> {
     Vec::new()
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(all(test, target_os = "linux", not(entryway_portable)))]
 mod tests {
     use super::*;
 

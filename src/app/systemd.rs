@@ -128,13 +128,13 @@ fn open(name: OsString) -> Option<(UnixDatagram, SocketAddr)> {
     Some((socket, address))
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 fn abstract_address(name: &str) -> Option<SocketAddr> {
     use std::os::linux::net::SocketAddrExt;
     SocketAddr::from_abstract_name(name).ok()
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 fn abstract_address(_name: &str) -> Option<SocketAddr> {
     None
 }

@@ -360,7 +360,7 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
 }
 
 /// Seen in the kernel's table of sockets, while none of them is answered.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 #[tokio::test]
 async fn spares_are_connected_all_at_once() {
     let hole = Hole::new();
@@ -392,7 +392,7 @@ async fn spares_are_connected_all_at_once() {
 }
 
 /// The end of the handshake goes with the first bytes when there are some, and at once when there are none.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 #[tokio::test]
 async fn an_upstream_sees_a_connection_that_brings_bytes_with_its_bytes() {
     let dialer = dialer(1500, 250);

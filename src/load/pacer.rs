@@ -11,13 +11,13 @@ use crate::clock::{self, Moment};
 /// A timer of one thread.
 #[derive(Debug)]
 pub(super) struct Pacer {
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(entryway_portable)))]
     timer: tokio::net::unix::pipe::Receiver,
 }
 
 // === impl Pacer ===
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 impl Pacer {
     /// Must be called inside a runtime.
     pub(super) fn new() -> io::Result<Self> {
@@ -60,7 +60,7 @@ impl Pacer {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 impl Pacer {
     /// Must be called inside a runtime.
     pub(super) fn new() -> io::Result<Self> {

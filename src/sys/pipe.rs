@@ -162,7 +162,7 @@ impl Drop for PipePool {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 fn open_fds(size: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
     use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
@@ -179,7 +179,7 @@ fn open_fds(size: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
     Ok((read, write, granted))
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 fn open_fds(_size: usize) -> io::Result<(OwnedFd, OwnedFd, usize)> {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
@@ -206,7 +206,7 @@ pub fn splice_out(pipe: &mut Pipe, socket: &impl AsFd) -> io::Result<NonZeroUsiz
     Ok(bytes)
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 fn splice(from: &impl AsFd, to: &impl AsFd, len: usize) -> io::Result<usize> {
     use rustix::pipe::{SpliceFlags, splice};
 
@@ -219,7 +219,7 @@ fn splice(from: &impl AsFd, to: &impl AsFd, len: usize) -> io::Result<usize> {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 fn splice(_from: &impl AsFd, _to: &impl AsFd, _len: usize) -> io::Result<usize> {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }

@@ -95,7 +95,7 @@ impl Inherited {
     fn apply(&self, parent: Option<u32>) -> io::Result<()> {
         // SAFETY: plain system calls on values that live long enough.
         unsafe {
-            #[cfg(target_os = "linux")]
+            #[cfg(all(target_os = "linux", not(entryway_portable)))]
             if let Some(parent) = parent {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
                 // Gone between fork and prctl: the signal will never come.
@@ -103,7 +103,7 @@ impl Inherited {
                     return Err(io::Error::from_raw_os_error(libc::ESRCH));
                 }
             }
-            #[cfg(not(target_os = "linux"))]
+            #[cfg(any(not(target_os = "linux"), entryway_portable))]
             let _ = parent;
             for signal in &self.ignored {
                 libc::signal(*signal, libc::SIG_IGN);
@@ -128,7 +128,7 @@ impl FromTerminal {
     /// Watches the origin of `signal`. Where the system does not tell, it is never the terminal.
     pub fn watch(signal: libc::c_int) -> io::Result<Self> {
         let from_terminal = Self::default();
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", not(entryway_portable)))]
         {
             let flag = Arc::clone(&from_terminal.0);
             let action =
@@ -136,7 +136,7 @@ impl FromTerminal {
             // SAFETY: the action stores an atomic and does nothing else, which is async-signal-safe.
             unsafe { signal_hook_registry::register_sigaction(signal, action)? };
         }
-        #[cfg(not(target_os = "linux"))]
+        #[cfg(any(not(target_os = "linux"), entryway_portable))]
         let _ = signal;
         Ok(from_terminal)
     }
@@ -176,7 +176,7 @@ fn own_children() -> MutexGuard<'static, BTreeSet<u32>> {
 /// Collects exited processes that were handed to us because their parent has gone, as happens to process 1 of a
 /// container. Stops at one of our own children ([`OwnChild`]) and returns true: the caller looks again once whoever
 /// waits for it has collected it.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub fn reap_orphans() -> bool {
     loop {
         // SAFETY: siginfo_t is plain data that waitid fills in; si_pid is 0 where it has found no process.
@@ -201,7 +201,7 @@ pub fn reap_orphans() -> bool {
 }
 
 /// Only Linux hands processes over to process 1 of a container.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn reap_orphans() -> bool {
     false
 }
@@ -311,7 +311,7 @@ pub fn lead_group_and_die_with_parent(command: &mut Command) {
     die_with_parent(command);
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 fn die_with_parent(command: &mut Command) {
     let parent = std::process::id();
     // SAFETY: prctl, getppid and _exit are async-signal-safe, and nothing is allocated between fork and exec.
@@ -327,7 +327,7 @@ fn die_with_parent(command: &mut Command) {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 fn die_with_parent(_command: &mut Command) {}
 
 /// Sends a signal to every process of a group; a group that is gone is ignored.

@@ -137,7 +137,7 @@ pub fn peek(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
 }
 
 /// Whether the peer has neither ended nor reset the connection, whatever is still unread.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub fn is_open(socket: &impl AsFd) -> bool {
     let over = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
     let mut poll = [PollFd::new(socket, PollFlags::RDHUP)];
@@ -146,7 +146,7 @@ pub fn is_open(socket: &impl AsFd) -> bool {
 }
 
 /// The same, where unread bytes hide the end behind them.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn is_open(socket: &impl AsFd) -> bool {
     match peek(socket, &mut [0]) {
         Ok(read) => read > 0,
@@ -205,13 +205,13 @@ pub fn nodelay(socket: &impl AsFd) -> io::Result<()> {
 /// Before `connect`: the ACK that ends the handshake waits for the first bytes and goes with them (tcp(7),
 /// TCP_QUICKACK; HAProxy's `tcp-smart-connect`). Only for a client that has spoken: where nothing follows, the kernel
 /// sends the ACK after 200 ms. Afterwards the socket acknowledges like any other.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub fn defer_handshake_ack(socket: &impl AsFd) -> io::Result<()> {
     rustix::net::sockopt::set_tcp_quickack(socket, false).map_err(Into::into)
 }
 
 /// Nothing to hold here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn defer_handshake_ack(_socket: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
@@ -237,25 +237,25 @@ pub fn keepalive(socket: &impl AsFd, options: &TcpOptions) -> io::Result<()> {
 
 /// Sets TCP_USER_TIMEOUT; `None` = the kernel's default. It also ends a connection whose peer reads nothing
 /// (a window of zero) for that long: kernels since 5.11, and 5.10 with its stable fixes.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub fn user_timeout(socket: &impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
     SockRef::from(socket).set_tcp_user_timeout(timeout)
 }
 
 /// Sets TCP_USER_TIMEOUT; there is none here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn user_timeout(_socket: &impl AsFd, _timeout: Option<Duration>) -> io::Result<()> {
     Ok(())
 }
 
 /// Sets the congestion control of a socket.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub fn congestion(socket: &impl AsFd, name: &str) -> io::Result<()> {
     SockRef::from(socket).set_tcp_congestion(name.as_bytes())
 }
 
 /// Sets the congestion control of a socket; there is none here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn congestion(_socket: &impl AsFd, _name: &str) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
@@ -302,7 +302,7 @@ pub fn listen(
 /// Nobody new is answered by this listening socket from here on: a filter drops every SYN, and their kernels try again
 /// until the socket is closed and refuses them. Handshakes under way still finish, and the queue can be accepted empty.
 /// Without this, whoever connects between the last `accept` and the close is connected and then reset.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub fn drop_new_syns(listener: &TcpListener) -> io::Result<()> {
     use socket2::SockFilter;
 
@@ -329,7 +329,7 @@ pub fn drop_new_syns(listener: &TcpListener) -> io::Result<()> {
 }
 
 /// There is no such thing here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn drop_new_syns(_listener: &TcpListener) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }

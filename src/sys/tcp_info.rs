@@ -37,7 +37,7 @@ pub fn unread(socket: &impl AsRawFd) -> io::Result<u32> {
 }
 
 /// Segments that arrived behind a gap, so far: `tcpi_rcv_ooopack`, since Linux 5.4; 0 before.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub fn out_of_order_segments(socket: &impl AsRawFd) -> io::Result<u32> {
     /// Its offset in the kernel's structure, of which the libc crate has the first half only.
     const OFFSET: usize = 224;
@@ -61,13 +61,13 @@ pub fn out_of_order_segments(socket: &impl AsRawFd) -> io::Result<u32> {
 }
 
 /// Segments that arrived behind a gap; not known here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn out_of_order_segments(_socket: &impl AsRawFd) -> io::Result<u32> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether the next byte is the urgent one (SIOCATMARK).
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub fn is_at_urgent_mark(socket: &impl AsRawFd) -> bool {
     /// From asm-generic/sockios.h; the libc crate has it for no Linux target.
     const SIOCATMARK: libc::Ioctl = 0x8905;
@@ -75,12 +75,12 @@ pub fn is_at_urgent_mark(socket: &impl AsRawFd) -> bool {
 }
 
 /// Whether the next byte is the urgent one; not asked here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn is_at_urgent_mark(_socket: &impl AsRawFd) -> bool {
     false
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 fn queue(socket: &impl AsRawFd, request: libc::Ioctl) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: both requests write one int to the pointer, which is valid for the whole call.
@@ -91,13 +91,13 @@ fn queue(socket: &impl AsRawFd, request: libc::Ioctl) -> io::Result<u32> {
     Ok(bytes.max(0).unsigned_abs())
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 fn queue(_socket: &impl AsRawFd, _request: libc::c_ulong) -> io::Result<u32> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
 /// The kernel's view of a TCP connection.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub fn query(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
     /// `TCP_CLOSE` of the kernel's state list.
     const CLOSE: u8 = 7;
@@ -130,7 +130,7 @@ pub fn query(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
 }
 
 /// The kernel's view of a TCP connection; not known here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn query(_socket: &impl AsRawFd) -> io::Result<TcpInfo> {
     Err(io::ErrorKind::Unsupported.into())
 }

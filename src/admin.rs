@@ -82,7 +82,7 @@ pub async fn serve(
                 let handler = Arc::clone(&handler);
                 async move { handler.answer(kind, request).await }
             };
-            http::serve(listener, max_connections, stop, handler).await;
+            http::serve(listener, max_connections, http::BODY_MAX, stop, handler).await;
         }
     };
     let served = async {

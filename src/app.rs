@@ -39,6 +39,7 @@ use crate::sys::process::{Inherited, PassedSocket};
 use crate::types::{ListenerName, UpstreamName};
 use crate::workers::{Dispatcher, Workers};
 use backend::AdminBackend;
+use hops::HopTasks;
 use shutdown::DRAIN_POLL;
 use systemd::Notifier;
 use upgrade::{Lineage, Promise};
@@ -52,6 +53,8 @@ pub use upstream::{Shares, Upstream};
 mod backend;
 mod bind;
 mod config;
+#[cfg(feature = "faults")]
+mod faults;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod hops;
@@ -64,8 +67,6 @@ mod systemd;
 mod upgrade;
 mod upstream;
 mod wake;
-
-use hops::HopTasks;
 
 /// How often the control runtime records that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -125,9 +126,8 @@ pub struct Listener {
 /// The running parts: to read their state and to steer them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handles {
-    /// In the order of the settings.
+    /// In the order of the settings, as the upstreams.
     pub listeners: Arc<[Listener]>,
-    /// In the order of the settings.
     pub upstreams: Arc<[Upstream]>,
     pub registry: Registry,
     pub metrics: Metrics,
@@ -144,6 +144,8 @@ pub struct Handles {
     pub upgrader: Upgrader,
     #[cfg(feature = "gateway")]
     gateway: Option<crate::gateway::Gateway>,
+    #[cfg(feature = "faults")]
+    faults: Option<faults::Faults>,
     resolver: ResolverHandle,
     heartbeat: Arc<AtomicU64>,
     dispatcher: Dispatcher,
@@ -159,7 +161,6 @@ pub struct App {
     reloader: Reloader,
     admin: AdminListeners,
     admin_settings: admin::AdminSettings,
-    /// Connections to each admin listener.
     max_admin: usize,
     stops: mpsc::UnboundedReceiver<Stop>,
     draining: DrainTrigger,
@@ -193,7 +194,6 @@ pub enum Error {
     Handover(#[source] io::Error),
     #[error("start the worker threads: {0}")]
     Workers(#[source] io::Error),
-    /// Certificate files of the gateway that cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::tls::Error),
     #[error(transparent)]
@@ -256,13 +256,16 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
             (lineage, Some(promise))
         }
     };
-    let own: Vec<SocketAddr> = bound
+    #[cfg(feature = "faults")]
+    let faults = faults::bind(&loaded.settings.faults, promise.is_some())?;
+    let own = bound
         .iter()
         .flat_map(Bound::addresses)
         .copied()
-        .chain(admin.addresses())
-        .collect();
-
+        .chain(admin.addresses());
+    #[cfg(feature = "faults")]
+    let own = own.chain(faults.as_ref().map(faults::Bound::address));
+    let own: Vec<SocketAddr> = own.collect();
     let settings = &config.settings;
     let workers = settings.runtime.worker_threads();
     let budget = DescriptorBudget::of_process(workers, settings.spares());
@@ -274,7 +277,6 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
     let counters = Arc::new(RelayShared::new(
         PipeLimits::of_this_machine().at_most(budget.pipes),
     ));
-
     let mut core = JoinSet::new();
     let (upstreams, resolver) = observe(
         &config,
@@ -299,7 +301,6 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
         &events,
     );
     core.spawn(sweep.run());
-
     let (listener_trigger, listener_watcher) = drain::channel();
     let (accepting, accept_watcher) = drain::channel();
     if promise.is_none() {
@@ -363,7 +364,6 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
     };
     drop(listening);
     instance_metrics::init(&metrics, workers.dispatcher().threads());
-
     let (draining, draining_watcher) = drain::channel();
     let (stops_sender, stops) = mpsc::unbounded_channel();
     #[cfg(feature = "gateway")]
@@ -385,6 +385,21 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
         Arc::clone(&heartbeat),
         workers.dispatcher().clone(),
     ));
+    let mut services = JoinSet::new();
+    #[cfg(feature = "faults")]
+    let faults = faults.map(|bound| {
+        let added = faults::AddedListeners {
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            events: events.clone(),
+            dispatcher: workers.dispatcher().clone(),
+            settings: settings.clone(),
+            relay: Arc::clone(&counters),
+            budget,
+            added: Default::default(),
+        };
+        bound.start(added, &listeners, draining_watcher.clone(), &mut services)
+    });
     let handles = Handles {
         listeners: listeners.into(),
         upstreams,
@@ -399,6 +414,8 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
         upgrader,
         #[cfg(feature = "gateway")]
         gateway,
+        #[cfg(feature = "faults")]
+        faults,
         resolver,
         heartbeat,
         dispatcher: workers.dispatcher().clone(),
@@ -406,7 +423,6 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
         diverted: Arc::default(),
     };
 
-    let mut services = JoinSet::new();
     let woken = handles.clone();
     services.spawn(async move {
         match suspend::watch(|interruption| woken.woke(interruption)).await {}

@@ -14,7 +14,7 @@ use tracing::{Level, trace_span};
 use crate::clock;
 use crate::dial::{self, ClientData, Dialed};
 use crate::events::{ClosedBy, Reason, TARGET};
-use crate::relay::{self, Outcome};
+use crate::relay::{self, Ended, Outcome};
 use crate::stream::Stream;
 use crate::sys::socket::Fault;
 use crate::sys::tcp_info;
@@ -22,6 +22,7 @@ use crate::types::Side;
 use crate::upstream::endpoint::Candidate;
 use crate::upstream::input::Suspicion;
 pub use context::{ContextParts, ListenerContext};
+pub use detour::{Detour, Diversion, DiversionEnd};
 pub use guard::ConnectionGuard;
 use hold_queue::Wake;
 pub use hold_queue::{Policy, WhenAllDown};
@@ -30,6 +31,7 @@ pub use registry::{ConnectionPhase, Entry, Registry};
 use reject::CloseMode;
 
 mod context;
+mod detour;
 mod guard;
 mod hold_queue;
 mod metrics;
@@ -117,6 +119,46 @@ pub async fn serve_after_reply(mut guard: Box<ConnectionGuard>, mut reply: impl 
     }
 }
 
+/// Lets the detour carry a connection that was diverted, and the relay whenever the detour gives it back, to its end.
+async fn divert(
+    down: &mut Stream,
+    up: &mut Stream,
+    guard: &ConnectionGuard,
+    candidate: &Candidate,
+    connected: clock::Moment,
+    mut ended: Ended,
+) -> Ended {
+    let answers = guard.answers(candidate);
+    let context = guard.context();
+    loop {
+        let (state, detour) = match (ended.outcome, context.detour()) {
+            (Outcome::Diverted(state), Some(detour)) => (state, detour),
+            (outcome, _) => return Ended { outcome, ..ended },
+        };
+        let diversion = Diversion {
+            entry: guard.entry(),
+            limits: guard.limits(),
+            state,
+            connected,
+            activity: &context.relay.activity,
+        };
+        match detour.carry(down, up, diversion).await {
+            DiversionEnd::Resume(state) => {
+                let mut args = guard.relay_args(&answers, false, Vec::new());
+                args.resumed = Some(state);
+                ended = relay::relay(down, up, args).await;
+            }
+            DiversionEnd::Ended(outcome) => {
+                return Ended {
+                    outcome,
+                    was_untouched: false,
+                    lost_full_segments: false,
+                };
+            }
+        }
+    }
+}
+
 /// Relays to the upstream that was reached; to the next untried one while it ends untouched.
 async fn carry(
     mut down: Stream,
@@ -140,8 +182,15 @@ async fn carry(
             ..
         } = dialed;
         let answers = guard.answers(&candidate);
+        if let Some(detour) = context.detour() {
+            detour.connected(guard.entry());
+        }
         let args = guard.relay_args(&answers, may_retry || warm, unsent);
-        let ended = relay::relay(&mut down, &mut up, args).await;
+        let mut ended = relay::relay(&mut down, &mut up, args).await;
+        if matches!(ended.outcome, Outcome::Diverted(_)) {
+            // In a box: few connections need it, and all would carry it.
+            ended = Box::pin(divert(&mut down, &mut up, &guard, &candidate, began, ended)).await;
+        }
         if ended.was_untouched && !warm {
             context.suspect(&candidate, Suspicion::Untouched, began);
         } else if let Some(since) = guard.entry().stats.waiting_since()
@@ -310,7 +359,7 @@ fn reason_of(outcome: &Outcome) -> (Reason, ClosedBy) {
         Outcome::HalfOpenTimeout => Reason::HalfOpenTimeout,
         Outcome::Commanded(reason) => *reason,
         Outcome::Untouched { .. } => Reason::UpstreamFin,
-        Outcome::Internal(_) => Reason::Internal,
+        Outcome::Diverted(_) | Outcome::Internal(_) => Reason::Internal,
     };
     (reason, reason.closed_by())
 }

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+pub use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -39,7 +39,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const HEADER_MAX: usize = 16 * 1024;
 
 /// A request's body may be this long, and take as long as a header.
-const BODY_MAX: usize = 64 * 1024;
+pub const BODY_MAX: usize = 64 * 1024;
 
 /// A connection is asked to end after this time, and ended `PATIENCE` later: bounds readers that never read.
 const AGE_MAX: Duration = Duration::from_secs(120);
@@ -113,11 +113,12 @@ pub struct Problem {
     pub hint: String,
 }
 
-/// Answers requests until `stop` fires, then lets answers under way finish. `handler` is called once per request. Of more
-/// than `max_connections` at once the oldest is closed.
+/// Answers requests until `stop` fires, then lets answers under way finish. `handler` is called once per request, whose
+/// body has at most `body_max` bytes. Of more than `max_connections` at once the oldest is closed.
 pub async fn serve<H, F>(
     listener: HttpListener,
     max_connections: usize,
+    body_max: usize,
     mut stop: DrainWatcher,
     handler: H,
 ) where
@@ -151,7 +152,7 @@ pub async fn serve<H, F>(
             task.abort();
         }
         let (handler, stop) = (handler.clone(), stop.clone());
-        oldest.push_back(tasks.spawn(converse(stream, caller, stop, handler)));
+        oldest.push_back(tasks.spawn(converse(stream, caller, stop, body_max, handler)));
     }
     drop((listener, blocker));
     // What takes longer is dropped with the set.
@@ -161,15 +162,20 @@ pub async fn serve<H, F>(
     .await;
 }
 
-async fn converse<H, F>(stream: Box<dyn Duplex>, caller: Caller, mut stop: DrainWatcher, handler: H)
-where
+async fn converse<H, F>(
+    stream: Box<dyn Duplex>,
+    caller: Caller,
+    mut stop: DrainWatcher,
+    body_max: usize,
+    handler: H,
+) where
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
     let service = service_fn(move |request| {
         let handler = handler.clone();
         async move {
-            Ok::<_, Infallible>(match read(request, caller).await {
+            Ok::<_, Infallible>(match read(request, caller, body_max).await {
                 Ok(request) => handler(request).await,
                 Err(refusal) => *refusal,
             })
@@ -192,17 +198,21 @@ where
 }
 
 /// Reads the body, within its bounds.
-async fn read(request: hyper::Request<Incoming>, caller: Caller) -> Result<Request, Box<Reply>> {
+async fn read(
+    request: hyper::Request<Incoming>,
+    caller: Caller,
+    body_max: usize,
+) -> Result<Request, Box<Reply>> {
     let (head, body) = request.into_parts();
     let refuse = |status, detail: &str| {
         Box::new(problem(status, "body", "request body not read", detail, ""))
     };
-    let body = match timeout(HEADER_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+    let body = match timeout(HEADER_TIMEOUT, Limited::new(body, body_max).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(_)) => {
             return Err(refuse(
                 StatusCode::PAYLOAD_TOO_LARGE,
-                "broken, or longer than 64 KiB",
+                &format!("broken, or longer than {} KiB", body_max / 1024),
             ));
         }
         Err(_) => return Err(refuse(StatusCode::REQUEST_TIMEOUT, "not there within 5 s")),

@@ -39,6 +39,8 @@ pub mod cert;
 pub mod demo;
 pub mod doctor;
 pub mod edn;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod gateway;
 #[cfg(feature = "load")]
 pub mod load;

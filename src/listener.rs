@@ -235,6 +235,7 @@ impl Listener {
                 biased;
                 () = stop.fired() => break Close::Drain,
                 () = self.unusable() => break Close::Unusable,
+                () = self.route.refusing(true) => break Close::Unusable,
                 () = loops.failed() => break Close::Failed,
                 () = sleep(RETRY.1), if !up => *failing = None,
             }
@@ -304,6 +305,7 @@ impl Listener {
     async fn bind_again(&self) -> Vec<TcpListener> {
         let mut failed = false;
         loop {
+            self.route.refusing(false).await;
             if self.refuses() && !self.is_usable() {
                 sleep(CHECK_INTERVAL.mul_f64(1.0 + fastrand::f64())).await;
                 if self.is_unprobed() {

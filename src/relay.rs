@@ -64,6 +64,28 @@ pub struct RelayArgs<'a> {
     pub may_retry: bool,
     /// Client bytes that were read for an upstream that ended untouched; they are sent first.
     pub unsent: Vec<u8>,
+    /// What something that carried the connection in between gives back.
+    pub resumed: Option<Box<Diverted>>,
+}
+
+/// A connection as the relay hands it over, and takes it back.
+#[derive(Debug, Default)]
+pub struct Diverted {
+    /// Of each direction (by [`Direction::index`]): bytes that its destination has not taken, and its source.
+    pub directions: [(Vec<u8>, SourceState); 2],
+    /// The side that ended first, if one has.
+    pub first_end: Option<Side>,
+}
+
+/// How far the source of a direction has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceState {
+    #[default]
+    Open,
+    /// It has ended; the destination does not know yet.
+    Ended,
+    /// The destination knows.
+    Finished,
 }
 
 /// Is told of answers as they pass.
@@ -103,6 +125,8 @@ pub enum Outcome {
     IdleTimeout,
     /// Half open and silent for `half_open_timeout`.
     HalfOpenTimeout,
+    /// Something else is to carry the connection; see [`CommandChannel::set_diverted`].
+    Diverted(Box<Diverted>),
     /// Closed at rest or cut, as commanded.
     Commanded(Reason),
     /// A call failed in a way that is no fault of a peer; both sides were reset.
@@ -173,18 +197,34 @@ impl<'a> Relay<'a> {
         let mut ctx = PollContext::new(&args);
         let began = ctx.now();
         let mut upload = HalfDuplex::new(Direction::Upload, buffer());
+        let mut download = HalfDuplex::new(Direction::Download, buffer());
         upload.preload(args.unsent, &mut ctx);
+        let (mut down, mut up) = (SideIo::new(down), SideIo::new(up));
+        let mut half_open = None;
+        if let Some(resumed) = args.resumed {
+            half_open = resumed.first_end.map(|side| (side, began));
+            for ((half, destination), (rest, source)) in
+                [(&mut upload, &mut up), (&mut download, &mut down)]
+                    .into_iter()
+                    .zip(resumed.directions)
+            {
+                if source == SourceState::Finished {
+                    destination.set_finished();
+                }
+                half.resume(rest, source, &mut ctx);
+            }
+        }
         Self {
             limits,
             commands: args.commands,
             may_retry: args.may_retry,
             ctx,
-            down: SideIo::new(down),
-            up: SideIo::new(up),
+            down,
+            up,
             upload,
-            download: HalfDuplex::new(Direction::Download, buffer()),
+            download,
             began,
-            half_open: None,
+            half_open,
             reset: None,
             closing: None,
             timeouts: Timeouts::default(),
@@ -220,6 +260,10 @@ impl<'a> Relay<'a> {
     fn carry(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
         if self.commands.takes_check() {
             self.check_delivery();
+        }
+        // Before a byte moves: what a new connection brings goes the other way from the start.
+        if self.commands.is_diverted() && self.reset.is_none() && !self.commands.is_set() {
+            return Some(self.divert());
         }
         loop {
             let before = self.ends();
@@ -404,6 +448,25 @@ impl<'a> Relay<'a> {
             }
         }
         self.ctx.stats.set_unacknowledged(is_pending);
+    }
+
+    /// Hands the connection over, with what its buffers hold (L4).
+    fn divert(&mut self) -> Outcome {
+        let shared = self.ctx.shared;
+        let halves = [
+            self.upload.hand_over(shared),
+            self.download.hand_over(shared),
+        ];
+        match halves {
+            [Ok(upload), Ok(download)] => Outcome::Diverted(Box::new(Diverted {
+                directions: [upload, download],
+                first_end: self.half_open.map(|(side, _)| side),
+            })),
+            [Err(error), _] | [_, Err(error)] => {
+                self.abort();
+                Outcome::Internal(error)
+            }
+        }
     }
 
     /// A command has come, or stands. One to close is carried out when the pair is at rest here and now.

@@ -39,6 +39,8 @@ pub struct Status {
     pub max_connections: usize,
     /// The control socket's path.
     pub control_socket: Option<String>,
+    /// Where the API that sets faults listens.
+    pub faults: Option<String>,
     /// The listeners.
     pub listeners: Vec<Listener>,
     /// The upstreams.

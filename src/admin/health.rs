@@ -39,6 +39,8 @@ pub struct Health {
     pub upstreams: Vec<Counts>,
     /// `readiness.upstream`.
     pub wanted: Readiness,
+    /// Faults that are set on purpose: named, so that nobody looks for their cause elsewhere.
+    pub faults: Vec<String>,
 }
 
 /// One line of `?verbose`.
@@ -104,6 +106,13 @@ impl Health {
             .to_owned(),
         });
         checks.push(self.upstream(wanted.unwrap_or(self.wanted)));
+        if !self.faults.is_empty() {
+            checks.push(Check {
+                name: "faults",
+                ok: true,
+                detail: self.faults.join(", "),
+            });
+        }
         checks
     }
 
@@ -172,6 +181,13 @@ mod tests {
         assert!(!ready([0, 3], Readiness::All) && ready([1, 1], Readiness::All));
         assert!(!ready([1, 1], Readiness::AtLeast(3)) && ready([1, 2], Readiness::AtLeast(3)));
         let base = health([1, 1]);
+        let broken_on_purpose = Health {
+            faults: vec!["datomic: slow (latency)".into()],
+            ..base.clone()
+        };
+        let checks = broken_on_purpose.ready(None);
+        assert!(all_ok(&checks));
+        assert_eq!(checks.last().unwrap().detail, "datomic: slow (latency)");
         assert!(!all_ok(
             &Health {
                 draining: true,

@@ -30,6 +30,8 @@ pub(super) const MINUTES: usize = 60;
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) status: Status,
+    /// Set on purpose, one line each.
+    pub(super) faults: Vec<String>,
     pub(super) endpoints: Vec<Endpoint>,
     pub(super) explain: Explain,
     /// The oldest connections, at most [`CONNECTIONS`].
@@ -135,6 +137,7 @@ fn render(page: &Page) -> String {
         .markup(" · up ")
         .text(span(page.status.uptime_s))
         .markup("</span></header>\n");
+    faults(&mut html, &page.faults);
     listeners(&mut html, &page.status.listeners);
     for upstream in &page.status.upstreams {
         upstream_section(&mut html, page, upstream);
@@ -150,6 +153,20 @@ fn render(page: &Page) -> String {
         .markup(SCRIPT)
         .markup("</script>\n</body>\n</html>\n");
     html.0
+}
+
+fn faults(html: &mut Html, faults: &[String]) {
+    if faults.is_empty() {
+        return;
+    }
+    html.markup("<p><strong class=\"warn\">Faults are set on purpose</strong>: ");
+    for (index, fault) in faults.iter().enumerate() {
+        html.markup(if index > 0 { ", " } else { "" })
+            .markup("<span class=\"mono\">")
+            .text(fault)
+            .markup("</span>");
+    }
+    html.markup("</p>\n");
 }
 
 fn listeners(html: &mut Html, listeners: &[Listener]) {

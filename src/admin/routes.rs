@@ -383,6 +383,7 @@ impl Handler {
         let now = self.sample();
         Page {
             status: self.status(),
+            faults: self.backend.health().faults,
             endpoints: self.backend.endpoints().endpoints,
             explain: self.backend.explain(None, &[]).unwrap_or_default(),
             connections: self.backend.connections(page::CONNECTIONS),

@@ -288,6 +288,7 @@ async fn documents_have_their_documented_fields() {
         [
             "control_socket",
             "draining",
+            "faults",
             "generation",
             "listeners",
             "max_connections",

@@ -92,6 +92,7 @@ impl Backend for AdminBackend {
             max_connections,
             upstreams: upstreams.collect(),
             wanted: self.reloader.current().settings.readiness.upstream,
+            faults: self.handles.active_faults(),
         }
     }
 
@@ -117,6 +118,10 @@ impl Backend for AdminBackend {
             max_connections: self.handles.max_connections,
             listeners: listeners.collect(),
             upstreams: upstreams.collect(),
+            faults: self
+                .handles
+                .faults_address()
+                .map(|address| address.to_string()),
             ..Status::default()
         }
     }

@@ -176,6 +176,26 @@ impl Reloader {
 // === impl Handles ===
 
 impl Handles {
+    /// Where the API that sets faults listens.
+    pub fn faults_address(&self) -> Option<std::net::SocketAddr> {
+        #[cfg(feature = "faults")]
+        return self.faults.as_ref().map(|faults| faults.address);
+        #[cfg(not(feature = "faults"))]
+        None
+    }
+
+    /// The faults that are set, one line each.
+    pub fn active_faults(&self) -> Vec<String> {
+        #[cfg(feature = "faults")]
+        return self
+            .faults
+            .as_ref()
+            .map(|faults| faults.engine.names())
+            .unwrap_or_default();
+        #[cfg(not(feature = "faults"))]
+        Vec::new()
+    }
+
     /// Sends every requested shutdown to the returned receiver instead of stopping at once, because something has to end
     /// before the proxy does. Can be done once.
     pub fn divert_requests(&self) -> mpsc::UnboundedReceiver<()> {

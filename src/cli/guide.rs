@@ -68,6 +68,11 @@ pub const TOPICS: &[(&str, &str, &str)] = &[
         include_str!("../guide/load.md"),
     ),
     (
+        "faults",
+        "break connections on purpose, with Toxiproxy's API",
+        include_str!("../guide/faults.md"),
+    ),
+    (
         "security",
         "who may do what on which port",
         include_str!("../guide/security.md"),

@@ -1,13 +1,13 @@
 //! What the connections of one listener share: its upstream, how that is dialled, limits, and what dials report.
 
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
 
-use tokio::sync::Notify;
-
+use super::detour::Detour;
 use super::hold_queue::{HoldQueue, Policy};
 use super::metrics::ListenerMetrics;
 use super::registry::Registry;
@@ -52,6 +52,9 @@ pub struct ListenerContext {
     round_failed: AtomicBool,
     /// When a round that failed for reasons of our own was last logged.
     local_fault_logged: Mutex<Option<Moment>>,
+    /// It accepts nothing, whatever the state of its upstream.
+    refusing: watch::Sender<bool>,
+    detour: OnceLock<Arc<dyn Detour>>,
 }
 
 /// What a [`ListenerContext`] is made of.
@@ -104,6 +107,8 @@ impl ListenerContext {
             admitted: AtomicIsize::new(0),
             round_failed: AtomicBool::new(false),
             local_fault_logged: Mutex::default(),
+            refusing: watch::Sender::new(false),
+            detour: OnceLock::new(),
         })
     }
 
@@ -117,6 +122,27 @@ impl ListenerContext {
     /// Resolves when the policy may have changed since the last call. For the listener, and nobody else.
     pub async fn policy_changed(&self) {
         self.policy_changed.notified().await;
+    }
+
+    /// Lets something carry connections in place of the relay; the first one stays.
+    pub fn set_detour(&self, detour: Arc<dyn Detour>) {
+        let _ = self.detour.set(detour);
+    }
+
+    pub(super) fn detour(&self) -> Option<&dyn Detour> {
+        self.detour.get().map(|detour| &**detour)
+    }
+
+    /// Closes the listening sockets, or opens them again.
+    pub fn set_refusing(&self, refusing: bool) {
+        self.refusing.send_replace(refusing);
+    }
+
+    /// Waits until the listening sockets are to be closed, or may be open.
+    pub async fn refusing(&self, wanted: bool) {
+        let mut refusing = self.refusing.subscribe();
+        // The sender is this context's own.
+        let _ = refusing.wait_for(|refusing| *refusing == wanted).await;
     }
 
     /// Connections that count against the listener's limit.

@@ -152,6 +152,7 @@ impl ConnectionGuard {
             shared: &self.context.relay,
             may_retry,
             unsent,
+            resumed: None,
         }
     }
 

@@ -59,6 +59,11 @@ kinds! {
         {"upstream" "endpoint" "zone" "server.address" "server.port" "from" "to" "reason" "changes" "window_s"
          "hint"}
         ("" "endpoint", "" "server.address", "from" "from", "to" "to", "reason" "reason", "" "hint");
+    "fault.set" [INFO WARN] "A fault is set; a warning where it cannot do what was meant."
+        {"listener" "toxic" "type" "stream" "zone"} ("" "listener", "" "toxic", "" "type", "" "stream", "" "zone");
+    "fault.clear" [INFO WARN] "A fault is removed; a warning where the dead-man switch removes all, or a listener stays closed."
+        {"listener" "toxic" "type" "stream" "zone" "error"}
+        ("" "listener", "" "toxic", "" "type", "" "stream", "" "zone", "" "error");
     "upstream.failover" [INFO] "New connections go to a farther zone." {"upstream" "from" "to" "reason"}
         ("" "upstream", "from" "from", "to" "to");
     "upstream.failback" [INFO] "New connections go to a nearer zone again." {"upstream" "from" "to" "reason"}

@@ -42,7 +42,13 @@ async fn start() -> (String, DrainTrigger, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (trigger, watch) = drain::channel();
-    let task = tokio::spawn(serve(HttpListener::Tcp(listener), CONNECTIONS, watch, echo));
+    let task = tokio::spawn(serve(
+        HttpListener::Tcp(listener),
+        CONNECTIONS,
+        BODY_MAX,
+        watch,
+        echo,
+    ));
     (address, trigger, task)
 }
 
@@ -102,6 +108,7 @@ async fn unix_sockets_and_no_server() {
     let task = tokio::spawn(serve(
         HttpListener::Unix(listener),
         CONNECTIONS,
+        BODY_MAX,
         watch,
         |request: Request| async move { text(StatusCode::OK, format!("{:?}", request.caller)) },
     ));

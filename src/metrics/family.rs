@@ -77,6 +77,7 @@ families! {
         &["listener", "upstream", "endpoint", "zone", "reason"], "Connections ended, by reason.";
     CONNECTIONS_PARKED "entryway_connections_parked" Gauge, &["listener"],
         "Connections held until an address can be reached.";
+    FAULTS_ACTIVE "entryway_faults_active" Gauge, &["listener"], "Faults that are set on a listener.";
     PARKED_SECONDS "entryway_parked_seconds" Histogram(PARKED), &[], "How long connections were held.";
     CONNECTION_DURATION_SECONDS "entryway_connection_duration_seconds" Histogram(LIVES), &[],
         "Lifetime of connections.";

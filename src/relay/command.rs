@@ -33,6 +33,8 @@ pub enum Command {
 pub struct CommandChannel {
     /// Set while there is a command, so that the relay looks without a lock.
     is_set: AtomicBool,
+    /// Set while somebody else is to carry the connection in place of the relay.
+    diverted: AtomicBool,
     /// Set while somebody wants to know whether sent bytes are acknowledged.
     check_delivery: AtomicBool,
     /// When that was last asked, in micros.
@@ -77,6 +79,21 @@ impl CommandChannel {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Whether something else than the relay is to carry this connection; the relay hands it over when it is told.
+    pub fn set_diverted(&self, diverted: bool) {
+        if self.diverted.swap(diverted, Relaxed) == diverted || !diverted {
+            return;
+        }
+        let waker = self.lock().waker.clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn is_diverted(&self) -> bool {
+        self.diverted.load(Relaxed)
     }
 
     /// Waits for a command and takes it: for what happens to a connection before it is relayed.

@@ -26,9 +26,11 @@ use std::task::{Context, Poll, ready};
 use crate::sys::pipe::Moved;
 use crate::types::Direction;
 
+use super::SourceState;
 use super::buffer::{Mode, TransferBuffer};
 use super::fairness;
 use super::poll_context::{PollContext, TURNS};
+use super::shared::RelayShared;
 use super::side_io::SideIo;
 use super::thread_buffer::ThreadBuffer;
 
@@ -94,6 +96,33 @@ impl HalfDuplex {
             self.buffer.keep(bytes, ctx.shared);
             self.phase = Phase::Drain;
         }
+    }
+
+    /// Goes on where something that carried the connection in between has left off.
+    pub(super) fn resume(&mut self, rest: Vec<u8>, source: SourceState, ctx: &mut PollContext<'_>) {
+        self.source_ended = source != SourceState::Open;
+        self.phase = match source {
+            SourceState::Open => Phase::Fill,
+            SourceState::Ended => Phase::Flush,
+            SourceState::Finished => Phase::Over(End::Fin),
+        };
+        if self.end().is_none() && !rest.is_empty() {
+            self.buffer.keep(rest, ctx.shared);
+            self.phase = Phase::Drain;
+        }
+    }
+
+    /// Takes out what the buffer holds, and says how far the source has come.
+    pub(super) fn hand_over(&mut self, shared: &RelayShared) -> io::Result<(Vec<u8>, SourceState)> {
+        if self.buffer.full_pipe().is_some() {
+            self.buffer.move_to_buffer(shared)?;
+        }
+        let source = match (self.end(), self.source_ended) {
+            (Some(_), _) => SourceState::Finished,
+            (None, true) => SourceState::Ended,
+            (None, false) => SourceState::Open,
+        };
+        Ok((self.buffer.take_rest(shared), source))
     }
 
     pub(super) fn end(&self) -> Option<End> {

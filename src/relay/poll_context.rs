@@ -42,12 +42,14 @@ pub(super) struct PollContext<'a> {
 
 impl<'a> PollContext<'a> {
     pub(super) fn new(args: &RelayArgs<'a>) -> Self {
-        args.stats.begin(args.limits.framing);
+        // Where a message begins is not known any more once something else has carried the connection.
+        let framing = args.limits.framing && args.resumed.is_none();
+        args.stats.begin(framing);
         Self {
             shared: args.shared,
             stats: args.stats,
             observer: args.observer,
-            framing: args.limits.framing.then(Framing::default),
+            framing: framing.then(Framing::default),
             now: None,
             before: 0,
             turn_bytes: TURN_BYTES,

@@ -83,6 +83,11 @@ impl<'a> SideIo<'a> {
         }
     }
 
+    /// Our end was sent before this was made.
+    pub(super) fn set_finished(&mut self) {
+        self.finished = true;
+    }
+
     pub(super) fn as_tcp(&self) -> Option<&'a TcpStream> {
         match self.transport {
             Transport::Tcp(tcp) => Some(tcp),

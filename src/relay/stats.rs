@@ -197,6 +197,23 @@ impl ConnStats {
         }
     }
 
+    // Written by what carries the connection in place of the relay.
+
+    /// It begins: without framing, and no request is said to wait, because time spent there is no answer that is late.
+    pub fn begin_diverted(&self) {
+        self.begin(false);
+    }
+
+    /// Bytes have reached their destination.
+    pub fn moved_diverted(&self, direction: Direction, bytes: usize, now: Moment) {
+        self.moved(direction, bytes, false, now);
+    }
+
+    /// Bytes that are held back.
+    pub fn set_diverted_pending(&self, direction: Direction, bytes: usize) {
+        self.set_pending(direction, bytes);
+    }
+
     // Written by the relay.
 
     /// A relay begins on this connection; its predecessors have moved nothing.

@@ -151,6 +151,7 @@ fn args<'a>(
         shared: &plan.shared,
         may_retry: plan.may_retry,
         unsent: Vec::new(),
+        resumed: None,
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) const NEEDS_RESTART: &[&str] = &[
     "gateway.key",
     "gateway.client_ca",
     "gateway.crl",
+    "faults",
 ];
 
 /// What a reload changes: keys with the names of listeners and upstreams (`upstream[prod].health.fall`), sorted.

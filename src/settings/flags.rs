@@ -179,6 +179,8 @@ pub const FLAGS: &[Flag] = {
             "Control socket [default: below $RUNTIME_DIRECTORY or $XDG_RUNTIME_DIR]"),
         flag(Admin, "metrics-bind", "admin.metrics_bind", Address, "IP:PORT",
             "Extra read-only listener for /metrics and health checks; may be non-loopback"),
+        flag(Admin, "faults", "faults.bind", Address, "IP:PORT",
+            "HTTP API that sets faults, compatible with Toxiproxy's; loopback only"),
         flag(Process, "min-drain", "shutdown.min_delay", Duration, "D",
             "Keep accepting connections this long after the signal to stop [default: 0s]"),
         flag(Process, "max-drain", "shutdown.max_delay", Duration, "D",

@@ -1,5 +1,6 @@
 //! The settings structs that no other module owns, and the struct of all settings.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ pub struct Settings {
     pub dns: DnsSettings,
     pub admin: AdminSettings,
     pub readiness: ReadinessSettings,
+    pub faults: FaultsSettings,
     pub shutdown: ShutdownSettings,
     pub log: LogSettings,
     pub metrics: MetricsSettings,
@@ -134,6 +136,26 @@ pub struct RuntimeSettings {
     pub workers: Option<NonZeroUsize>,
 }
 
+/// `[faults]`: the HTTP API that sets faults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FaultsSettings {
+    /// Where the API listens; loopback only. Absent: there is no API.
+    pub bind: Option<SocketAddr>,
+    /// The longest time that a fault stays, and how long it stays when no time is given.
+    #[serde(with = "crate::duration")]
+    pub max_ttl: Duration,
+}
+
+impl Default for FaultsSettings {
+    fn default() -> Self {
+        Self {
+            bind: None,
+            max_ttl: Duration::from_secs(600),
+        }
+    }
+}
+
 /// `[readiness]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -193,6 +215,7 @@ impl Default for Settings {
             dns: DnsSettings::default(),
             admin: AdminSettings::default(),
             readiness: ReadinessSettings::default(),
+            faults: FaultsSettings::default(),
             shutdown: ShutdownSettings::default(),
             log: LogSettings::default(),
             metrics: MetricsSettings::default(),

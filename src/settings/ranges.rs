@@ -68,6 +68,7 @@ pub(super) const RANGES: &[(&str, Range)] = &[
     ("shutdown.min_delay", Range::Duration(Duration::ZERO, DAY, Duration::from_nanos(1))),
     ("shutdown.max_delay", Range::Duration(Duration::ZERO, DAY, Duration::from_nanos(1))),
     ("runtime.workers", Range::Number(1, 512)),
+    ("faults.max_ttl", Range::Duration(SECOND, DAY, Duration::from_nanos(1))),
     ("gateway.bind", Range::Items(64)),
     ("gateway.handshake_timeout", Range::Duration(Duration::from_millis(10), MINUTE, Duration::from_nanos(1))),
     ("gateway.max_handshakes", Range::Number(1, 65_536)),

@@ -333,6 +333,19 @@ impl Validator<'_> {
             self.warnings
                 .push(Diagnostic::new(title, self.origin(root, "admin.bind")));
         }
+        if let Some(address) = self.settings.faults.bind {
+            let origin = self.origin(root, "faults.bind");
+            if cfg!(not(feature = "faults")) {
+                self.error(origin, "this build has no faults (cargo feature `faults`)");
+            } else if !address.ip().to_canonical().is_loopback() {
+                let title = format!(
+                    "{address} is not a loopback address: whoever reaches this API can break every connection"
+                );
+                let problem = Diagnostic::new(title, origin);
+                self.problems
+                    .push(problem.help("use an address such as 127.0.0.1:8474"));
+            }
+        }
         self.gateway();
         let dns = &self.settings.dns;
         if dns.resolver == ResolverKind::System && !dns.servers.is_empty() {

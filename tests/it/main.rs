@@ -11,6 +11,8 @@ mod doctor;
 mod drain;
 mod edges;
 mod failover;
+#[cfg(feature = "faults")]
+mod faults;
 mod framing;
 mod fronts;
 mod fuzz_seeds;

@@ -27,6 +27,7 @@ fn page(name: &str) -> Page {
             }],
             ..Status::default()
         },
+        faults: vec![name.clone()],
         endpoints: vec![Endpoint {
             upstream: name.clone(),
             name: name.clone(),

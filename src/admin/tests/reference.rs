@@ -20,6 +20,7 @@ fn status() -> Status {
         uptime_s: 86_400.5,
         ready: true,
         control_socket: text("/run/user/1000/entryway/8183.sock"),
+        faults: text("127.0.0.1:8474"),
         listeners: vec![Listener {
             name: "datomic".to_owned(),
             addresses: vec!["127.0.0.1:8182".to_owned()],

@@ -169,6 +169,7 @@ async fn nobody_there_is_69_and_a_stranger_too() {
     let task = tokio::spawn(crate::http::serve(
         crate::http::HttpListener::Tcp(listener),
         8,
+        crate::http::BODY_MAX,
         watch,
         async |_request| crate::http::text(StatusCode::OK, "hello"),
     ));

@@ -7,7 +7,6 @@ use crate::settings::node::{KeyPath, Node, Origin, PathStep};
 /// Names of features that do not exist yet, for which no similar key is suggested.
 const LATER: &[&str] = &[
     "tls",
-    "faults",
     "fault",
     "via",
     "hop",

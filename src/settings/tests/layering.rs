@@ -473,6 +473,7 @@ fn other_value(key: &str, value: &str) -> Option<String> {
         "dns.resolver" => quoted("system"),
         "dns.servers" => Some("[\"10.0.0.2\"]".to_owned()),
         "admin.bind" | "admin.metrics_bind" => quoted("127.0.0.1:7"),
+        "faults.bind" => quoted("127.0.0.1:7"),
         "admin.control" => quoted("/tmp/other.sock"),
         "admin.token_file" => quoted("/tmp/token"),
         "admin.allowed_hosts" => Some("[\"ops.example\"]".to_owned()),

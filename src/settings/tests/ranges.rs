@@ -44,6 +44,7 @@ const ENDS: &[(&str, &[&str], &[&str])] = &[
     ("metrics.emf", &["\"0s\"", "\"1s\"", "\"24h\""], &["\"999ms\"", "\"24h1s\""]),
     ("shutdown.min_delay", &["\"0s\"", "\"24h\""], &["\"24h1s\""]),
     ("shutdown.max_delay", &["\"0s\"", "\"24h\""], &["\"24h1s\""]),
+    ("faults.max_ttl", &["\"1s\"", "\"24h\""], &["\"999ms\"", "\"24h1s\""]),
     ("runtime.workers", &["1", "512"], &["0", "513", "1000"]),
     ("gateway.handshake_timeout", &["\"10ms\"", "\"1m\""], &["\"9ms\"", "\"61s\"", "\"0s\""]),
     ("gateway.max_handshakes", &["1", "65536"], &["0", "65537"]),

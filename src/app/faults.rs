@@ -1,0 +1,308 @@
+//! The HTTP API that sets faults, and the listeners that it adds at run time.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::hops::HopTasks;
+use super::upstream::{self, Shares, Upstream};
+use super::{Config, Listener, UpstreamConfig};
+use crate::admin::AdminBindError;
+use crate::connection::{Registry, WhenAllDown};
+use crate::dns::ResolverHandle;
+use crate::drain::{self, DrainTrigger, DrainWatcher};
+use crate::events::{Events, event};
+use crate::faults::{Api, Engine, Listeners, Opened};
+use crate::http::{self, HttpListener};
+use crate::listener::{self, Accepting, Front, ListenerSettings, SocketSettings};
+use crate::metrics::Metrics;
+use crate::relay::RelayShared;
+use crate::settings::{FaultsSettings, Settings, UpstreamSettings};
+use crate::sys::limits::DescriptorBudget;
+use crate::sys::port_owner::port_owner;
+use crate::types::{EndpointName, UpstreamName};
+use crate::upstream::endpoint::{EndpointSpec, Role};
+use crate::upstream::settings::ProbeKind;
+use crate::workers::Dispatcher;
+
+/// The longest body of a request: test suites populate many proxies at once.
+const BODY_MAX: usize = 8 * 1024 * 1024;
+
+/// How often the port is tried while the process that is replaced has it.
+const REBIND: Duration = Duration::from_millis(100);
+
+/// How long a listener that is closed may take to accept its queue empty.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// The API, bound and not yet served.
+#[derive(Debug)]
+pub(super) struct Bound {
+    /// `None` while the process that is replaced has the port.
+    listener: Option<tokio::net::TcpListener>,
+    address: SocketAddr,
+}
+
+/// The faults of a running instance. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Faults {
+    pub address: SocketAddr,
+    pub engine: Engine,
+}
+
+/// Listeners that were added, each with an upstream of its own.
+pub(super) struct AddedListeners {
+    pub registry: Registry,
+    pub metrics: Metrics,
+    pub events: Events,
+    pub dispatcher: Dispatcher,
+    pub settings: Settings,
+    pub relay: Arc<RelayShared>,
+    pub budget: DescriptorBudget,
+    pub added: Mutex<HashMap<String, Added>>,
+}
+
+pub(super) struct Added {
+    /// The upstream with its tasks, which end with it.
+    _upstream: (Arc<[Upstream]>, ResolverHandle, JoinSet<()>),
+    stop: DrainTrigger,
+}
+
+/// Takes the port, where there is to be one. A process that replaces another one gets it when that one lets it go.
+pub(super) fn bind(
+    settings: &FaultsSettings,
+    replaces: bool,
+) -> Result<Option<Bound>, AdminBindError> {
+    let bound = settings.bind.map(|address| match listen(address) {
+        Ok(listener) => {
+            let address = listener.local_addr().unwrap_or(address);
+            Ok(Bound {
+                listener: Some(listener),
+                address,
+            })
+        }
+        Err(error) if replaces && error.kind() == std::io::ErrorKind::AddrInUse => Ok(Bound {
+            listener: None,
+            address,
+        }),
+        Err(error) => Err(AdminBindError {
+            what: "faults",
+            address,
+            error,
+            holder: port_owner(address),
+        }),
+    });
+    bound.transpose()
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
+}
+
+// === impl Bound ===
+
+impl Bound {
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Makes every listener a proxy, and serves the API until the shutdown begins.
+    pub(super) fn start(
+        self,
+        added: AddedListeners,
+        listeners: &[Listener],
+        draining: DrainWatcher,
+        tasks: &mut JoinSet<()>,
+    ) -> Faults {
+        event!(
+            added.events,
+            INFO,
+            "listener.up",
+            "listening",
+            name = "faults",
+            address = %self.address,
+        );
+        let max_connections = added.budget.admin;
+        let engine = Engine::new(
+            added.registry.clone(),
+            added.metrics.clone(),
+            added.events.clone(),
+            added.settings.faults.max_ttl,
+            Box::new(added),
+        );
+        // A gateway opens no listener.
+        for listener in listeners.iter().filter(|one| one.scheme == "http") {
+            let listen = listener.addresses.first().map(SocketAddr::to_string);
+            engine.add_configured(
+                listener.name.as_str(),
+                listen.unwrap_or_default(),
+                listener.route.upstream.as_str(),
+                &listener.route,
+            );
+        }
+        tasks.spawn(engine.clone().run());
+        let api = Api::new(engine.clone());
+        let (listener, address) = (self.listener, self.address);
+        tasks.spawn(async move {
+            let mut listener = listener.or_else(|| listen(address).ok());
+            while listener.is_none() {
+                sleep(REBIND).await;
+                listener = listen(address).ok();
+            }
+            let Some(listener) = listener else { return };
+            let handler = move |request| {
+                let api = api.clone();
+                async move { api.answer(request).await }
+            };
+            let listener = HttpListener::Tcp(listener);
+            http::serve(listener, max_connections, BODY_MAX, draining, handler).await;
+        });
+        Faults {
+            address: self.address,
+            engine,
+        }
+    }
+}
+
+// === impl AddedListeners ===
+
+impl Listeners for AddedListeners {
+    fn open(&self, name: &str, listen: &str, target: &str) -> Result<Opened, String> {
+        // Like Toxiproxy this accepts any target; connections to one that is not HOST:PORT find nothing to dial.
+        let endpoint = target
+            .rsplit_once(':')
+            .and_then(|(host, port)| {
+                Some((host, port.parse::<u16>().ok().filter(|port| *port > 0)?))
+            })
+            .map(|(host, port)| EndpointSpec {
+                name: EndpointName::new(target),
+                host: match host.trim_matches(['[', ']']) {
+                    "" => "localhost".to_owned(),
+                    host => host.to_owned(),
+                },
+                port,
+                zone: None,
+                role: Role::Configured,
+                hop: None,
+            });
+        if endpoint.is_none() {
+            event!(
+                self.events,
+                WARN,
+                "fault.set",
+                "the upstream of a proxy is not HOST:PORT: its connections will be closed",
+                listener = name,
+            );
+        }
+        let mut settings = UpstreamSettings {
+            name: UpstreamName::new(name),
+            ..UpstreamSettings::default()
+        };
+        settings.health.kind = ProbeKind::Off;
+        let listener = ListenerSettings {
+            name: name.to_owned(),
+            bind: vec![listen.to_owned()],
+            upstream: name.to_owned(),
+            allow_remote: self.settings.listeners.iter().any(|one| one.allow_remote),
+            when_all_down: WhenAllDown::Try,
+            ..ListenerSettings::default()
+        };
+        let mut config = Config {
+            settings: self.settings.clone(),
+            upstreams: vec![UpstreamConfig {
+                settings: settings.clone(),
+                endpoints: endpoint.into_iter().collect(),
+                system: None,
+                region: None,
+                notes: Vec::new(),
+            }],
+            binds_are_explicit: true,
+        };
+        config.settings.listeners = vec![listener.clone()];
+        let sockets = SocketSettings {
+            tcp: settings.tcp.options(),
+            loopback_congestion: self.settings.runtime.loopback_congestion,
+        };
+        let bound = listener::bind(&listener, true, &sockets).map_err(|error| error.to_string())?;
+        let address = bound.addresses().first().map(SocketAddr::to_string);
+        let mut tasks = JoinSet::new();
+        let (hop_tasks, run_hops) = HopTasks::new();
+        tasks.spawn(run_hops);
+        let upstream = Upstream::start(
+            &config.upstreams[0],
+            &config,
+            bound.addresses(),
+            &self.metrics,
+            &self.events,
+            &Shares::of(&self.budget),
+            &hop_tasks,
+            &mut tasks,
+        );
+        let upstreams: Arc<[Upstream]> = Arc::new([upstream]);
+        let resolver = upstream::resolve(
+            &upstreams,
+            config.settings.dns.clone(),
+            self.metrics.clone(),
+            self.events.clone(),
+            &mut tasks,
+        );
+        let context = upstreams[0].route(
+            &listener,
+            &self.registry,
+            &self.relay,
+            &self.metrics,
+            &self.events,
+        );
+        let (stop, stopped) = drain::channel();
+        let (accepts, begin) = drain::channel();
+        accepts.fire();
+        listener::Listener::start(
+            bound,
+            Arc::clone(&context),
+            &self.dispatcher,
+            self.budget,
+            &self.metrics,
+            Front::new(
+                listener.front,
+                &listener.front_allow,
+                upstreams[0].front_names(),
+                name,
+                &self.metrics,
+            ),
+            Accepting {
+                begin,
+                stop: stopped,
+            },
+        );
+        let added = Added {
+            _upstream: (upstreams, resolver, tasks),
+            stop,
+        };
+        lock(&self.added).insert(name.to_owned(), added);
+        Ok(Opened {
+            listen: address.unwrap_or_default(),
+            context,
+        })
+    }
+
+    fn close<'a>(&'a self, name: &'a str) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            let Some(mut added) = lock(&self.added).remove(name) else {
+                return;
+            };
+            added.stop.fire();
+            let _ = timeout(ENDING, added.stop.finished()).await;
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,410 @@
+//! Carries one connection through its toxics, in place of the relay, and gives it back when the last one is gone.
+//!
+//! What the relay had in its buffers goes out first. An end stays what it was: a FIN goes through the toxics as the last
+//! thing, a reset is passed on behind everything that came before it. Nothing here makes an address suspect: time
+//! spent in a toxic is no answer that is late.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::pipeline::{Item, Pipeline};
+use super::toxic::Toxic;
+use crate::activity::Activity;
+use crate::clock;
+use crate::connection::{Diversion, DiversionEnd, Entry};
+use crate::events::Reason;
+use crate::relay::{Command, Diverted, Limits, Outcome, SourceState};
+use crate::stream::Stream;
+use crate::sys::socket::{Fault, fault_of};
+use crate::types::{Direction, Side};
+
+/// One read, as Toxiproxy copies.
+const CHUNK: usize = 32 * 1024;
+/// How long a client that is closed may take to end its side.
+const LINGER: Duration = Duration::from_secs(1);
+/// How often the timers of the connection are checked.
+const CHECK: Duration = Duration::from_millis(100);
+
+/// A stream as tokio's traits see it.
+struct Io<'a>(&'a mut Stream);
+
+/// Which toxics a direction of a connection has now.
+pub(super) trait Chain: Sync {
+    fn toxics(&self, direction: Direction) -> Vec<Arc<Toxic>>;
+    /// Whether the connection has any, in either direction.
+    fn is_clear(&self) -> bool;
+    /// Whether it is to end, because its proxy is disabled or gone.
+    fn is_closed(&self) -> bool;
+}
+
+/// How one direction ended.
+enum DirectionEnd {
+    /// The source's FIN was passed on.
+    Finished,
+    /// No toxics any more; bytes that the destination has not taken yet, and what is known of the source.
+    Clear(Vec<u8>, SourceState),
+    /// A toxic closes the connection.
+    Close,
+    /// A toxic resets it.
+    Reset,
+    SourceReset(Fault),
+    DestinationReset(Fault),
+    Failed(io::Error),
+}
+
+pub(super) async fn carry(
+    down: &mut Stream,
+    up: &mut Stream,
+    diversion: Diversion<'_>,
+    chain: &dyn Chain,
+    changes: watch::Receiver<u64>,
+) -> DiversionEnd {
+    let Diversion {
+        entry,
+        limits,
+        state,
+        connected,
+        activity,
+    } = diversion;
+    entry.stats.begin_diverted();
+    let ended = {
+        let (mut down_read, mut down_write) = tokio::io::split(Io(down));
+        let (mut up_read, mut up_write) = tokio::io::split(Io(up));
+        let [upload, download] = state.directions;
+        let mut first = state.first_end;
+        // Both directions go back together: once one has found no toxics, the other does not wait for the next.
+        let leaving = Cell::new(false);
+        let is_half_open = Cell::new(first.is_some());
+        let upload = direction(
+            Direction::Upload,
+            upload,
+            (&mut down_read, &mut up_write),
+            (entry, activity),
+            chain,
+            &leaving,
+            changes.clone(),
+        );
+        let download = direction(
+            Direction::Download,
+            download,
+            (&mut up_read, &mut down_write),
+            (entry, activity),
+            chain,
+            &leaving,
+            changes,
+        );
+        tokio::pin!(upload, download);
+        let limits = watch_limits(entry, limits, connected, &is_half_open);
+        tokio::pin!(limits);
+        let mut ends: [Option<DirectionEnd>; 2] = [None, None];
+        loop {
+            let (side, end) = tokio::select! {
+                end = &mut upload, if ends[0].is_none() => (Side::Downstream, end),
+                end = &mut download, if ends[1].is_none() => (Side::Upstream, end),
+                outcome = &mut limits => break outcome,
+            };
+            let other = match side {
+                Side::Downstream => Side::Upstream,
+                Side::Upstream => Side::Downstream,
+            };
+            match end {
+                DirectionEnd::Finished => {
+                    first.get_or_insert(side);
+                    is_half_open.set(true);
+                }
+                DirectionEnd::Clear(..) => {}
+                DirectionEnd::Close => break Close::Gracefully(Reason::Killed),
+                DirectionEnd::Reset => break Close::Abort(Outcome::Commanded(Reason::Killed)),
+                DirectionEnd::SourceReset(fault) => {
+                    break Close::Abort(Outcome::Reset(side, fault));
+                }
+                DirectionEnd::DestinationReset(fault) => {
+                    break Close::Abort(Outcome::Reset(other, fault));
+                }
+                DirectionEnd::Failed(error) => break Close::Abort(Outcome::Internal(error)),
+            }
+            ends[usize::from(side == Side::Upstream)] = Some(end);
+            match ends {
+                [Some(DirectionEnd::Finished), Some(DirectionEnd::Finished)] => {
+                    let first = first.unwrap_or(Side::Downstream);
+                    break Close::None(DiversionEnd::Ended(Outcome::Finished { first }));
+                }
+                [Some(upload), Some(download)] => {
+                    let resume = |end| match end {
+                        DirectionEnd::Clear(rest, source) => (rest, source),
+                        _ => (Vec::new(), SourceState::Finished),
+                    };
+                    break Close::None(DiversionEnd::Resume(Box::new(Diverted {
+                        directions: [resume(upload), resume(download)],
+                        first_end: first,
+                    })));
+                }
+                some => ends = some,
+            }
+        }
+    };
+    for direction in Direction::BOTH {
+        entry.stats.set_diverted_pending(direction, 0);
+    }
+    match ended {
+        Close::None(end) => end,
+        Close::Abort(outcome) => {
+            down.abort();
+            up.abort();
+            DiversionEnd::Ended(outcome)
+        }
+        Close::Gracefully(reason) => {
+            let _ = Io(up).shutdown().await;
+            finish(down).await;
+            DiversionEnd::Ended(Outcome::Commanded(reason))
+        }
+    }
+}
+
+enum Close {
+    None(DiversionEnd),
+    Abort(Outcome),
+    Gracefully(Reason),
+}
+
+/// Sends the client our FIN and reads off what it still sends, so that closing does not reset what it has not read.
+async fn finish(down: &mut Stream) {
+    let mut io = Io(down);
+    let closing = async {
+        if io.shutdown().await.is_err() {
+            return;
+        }
+        let mut buffer = vec![0; 4096];
+        while io.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    };
+    let _ = timeout(LINGER, closing).await;
+}
+
+/// Commands from outside, and the timers that hold for every connection.
+async fn watch_limits(
+    entry: &Entry,
+    limits: &Limits,
+    connected: clock::Moment,
+    is_half_open: &Cell<bool>,
+) -> Close {
+    // A command to close at rest that stands: reason, quiet, until when.
+    let mut standing = None;
+    loop {
+        tokio::select! {
+            command = entry.commands.receive() => match command {
+                Command::Cut(reason) => return Close::Abort(Outcome::Commanded(reason)),
+                Command::CloseAtRest { reason, quiet, until } => {
+                    standing = Some((reason, quiet, until));
+                }
+            },
+            () = sleep(CHECK) => {}
+        }
+        let now = clock::now();
+        if let Some((reason, quiet, until)) = standing {
+            if entry.stats.at_rest(now, connected, quiet) {
+                return Close::Gracefully(reason);
+            }
+            standing = standing.filter(|_| now < until);
+        }
+        let silent = now.since(entry.stats.last_moved().max(connected));
+        if limits.idle_timeout.is_some_and(|idle| silent >= idle) {
+            return Close::Abort(Outcome::IdleTimeout);
+        }
+        if is_half_open.get() && limits.half_open_timeout.is_some_and(|most| silent >= most) {
+            return Close::Abort(Outcome::HalfOpenTimeout);
+        }
+    }
+}
+
+async fn direction(
+    direction: Direction,
+    (rest, mut source): (Vec<u8>, SourceState),
+    (reader, writer): (&mut ReadHalf<Io<'_>>, &mut WriteHalf<Io<'_>>),
+    (entry, activity): (&Entry, &Activity),
+    chain: &dyn Chain,
+    leaving: &Cell<bool>,
+    mut changes: watch::Receiver<u64>,
+) -> DirectionEnd {
+    if source == SourceState::Finished {
+        return DirectionEnd::Finished;
+    }
+    let mut pipeline = Pipeline::default();
+    if !rest.is_empty() {
+        // It had left the relay's source before the toxics came.
+        pipeline.push(Item::Data(rest, Instant::now()));
+    }
+    changes.mark_unchanged();
+    let mut changed = true;
+    pipeline.replace(chain.toxics(direction), Instant::now());
+    if source == SourceState::Ended {
+        pipeline.push(Item::End);
+    }
+    let mut reset: Option<Fault> = None;
+    let mut is_leaving = false;
+    let mut chunk = vec![0; CHUNK];
+    let mut writing: Option<(Vec<u8>, usize)> = None;
+    loop {
+        let wake = pipeline.advance(Instant::now());
+        if pipeline.reset {
+            return DirectionEnd::Reset;
+        }
+        if writing.is_none() {
+            match pipeline.out.pop_front() {
+                Some(Item::Data(bytes, _)) => {
+                    if !bytes.is_empty() {
+                        writing = Some((bytes, 0));
+                    }
+                    continue;
+                }
+                Some(Item::Close) => return DirectionEnd::Close,
+                Some(Item::End) => {
+                    if let Some(fault) = reset {
+                        return DirectionEnd::SourceReset(fault);
+                    }
+                    return match writer.shutdown().await {
+                        Ok(()) => DirectionEnd::Finished,
+                        Err(error) => failed(error, DirectionEnd::DestinationReset),
+                    };
+                }
+                None => {}
+            }
+        }
+        let unwritten = writing.as_ref().map_or(0, |(bytes, at)| bytes.len() - at);
+        entry
+            .stats
+            .set_diverted_pending(direction, pipeline.pending() + unwritten);
+        // The chain may change while bytes wait for a destination that does not take them: those go back with it.
+        if std::mem::take(&mut changed) {
+            if chain.is_closed() {
+                return DirectionEnd::Close;
+            }
+            // Behind a reset of the source nothing goes back: it is passed on at the end of what came before it.
+            is_leaving = reset.is_none() && (leaving.get() || chain.is_clear());
+        }
+        if is_leaving {
+            leaving.set(true);
+            pipeline.replace(Vec::new(), Instant::now());
+            let mut rest = writing.map_or_else(Vec::new, |(mut bytes, at)| bytes.split_off(at));
+            while let Some(item) = pipeline.out.pop_front() {
+                match item {
+                    Item::Data(bytes, _) => rest.extend(bytes),
+                    Item::End => source = SourceState::Ended,
+                    Item::Close => return DirectionEnd::Close,
+                }
+            }
+            return DirectionEnd::Clear(rest, source);
+        }
+        let may_read = source == SourceState::Open && reset.is_none() && pipeline.has_room();
+        tokio::select! {
+            biased;
+            seen = changes.changed() => {
+                if seen.is_err() {
+                    return DirectionEnd::Close;
+                }
+                changed = true;
+                let toxics = chain.toxics(direction);
+                if !pipeline.has(&toxics) {
+                    pipeline.replace(toxics, Instant::now());
+                }
+            }
+            written = write(writer, &writing), if writing.is_some() => match written {
+                Ok(count) => {
+                    entry.stats.moved_diverted(direction, count, clock::now());
+                    activity.record();
+                    if let Some((bytes, at)) = &mut writing {
+                        *at += count;
+                        if *at == bytes.len() {
+                            writing = None;
+                        }
+                    }
+                }
+                Err(error) => return failed(error, DirectionEnd::DestinationReset),
+            },
+            read = reader.read(&mut chunk), if may_read => match read {
+                Ok(0) => {
+                    source = SourceState::Ended;
+                    pipeline.push(Item::End);
+                }
+                Ok(count) => pipeline.push(Item::Data(chunk[..count].to_vec(), Instant::now())),
+                Err(error) => match fault_of(&error) {
+                    Some(fault) => {
+                        reset = Some(fault);
+                        pipeline.push(Item::End);
+                    }
+                    None => return DirectionEnd::Failed(error),
+                },
+            },
+            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+        }
+    }
+}
+
+async fn write(
+    writer: &mut WriteHalf<Io<'_>>,
+    writing: &Option<(Vec<u8>, usize)>,
+) -> io::Result<usize> {
+    match writing {
+        Some((bytes, at)) => match writer.write(&bytes[*at..]).await {
+            Ok(0) => Err(io::ErrorKind::BrokenPipe.into()),
+            other => other,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn failed(error: io::Error, end: fn(Fault) -> DirectionEnd) -> DirectionEnd {
+    match fault_of(&error) {
+        Some(fault) => end(fault),
+        None => DirectionEnd::Failed(error),
+    }
+}
+
+// === impl Io ===
+
+impl AsyncRead for Io<'_> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self.get_mut().0 {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Stream::Wrapped(wrapped) => Pin::new(&mut **wrapped).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io<'_> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self.get_mut().0 {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Stream::Wrapped(wrapped) => Pin::new(&mut **wrapped).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self.get_mut().0 {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Stream::Wrapped(wrapped) => Pin::new(&mut **wrapped).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self.get_mut().0 {
+            Stream::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Stream::Wrapped(wrapped) => Pin::new(&mut **wrapped).poll_shutdown(cx),
+        }
+    }
+}

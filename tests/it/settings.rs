@@ -128,8 +128,12 @@ async fn files_that_are_wrong() {
             &["entryway.toml:5", "strict_exit"],
         ),
         (
+            format!("{target}[tables]\nbind = 1\n"),
+            &["entryway.toml:4", "tables"],
+        ),
+        (
             format!("{target}[faults]\nbind = 1\n"),
-            &["entryway.toml:4", "faults"],
+            &["entryway.toml:5", "faults.bind"],
         ),
         (
             format!("{target}[[upstream]]\nname = \"default\"\nvpce = \"v.example\"\n"),

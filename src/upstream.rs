@@ -155,7 +155,8 @@ impl Actor {
             let due = self
                 .upstream
                 .next_tick(last_tick, last_tick < dials_watched_until);
-            if due > last_tick + constants::TICK {
+            let asleep = due > last_tick + constants::TICK;
+            if asleep {
                 self.dials.arm();
             }
             let input = tokio::select! {
@@ -195,6 +196,9 @@ impl Actor {
             if ticked {
                 last_tick = now;
                 changes.extend(self.upstream.tick(now));
+            } else if asleep {
+                // An input ended the sleep: what it puts in doubt is ticked from here on, and nothing was late.
+                last_tick = now;
             }
             let snapshot = self.upstream.take_dirty().then(|| self.publish(now));
             self.telemetry.changes(&changes, now);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::events::Log;
+use crate::events::{Log, LogSettings};
 use crate::types::{EndpointName, Zone};
 use input::ProbeOutcome;
 use snapshot::HealthState;
@@ -144,4 +144,42 @@ async fn a_full_queue_drops_observations_only() {
     })
     .await;
     assert_eq!(view.load().endpoints[0].addresses[0].state, HealthState::Up);
+}
+
+/// While nothing is in doubt the actor sleeps; an input that ends the sleep must not look like a stall of our own, which
+/// would void the probes that follow.
+#[tokio::test(start_paused = true)]
+async fn an_input_that_ends_the_sleep_is_no_stall() {
+    let (log, lines) = Log::memory(&LogSettings::default()).unwrap();
+    log.set_level(tracing::Level::DEBUG);
+    let (metrics, events) = (Metrics::default(), Events::new(log.clone()));
+    let (feed, mut view, actor) = start(config(&metrics, &events));
+    let actor = tokio::spawn(actor);
+    feed.send(probed(1, OK));
+    feed.send(probed(2, OK));
+    until(&mut view, |seen| seen.healthy == 2 && seen.first_round_done).await;
+    for phase in [50, 250, 450, 650, 850] {
+        tokio::time::sleep(Duration::from_millis(1000 + phase)).await;
+        feed.send(Input::Suspect {
+            endpoint: EndpointName::new("a"),
+            socket: SocketAddr::from(([10, 0, 0, 1], 8182)),
+            why: input::Suspicion::LostHedge,
+            started: clock::now(),
+        });
+        until(&mut view, |seen| {
+            let address = seen.address(SocketAddr::from(([10, 0, 0, 1], 8182)));
+            address.is_some_and(|view| view.state == HealthState::Suspect)
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Both, so that no probe is overdue in the next round: that would keep the actor awake.
+        feed.send(probed(1, OK));
+        feed.send(probed(2, OK));
+        until(&mut view, |seen| seen.healthy == 2).await;
+    }
+    actor.abort();
+    assert!(log.flush(Duration::from_secs(10)));
+    let text = lines.text();
+    assert!(text.contains("endpoint.state"), "{text}");
+    assert!(!text.contains("\"stall\""), "{text}");
 }

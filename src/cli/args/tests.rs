@@ -140,6 +140,12 @@ fn a_dns_server_needs_no_port() {
     }
 }
 
+#[cfg(all(
+    feature = "gateway",
+    feature = "faults",
+    feature = "load",
+    feature = "top"
+))]
 /// Usage, arguments and flags of a command, without the flags that are settings.
 fn describe(command: &Command, name: &str, page: &mut String) {
     use std::fmt::Write as _;
@@ -207,6 +213,13 @@ fn describe(command: &Command, name: &str, page: &mut String) {
     }
 }
 
+/// It describes the program with all its optional parts.
+#[cfg(all(
+    feature = "gateway",
+    feature = "faults",
+    feature = "load",
+    feature = "top"
+))]
 #[test]
 fn the_reference_page_lists_every_command() {
     let mut command = command();

@@ -45,6 +45,8 @@ fn the_reference_holds_every_key() {
     assert!(known.len() >= 13, "{known:?}");
 }
 
+/// It describes the program with all its optional parts.
+#[cfg(all(feature = "gateway", feature = "faults"))]
 #[test]
 fn the_reference_as_it_stands_only_lacks_a_target() {
     let file = OneFile::new(REFERENCE);

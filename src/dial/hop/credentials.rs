@@ -130,6 +130,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("login");
         let write = |text: &str, mode| {
+            // One that its owner may not write cannot be written again but by root.
+            let _ = fs::remove_file(&file);
             fs::write(&file, text).unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             Credentials::read(&file, Some("me"))

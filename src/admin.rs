@@ -17,7 +17,7 @@ pub use backend::{ApiError, ApiFuture, Backend, EndpointAction, UpgradeOrder};
 pub use convert::{millis, seconds, wall};
 pub use health::{Counts, Health};
 pub use listeners::{
-    AdminBindError, AdminListeners, AdminSockets, BindOptions, InheritedAdmin, open,
+    AdminBindError, AdminListeners, AdminSockets, BindOptions, InheritedAdmin, control_folder, open,
 };
 pub use settings::{AdminSettings, Bind, ControlPath};
 

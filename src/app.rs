@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::metrics::emf::EmfWriter;
 use crate::readiness::Readiness;
 use crate::relay::RelayShared;
+use crate::sandbox;
 use crate::settings::{Loaded, ShutdownSettings};
 use crate::supervisor::{self, ShutdownControl};
 use crate::suspend;
@@ -220,6 +221,21 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
         "entryway starts",
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
+    );
+    let sandbox = sandbox::status();
+    event!(
+        events,
+        INFO,
+        "sandbox",
+        match sandbox.on {
+            true => "this process reads and starts what its settings name, and no more",
+            false => "this process is not restricted",
+        },
+        on = sandbox.on,
+        reason = sandbox.reason,
+        landlock = sandbox.landlock,
+        files = sandbox.files.len(),
+        programs = sandbox.programs.len(),
     );
     for warning in &loaded.warnings {
         event!(events, WARN, "start", "settings", warning = warning);

@@ -115,10 +115,14 @@ fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, Cli
             outcome.map_err(|error| mock::explain(&error)).map(|()| 0)
         }),
         name::CHECK => {
-            let loaded = load(matches, true)?;
-            warn(&loaded);
-            check::print(&loaded, output(matches), to)?;
-            Ok(0)
+            let mut loaded = load(matches, true)?;
+            block_on(async {
+                let refused = check::refused_by_sandboxes(&loaded).await;
+                loaded.warnings.extend(refused);
+                warn(&loaded);
+                check::print(&loaded, output(matches), to)?;
+                Ok(0)
+            })
         }
         name::PLAN => plan::print(&load(matches, true)?, output(matches), to),
         name::SNIPPET => {

@@ -8,6 +8,7 @@ pub mod drain;
 pub mod duration;
 pub mod duration_window;
 pub mod readiness;
+pub mod sandbox;
 pub mod sys;
 pub mod types;
 // floor 1

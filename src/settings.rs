@@ -27,6 +27,7 @@ mod file;
 mod hops;
 mod layers;
 mod model;
+mod needs;
 mod node;
 mod overrides;
 mod profile;

@@ -41,10 +41,30 @@ pub struct Status {
     pub control_socket: Option<String>,
     /// Where the API that sets faults listens.
     pub faults: Option<String>,
+    /// Whether this process is restricted, and to what.
+    #[serde(default)]
+    pub sandbox: Sandbox,
     /// The listeners.
     pub listeners: Vec<Listener>,
     /// The upstreams.
     pub upstreams: Vec<Upstream>,
+}
+
+/// The sandbox in `/v1/status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// It is in force.
+    pub on: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// The version of Landlock's interface that is in force.
+    pub landlock: Option<i32>,
+    /// Files that settings named at the start.
+    pub files: Vec<String>,
+    /// Programs that settings named at the start.
+    pub programs: Vec<String>,
+    /// Names may be resolved by the system's library.
+    pub system_resolver: bool,
 }
 
 /// A listener in `/v1/status`.

@@ -134,6 +134,17 @@ pub(super) fn adopt(
     Ok((UnixListener::from_std(listener).map_err(io)?, control))
 }
 
+/// The path, and its folder made where it is ours to make. A folder that cannot be made is reported when the socket is.
+pub(super) fn own_folder_of(path: &SocketPath) -> PathBuf {
+    if let SocketPath::Own(path) = path
+        && let Some(folder) = path.parent()
+    {
+        let _ = own_folder(folder);
+    }
+    let (SocketPath::Given(path) | SocketPath::Own(path)) = path;
+    path.clone()
+}
+
 /// Makes the folder (0700), or checks the one that is there: in `/tmp` anybody may have made it before us.
 fn own_folder(folder: &Path) -> Result<(), Error> {
     let io = |error| Error::Io(folder.to_owned(), error);

@@ -11,7 +11,8 @@ use super::control::{self, Control, SocketPath};
 use super::settings::{AdminSettings, Bind, ControlPath};
 use crate::events::{Events, event};
 use crate::http::HttpListener;
-use crate::sys::port_owner::{PortOwner, port_owner};
+use crate::sandbox;
+use crate::sys::port_owner::PortOwner;
 use tokio::net::{TcpListener, UnixListener};
 
 /// What was asked for by the user, as far as it changes how a listener is opened.
@@ -121,6 +122,25 @@ pub fn open(
     Ok(listeners)
 }
 
+/// The folder of the control socket, made where it is ours to make, so that the sandbox can allow it.
+pub fn control_folder(settings: &AdminSettings) -> Option<PathBuf> {
+    let path = match &settings.control {
+        Some(ControlPath::Off) => return None,
+        Some(ControlPath::At(path)) => path.clone(),
+        // The folder does not depend on the port.
+        None => control::own_folder_of(&control::default_path(
+            |name| std::env::var_os(name),
+            control::own_uid(),
+            0,
+        )),
+    };
+    let folder = path.parent()?.to_owned();
+    match folder.as_os_str().is_empty() {
+        true => Some(PathBuf::from(".")),
+        false => Some(folder),
+    }
+}
+
 /// An inherited socket, if its address fits.
 fn adopt(
     socket: Option<std::net::TcpListener>,
@@ -169,7 +189,7 @@ fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, AdminB
         what,
         address,
         holder: (error.kind() == io::ErrorKind::AddrInUse)
-            .then(|| port_owner(address))
+            .then(|| sandbox::port_owner(address))
             .flatten(),
         error,
     })

@@ -295,6 +295,7 @@ async fn documents_have_their_documented_fields() {
             "parent_pid",
             "pid",
             "ready",
+            "sandbox",
             "schema_version",
             "upstreams",
             "uptime_s",

@@ -7,7 +7,7 @@ use super::upgrade::{UpgradeError, UpgradeRequest};
 use super::{Handles, ReloadError, Reloader, instance_metrics};
 use crate::admin::api_types::{
     Bytes, Changed, ChangedEndpoint, Connection, Dns, Endpoint, Endpoints, Explain, HopRow, Hops,
-    Listener, Name, Reloaded, Status, Upgraded, Upstream,
+    Listener, Name, Reloaded, Sandbox, Status, Upgraded, Upstream,
 };
 use crate::admin::{
     ApiError, ApiFuture, Backend, Counts, EndpointAction, Health, UpgradeOrder, seconds,
@@ -16,6 +16,7 @@ use crate::clock;
 use crate::events::Reason;
 use crate::metrics::Metrics;
 use crate::relay::Command;
+use crate::sandbox;
 use crate::types::{Direction, EndpointName};
 use crate::upstream::explain::WhatIf;
 use crate::upstream::input::{Input, Intent};
@@ -116,6 +117,18 @@ impl Backend for AdminBackend {
             uptime_s: seconds(clock::now().since(self.handles.started)),
             draining: self.handles.draining.has_fired(),
             max_connections: self.handles.max_connections,
+            sandbox: {
+                let sandbox = sandbox::status();
+                let files = sandbox.files.iter();
+                Sandbox {
+                    on: sandbox.on,
+                    reason: sandbox.reason,
+                    landlock: sandbox.landlock,
+                    files: files.map(|file| file.display().to_string()).collect(),
+                    programs: sandbox.programs,
+                    system_resolver: sandbox.system_resolver,
+                }
+            },
             listeners: listeners.collect(),
             upstreams: upstreams.collect(),
             faults: self

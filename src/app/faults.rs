@@ -23,9 +23,9 @@ use crate::http::{self, HttpListener};
 use crate::listener::{self, Accepting, Front, ListenerSettings, SocketSettings};
 use crate::metrics::Metrics;
 use crate::relay::RelayShared;
+use crate::sandbox;
 use crate::settings::{FaultsSettings, Settings, UpstreamSettings};
 use crate::sys::limits::DescriptorBudget;
-use crate::sys::port_owner::port_owner;
 use crate::types::{EndpointName, UpstreamName};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::settings::ProbeKind;
@@ -94,7 +94,7 @@ pub(super) fn bind(
             what: "faults",
             address,
             error,
-            holder: port_owner(address),
+            holder: sandbox::port_owner(address),
         }),
     });
     bound.transpose()

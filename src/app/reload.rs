@@ -19,6 +19,7 @@ use crate::clock::{self, Moment};
 use crate::dial::hop::Hop;
 use crate::events::event;
 use crate::metrics::family;
+use crate::sandbox;
 use crate::settings::{Diagnostics, Loaded, Reload, assign_hops};
 use crate::suspend::Interruption;
 use crate::types::UpstreamName;
@@ -145,9 +146,17 @@ impl Reloader {
             let read = current
                 .reload()
                 .map_err(|report| ReloadError::Invalid(Box::new(report)))
-                .map(|new| {
+                .and_then(|new| {
+                    let needs = new.in_force.needs().into_iter();
+                    let refused: Vec<_> = needs
+                        .filter_map(|(key, need)| Some((key, sandbox::refuses(&need)?)))
+                        .collect();
+                    if !refused.is_empty() {
+                        let report = new.in_force.report(refused);
+                        return Err(ReloadError::Invalid(Box::new(report)));
+                    }
                     let config = Config::new(&new.in_force);
-                    (new, config)
+                    Ok((new, config))
                 });
             reading.store(false, Relaxed);
             // The reload may have been given up.

@@ -13,7 +13,6 @@
 //! are. Where the first process must live on (it is the parent of a wrapped command, or process 1 of a container), each
 //! later one holds a second socket to it ([`News`]).
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
@@ -25,7 +24,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -34,13 +32,14 @@ use crate::admin::AdminSockets;
 use crate::drain::{DrainTrigger, DrainWatcher};
 use crate::events::{Events, event};
 use crate::listener::OpenSockets;
+use crate::sandbox::{self, Child};
 use crate::sys::descriptors;
 use crate::sys::process::{Inherited, OwnChild};
 
 pub use handover::Handover;
 pub(super) use handover::{Lineage, Promise};
 
-use handover::{Carried, Offer, VARIABLE, Word, hear, nonblocking, say};
+use handover::{Carried, Offer, Word, hear, nonblocking, say};
 
 mod handover;
 
@@ -58,10 +57,6 @@ const MAX_DRAINING: usize = 3;
 
 /// Exit code of a process whose settings are wrong.
 const WRONG_SETTINGS: i32 = 78;
-
-/// What a service manager has told this process about itself, and the new one has to find out anew.
-const NOT_FOR_SUCCESSORS: [&str; 4] =
-    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 
 /// What the newest process tells the first one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -307,6 +302,7 @@ impl Upgrader {
             let what = what.to_owned();
             move |error: io::Error| UpgradeError::Failed(format!("{what}: {error}"))
         };
+        let inner = &self.inner;
         let (ours, theirs) = StdStream::pair().map_err(failed("make a socket"))?;
         let news = self
             .offer(&ours, settings)
@@ -316,11 +312,12 @@ impl Upgrader {
             .clone()
             .or_else(|| self.inner.program.clone());
         let binary = binary.unwrap_or_else(|| PathBuf::from("entryway"));
-        let mut child = self
-            .spawn(&binary, request.config.as_ref(), theirs)
-            .map_err(failed(&format!("start {}", binary.display())))?;
-        let _own = child.id().map(OwnChild::register);
-        let pid = child.id().unwrap_or_default();
+        let inherited = inner.inherited.as_ref();
+        let mut child =
+            sandbox::start_successor(&binary, request.config.as_deref(), theirs.into(), inherited)
+                .map_err(failed(&format!("start {}", binary.display())))?;
+        let pid = child.pid();
+        let _own = child.is_own().then(|| OwnChild::register(pid));
         let mut link = nonblocking(ours).map_err(failed("the handover's socket"))?;
         let changed = match take_over(&mut child, &mut link).await {
             Ok(changed) => changed,
@@ -410,45 +407,6 @@ impl Upgrader {
         descriptors::send(link, &serde_json::to_vec(&offer)?, &borrowed)?;
         Ok(news)
     }
-
-    fn spawn(
-        &self,
-        binary: &PathBuf,
-        config: Option<&PathBuf>,
-        stdin: StdStream,
-    ) -> io::Result<Child> {
-        let mut command = std::process::Command::new(binary);
-        command
-            .args(arguments(std::env::args_os().skip(1), config))
-            .env(VARIABLE, "1")
-            .stdin(OwnedFd::from(stdin));
-        for name in NOT_FOR_SUCCESSORS {
-            command.env_remove(name);
-        }
-        if let Some(inherited) = &self.inner.inherited {
-            inherited.give_to(&mut command, false);
-        }
-        Command::from(command).spawn()
-    }
-}
-
-/// The arguments of the new process: ours without a command behind `--`, and with another settings file where wanted.
-fn arguments(own: impl Iterator<Item = OsString>, config: Option<&PathBuf>) -> Vec<OsString> {
-    let mut own = own.take_while(|word| word != "--");
-    let mut words = Vec::new();
-    while let Some(word) = own.next() {
-        let is_joined = word.as_encoded_bytes().starts_with(b"--config=");
-        match config {
-            Some(_) if word == "--config" => drop(own.next()),
-            Some(_) if is_joined => {}
-            _ => words.push(word),
-        }
-    }
-    if let Some(config) = config {
-        words.push("--config".into());
-        words.push(config.into());
-    }
-    words
 }
 
 /// The three words, from the old process's side; the settings that differ in the new one.
@@ -513,32 +471,4 @@ async fn pass_on(news: StdStream, follower: mpsc::UnboundedSender<News>) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_new_process_gets_our_arguments() {
-        let of = |words: &str, config: Option<&str>| {
-            let config = config.map(PathBuf::from);
-            let words: Vec<OsString> = words.split(' ').map(Into::into).collect();
-            let all = arguments(words.into_iter(), config.as_ref());
-            let all: Vec<String> = all
-                .into_iter()
-                .map(|word| word.into_string().unwrap())
-                .collect();
-            all.join(" ")
-        };
-        assert_eq!(
-            of("run --config a -- cmd --config b", None),
-            "run --config a"
-        );
-        assert_eq!(
-            of("run --config a --warm 2", Some("/n")),
-            "run --warm 2 --config /n"
-        );
-        assert_eq!(of("run --config=a", Some("/n")), "run --config /n");
-    }
 }

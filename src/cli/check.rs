@@ -1,11 +1,17 @@
-//! `entryway check`: validates the settings and prints every value with its source. No network access.
+//! `entryway check`: validates the settings and prints every value with its source. No network access; the user's own
+//! running instances are asked whether their sandbox allows what these settings of theirs need.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde_json::{Value as Json, json};
 
 use super::args::OutputFormat;
-use crate::settings::Loaded;
+use super::client::Instance;
+use crate::admin::registration;
+use crate::sandbox::{self, Need};
+use crate::settings::{Loaded, SandboxSetting};
 
 /// Prints the effective settings, each with where it was set.
 pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> io::Result<()> {
@@ -18,6 +24,7 @@ pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> io::R
                 "file": loaded.file(),
                 "warnings": loaded.warnings,
                 "targets": targets(loaded),
+                "sandbox": sandbox(loaded),
                 "limits": {
                     "open_files": budget.descriptors,
                     "max_connections": budget.max_connections,
@@ -41,6 +48,7 @@ pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> io::R
                 writeln!(to, "{key:key_width$}  {value:value_width$}  {source}")?;
             }
             print_targets(loaded, to)?;
+            writeln!(to, "{}", sandbox_line(loaded))?;
             let (files, connections) = (budget.descriptors, budget.max_connections);
             writeln!(
                 to,
@@ -49,6 +57,78 @@ pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> io::R
             writeln!(to, "ok: {}", summary(loaded))
         }
     }
+}
+
+/// What running instances with this settings file would refuse, because their sandbox does not allow it.
+pub async fn refused_by_sandboxes(loaded: &Loaded) -> Vec<String> {
+    let mut refused = Vec::new();
+    let Some(own) = loaded.file() else {
+        return refused;
+    };
+    let own = sandbox::normal(Path::new(own)).display().to_string();
+    for instance in registration::discover().await {
+        let pid = instance.pid;
+        let Some(status) = Instance::of(instance).status().await else {
+            continue;
+        };
+        let sandbox = status.sandbox;
+        if !sandbox.on || !sandbox.files.contains(&own) {
+            continue;
+        }
+        for (key, need) in loaded.needs() {
+            let is_allowed = match &need {
+                Need::File(path) => {
+                    let path = sandbox::normal(path).display().to_string();
+                    sandbox.files.contains(&path)
+                }
+                Need::Command(words) => words
+                    .first()
+                    .is_some_and(|program| sandbox.programs.contains(program)),
+                Need::SystemResolver => sandbox.system_resolver,
+            };
+            if !is_allowed {
+                refused.push(format!(
+                    "{key}: the sandbox of the running instance (process {pid}) does not allow {need}: a reload will be \
+                     refused, `entryway upgrade` takes it in"
+                ));
+            }
+        }
+    }
+    refused
+}
+
+/// What the sandbox allows with these settings.
+fn sandbox(loaded: &Loaded) -> Json {
+    let (mut files, mut programs, mut system_resolver) = (Vec::new(), BTreeSet::new(), false);
+    for (_, need) in loaded.needs() {
+        match need {
+            Need::File(path) => files.push(sandbox::normal(&path)),
+            Need::Command(words) => programs.extend(words.into_iter().take(1)),
+            Need::SystemResolver => system_resolver = true,
+        }
+    }
+    json!({
+        "setting": loaded.settings.runtime.sandbox,
+        "files": files,
+        "programs": programs,
+        "system_resolver": system_resolver,
+    })
+}
+
+fn sandbox_line(loaded: &Loaded) -> String {
+    if loaded.settings.runtime.sandbox == SandboxSetting::Off {
+        return "sandbox: off".to_owned();
+    }
+    let allowed = sandbox(loaded);
+    let count = |key: &str, what: &str| {
+        let number = allowed[key].as_array().map_or(0, Vec::len);
+        format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    };
+    format!(
+        "sandbox: {} and {} of these settings are allowed",
+        count("files", "file"),
+        count("programs", "program")
+    )
 }
 
 /// What the target of each upstream was resolved to, without any look-up; `plan` prints it as well.

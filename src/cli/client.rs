@@ -46,14 +46,7 @@ impl Instance {
                 admin: default(),
                 control: None,
             }),
-            [one] => Ok(Self {
-                admin: one.admin.clone().unwrap_or_else(default),
-                // Where admin HTTP is off everything goes through the control socket.
-                control: match one.admin {
-                    Some(_) => None,
-                    None => one.control.clone().map(PathBuf::from),
-                },
-            }),
+            [one] => Ok(Self::of(one.clone())),
             several => {
                 let list: Vec<String> = several.iter().map(describe).collect();
                 Err(CliError::new(
@@ -67,6 +60,26 @@ impl Instance {
                 .next("name one with --admin HOST:PORT or --control PATH"))
             }
         }
+    }
+
+    /// A registered one.
+    pub(super) fn of(registered: Registered) -> Self {
+        Self {
+            // Where admin HTTP is off everything goes through the control socket.
+            control: match registered.admin {
+                Some(_) => None,
+                None => registered.control.map(PathBuf::from),
+            },
+            admin: registered
+                .admin
+                .unwrap_or_else(|| DEFAULT_INSTANCE.to_owned()),
+        }
+    }
+
+    /// Its status, if it answers at once.
+    pub(super) async fn status(&self) -> Option<Status> {
+        let answer = self.ask("/v1/status", Duration::from_secs(1)).await.ok()?;
+        serde_json::from_slice(&answer.body).ok()
     }
 
     /// Whom to ask what changes nothing.

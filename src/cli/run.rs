@@ -20,13 +20,14 @@ use super::error::{CliError, code};
 use super::signals::Signals;
 use super::status_line::StatusLine;
 use crate::addr::HostPort;
-use crate::admin::AdminBindError;
+use crate::admin::{AdminBindError, control_folder};
 use crate::app::{
     self, Ended, Handles, Handover, Listener, News, Origin, Reloader, Stop, UpgradeRequest,
 };
 use crate::events::Log;
 use crate::listener::BindError;
-use crate::settings::{Loaded, Profile};
+use crate::sandbox::{self, Allowed};
+use crate::settings::{Loaded, Profile, SandboxSetting};
 use crate::sys::process::{self, Inherited};
 
 /// The listening line waits this long for the first probes.
@@ -52,6 +53,19 @@ pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliErr
     let is_wrapped = handover.as_ref().is_some_and(Handover::is_wrapped);
     if let Some(command) = &command {
         command.find()?;
+    }
+    if command.is_some() || is_wrapped {
+        sandbox::stay_outside("off beside a command (run -- CMD)");
+    } else if loaded.settings.runtime.sandbox == SandboxSetting::Off {
+        sandbox::stay_outside("off by --sandbox off or runtime.sandbox");
+    } else {
+        let needs = loaded.needs().into_iter().map(|(_, need)| need);
+        let sockets = control_folder(&loaded.settings.admin);
+        // Before the first thread, which would not be restricted.
+        sandbox::enter(
+            needs.collect::<Allowed>().with_sockets_in(sockets),
+            &inherited,
+        );
     }
     let is_watched = io::stdout().is_terminal() && io::stderr().is_terminal();
     let wants_status = loaded.settings.profile == Profile::Laptop && command.is_none();

@@ -1,7 +1,8 @@
 //! Who answers for a name: the hosts file, then DNS servers or the system's resolver, as set.
 
+use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +12,7 @@ use super::server::{Family, Records, Server};
 use super::settings::{DnsSettings, ResolverKind};
 use super::stub;
 use super::system::SystemResolver;
+use crate::sandbox;
 use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Answers questions about names: [`Configured`], or a script in a test without sockets.
@@ -97,7 +99,7 @@ impl SystemFiles {
 
 impl ResolverConfig {
     pub(crate) fn read(settings: &DnsSettings, files: &SystemFiles) -> Self {
-        let system = match std::fs::read(&files.resolv_conf) {
+        let system = match read(&files.resolv_conf) {
             Ok(text) => Ok(ResolvConf::parse(&text, interface_index)),
             // resolv.conf(5): without the file this machine is asked.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -111,7 +113,7 @@ impl ResolverConfig {
         };
         let server = |address| Arc::new(Server::new(address));
         let conf = system.unwrap_or_default();
-        let hosts = std::fs::read(&files.hosts).unwrap_or_default();
+        let hosts = read(&files.hosts).unwrap_or_default();
         let path = files.resolv_conf.display();
         Self {
             servers: addresses.map(|addresses| addresses.into_iter().map(server).collect()),
@@ -125,6 +127,12 @@ impl ResolverConfig {
             settings: settings.clone(),
         }
     }
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    sandbox::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The index of a network interface by its name.

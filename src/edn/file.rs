@@ -1,8 +1,9 @@
 //! Reads the file that a client map is in, with a bound on its size.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+use crate::sandbox;
 
 /// Why a file could not be read as text.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +35,7 @@ pub(super) fn load(path: &Path, max_bytes: usize) -> Result<String, LoadError> {
     let limit = u64::try_from(max_bytes)
         .unwrap_or(u64::MAX)
         .saturating_add(1);
-    let file = File::open(path).map_err(read)?;
+    let file = sandbox::open(path).map_err(read)?;
     file.take(limit).read_to_end(&mut bytes).map_err(read)?;
     if bytes.len() > max_bytes {
         return Err(LoadError::TooLong(path.to_owned(), max_bytes));

@@ -39,6 +39,8 @@ kinds! {
     "start" [INFO WARN DEBUG] "The program starts; notes and warnings about its settings and its own zone."
         {"version" "pid" "warning" "upstream" "note" "source" "error" "zone" "zone_id" "endpoint" "upstreams" "hint"}
         ("" "warning", "" "note", "" "error", "zone" "zone", "" "hint");
+    "sandbox" [INFO] "Whether this process is restricted to what its settings name, and if not, why."
+        {"on" "reason" "landlock" "files" "programs"} ("" "reason");
     "stop" [INFO] "The program ends." {"cut"} ("connections cut" "cut");
     "listener.up" [INFO WARN] "A socket accepts; a warning where an address is left out."
         {"name" "address" "upstream" "remote" "error" "hint"} ("" "name", "" "address", "" "error", "" "hint");
@@ -196,7 +198,7 @@ pub(super) fn is_start_noise(event: &Event) -> bool {
     let is = |field, value| event.text(field) == Some(value);
     event.level >= Level::INFO
         && match event.name {
-            "start" | "listener.up" => true,
+            "start" | "sandbox" | "listener.up" => true,
             "endpoint.state" => is("from", "unknown") && is("to", "up"),
             "dns.change" => event.field("departed").is_none() && event.field("removed").is_none(),
             _ => false,

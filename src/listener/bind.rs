@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::front::FrontKind;
 use crate::connection::{Policy, WhenAllDown};
+use crate::sandbox;
 use crate::sys::congestion::LoopbackCongestion;
-use crate::sys::port_owner::{PortOwner, port_owner};
+use crate::sys::port_owner::PortOwner;
 use crate::sys::socket::{self, ListenOptions, TcpOptions};
 
 /// Connections that the kernel queues while we are busy. 2000 connects within one second of standstill are not lost.
@@ -251,7 +252,7 @@ impl BindError {
         match error.kind() {
             io::ErrorKind::AddrInUse => BindError::InUse {
                 address,
-                owner: port_owner(address),
+                owner: sandbox::port_owner(address),
             },
             io::ErrorKind::PermissionDenied => BindError::Denied(address),
             _ => BindError::Other {

@@ -1,8 +1,7 @@
 //! The settings file: read, checked to be text, and parsed into a tree whose values know their position.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -10,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::Diagnostic;
 use super::node::{Entry, Node, Origin, Table, Value};
 use super::source_file::SourceFile;
+use crate::sandbox;
 
 /// Largest settings file.
 const MAX_SIZE: u64 = 1024 * 1024;
@@ -20,11 +20,7 @@ const MAX_SYNTAX_ERRORS: usize = 3;
 /// Reads the text of a regular file. Opening does not wait, so that a FIFO without a writer is refused as well.
 pub(super) fn load(name: &str) -> Result<SourceFile, Diagnostic> {
     let mut bytes = Vec::new();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(name)
-        .map_err(|error| unreadable(name, &error))?;
+    let file = sandbox::open(Path::new(name)).map_err(|error| unreadable(name, &error))?;
     let kind = file
         .metadata()
         .map_err(|error| unreadable(name, &error))?

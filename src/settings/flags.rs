@@ -195,6 +195,8 @@ pub const FLAGS: &[Flag] = {
             "conns: log failed connections only; probes: do not log probes"),
         flag(Process, "workers", "runtime.workers", Number, "N",
             "Number of data threads [default: available CPUs]"),
+        flag(Process, "sandbox", "runtime.sandbox", Word(&["auto", "off"]), "auto|off",
+            "Restrict this process to the files and programs of its settings (Landlock) [default: auto]"),
         flag(Process, "profile", "profile", Word(profile::NAMES), "PROFILE",
             "Preset of defaults: sidecar, laptop or load [default: sidecar]"),
         Flag { id: GATEWAY_LISTEN, ..flag(Gateway, "listen", "gateway.bind", Addresses, "IP:PORT",

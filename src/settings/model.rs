@@ -134,6 +134,17 @@ pub struct RuntimeSettings {
     pub loopback_congestion: LoopbackCongestion,
     /// Data threads; the available CPUs where absent.
     pub workers: Option<NonZeroUsize>,
+    pub sandbox: SandboxSetting,
+}
+
+/// `runtime.sandbox`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxSetting {
+    /// Where the kernel can; never beside a command of ours (`run -- CMD`).
+    #[default]
+    Auto,
+    Off,
 }
 
 /// `[faults]`: the HTTP API that sets faults.

@@ -147,6 +147,60 @@ impl FromTerminal {
     }
 }
 
+/// Goes on as two processes. In the new one, which has a process group of its own and receives no signal, `body` runs
+/// with `socket`, the only descriptor that it has beside the standard ones; the process ends with it. What it starts has
+/// to unblock the signals, as [`lead_group_and_die_with_parent`] and [`Inherited::give_to`] do.
+///
+/// Fails where other threads run already: the copy would have them as dead, with whatever they have locked.
+pub fn fork_helper(
+    name: &std::ffi::CStr,
+    socket: OwnedFd,
+    body: impl FnOnce(OwnedFd),
+) -> io::Result<()> {
+    #[cfg(all(target_os = "linux", not(entryway_portable)))]
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other("other threads run already"));
+    }
+    // SAFETY: this thread is the only one, so that the copy is whole.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let run = std::panic::AssertUnwindSafe(|| {
+                become_helper(name, socket.as_raw_fd());
+                body(socket);
+            });
+            let _ = std::panic::catch_unwind(run);
+            // SAFETY: ends the process without what its parent has registered for the end.
+            unsafe { libc::_exit(0) }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Leaves what belongs to the parent alone.
+fn become_helper(name: &std::ffi::CStr, keep: RawFd) {
+    let keep = keep.cast_unsigned();
+    // SAFETY: plain system calls. The descriptors that are closed belong to values of the parent, which this process
+    // never uses or drops.
+    unsafe {
+        libc::setpgid(0, 0);
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+        #[cfg(all(target_os = "linux", not(entryway_portable)))]
+        {
+            libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+            for (first, last) in [(3, keep.saturating_sub(1)), (keep + 1, u32::MAX)] {
+                if first <= last {
+                    libc::syscall(libc::SYS_close_range, first, last, 0);
+                }
+            }
+        }
+        #[cfg(any(not(target_os = "linux"), entryway_portable))]
+        let _ = (name, keep);
+    }
+}
+
 /// Our own children, whose exit somebody waits for. One set for the process, because there is one table of children.
 static OWN_CHILDREN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
@@ -304,7 +358,7 @@ pub enum Signal {
     Kill,
 }
 
-/// Puts the child into a process group of its own and, on Linux, has the kernel kill it when the thread that starts it
+/// Puts the child into a process group of its own, with no signal blocked, and, on Linux, has the kernel kill it when the thread that starts it
 /// ends, which must therefore live as long as the process.
 pub fn lead_group_and_die_with_parent(command: &mut Command) {
     command.process_group(0);
@@ -314,9 +368,13 @@ pub fn lead_group_and_die_with_parent(command: &mut Command) {
 #[cfg(all(target_os = "linux", not(entryway_portable)))]
 fn die_with_parent(command: &mut Command) {
     let parent = std::process::id();
-    // SAFETY: prctl, getppid and _exit are async-signal-safe, and nothing is allocated between fork and exec.
+    // SAFETY: prctl, getppid, sigprocmask and _exit are async-signal-safe, and nothing is allocated between fork and exec.
     unsafe {
         command.pre_exec(move || {
+            // The helper of the sandbox has blocked all of them for itself.
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             // The parent may have died before the call above.
             if libc::getppid().unsigned_abs() != parent {

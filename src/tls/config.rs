@@ -1,6 +1,6 @@
 //! TLS configurations made from files: what a file must be, and errors that name the file and the cause.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
+
+use crate::sandbox;
 
 /// Largest file of certificates: a bundle of 300 authorities has about 500 KiB.
 const MAX_FILE: u64 = 4 * 1024 * 1024;
@@ -294,7 +296,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
         });
     }
     let mut bytes = Vec::new();
-    File::open(file)
+    sandbox::open(file)
         .and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes))
         .map_err(|error| unreadable(file, error))?;
     Ok(bytes)

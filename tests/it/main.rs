@@ -35,6 +35,8 @@ mod relay;
 mod reload;
 mod reset;
 mod resolve;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod security;
 mod settings;
 mod systemd;

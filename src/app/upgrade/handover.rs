@@ -14,12 +14,10 @@ use tokio::time::timeout;
 
 use super::PATIENCE;
 use crate::admin::InheritedAdmin;
+use crate::sandbox::HANDOVER;
 use crate::settings::differences;
 use crate::sys::descriptors;
 use crate::sys::process::take_stdin_stream;
-
-/// Set for a process that takes over from another one.
-pub(super) const VARIABLE: &str = "ENTRYWAY_HANDOVER";
 
 /// What an old process offers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,7 +106,7 @@ pub(in crate::app) struct Promise {
 impl Handover {
     /// What the process that has started this one hands over, where it does.
     pub fn take(get: impl Fn(&str) -> Option<OsString>) -> io::Result<Option<Self>> {
-        if get(VARIABLE).is_none() {
+        if get(HANDOVER).is_none() {
             return Ok(None);
         }
         let link = take_stdin_stream()?;

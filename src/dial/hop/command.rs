@@ -5,16 +5,17 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
 use super::HopFault;
 use crate::addr::HostPort;
+use crate::sandbox::{self, Child};
 use crate::sys::process::{self, OwnChild};
 
 /// Lines of output that are kept.
@@ -34,7 +35,6 @@ pub(super) struct Output {
 #[derive(Debug)]
 pub(super) struct Running {
     child: Child,
-    group: Option<i32>,
     /// Keeps a process 1 from collecting it as an orphan.
     _own: Option<OwnChild>,
 }
@@ -118,63 +118,46 @@ pub(super) fn uses(words: &[String], place: char) -> bool {
     found
 }
 
-/// Replaces `%h`, `%p`, `%l` and `%%`.
-fn fill(word: &str, places: Places<'_>) -> String {
-    let mut text = String::with_capacity(word.len());
-    let mut chars = word.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            text.push(c);
-            continue;
-        }
-        match (chars.next(), places.target, places.local_port) {
-            (Some('h'), Some(target), _) => text.push_str(&target.host),
-            (Some('p'), Some(target), _) => text.push_str(&target.port.to_string()),
-            (Some('l'), _, Some(port)) => text.push_str(&port.to_string()),
-            (Some('%'), ..) => text.push('%'),
-            (Some(other), ..) => text.extend(['%', other]),
-            (None, ..) => text.push('%'),
-        }
-    }
-    text
-}
-
 /// Starts a command. `stdio`: its standard input and output; its standard error, and its output where that is not given,
 /// are kept in `output`.
 pub(super) fn start(
     words: &[String],
     places: Places<'_>,
-    stdio: Option<(Stdio, Stdio)>,
+    stdio: Option<(OwnedFd, OwnedFd)>,
     output: &Output,
 ) -> Result<Running, HopFault> {
-    let mut words = words.iter().map(|word| fill(word, places));
-    let program = words.next().unwrap_or_default();
-    let mut command = std::process::Command::new(&program);
-    command.args(words);
-    process::lead_group_and_die_with_parent(&mut command);
-    let mut command = Command::from(command);
-    let (stdin, stdout) = stdio.unwrap_or_else(|| (Stdio::null(), Stdio::piped()));
-    command
-        .stdin(stdin)
-        .stdout(stdout)
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    let mut child = command
-        .spawn()
-        .map_err(|error| not_started(&program, &error))?;
-    if let Some(stderr) = child.stderr.take() {
-        tokio::spawn(output.clone().read(stderr));
+    let (stderr, their_stderr) = pipe()?;
+    let (stdin, stdout, their_stdout) = match stdio {
+        Some((stdin, stdout)) => (Some(stdin), None, stdout),
+        None => {
+            let (stdout, theirs) = pipe()?;
+            (None, Some(stdout), theirs)
+        }
+    };
+    let places = sandbox::Places {
+        target: places.target.map(|target| (&*target.host, target.port)),
+        local_port: places.local_port,
+    };
+    let streams = sandbox::Output {
+        stdout: their_stdout,
+        stderr: their_stderr,
+    };
+    let child = sandbox::start_command(words, places, stdin, streams).map_err(|error| {
+        let program = words.first().map_or("", String::as_str);
+        not_started(program, &error)
+    })?;
+    for stream in [Some(stderr), stdout].into_iter().flatten() {
+        let stream = pipe::Receiver::from_owned_fd(stream)?;
+        tokio::spawn(output.clone().read(stream));
     }
-    if let Some(stdout) = child.stdout.take() {
-        tokio::spawn(output.clone().read(stdout));
-    }
-    let group = child.id().and_then(|id| i32::try_from(id).ok());
-    let own = child.id().map(OwnChild::register);
-    Ok(Running {
-        child,
-        group,
-        _own: own,
-    })
+    let own = child.is_own().then(|| OwnChild::register(child.pid()));
+    Ok(Running { child, _own: own })
+}
+
+/// The end to read and the end to write.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = io::pipe()?;
+    Ok((read.into(), write.into()))
 }
 
 fn not_started(program: &str, error: &io::Error) -> HopFault {
@@ -182,7 +165,10 @@ fn not_started(program: &str, error: &io::Error) -> HopFault {
         io::ErrorKind::NotFound => {
             format!("`{program}` is not found: install it, or name it with its path")
         }
-        io::ErrorKind::PermissionDenied => format!("`{program}` may not be executed"),
+        // The system's word; the sandbox has words of its own.
+        io::ErrorKind::PermissionDenied if error.raw_os_error().is_some() => {
+            format!("`{program}` may not be executed")
+        }
         _ => format!("`{program}` cannot be started: {error}"),
     })
 }
@@ -190,8 +176,8 @@ fn not_started(program: &str, error: &io::Error) -> HopFault {
 // === impl Running ===
 
 impl Running {
-    pub(super) fn pid(&self) -> Option<u32> {
-        self.child.id()
+    pub(super) fn pid(&self) -> u32 {
+        self.child.pid()
     }
 
     /// Resolves at its end, with how it ended.
@@ -209,9 +195,7 @@ impl Running {
     }
 
     fn signal(&self, signal: process::Signal) {
-        if let Some(group) = self.group {
-            process::signal_group(group, signal);
-        }
+        process::signal_group(self.child.pid().cast_signed(), signal);
     }
 }
 
@@ -239,20 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_are_filled() {
-        let target = HostPort {
-            host: "db.internal".to_owned(),
-            port: 8182,
-        };
-        let places = Places {
-            target: Some(&target),
-            local_port: Some(4711),
-        };
-        assert_eq!(
-            fill("%h:%p via %l, 100%% %x %", places),
-            "db.internal:8182 via 4711, 100% %x %"
-        );
-        assert_eq!(fill("%h %l", Places::default()), "%h %l");
+    fn placeholders_are_found() {
         let words = ["a%%h".to_owned(), "-L%l:x".to_owned()];
         assert!(uses(&words, 'l') && !uses(&words, 'h'));
     }

@@ -6,6 +6,8 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use crate::sandbox;
+
 /// RFC 1929 allows 255 bytes for each part.
 const MAX_PART: usize = 255;
 
@@ -42,7 +44,7 @@ impl Credentials {
             ));
         }
         let mut text = String::new();
-        fs::File::open(file)
+        sandbox::open(file)
             .and_then(|file| file.take(4096).read_to_string(&mut text))
             .map_err(unreadable)?;
         let line = text.trim_end_matches(['\r', '\n']);

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::Pin;
-use std::process::Stdio;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -38,8 +37,8 @@ struct ExecStream {
 impl Exec {
     fn start(&self, to: &HostPort) -> Result<ExecStream, HopFault> {
         let (ours, theirs) = StdUnixStream::pair()?;
-        let stdin = Stdio::from(OwnedFd::from(theirs.try_clone()?));
-        let stdout = Stdio::from(OwnedFd::from(theirs));
+        let stdin = OwnedFd::from(theirs.try_clone()?);
+        let stdout = OwnedFd::from(theirs);
         let places = Places {
             target: Some(to),
             local_port: None,

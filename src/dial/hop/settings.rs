@@ -1,6 +1,7 @@
 //! `via`: how an upstream or an endpoint is reached, as it is written, and what it means.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::command;
 use super::proxy::{Proxy, ProxyRoute};
 use super::supervise::Plan;
 use crate::addr::HostPort;
+use crate::sandbox::Need;
 use crate::sys::socket::TcpOptions;
 use crate::types::HopId;
 
@@ -438,6 +440,17 @@ impl HopSpec {
     /// Whether it is a command that is kept alive.
     pub fn is_supervised(&self) -> bool {
         matches!(self.route, Route::Supervised(_))
+    }
+
+    /// What it needs of the machine: the program that it starts, or the system's resolver for the name of a proxy. Its
+    /// files are settings of their own.
+    pub fn need(&self) -> Option<Need> {
+        match &self.route {
+            Route::Exec(words) => Some(Need::Command(words.clone())),
+            Route::Supervised(plan) => Some(Need::Command(plan.words.clone())),
+            Route::Proxy(proxy) if proxy.address.host.parse::<IpAddr>().is_ok() => None,
+            Route::Proxy(_) => Some(Need::SystemResolver),
+        }
     }
 
     /// The host of its URL, where it has one.

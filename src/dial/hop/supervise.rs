@@ -245,7 +245,7 @@ impl Keeper {
                 }
             };
             let users = Arc::new(());
-            self.health.ready(running.pid());
+            self.health.ready(Some(running.pid()));
             self.process.send_replace(Process {
                 port: Some(port),
                 users: Arc::clone(&users),

@@ -486,6 +486,7 @@ fn other_value(key: &str, value: &str) -> Option<String> {
         "log.level" => quoted("debug"),
         "log.connections" => quoted("errors"),
         "runtime.loopback_congestion" => quoted("system"),
+        "runtime.sandbox" => quoted("off"),
         _ => match value {
             "true" => Some("false".to_owned()),
             "false" => Some("true".to_owned()),

@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_successor_is_a_file_on_a_disk() {
-        let memory = rustix::fs::memfd_create("settings", rustix::fs::MemfdFlags::empty()).unwrap();
+        let memory = rustix::fs::memfd_create("settings", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let memory = format!(
             "/proc/{}/fd/{}",
             std::process::id(),

@@ -25,6 +25,7 @@ use crate::dial;
 use crate::dns::ResolverHandle;
 use crate::drain::{self, DrainTrigger, DrainWatcher};
 use crate::events::{Events, Log, event};
+use crate::interference::Interference;
 use crate::listener::{Accepting, BindError, Bound, Front, Listener as RunningListener, Shortage};
 use crate::metrics::Metrics;
 use crate::metrics::emf::EmfWriter;
@@ -109,6 +110,8 @@ pub struct Origin {
     pub handover: Option<Handover>,
     /// The state that a process started by us is to get back.
     pub process: Option<Inherited>,
+    /// Client commands are not to find it: it belongs to the command that has started it.
+    pub is_private: bool,
 }
 
 /// A listener with its bound addresses.
@@ -212,6 +215,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
         passed,
         mut handover,
         process,
+        is_private,
     } = origin;
     let (metrics, events) = (Metrics::default(), Events::new(log));
     event!(
@@ -294,12 +298,14 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
         PipeLimits::of_this_machine().at_most(budget.pipes),
     ));
     let mut core = JoinSet::new();
+    let interference = Interference::default();
     let (upstreams, resolver) = observe(
         &config,
         &own,
         &metrics,
         &events,
         &Shares::of(&budget),
+        &interference,
         &mut core,
     );
     for upstream in upstreams.iter() {
@@ -414,7 +420,18 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
             budget,
             added: Default::default(),
         };
-        bound.start(added, &listeners, draining_watcher.clone(), &mut services)
+        let drills = faults::DrillGround {
+            upstreams: Arc::clone(&upstreams),
+            resolver: resolver.clone(),
+            interference: interference.clone(),
+        };
+        bound.start(
+            added,
+            drills,
+            &listeners,
+            draining_watcher.clone(),
+            &mut services,
+        )
     });
     let handles = Handles {
         listeners: listeners.into(),
@@ -441,7 +458,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
 
     let woken = handles.clone();
     services.spawn(async move {
-        match suspend::watch(|interruption| woken.woke(interruption)).await {}
+        match suspend::watch(&interference, |interruption| woken.woke(interruption)).await {}
     });
     let emf = config.settings.metrics.emf;
     if !emf.is_zero() {
@@ -472,7 +489,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
     let events = handles.events.clone();
     let mut until_replaced = Vec::new();
     until_replaced.push(services.spawn(async move {
-        if let Err(error) = admin::registration::register(registered).await {
+        if !is_private && let Err(error) = admin::registration::register(registered).await {
             event!(
                 events,
                 DEBUG,
@@ -512,6 +529,7 @@ pub fn observe(
     metrics: &Metrics,
     events: &Events,
     shares: &Shares,
+    interference: &Interference,
     tasks: &mut JoinSet<()>,
 ) -> (Arc<[Upstream]>, ResolverHandle) {
     let (hop_tasks, run_hops) = HopTasks::new();
@@ -521,7 +539,15 @@ pub fn observe(
         .iter()
         .map(|upstream| {
             Upstream::start(
-                upstream, config, own, metrics, events, shares, &hop_tasks, tasks,
+                upstream,
+                config,
+                own,
+                metrics,
+                events,
+                shares,
+                &hop_tasks,
+                interference,
+                tasks,
             )
         })
         .collect();
@@ -530,6 +556,7 @@ pub fn observe(
         config.settings.dns.clone(),
         metrics.clone(),
         events.clone(),
+        interference.clone(),
         tasks,
     );
     (upstreams, resolver)

@@ -23,6 +23,8 @@ pub mod child;
 pub mod client;
 pub mod demo;
 pub mod doctor;
+#[cfg(all(feature = "faults", feature = "load"))]
+pub mod drill;
 pub mod endpoint;
 pub mod error;
 pub mod exit_codes;
@@ -100,6 +102,10 @@ fn handles_signals(name: &str, matches: &ArgMatches) -> bool {
     if name == name::TOP {
         return true;
     }
+    #[cfg(all(feature = "faults", feature = "load"))]
+    if name == name::DRILL {
+        return true;
+    }
     let own = [name::RUN, name::MOCK, name::DEMO, name::LOAD, name::GATEWAY];
     own.contains(&name) || watches()
 }
@@ -158,6 +164,8 @@ fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, Cli
         name::CERT => cert::run(matches, to),
         #[cfg(feature = "load")]
         name::LOAD => load::run(matches, std::env::var("ENTRYWAY_URL").ok(), to),
+        #[cfg(all(feature = "faults", feature = "load"))]
+        name::DRILL => block_on(drill::run(matches, to)),
         name::MAN => man::run(
             matches
                 .get_one::<std::path::PathBuf>("dir")
@@ -309,6 +317,19 @@ fn output(matches: &ArgMatches) -> OutputFormat {
 fn load(matches: &ArgMatches, needs_target: bool) -> Result<Loaded, CliError> {
     settings::load(matches, std::env::vars_os(), needs_target)
         .map_err(|report| wrong_settings(&report))
+}
+
+/// The settings of `entryway run` with these flags, for what a command starts itself.
+fn load_words(flags: Vec<String>) -> Result<Loaded, CliError> {
+    let words = ["entryway", name::RUN].map(str::to_owned);
+    let internal = |what: String| CliError::new(code::INTERNAL, format!("internal error: {what}"));
+    let matches = args::command()
+        .try_get_matches_from(words.into_iter().chain(flags))
+        .map_err(|error| internal(error.to_string()))?;
+    let matches = matches
+        .subcommand_matches(name::RUN)
+        .ok_or_else(|| internal("no run".to_owned()))?;
+    settings::load(matches, std::iter::empty(), true).map_err(|report| internal(report.plain()))
 }
 
 /// Prints the report, with colours where they are wanted; what is left to say.

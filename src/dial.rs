@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::events::{Events, Log};
+use crate::interference::{ConnectFault, Interference};
 use crate::stream::Stream;
 use crate::upstream::endpoint::{Address, Candidate};
 use attempt::Connector;
@@ -43,16 +44,25 @@ impl Dialer {
     /// A dialer that never dials an address of `own`.
     pub fn new(settings: DialSettings, own: Vec<SocketAddr>, preconnected: Preconnected) -> Self {
         let events = Events::new(Log::default());
-        Self::through(settings, own, preconnected, Hops::default(), events)
+        let interference = Interference::default();
+        Self::through(
+            settings,
+            own,
+            preconnected,
+            Hops::default(),
+            events,
+            interference,
+        )
     }
 
-    /// One that reaches some addresses through hops.
+    /// One that reaches some addresses through hops, and whose connects can be disturbed.
     pub fn through(
         settings: DialSettings,
         own: Vec<SocketAddr>,
         preconnected: Preconnected,
         hops: Hops,
         events: Events,
+        interference: Interference,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -61,6 +71,7 @@ impl Dialer {
                     own,
                     hops,
                     events,
+                    interference,
                     option_refused: AtomicBool::new(false),
                 },
                 preconnected,
@@ -85,7 +96,15 @@ impl Dialer {
         report: &mut dyn FnMut(Attempt),
     ) -> Result<Dialed, Error> {
         let best = candidates.first().ok_or(Error::NoCandidate)?;
-        if let Some((stream, lease)) = self.shared.preconnected.take(best) {
+        let fault = self
+            .shared
+            .connector
+            .interference
+            .on_connect(best.address.socket);
+        // Behind an address where nothing listens any more no connection has survived.
+        if fault != Some(ConnectFault::Refused)
+            && let Some((stream, lease)) = self.shared.preconnected.take(best)
+        {
             return Ok(Dialed {
                 stream,
                 lease,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::interference::Interference;
 use crate::metrics::Metrics;
 use crate::upstream::input::Input;
 pub use ask::SystemFiles;
@@ -56,11 +57,12 @@ impl Resolver {
         settings: DnsSettings,
         names: Vec<NameSpec>,
         metrics: Metrics,
+        interference: Interference,
         notice: impl Fn(&str) + Send + Sync + 'static,
         report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
-        let files = SystemFiles::default();
-        Self::start_with(settings, names, files, metrics, notice, report)
+        let ask = ask::Configured::new(settings.clone(), SystemFiles::default(), interference);
+        Self::start_asking(ask, settings, names, metrics, notice, report)
     }
 
     /// As [`Resolver::start`], with other files than the system's.
@@ -72,7 +74,7 @@ impl Resolver {
         notice: impl Fn(&str) + Send + Sync + 'static,
         report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
-        let ask = ask::Configured::new(settings.clone(), files);
+        let ask = ask::Configured::new(settings.clone(), files, Interference::default());
         Self::start_asking(ask, settings, names, metrics, notice, report)
     }
 

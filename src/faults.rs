@@ -4,12 +4,14 @@
 //! live connection that a toxic applies to leaves the relay, is carried through its toxics, and comes back when the last one is gone. Probes and dials never pass a toxic.
 
 pub use api::Api;
+pub use drill::{DEADMAN, DrillKind, FLAP, SLEPT, SLOW_BY, Zones};
 pub use engine::Engine;
 pub use proxy::{EngineError, Listeners, Opened, ProxyView};
 pub use toxic::Invalid;
 
 mod api;
 mod carry;
+mod drill;
 mod engine;
 mod pipeline;
 mod proxy;

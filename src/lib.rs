@@ -16,6 +16,7 @@ pub mod activity;
 pub mod events;
 pub mod guide;
 pub mod http;
+pub mod interference;
 pub mod metrics;
 pub mod stream;
 pub mod tls;
@@ -39,6 +40,8 @@ pub mod admin;
 pub mod cert;
 pub mod demo;
 pub mod doctor;
+#[cfg(all(feature = "faults", feature = "load"))]
+pub mod drill;
 pub mod edn;
 #[cfg(feature = "faults")]
 pub mod faults;

@@ -12,8 +12,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use engine::{Progress, Stop, run};
+pub use engine::{Progress, Stop, run, run_sampled};
 pub use output::{Kind as OutputKind, write as write_output};
+pub use recorder::{Sample, Samples};
 pub use report::{Report, SLO_NAMES, Summary};
 pub use versus::run as run_versus;
 pub use workload::Workload;
@@ -91,6 +92,9 @@ pub struct LoadPlan {
     pub warmup: Duration,
     /// Generator threads.
     pub threads: usize,
+    /// A request whose kept connection ends before a byte of the answer is sent once more over a new one, as HTTP
+    /// clients do: the server may have closed the connection before it saw the request.
+    pub repeats_lost: bool,
 }
 
 // === impl LoadPlan ===

@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::clock;
+use crate::interference::Interference;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// How often the clocks are compared.
@@ -50,12 +51,25 @@ pub fn read() -> ClockReading {
     }
 }
 
-/// Calls `resumed` at every wake-up; ends only by being dropped.
-pub async fn watch(mut resumed: impl FnMut(Interruption)) -> Infallible {
-    let mut detector = SuspendDetector::new(read());
+/// Calls `resumed` at every wake-up, one that is played included; ends only by being dropped.
+pub async fn watch(
+    interference: &Interference,
+    mut resumed: impl FnMut(Interruption),
+) -> Infallible {
+    let read_ahead = |slept| {
+        let mut reading = read();
+        reading.boot += slept;
+        reading
+    };
+    let mut slept = interference.slept();
+    let mut detector = SuspendDetector::new(read_ahead(slept));
     loop {
-        clock::aligned_sleep(TICK).await;
-        if let Some(event) = detector.tick(read()) {
+        tokio::select! {
+            () = clock::aligned_sleep(TICK) => {}
+            () = interference.sleep_changed(slept) => {}
+        }
+        slept = interference.slept();
+        if let Some(event) = detector.tick(read_ahead(slept)) {
             resumed(event);
         }
     }
@@ -105,9 +119,9 @@ impl fmt::Display for Interruption {
     }
 }
 
-/// The two biggest units that are not zero: `2 h 13 min`, `9 s`.
+/// The two biggest units that are not zero: `2 h 13 min`, `9 s`. Rounded, because the clocks are read one after the other.
 fn spoken(time: Duration) -> String {
-    let seconds = time.as_secs();
+    let seconds = (time + Duration::from_millis(500)).as_secs();
     let units = [
         (seconds / 3600, "h"),
         (seconds / 60 % 60, "min"),
@@ -167,10 +181,38 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_watch_is_quiet_while_nothing_happens() {
+        let interference = Interference::default();
         let watched = tokio::time::timeout(
             Duration::from_secs(60),
-            watch(|resumed| panic!("{resumed}")),
+            watch(&interference, |resumed| panic!("{resumed}")),
         );
         assert!(watched.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_suspend_that_is_played_is_told_once_and_its_end_is_none() {
+        let interference = Interference::default();
+        let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let watched = watch(&interference, |resumed| told.send(resumed).unwrap());
+        let played = async {
+            interference.set(crate::interference::Disturbance {
+                slept: Duration::from_secs(3600),
+                ..Default::default()
+            });
+            let first = hears.recv().await.unwrap();
+            assert_eq!(first.to_string(), "slept 1 h");
+            interference.set(Default::default());
+            // The watch looks first whenever both can go on.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            assert!(hears.try_recv().is_err());
+        };
+        tokio::select! {
+            // It has read the clocks before the suspend is played.
+            biased;
+            never = watched => match never {},
+            () = played => {}
+        }
     }
 }

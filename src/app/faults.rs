@@ -18,8 +18,9 @@ use crate::connection::{Registry, WhenAllDown};
 use crate::dns::ResolverHandle;
 use crate::drain::{self, DrainTrigger, DrainWatcher};
 use crate::events::{Events, event};
-use crate::faults::{Api, Engine, Listeners, Opened};
+use crate::faults::{Api, Engine, Listeners, Opened, Zones};
 use crate::http::{self, HttpListener};
+use crate::interference::Interference;
 use crate::listener::{self, Accepting, Front, ListenerSettings, SocketSettings};
 use crate::metrics::Metrics;
 use crate::relay::RelayShared;
@@ -53,6 +54,13 @@ pub(super) struct Bound {
 pub(super) struct Faults {
     pub address: SocketAddr,
     pub engine: Engine,
+}
+
+/// What a drill is about.
+pub(super) struct DrillGround {
+    pub upstreams: Arc<[Upstream]>,
+    pub resolver: ResolverHandle,
+    pub interference: Interference,
 }
 
 /// Listeners that were added, each with an upstream of its own.
@@ -117,6 +125,7 @@ impl Bound {
     pub(super) fn start(
         self,
         added: AddedListeners,
+        drills: DrillGround,
         listeners: &[Listener],
         draining: DrainWatcher,
         tasks: &mut JoinSet<()>,
@@ -135,7 +144,9 @@ impl Bound {
             added.metrics.clone(),
             added.events.clone(),
             added.settings.faults.max_ttl,
+            drills.interference.clone(),
             Box::new(added),
+            Box::new(drills),
         );
         // A gateway opens no listener.
         for listener in listeners.iter().filter(|one| one.scheme == "http") {
@@ -168,6 +179,33 @@ impl Bound {
             address: self.address,
             engine,
         }
+    }
+}
+
+// === impl DrillGround ===
+
+impl Zones for DrillGround {
+    fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        let mut found = Vec::new();
+        for upstream in self.upstreams.iter() {
+            let snapshot = upstream.view.load();
+            found.extend(snapshot.all().map(|(view, address)| {
+                let endpoint = &view.endpoint;
+                let zone = endpoint.zone().map(|zone| zone.to_string());
+                let zone = zone.unwrap_or_else(|| endpoint.name().to_string());
+                (zone, address.address.socket)
+            }));
+        }
+        found
+    }
+
+    fn in_use(&self) -> Option<String> {
+        let mut upstreams = self.upstreams.iter();
+        upstreams.find_map(|upstream| upstream.view.load().active_zone.clone())
+    }
+
+    fn look_up(&self) {
+        self.resolver.refresh_now();
     }
 }
 
@@ -243,6 +281,8 @@ impl Listeners for AddedListeners {
             &self.events,
             &Shares::of(&self.budget),
             &hop_tasks,
+            // A drill is about the upstreams of the settings.
+            &Interference::default(),
             &mut tasks,
         );
         let upstreams: Arc<[Upstream]> = Arc::new([upstream]);
@@ -251,6 +291,7 @@ impl Listeners for AddedListeners {
             config.settings.dns.clone(),
             self.metrics.clone(),
             self.events.clone(),
+            Interference::default(),
             &mut tasks,
         );
         let context = upstreams[0].route(

@@ -15,6 +15,7 @@ use crate::dial::hop::{HopParts, HopSpec, Hops};
 use crate::dial::{DialSettings, Dialer, Preconnected, SpareLimit};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
 use crate::events::{Events, event};
+use crate::interference::Interference;
 use crate::listener::{FrontNames, ListenerSettings};
 use crate::metrics::Metrics;
 use crate::probe::{Prober, ProberHandle};
@@ -59,6 +60,7 @@ pub struct Upstream {
     shares: Shares,
     pub(super) hop_tasks: HopTasks,
     hop_parts: HopParts,
+    interference: Interference,
     pub(super) candidates: Arc<ArcSwap<Vec<EndpointSpec>>>,
     pub(super) health: Arc<ArcSwap<HealthSettings>>,
     own: Arc<[SocketAddr]>,
@@ -108,6 +110,7 @@ pub(super) fn resolve(
     settings: DnsSettings,
     metrics: Metrics,
     events: Events,
+    interference: Interference,
     tasks: &mut JoinSet<()>,
 ) -> ResolverHandle {
     let told = Arc::clone(upstreams);
@@ -133,7 +136,8 @@ pub(super) fn resolve(
             error = line,
         );
     };
-    let (handle, future) = Resolver::start(settings, all_names(upstreams), metrics, notice, tell);
+    let names = all_names(upstreams);
+    let (handle, future) = Resolver::start(settings, names, metrics, interference, notice, tell);
     tasks.spawn(future);
     handle
 }
@@ -250,6 +254,7 @@ impl Upstream {
         events: &Events,
         shares: &Shares,
         hop_tasks: &HopTasks,
+        interference: &Interference,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let settings = &upstream.settings;
@@ -277,7 +282,14 @@ impl Upstream {
             metrics: metrics.clone(),
         };
         let hops = hop_tasks.build(hop_specs, &Hops::default(), &hop_parts, &feed);
-        let dialer = Dialer::through(dial, own.to_vec(), warm, hops, events.clone());
+        let dialer = Dialer::through(
+            dial,
+            own.to_vec(),
+            warm,
+            hops,
+            events.clone(),
+            interference.clone(),
+        );
         let dialer = Arc::new(ArcSwap::from_pointee(dialer));
         let send = feed.clone();
         let (prober, probes) = Prober::start(
@@ -314,6 +326,7 @@ impl Upstream {
             shares: shares.clone(),
             hop_tasks: hop_tasks.clone(),
             hop_parts,
+            interference: interference.clone(),
             candidates,
             health,
             own: own.into(),
@@ -379,6 +392,7 @@ impl Upstream {
             warm,
             hops,
             self.hop_parts.events.clone(),
+            self.interference.clone(),
         );
         self.dialer.store(Arc::new(dialer.clone()));
         dialer

@@ -413,6 +413,8 @@ fn optional() -> Vec<Command> {
         cert::command(),
         #[cfg(feature = "load")]
         super::load::command(),
+        #[cfg(all(feature = "faults", feature = "load"))]
+        online(super::drill::command()).arg(output()),
     ]
 }
 

@@ -3,18 +3,17 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::args;
 use super::error::{CliError, code};
+use super::load_words;
 use super::run::explain;
+use super::signals::interrupt;
 use crate::app;
 use crate::demo;
 use crate::events::Log;
 use crate::mock::{self, Mock, MockConfig};
-use crate::settings::{self, Loaded};
+use crate::settings::Loaded;
 
 /// The preferred listen address.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8182);
@@ -80,26 +79,6 @@ impl Drop for Folder {
     }
 }
 
-/// Turns true at the first signal; its exit code.
-fn interrupt() -> (watch::Receiver<bool>, JoinHandle<u8>) {
-    let (signalled, interrupt) = watch::channel(false);
-    let signals = tokio::spawn(async move {
-        let (Ok(mut term), Ok(mut int)) = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-        ) else {
-            return 0;
-        };
-        let number = tokio::select! {
-            _ = term.recv() => SignalKind::terminate(),
-            _ = int.recv() => SignalKind::interrupt(),
-        };
-        signalled.send_replace(true);
-        u8::try_from(128 + number.as_raw_value()).unwrap_or_default()
-    });
-    (interrupt, signals)
-}
-
 async fn code_of(
     played: Result<demo::Summary, demo::Error>,
     signals: JoinHandle<u8>,
@@ -125,23 +104,11 @@ fn is_free(address: SocketAddr) -> bool {
 
 /// What `run` would be started with: three zones, the first our own.
 fn load(mock: &Mock, listen: SocketAddr) -> Result<Loaded, CliError> {
-    let mut words = vec![
-        "entryway".to_owned(),
-        "run".to_owned(),
-        format!("--listen={listen}"),
-        "--zone=a".to_owned(),
-    ];
-    words.extend(
+    let mut flags = vec![format!("--listen={listen}"), "--zone=a".to_owned()];
+    flags.extend(
         mock.zones()
             .iter()
             .map(|zone| format!("--endpoint={}?zone={}", zone.address(), zone.name())),
     );
-    let internal = |what: String| CliError::new(code::INTERNAL, format!("demo: {what}"));
-    let matches = args::command()
-        .try_get_matches_from(words)
-        .map_err(|error| internal(error.to_string()))?;
-    let matches = matches
-        .subcommand_matches(args::name::RUN)
-        .ok_or_else(|| internal("no run".to_owned()))?;
-    settings::load(matches, std::iter::empty(), true).map_err(|report| internal(report.plain()))
+    load_words(flags)
 }

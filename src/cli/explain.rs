@@ -14,6 +14,7 @@ use crate::app::{self, Config, Shares};
 use crate::clock;
 use crate::events::{Events, Log};
 use crate::http::query::encode;
+use crate::interference::Interference;
 use crate::metrics::Metrics;
 use crate::settings::Loaded;
 use crate::sys::limits::DescriptorBudget;
@@ -63,6 +64,7 @@ pub async fn survey(
         &metrics,
         &events,
         &Shares::of(&DescriptorBudget::of_process(1, 0)),
+        &Interference::default(),
         &mut tasks,
     );
     let probed = async {

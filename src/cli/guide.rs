@@ -73,6 +73,11 @@ pub const TOPICS: &[(&str, &str, &str)] = &[
         include_str!("../guide/faults.md"),
     ),
     (
+        "drill",
+        "rehearse an outage, with a verdict",
+        include_str!("../guide/drill.md"),
+    ),
+    (
         "security",
         "who may do what on which port",
         include_str!("../guide/security.md"),

@@ -319,6 +319,7 @@ fn plan(matches: &ArgMatches, target: LoadTarget) -> Result<LoadPlan, CliError> 
         duration: length("duration"),
         warmup: length("warmup"),
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        repeats_lost: false,
     })
 }
 

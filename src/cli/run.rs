@@ -82,6 +82,7 @@ pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliErr
             passed,
             handover,
             process: Some(inherited.clone()),
+            is_private: false,
         };
         let app = app::start_with(loaded, log, origin).map_err(explain)?;
         let upgrader = &app.handles().upgrader;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::error::{CliError, code};
 use crate::sys::process::FromTerminal;
@@ -102,6 +104,26 @@ pub fn end_on_signals() {
     let _ = std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(watch);
+}
+
+/// For commands with an end of their own: turns true at the first TERM or INT; its exit code.
+pub fn interrupt() -> (watch::Receiver<bool>, JoinHandle<u8>) {
+    let (signalled, interrupt) = watch::channel(false);
+    let signals = tokio::spawn(async move {
+        let (Ok(mut term), Ok(mut int)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+        ) else {
+            return 0;
+        };
+        let number = tokio::select! {
+            _ = term.recv() => SignalKind::terminate(),
+            _ = int.recv() => SignalKind::interrupt(),
+        };
+        signalled.send_replace(true);
+        u8::try_from(128 + number.as_raw_value()).unwrap_or_default()
+    });
+    (interrupt, signals)
 }
 
 /// Writes to standard error for a limited time: a pipe that nobody reads must not hold up the end of a process.

@@ -18,6 +18,7 @@ use super::spare_stream::SpareStream;
 use crate::addr::is_own_listener;
 use crate::clock::Moment;
 use crate::events::{Events, Reason, event};
+use crate::interference::{Interference, Refused};
 use crate::stream::Stream;
 use crate::sys::congestion::LoopbackCongestion;
 use crate::sys::connect::{self, ConnectError, ConnectStatus};
@@ -69,6 +70,7 @@ pub(super) struct Connector {
     pub(super) own: Vec<SocketAddr>,
     pub(super) hops: Hops,
     pub(super) events: Events,
+    pub(super) interference: Interference,
     /// Whether it has been said that the kernel refuses an option.
     pub(super) option_refused: AtomicBool,
 }
@@ -148,6 +150,13 @@ impl Connector {
         to: &Address,
         limit: Duration,
     ) -> Result<Reached, ConnectOutcome> {
+        if self.interference.on_connect(to.socket).is_some() {
+            let allowed = self.interference.may_connect(to.socket);
+            tokio::time::timeout(limit, allowed)
+                .await
+                .map_err(|_late| ConnectOutcome::Timeout)?
+                .map_err(|Refused| ConnectOutcome::Refused)?;
+        }
         if let Some(target) = &to.target {
             return self.hops.open(target).await;
         }
@@ -169,6 +178,9 @@ impl Connector {
         count: usize,
         limit: Duration,
     ) -> JoinSet<Result<(SpareStream, Option<Lease>), ConnectOutcome>> {
+        if self.interference.on_connect(to.socket).is_some() {
+            return JoinSet::new();
+        }
         if let Some(target) = &to.target {
             let one = |_| {
                 let (hops, target) = (self.hops.clone(), target.clone());

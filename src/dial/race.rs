@@ -14,6 +14,7 @@ use super::attempt::{
 };
 use super::hop::Reached;
 use crate::clock::{self, Moment};
+use crate::interference::ConnectFault;
 use crate::sys::connect::ConnectStatus;
 use crate::upstream::endpoint::Candidate;
 
@@ -28,7 +29,7 @@ pub(super) struct Race<'a> {
     waiting: VecDeque<usize>,
     started: u32,
     /// Started and not finished. Holds more than one only while hedging.
-    in_flight: Vec<InFlight>,
+    in_flight: Vec<InFlight<'a>>,
     /// When the next candidate starts though one is under way.
     stagger: Option<Instant>,
     hedged: bool,
@@ -36,17 +37,18 @@ pub(super) struct Race<'a> {
     failed: Option<(usize, ConnectOutcome)>,
 }
 
-struct InFlight {
+struct InFlight<'a> {
     index: usize,
     hedge: bool,
     started: Moment,
     deadline: Instant,
-    connecting: Connecting,
+    connecting: Connecting<'a>,
 }
 
-enum Connecting {
+enum Connecting<'a> {
     Direct(TcpStream),
-    Hop(Pin<Box<dyn Future<Output = Result<Reached, ConnectOutcome>> + Send>>),
+    /// Through a hop, or one that is held up.
+    Opening(Pin<Box<dyn Future<Output = Result<Reached, ConnectOutcome>> + Send + 'a>>),
     /// It has ended.
     Done,
 }
@@ -111,34 +113,51 @@ impl<'a> Race<'a> {
     fn start_next(&mut self) -> Option<Dialed> {
         self.stagger = None;
         let index = self.next()?;
-        let candidate = &self.candidates[index];
+        let candidates: &'a [Candidate] = self.candidates;
+        let candidate = &candidates[index];
         let hedge = !self.in_flight.is_empty();
         self.started += 1;
         self.hedged |= hedge;
         let started = clock::now();
         let socket = candidate.address.socket;
-        let connecting = match &candidate.address.target {
-            Some(target) => {
-                let (hops, target) = (self.connector.hops.clone(), target.clone());
-                Connecting::Hop(Box::pin(async move { hops.open(&target).await }))
-            }
-            None => match self.connector.start(socket, self.client_data) {
-                Ok((stream, ConnectStatus::Connected)) => {
-                    return Some(self.won(index, hedge, started, Reached::directly(stream)));
-                }
-                Ok((stream, ConnectStatus::Waiting)) => Connecting::Direct(stream),
-                Err(outcome) => {
-                    self.fail(index, hedge, started, outcome);
-                    if !self.waiting.is_empty() {
-                        self.stagger = Some(Instant::now());
-                    }
-                    return None;
-                }
-            },
-        };
         let limit = match &candidate.address.target {
             Some(target) => self.connector.hops.limit(target),
             None => self.connector.settings.connect_timeout,
+        };
+        let begun = match (
+            self.connector.interference.on_connect(socket),
+            &candidate.address.target,
+        ) {
+            (Some(ConnectFault::Refused), _) => Err(ConnectOutcome::Refused),
+            (Some(ConnectFault::Silent | ConnectFault::Late(_)), _) => {
+                let connector = self.connector;
+                Ok(Connecting::Opening(Box::pin(async move {
+                    connector.connect(&candidate.address, limit).await
+                })))
+            }
+            (None, Some(target)) => {
+                let (hops, target) = (self.connector.hops.clone(), target.clone());
+                Ok(Connecting::Opening(Box::pin(async move {
+                    hops.open(&target).await
+                })))
+            }
+            (None, None) => match self.connector.start(socket, self.client_data) {
+                Ok((stream, ConnectStatus::Connected)) => {
+                    return Some(self.won(index, hedge, started, Reached::directly(stream)));
+                }
+                Ok((stream, ConnectStatus::Waiting)) => Ok(Connecting::Direct(stream)),
+                Err(outcome) => Err(outcome),
+            },
+        };
+        let connecting = match begun {
+            Ok(connecting) => connecting,
+            Err(outcome) => {
+                self.fail(index, hedge, started, outcome);
+                if !self.waiting.is_empty() {
+                    self.stagger = Some(Instant::now());
+                }
+                return None;
+            }
         };
         self.in_flight.push(InFlight {
             index,
@@ -258,7 +277,7 @@ impl<'a> Race<'a> {
 
 // === impl Connecting ===
 
-impl Connecting {
+impl Connecting<'_> {
     fn poll(
         &mut self,
         to: SocketAddr,
@@ -266,7 +285,7 @@ impl Connecting {
     ) -> Poll<Result<Reached, ConnectOutcome>> {
         let ended = match self {
             Connecting::Direct(stream) => ready!(poll_connected(stream, to, cx)),
-            Connecting::Hop(opening) => return opening.as_mut().poll(cx),
+            Connecting::Opening(opening) => return opening.as_mut().poll(cx),
             Connecting::Done => return Poll::Pending,
         };
         let Connecting::Direct(stream) = std::mem::replace(self, Connecting::Done) else {

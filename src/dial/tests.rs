@@ -162,7 +162,14 @@ async fn an_option_that_the_kernel_refuses_ends_no_attempt() {
         SpareLimit::default(),
     );
     let events = Events::new(log.clone());
-    let dialer = Dialer::through(refused, Vec::new(), spares, Hops::default(), events);
+    let dialer = Dialer::through(
+        refused,
+        Vec::new(),
+        spares,
+        Hops::default(),
+        events,
+        Interference::default(),
+    );
     let (_listener, good) = listen();
     for _ in 0..3 {
         let (dialed, seen) = dial(&dialer, std::slice::from_ref(&good)).await;

@@ -12,6 +12,7 @@ use super::server::{Family, Records, Server};
 use super::settings::{DnsSettings, ResolverKind};
 use super::stub;
 use super::system::SystemResolver;
+use crate::interference::{Interference, LookupFault};
 use crate::sandbox;
 use crate::upstream::input::{AnswerSource, LookupError};
 
@@ -47,6 +48,7 @@ pub struct SystemFiles {
 pub(crate) struct Configured {
     files: SystemFiles,
     system: SystemResolver,
+    interference: Interference,
     state: Mutex<State>,
 }
 
@@ -145,12 +147,17 @@ fn interface_index(name: &str) -> Option<u32> {
 // === impl Configured ===
 
 impl Configured {
-    pub(crate) fn new(settings: DnsSettings, files: SystemFiles) -> Self {
+    pub(crate) fn new(
+        settings: DnsSettings,
+        files: SystemFiles,
+        interference: Interference,
+    ) -> Self {
         let stamps = files.stamps();
         let config = Arc::new(ResolverConfig::read(&settings, &files));
         Self {
             files,
             system: SystemResolver::default(),
+            interference,
             state: Mutex::new(State {
                 settings,
                 stamps,
@@ -171,6 +178,11 @@ impl Ask for Configured {
     }
 
     async fn ask(&self, host: &str, family: Family) -> Result<Records, LookupError> {
+        match self.interference.on_lookup() {
+            Some(LookupFault::Fails) => return Err(LookupError::ServFail),
+            Some(LookupFault::Empty) => return Err(LookupError::NoData),
+            None => {}
+        }
         let config = self.config();
         let within = config.settings.timeout;
         match config.settings.resolver {

@@ -21,6 +21,7 @@ use crate::addr::HostPort;
 use crate::dial::hop::{Hop, HopParts, HopSpec, HopState, HopStatus, Hops, meaning};
 use crate::dial::{DialSettings, Dialer, HedgeAfter, Preconnected, SpareLimit};
 use crate::events::{Events, Log};
+use crate::interference::Interference;
 use crate::metrics::Metrics;
 use crate::probe::{self, ProbeReport, host_header};
 use crate::sys::congestion::LoopbackCongestion;
@@ -135,6 +136,7 @@ async fn probe_all(hops: &Hops, target: &UpstreamTarget, names: &Names) -> Vec<B
         ),
         hops.clone(),
         Events::new(Log::default()),
+        Interference::default(),
     ));
     let mut going = JoinSet::new();
     for (endpoint, hop, to) in targets_of(hops, target, names) {

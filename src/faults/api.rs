@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::drill::{DEADMAN, DrillKind};
 use super::engine::Engine;
 use super::proxy::{EngineError, ProxyView};
 use super::toxic::{Invalid, from_json, object};
@@ -55,6 +56,9 @@ enum Call<'a> {
     RemoveToxic(&'a str, &'a str),
     Faults,
     Deadman,
+    SetDrill,
+    KeepDrill,
+    EndDrill,
 }
 
 // === impl Call ===
@@ -83,11 +87,15 @@ impl<'a> Call<'a> {
             ["proxies", proxy, "toxics", toxic] if delete => Self::RemoveToxic(proxy, toxic),
             ["faults"] if get => Self::Faults,
             ["faults", "deadman"] if post => Self::Deadman,
+            ["faults", "drill"] if post => Self::SetDrill,
+            ["faults", "drill"] if delete => Self::EndDrill,
+            ["faults", "drill", "alive"] if post => Self::KeepDrill,
             ["version" | "reset" | "proxies" | "populate" | "faults"]
             | ["proxies", _]
             | ["proxies", _, "toxics"]
             | ["proxies", _, "toxics", _]
-            | ["faults", "deadman"] => {
+            | ["faults", "deadman" | "drill"]
+            | ["faults", "drill", "alive"] => {
                 let mut reply = plain(StatusCode::METHOD_NOT_ALLOWED, "");
                 reply.headers_mut().remove("content-type");
                 return Err(Box::new(reply));
@@ -180,7 +188,28 @@ impl Api {
                 engine.arm_deadman(within);
                 no_content()
             }
+            Call::SetDrill => shown(StatusCode::OK, &self.set_drill(request)?),
+            Call::KeepDrill => {
+                engine.keep_drill(DEADMAN)?;
+                no_content()
+            }
+            Call::EndDrill => {
+                engine.end_drill()?;
+                no_content()
+            }
         })
+    }
+
+    fn set_drill(&self, request: &Request) -> Result<Value, ApiError> {
+        let kind = request.param("kind").unwrap_or("");
+        let kind = DrillKind::parse(kind).ok_or_else(|| {
+            let known: Vec<&str> = DrillKind::ALL.iter().map(|kind| kind.as_str()).collect();
+            ApiError::bad(format!("kind must be one of {}", known.join(" ")))
+        })?;
+        let ttl = request.param("ttl").map(crate::duration::parse).transpose();
+        let ttl = ttl.map_err(|why| ApiError::bad(format!("ttl: {why}")))?;
+        let zone = request.param("zone").filter(|zone| !zone.is_empty());
+        Ok(self.engine.set_drill(kind, zone, ttl)?)
     }
 
     async fn create(&self, body: &[u8]) -> Answer {
@@ -374,6 +403,8 @@ impl From<EngineError> for ApiError {
             }
             EngineError::Unknown(why) => (StatusCode::BAD_REQUEST, why),
             EngineError::Configured(why) => (StatusCode::FORBIDDEN, why),
+            EngineError::DrillRuns(why) => (StatusCode::CONFLICT, why),
+            EngineError::NoDrill => (StatusCode::NOT_FOUND, "no drill is set".to_owned()),
             EngineError::Listen(why) => (StatusCode::INTERNAL_SERVER_ERROR, why),
         };
         Self { status, text }

@@ -1,8 +1,8 @@
 //! Carries one connection through its toxics, in place of the relay, and gives it back when the last one is gone.
 //!
 //! What the relay had in its buffers goes out first. An end stays what it was: a FIN goes through the toxics as the last
-//! thing, a reset is passed on behind everything that came before it. Nothing here makes an address suspect: time
-//! spent in a toxic is no answer that is late.
+//! thing, a reset is passed on behind everything that came before it. Time spent in a toxic is no answer that is late,
+//! and makes no address suspect; what a drill does to a connection looks as if its upstream did it, and does.
 
 use std::cell::Cell;
 use std::io;
@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, Rea
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::drill::LiveFault;
 use super::pipeline::{Item, Pipeline};
 use super::toxic::Toxic;
 use crate::activity::Activity;
@@ -41,6 +42,8 @@ pub(super) trait Chain: Sync {
     fn toxics(&self, direction: Direction) -> Vec<Arc<Toxic>>;
     /// Whether the connection has any, in either direction.
     fn is_clear(&self) -> bool;
+    /// What a drill does to it.
+    fn live_fault(&self) -> Option<LiveFault>;
     /// Whether it is to end, because its proxy is disabled or gone.
     fn is_closed(&self) -> bool;
 }
@@ -74,7 +77,18 @@ pub(super) async fn carry(
         connected,
         activity,
     } = diversion;
-    entry.stats.begin_diverted();
+    let waiting = entry.stats.waiting_since();
+    match chain.live_fault() {
+        // Nothing passes, so what framing knows of it stays true.
+        Some(LiveFault::Silent | LiveFault::Forgotten) => {}
+        Some(LiveFault::Slow | LiveFault::Reset) => {
+            entry.stats.begin_diverted();
+            if let Some(since) = waiting {
+                entry.stats.wait_diverted(since);
+            }
+        }
+        None => entry.stats.begin_diverted(),
+    }
     let ended = {
         let (mut down_read, mut down_write) = tokio::io::split(Io(down));
         let (mut up_read, mut up_write) = tokio::io::split(Io(up));
@@ -102,7 +116,7 @@ pub(super) async fn carry(
             changes,
         );
         tokio::pin!(upload, download);
-        let limits = watch_limits(entry, limits, connected, &is_half_open);
+        let limits = watch_limits(entry, chain, limits, connected, &is_half_open);
         tokio::pin!(limits);
         let mut ends: [Option<DirectionEnd>; 2] = [None, None];
         loop {
@@ -191,6 +205,7 @@ async fn finish(down: &mut Stream) {
 /// Commands from outside, and the timers that hold for every connection.
 async fn watch_limits(
     entry: &Entry,
+    chain: &dyn Chain,
     limits: &Limits,
     connected: clock::Moment,
     is_half_open: &Cell<bool>,
@@ -218,6 +233,12 @@ async fn watch_limits(
         if limits.idle_timeout.is_some_and(|idle| silent >= idle) {
             return Close::Abort(Outcome::IdleTimeout);
         }
+        // As the kernel does with bytes that nobody acknowledges.
+        let is_stuck =
+            || chain.live_fault() == Some(LiveFault::Silent) && entry.stats.pending() > 0;
+        if limits.user_timeout.is_some_and(|most| silent >= most) && is_stuck() {
+            return Close::Abort(Outcome::Reset(Side::Upstream, Fault::UserTimeout));
+        }
         if is_half_open.get() && limits.half_open_timeout.is_some_and(|most| silent >= most) {
             return Close::Abort(Outcome::HalfOpenTimeout);
         }
@@ -243,6 +264,7 @@ async fn direction(
     }
     changes.mark_unchanged();
     let mut changed = true;
+    let mut drill = None;
     pipeline.replace(chain.toxics(direction), Instant::now());
     if source == SourceState::Ended {
         pipeline.push(Item::End);
@@ -256,7 +278,10 @@ async fn direction(
         if pipeline.reset {
             return DirectionEnd::Reset;
         }
-        if writing.is_none() {
+        // What is held back when nothing passes goes on when that is over, as lost packets are sent again.
+        let [is_cut_off, is_mute] = [Direction::Upload, Direction::Download]
+            .map(|cut| cut == direction && drill == Some(LiveFault::Silent));
+        if writing.is_none() && !is_cut_off {
             match pipeline.out.pop_front() {
                 Some(Item::Data(bytes, _)) => {
                     if !bytes.is_empty() {
@@ -286,6 +311,10 @@ async fn direction(
             if chain.is_closed() {
                 return DirectionEnd::Close;
             }
+            drill = chain.live_fault();
+            if drill == Some(LiveFault::Reset) {
+                return reset_by_upstream(direction);
+            }
             // Behind a reset of the source nothing goes back: it is passed on at the end of what came before it.
             is_leaving = reset.is_none() && (leaving.get() || chain.is_clear());
         }
@@ -302,7 +331,8 @@ async fn direction(
             }
             return DirectionEnd::Clear(rest, source);
         }
-        let may_read = source == SourceState::Open && reset.is_none() && pipeline.has_room();
+        let may_read =
+            source == SourceState::Open && reset.is_none() && pipeline.has_room() && !is_mute;
         tokio::select! {
             biased;
             seen = changes.changed() => {
@@ -315,9 +345,12 @@ async fn direction(
                     pipeline.replace(toxics, Instant::now());
                 }
             }
-            written = write(writer, &writing), if writing.is_some() => match written {
+            written = write(writer, &writing), if writing.is_some() && !is_cut_off => match written {
                 Ok(count) => {
                     entry.stats.moved_diverted(direction, count, clock::now());
+                    if direction == Direction::Download {
+                        entry.stats.answered_diverted();
+                    }
                     activity.record();
                     if let Some((bytes, at)) = &mut writing {
                         *at += count;
@@ -333,7 +366,19 @@ async fn direction(
                     source = SourceState::Ended;
                     pipeline.push(Item::End);
                 }
-                Ok(count) => pipeline.push(Item::Data(chunk[..count].to_vec(), Instant::now())),
+                Ok(count) => {
+                    if drill.is_some() && direction == Direction::Upload {
+                        let now = clock::now();
+                        // The upstream's kernel is taken to have it, though nothing has left.
+                        entry.stats.moved_diverted(direction, 0, now);
+                        entry.stats.wait_diverted(now);
+                        activity.record();
+                    }
+                    if drill == Some(LiveFault::Forgotten) && direction == Direction::Upload {
+                        return reset_by_upstream(direction);
+                    }
+                    pipeline.push(Item::Data(chunk[..count].to_vec(), Instant::now()));
+                }
                 Err(error) => match fault_of(&error) {
                     Some(fault) => {
                         reset = Some(fault);
@@ -344,6 +389,14 @@ async fn direction(
             },
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
         }
+    }
+}
+
+/// The end of this direction when the upstream has reset the connection.
+fn reset_by_upstream(direction: Direction) -> DirectionEnd {
+    match direction {
+        Direction::Upload => DirectionEnd::DestinationReset(Fault::Reset),
+        Direction::Download => DirectionEnd::SourceReset(Fault::Reset),
     }
 }
 

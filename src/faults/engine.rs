@@ -20,15 +20,18 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::carry::{self, Chain};
+use super::drill::{Drill, LiveFault, Zones};
 use super::proxy::{EngineError, Listeners, Opened, Proxy, ProxySpec, ProxyView};
 use super::toxic::{Subject, Toxic, ToxicRequest, parse_update, stream_of};
 use crate::clock::{self, Moment};
 use crate::connection::{Detour, Diversion, DiversionEnd, Entry, ListenerContext, Registry};
 use crate::events::{Events, event};
+use crate::interference::Interference;
 use crate::metrics::{Metrics, family};
 use crate::stream::Stream;
 use crate::types::Direction;
 
+mod drills;
 mod opening;
 
 /// How long the connections of a proxy that is closed are waited for.
@@ -42,6 +45,10 @@ pub struct Engine {
 
 struct Inner {
     listeners: Box<dyn Listeners>,
+    zones: Box<dyn Zones>,
+    interference: Interference,
+    drill: Mutex<Option<Drill>>,
+    has_drill: AtomicBool,
     /// Held while listeners are opened, closed or led elsewhere.
     opening: tokio::sync::Mutex<()>,
     proxies: Mutex<BTreeMap<String, Proxy>>,
@@ -74,12 +81,18 @@ impl Engine {
         metrics: Metrics,
         events: Events,
         max_ttl: Duration,
+        interference: Interference,
         listeners: Box<dyn Listeners>,
+        zones: Box<dyn Zones>,
     ) -> Self {
         let (version, _) = watch::channel(0);
         Self {
             inner: Arc::new(Inner {
                 listeners,
+                zones,
+                interference,
+                drill: Mutex::default(),
+                has_drill: AtomicBool::new(false),
                 opening: tokio::sync::Mutex::default(),
                 proxies: Mutex::default(),
                 deadman: Mutex::default(),
@@ -120,14 +133,13 @@ impl Engine {
         if let Some(context) = &spec.context {
             context.set_detour(Arc::new(self.clone()));
         }
-        let name = spec.name.clone();
-        self.inner.count(&name, usize::from(!enabled));
         let proxy = Proxy {
             spec,
             enabled,
             toxics: Vec::new(),
         };
-        self.inner.lock().insert(name, proxy);
+        self.inner.count(&proxy);
+        self.inner.lock().insert(proxy.spec.name.clone(), proxy);
     }
 
     pub fn proxies(&self) -> Vec<ProxyView> {
@@ -169,7 +181,7 @@ impl Engine {
         let shown = toxic.to_json();
         self.inner.set("a fault is set", proxy, &toxic);
         proxy.toxics.push(toxic);
-        self.inner.count(&proxy.spec.name, proxy.active());
+        self.inner.count(proxy);
         drop(proxies);
         self.inner.changed();
         Ok(shown)
@@ -197,13 +209,13 @@ impl Engine {
         let index = proxy.find(name).ok_or(EngineError::ToxicNotFound)?;
         let toxic = proxy.toxics.remove(index);
         self.inner.cleared(&proxy.spec.name, &toxic);
-        self.inner.count(&proxy.spec.name, proxy.active());
+        self.inner.count(proxy);
         drop(proxies);
         self.inner.changed();
         Ok(())
     }
 
-    /// Enables every proxy and removes every toxic. An address that is taken by now keeps its proxy disabled, and is
+    /// Enables every proxy, removes every toxic and ends the drill. An address that is taken by now keeps its proxy disabled, and is
     /// the error.
     pub async fn reset(&self) -> Result<(), EngineError> {
         let _opening = self.inner.opening.lock().await;
@@ -218,9 +230,11 @@ impl Engine {
                 for toxic in std::mem::take(&mut proxy.toxics) {
                     self.inner.cleared(&name, &toxic);
                 }
-                self.inner.count(&name, proxy.active());
+                self.inner.count(proxy);
             }
         }
+        // None is as good as one that is removed.
+        let _ = self.end_drill();
         self.inner.changed();
         result
     }
@@ -228,6 +242,8 @@ impl Engine {
     /// Every fault is removed unless this is called again within that time.
     pub fn arm_deadman(&self, within: Duration) {
         *lock(&self.inner.deadman) = Some(Instant::now() + within);
+        // Whoever renews this one is there for the drill as well.
+        let _ = self.keep_drill(within);
         self.inner.clock.notify_one();
     }
 
@@ -256,9 +272,15 @@ impl Engine {
             }
         }
         drop(proxies);
-        let deadman = lock(&self.inner.deadman)
-            .map(|at| seconds(at.saturating_duration_since(Instant::now())));
-        json!({"schema_version": 1, "faults": faults, "deadman_s": deadman})
+        let now = Instant::now();
+        let mut deadman = lock(&self.inner.deadman).map(|at| at.saturating_duration_since(now));
+        let live = self.inner.live();
+        if let Some(drill) = &*lock(&self.inner.drill) {
+            faults.push(drill.to_json(&live));
+            let left = drill.deadman_left(now);
+            deadman = Some(deadman.map_or(left, |other| other.min(left)));
+        }
+        json!({"schema_version": 1, "faults": faults, "deadman_s": deadman.map(seconds)})
     }
 
     /// One line for each fault, for `/readyz?verbose`.
@@ -278,6 +300,7 @@ impl Engine {
                 )
             }));
         }
+        names.extend(lock(&self.inner.drill).as_ref().map(Drill::name));
         names
     }
 
@@ -345,10 +368,10 @@ impl Engine {
         }
         let next = next.map(|next| Instant::now() + next.since(clock::now()));
         let deadman = *lock(&self.inner.deadman);
-        match (next, deadman) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        next.into_iter()
+            .chain(deadman)
+            .chain(self.keep_up_drill())
+            .min()
     }
 }
 
@@ -386,7 +409,7 @@ impl Detour for Engine {
     }
 }
 
-fn seconds(time: Duration) -> f64 {
+pub(super) fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
@@ -403,7 +426,8 @@ impl Inner {
 
     /// The toxics have changed: live connections leave the relay, or come back to it.
     fn changed(&self) {
-        let any = self.lock().values().any(|proxy| proxy.active() > 0);
+        let any =
+            self.has_drill.load(Relaxed) || self.lock().values().any(|proxy| proxy.active() > 0);
         let was = self.is_active.swap(any, Relaxed);
         fence(SeqCst);
         if any || was {
@@ -417,7 +441,8 @@ impl Inner {
         let any = Direction::BOTH
             .into_iter()
             .any(|direction| !self.toxics_of(entry, direction).is_empty());
-        entry.commands.set_diverted(any || self.is_closed(entry));
+        let any = any || self.live_fault(entry).is_some() || self.is_closed(entry);
+        entry.commands.set_diverted(any);
     }
 
     /// Removes the series of proxies that are gone, once their last connection has ended; whether none is left.
@@ -472,17 +497,28 @@ impl Inner {
         let Some(proxy) = proxies.get(entry.listener.as_str()) else {
             return Vec::new();
         };
-        proxy
+        let mut toxics: Vec<_> = proxy
             .toxics
             .iter()
             .filter(|toxic| toxic.direction == direction && toxic.applies_to(subject))
             .cloned()
-            .collect()
+            .collect();
+        drop(proxies);
+        if direction == Direction::Download && self.live_fault(entry) == Some(LiveFault::Slow) {
+            toxics.extend(
+                lock(&self.drill)
+                    .as_ref()
+                    .map(|drill| Arc::clone(drill.slow())),
+            );
+        }
+        toxics
     }
 
-    fn count(&self, listener: &str, active: usize) {
+    fn count(&self, proxy: &Proxy) {
+        let drills = self.has_drill.load(Relaxed) && proxy.spec.is_configured;
+        let active = proxy.active() + usize::from(drills);
         self.metrics
-            .gauge(&family::FAULTS_ACTIVE, &[listener])
+            .gauge(&family::FAULTS_ACTIVE, &[&proxy.spec.name])
             .set(active as f64);
     }
 
@@ -519,9 +555,14 @@ impl Chain for ConnectionChain<'_> {
     }
 
     fn is_clear(&self) -> bool {
-        Direction::BOTH
-            .into_iter()
-            .all(|direction| self.toxics(direction).is_empty())
+        self.live_fault().is_none()
+            && Direction::BOTH
+                .into_iter()
+                .all(|direction| self.toxics(direction).is_empty())
+    }
+
+    fn live_fault(&self) -> Option<LiveFault> {
+        self.engine.live_fault(self.entry)
     }
 
     fn is_closed(&self) -> bool {

@@ -70,6 +70,9 @@ pub enum EngineError {
     Configured(String),
     /// An address on which nothing can listen.
     Listen(String),
+    /// There is a drill already, or none.
+    DrillRuns(String),
+    NoDrill,
 }
 
 /// Whether a proxy would have to listen or lead elsewhere.

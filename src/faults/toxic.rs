@@ -340,6 +340,25 @@ impl Toxic {
         }
     }
 
+    /// A toxic on answers that belongs to a drill: it is on no proxy, and applies to whatever the drill applies to.
+    pub(super) fn of_drill(effect: Effect) -> Self {
+        Self {
+            id: u64::MAX,
+            name: String::new(),
+            effect,
+            direction: Direction::Download,
+            stream: String::new(),
+            toxicity: 1.0,
+            expires: Moment::default(),
+            zone: None,
+            endpoint: None,
+            first: None,
+            seed: None,
+            set_at: Moment::default(),
+            decisions: Mutex::default(),
+        }
+    }
+
     /// The same toxic with other attributes. A new toxicity is drawn anew.
     pub(super) fn updated(&self, effect: Effect, toxicity: f32) -> Self {
         let mut decisions = self.lock().clone();

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::{HOST, HeaderMap};
 use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
 
 /// A line of a body that is read line by line.
 const LINE_MAX: usize = 1 << 20;
@@ -42,6 +44,16 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+}
+
+/// One connection for many questions, one after the other; made anew when it has ended.
+#[derive(Debug)]
+pub struct Session {
+    target: Target,
+    bounds: Bounds,
+    sender: Option<SendRequest<Full<Bytes>>>,
+    /// Drives the connection, and ends with this.
+    driving: JoinSet<()>,
 }
 
 /// Why there is no answer.
@@ -191,6 +203,27 @@ fn build(
         .map_err(|error| Error::Http(target.to_string(), error.to_string()))
 }
 
+/// An answer with all of its body, which may be this long.
+async fn whole(
+    target: &Target,
+    answer: hyper::Response<hyper::body::Incoming>,
+    most: usize,
+) -> Result<Answer, Error> {
+    let (head, body) = answer.into_parts();
+    let body = Limited::new(body, most).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            Error::TooLong(target.to_string(), most)
+        } else {
+            Error::Http(target.to_string(), error.to_string())
+        }
+    })?;
+    Ok(Answer {
+        status: head.status,
+        headers: head.headers,
+        body: body.to_bytes(),
+    })
+}
+
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     target: &Target,
@@ -209,22 +242,7 @@ async fn exchange(
             .send_request(request)
             .await
             .map_err(|error| broken(error.to_string()))?;
-        let (head, body) = answer.into_parts();
-        let body = Limited::new(body, bounds.body)
-            .collect()
-            .await
-            .map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    Error::TooLong(target.to_string(), bounds.body)
-                } else {
-                    broken(error.to_string())
-                }
-            })?;
-        Ok(Answer {
-            status: head.status,
-            headers: head.headers,
-            body: body.to_bytes(),
-        })
+        whole(target, answer, bounds.body).await
     };
     // The connection is driven beside the talk, not in a task of its own: nothing is left behind when we are dropped.
     tokio::pin!(talk, connection);
@@ -234,6 +252,86 @@ async fn exchange(
     }
     // The connection has ended: what it read is still in the talk's hands, and so is the error.
     talk.await
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Connects with the first question.
+    pub fn new(target: Target, bounds: Bounds) -> Self {
+        Self {
+            target,
+            bounds,
+            sender: None,
+            driving: JoinSet::new(),
+        }
+    }
+
+    /// `GET path`. On a connection that has ended meanwhile it is asked a second time.
+    pub async fn get(&mut self, path: &str) -> Result<Answer, Error> {
+        let within = self.bounds.time;
+        let was_open = self.sender.is_some();
+        let asked = async {
+            match self.ask(path).await {
+                Err(Error::Http(..)) if was_open => {
+                    self.sender = None;
+                    self.ask(path).await
+                }
+                other => other,
+            }
+        };
+        match tokio::time::timeout(within, asked).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.sender = None;
+                Err(Error::Timeout(self.target.to_string(), within))
+            }
+        }
+    }
+
+    async fn ask(&mut self, path: &str) -> Result<Answer, Error> {
+        let target = self.target.clone();
+        let broken = |error: hyper::Error| Error::Http(target.to_string(), error.to_string());
+        let request = build(&target, Method::GET, path, &[])?;
+        let mut sender = match self.sender.take() {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        sender.ready().await.map_err(broken)?;
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        let answer = whole(&target, answer, self.bounds.body).await?;
+        self.sender = Some(sender);
+        Ok(answer)
+    }
+
+    async fn connect(&mut self) -> Result<SendRequest<Full<Bytes>>, Error> {
+        let failed = |error| Error::Connect(self.target.to_string(), error);
+        self.driving.abort_all();
+        match &self.target {
+            Target::Tcp(address) => {
+                let stream = TcpStream::connect(address).await.map_err(failed)?;
+                self.drive(stream).await
+            }
+            Target::Unix(socket) => {
+                let stream = UnixStream::connect(socket).await.map_err(failed)?;
+                self.drive(stream).await
+            }
+        }
+    }
+
+    async fn drive(
+        &mut self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<SendRequest<Full<Bytes>>, Error> {
+        let shaken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) =
+            shaken.map_err(|error| Error::Http(self.target.to_string(), error.to_string()))?;
+        self.driving.spawn(async move {
+            // Its error is the next question's.
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
 }
 
 // === impl Target ===

@@ -49,6 +49,7 @@ pub(super) struct Connection {
     filled: usize,
     used_at: Moment,
     reusable: bool,
+    pub(super) connected: Moment,
 }
 
 // === impl Failure ===
@@ -99,12 +100,14 @@ impl Connection {
                 Ok(Ok(stream)) => {
                     // Small requests must not wait for the acknowledgement of the one before.
                     let _ = stream.set_nodelay(true);
+                    let now = clock::now();
                     return Ok(Self {
                         stream,
                         buffer: vec![0; BUFFER].into_boxed_slice(),
                         filled: 0,
-                        used_at: clock::now(),
+                        used_at: now,
                         reusable: true,
+                        connected: now,
                     });
                 }
                 Ok(Err(error)) => failure = Failure::of_connect(&error),
@@ -112,6 +115,11 @@ impl Connection {
             }
         }
         Err(failure)
+    }
+
+    /// Our side's port.
+    pub(super) fn local_port(&self) -> Option<u16> {
+        self.stream.local_addr().ok().map(|address| address.port())
     }
 
     /// Whether another request can go over it. One that was idle for long is asked first.

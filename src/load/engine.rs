@@ -14,7 +14,7 @@ use tokio::task::{JoinSet, LocalSet};
 
 use super::connection::{Bytes, Connection, Failure};
 use super::pacer::{Arrivals, Pacer};
-use super::recorder::{Interval, Recorder, Results, Timing, Window};
+use super::recorder::{Interval, Recorder, Results, Sample, Samples, Timing, Window};
 use super::{LoadPlan, LoadTarget, MAX_IN_FLIGHT, Pace, Workload};
 use crate::clock::{self, Moment};
 
@@ -37,6 +37,7 @@ const STOPPED: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
     asked: Arc<AtomicBool>,
+    finish: Arc<AtomicBool>,
     wake: Arc<Notify>,
 }
 
@@ -74,6 +75,7 @@ struct Shared {
     /// Open connections without a request.
     idle: RefCell<Vec<Connection>>,
     in_flight: Cell<usize>,
+    repeats_lost: bool,
 }
 
 /// What is left of a connection after a request.
@@ -91,6 +93,15 @@ impl Stop {
     pub fn ask(&self) {
         self.asked.store(true, Relaxed);
         self.wake.notify_waiters();
+    }
+
+    /// Asks the run to send nothing more, and to end when what is under way has ended.
+    pub fn finish(&self) {
+        self.finish.store(true, Relaxed);
+    }
+
+    fn is_finishing(&self) -> bool {
+        self.finish.load(Relaxed)
     }
 
     /// Whether it was asked.
@@ -119,14 +130,25 @@ pub fn run(
     stop: &Stop,
     progress: impl FnMut(&Progress),
 ) -> io::Result<super::Report> {
-    let outcome = execute(plan, stop, progress)?;
+    let outcome = execute(plan, stop, None, progress)?;
     Ok(super::Report::new(plan, outcome))
+}
+
+/// As [`run`], and hands over every request as it ends; the number of those that were skipped.
+///
+/// # Errors
+///
+/// A thread or its event loop cannot be had.
+pub fn run_sampled(plan: &LoadPlan, stop: &Stop, samples: &Samples) -> io::Result<u64> {
+    let outcome = execute(plan, stop, Some(samples), |_| {})?;
+    Ok(outcome.results.skipped)
 }
 
 /// As [`run`], before anything is worked out.
 pub(super) fn execute(
     plan: &LoadPlan,
     stop: &Stop,
+    samples: Option<&Samples>,
     mut progress: impl FnMut(&Progress),
 ) -> io::Result<Outcome> {
     let threads = plan.threads.clamp(1, plan.connections().max(1));
@@ -139,9 +161,10 @@ pub(super) fn execute(
     let mut handles = Vec::with_capacity(threads);
     for index in 0..threads {
         let (plan, stop, finished) = (plan.clone(), stop.clone(), finished.clone());
+        let samples = samples.cloned();
         let thread = std::thread::Builder::new().name(format!("load-{index}"));
         handles.push(thread.spawn(move || {
-            let recorder = Recorder::new(window, finished);
+            let recorder = Recorder::new(window, finished, samples);
             generate(plan, recorder, begin, (index, threads), &stop)
         })?);
     }
@@ -245,11 +268,12 @@ fn generate(
         recorder: RefCell::new(recorder),
         idle: RefCell::new(Vec::new()),
         in_flight: Cell::new(0),
+        repeats_lost: plan.repeats_lost,
     });
     let local = LocalSet::new();
     let work = async {
         if plan.is_open() {
-            open_loop(&plan, &shared, begin, (index, threads)).await
+            open_loop(&plan, &shared, begin, (index, threads), stop).await
         } else {
             closed_loop(&plan, &shared, begin, (index, threads)).await
         }
@@ -304,6 +328,7 @@ async fn open_loop(
     shared: &Rc<Shared>,
     begin: Moment,
     (index, threads): (usize, usize),
+    stop: &Stop,
 ) -> io::Result<()> {
     let cap = (MAX_IN_FLIGHT / threads).max(1);
     let pacer = Pacer::new()?;
@@ -316,6 +341,10 @@ async fn open_loop(
     for (rate, length) in warmup.into_iter().chain(stages) {
         for offset in Arrivals::new(rate, length, poisson, index, threads) {
             let intended = start + offset;
+            if stop.is_finishing() {
+                tasks.join_all().await;
+                return Ok(());
+            }
             if clock::now() < intended {
                 pacer.until(intended).await?;
                 burst = 0;
@@ -363,23 +392,34 @@ impl Shared {
     async fn request(&self, connection: Option<Connection>, intended: Option<Moment>) -> Answered {
         let sent = clock::now();
         let mut bytes = Bytes::default();
+        let was_kept = connection.is_some();
         let opened = match connection {
             Some(connection) => Ok(connection),
             None => Connection::open(&self.target).await,
         };
-        let (connection, outcome): (Option<Connection>, Result<(), Failure>) = match opened {
-            Ok(mut connection) => {
-                let outcome = connection.exchange(&self.workload, &mut bytes).await;
-                (Some(connection), outcome)
-            }
-            Err(failure) => (None, Err(failure)),
-        };
+        let (mut connection, mut outcome) = self.exchange(opened, &mut bytes).await;
+        let is_lost = matches!(outcome, Err(Failure::Closed | Failure::Reset));
+        let repeated = self.repeats_lost && was_kept && is_lost && bytes.received == 0;
+        if repeated {
+            let again = Connection::open(&self.target).await;
+            (connection, outcome) = self.exchange(again, &mut bytes).await;
+        }
         let timing = Timing {
             intended: intended.unwrap_or(sent),
             sent,
             done: clock::now(),
         };
-        self.recorder.borrow_mut().record(timing, bytes, outcome);
+        let mut recorder = self.recorder.borrow_mut();
+        recorder.sample(|| Sample {
+            intended: timing.intended,
+            done: timing.done,
+            local_port: connection.as_ref().and_then(Connection::local_port),
+            connected: connection.as_ref().map(|connection| connection.connected),
+            repeated,
+            error: outcome.as_ref().err().map(Failure::key),
+        });
+        recorder.record(timing, bytes, outcome);
+        drop(recorder);
         let connected = connection.is_some();
         let keepalive = self.workload.keepalive();
         let connection =
@@ -387,6 +427,20 @@ impl Shared {
         Answered {
             connection,
             connected,
+        }
+    }
+
+    async fn exchange(
+        &self,
+        opened: Result<Connection, Failure>,
+        bytes: &mut Bytes,
+    ) -> (Option<Connection>, Result<(), Failure>) {
+        match opened {
+            Ok(mut connection) => {
+                let outcome = connection.exchange(&self.workload, bytes).await;
+                (Some(connection), outcome)
+            }
+            Err(failure) => (None, Err(failure)),
         }
     }
 }

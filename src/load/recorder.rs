@@ -1,6 +1,7 @@
 //! What one generator thread has measured, and how the threads' results are added up.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -23,6 +24,28 @@ pub(super) struct Interval {
     pub(super) failed: u64,
     /// Corrected latency in nanoseconds, successful requests only.
     pub(super) latency: Histogram<u64>,
+}
+
+/// One request, for whoever wants to know more than sums.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// When it was due.
+    pub intended: Moment,
+    pub done: Moment,
+    /// The port that its connection had on this side, where there was one.
+    pub local_port: Option<u16>,
+    /// When that connection was made.
+    pub connected: Option<Moment>,
+    /// Whether it was sent a second time.
+    pub repeated: bool,
+    /// Why it failed, as in `by_error`; `None`: it was answered.
+    pub error: Option<String>,
+}
+
+/// Requests as they end, from all threads. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Samples {
+    list: Arc<Mutex<Vec<Sample>>>,
 }
 
 /// Everything measured, of one thread or of all.
@@ -62,6 +85,7 @@ pub(super) struct Recorder {
     window: Window,
     interval: Interval,
     finished: std::sync::mpsc::Sender<Interval>,
+    samples: Option<Samples>,
 }
 
 /// A histogram of nanoseconds.
@@ -82,6 +106,20 @@ fn record(histogram: &mut Histogram<u64>, latency: Duration) {
 pub(super) fn add(to: &mut Histogram<u64>, from: &Histogram<u64>) {
     // Fails only where the target cannot grow; it can.
     let _ = to.add(from);
+}
+
+// === impl Samples ===
+
+impl Samples {
+    /// Those that have ended since the last call.
+    pub fn take(&self) -> Vec<Sample> {
+        std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn push(&self, sample: Sample) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.push(sample);
+    }
 }
 
 // === impl Interval ===
@@ -148,12 +186,24 @@ impl Window {
 // === impl Recorder ===
 
 impl Recorder {
-    pub(super) fn new(window: Window, finished: std::sync::mpsc::Sender<Interval>) -> Self {
+    pub(super) fn new(
+        window: Window,
+        finished: std::sync::mpsc::Sender<Interval>,
+        samples: Option<Samples>,
+    ) -> Self {
         Self {
             results: Results::new(),
             window,
             interval: Interval::new(0),
             finished,
+            samples,
+        }
+    }
+
+    /// Hands over one request, where somebody wants it.
+    pub(super) fn sample(&self, sample: impl FnOnce() -> Sample) {
+        if let Some(samples) = &self.samples {
+            samples.push(sample());
         }
     }
 

@@ -156,6 +156,7 @@ fn ramps_climb_by_their_step_and_end_at_their_last_rate() {
         duration: Duration::from_secs(1),
         warmup: Duration::ZERO,
         threads: 1,
+        repeats_lost: false,
     };
     let ramp: Ramp = "100..350/100".parse().unwrap();
     let climbing = plan(

@@ -69,7 +69,7 @@ pub fn run(
         let mut block = [Results::new(), Results::new()];
         for side in [0, 1, 1, 0] {
             let plan = if side == 0 { &mine } else { &other };
-            let outcome = execute(plan, stop, &mut progress)?;
+            let outcome = execute(plan, stop, None, &mut progress)?;
             block[side].add(&outcome.results);
             if side == 0 {
                 total.add(outcome);

@@ -214,6 +214,19 @@ impl ConnStats {
         self.set_pending(direction, bytes);
     }
 
+    /// A request waits for its answer, if none does already.
+    pub fn wait_diverted(&self, since: Moment) {
+        if self.is_framed() {
+            self.set_phase(Phase::Waiting, 0);
+        }
+        self.wait_from(since);
+    }
+
+    /// An answer, or a piece of one, has passed.
+    pub fn answered_diverted(&self) {
+        let _ = self.end_wait();
+    }
+
     // Written by the relay.
 
     /// A relay begins on this connection; its predecessors have moved nothing.

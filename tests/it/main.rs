@@ -9,6 +9,8 @@ mod close_matrix;
 mod demo;
 mod doctor;
 mod drain;
+#[cfg(all(feature = "faults", feature = "load"))]
+mod drill;
 mod edges;
 mod failover;
 #[cfg(feature = "faults")]

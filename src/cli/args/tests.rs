@@ -36,10 +36,11 @@ fn every_subcommand_is_there() {
     let absent = |name: &&str| {
         (cfg!(not(feature = "gateway")) && ["gateway", "cert"].contains(name))
             || (cfg!(not(feature = "load")) && *name == "load")
+            || (cfg!(not(all(feature = "faults", feature = "load"))) && *name == "drill")
             || (cfg!(not(feature = "top")) && *name == "top")
     };
     let expected = "run demo mock doctor check plan explain snippet init status top slo incident wait healthcheck endpoint reload upgrade shutdown \
-                    gateway cert load guide completions man version";
+                    gateway cert load drill guide completions man version";
     let expected: Vec<&str> = expected
         .split_whitespace()
         .filter(|name| !absent(name))

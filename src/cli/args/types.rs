@@ -27,6 +27,8 @@ pub mod name {
     pub const GUIDE: &str = "guide";
     pub const COMPLETIONS: &str = "completions";
     pub const LOAD: &str = "load";
+    #[cfg(all(feature = "faults", feature = "load"))]
+    pub const DRILL: &str = "drill";
     pub const MAN: &str = "man";
     pub const VERSION: &str = "version";
 }

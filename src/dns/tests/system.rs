@@ -62,7 +62,11 @@ fn resolv_conf_is_read_anew() {
         resolv_conf: folder.path().join("resolv.conf"),
         hosts: folder.path().join("hosts"),
     };
-    let resolver = Configured::new(DnsSettings::default(), files.clone());
+    let resolver = Configured::new(
+        DnsSettings::default(),
+        files.clone(),
+        crate::interference::Interference::default(),
+    );
     let servers = || -> Vec<String> {
         let config = resolver.config();
         let servers = config.servers.as_ref().unwrap().iter();

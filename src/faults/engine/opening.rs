@@ -149,7 +149,7 @@ impl Engine {
                 proxy.spec.listen = opened.listen;
                 proxy.spec.context = Some(opened.context);
             }
-            self.inner.count(name, proxy.active());
+            self.inner.count(proxy);
         }
         event!(
             self.inner.events,
@@ -178,7 +178,7 @@ impl Engine {
             } else {
                 proxy.spec.context = None;
             }
-            self.inner.count(name, proxy.active());
+            self.inner.count(proxy);
             proxy.spec.is_configured
         };
         event!(

@@ -1,0 +1,219 @@
+//! `entryway drill`: reads the flags, runs the drill, prints and writes the results.
+
+use std::io::Write;
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::args::{OutputFormat, name};
+use super::error::{CliError, code};
+use super::signals::interrupt;
+use super::{instance, load_words, output};
+use crate::drill::embedded::{Mocks, OWN, Proxy, SHORTENED};
+use crate::drill::{
+    self, ASSERT_NAMES, Error, Instance, Interrupt, OutputKind, Plan, Report, Tell,
+};
+use crate::duration;
+use crate::faults::DrillKind;
+use crate::load::slo::Term;
+
+/// Exit code where an assertion was missed.
+const MISSED: u8 = 99;
+
+/// Id of `--zone`, which is not the setting of that name.
+const ZONE: &str = "drilled-zone";
+
+/// The subcommand and its flags, without those that name an instance.
+pub fn command() -> Command {
+    let kinds = DrillKind::ALL.map(DrillKind::as_str);
+    Command::new(name::DRILL)
+        .about("Set a fault on purpose, send requests through it, and say what became of them")
+        .long_about(
+            "Sets a fault in a running instance (or, with --embedded, in one of its own before mock zones), sends\n\
+             requests meanwhile, takes the fault back and reports: how long until the zone was marked down, until\n\
+             another zone answered, how many requests failed, how much longer they took, when the zone was used again.\n\
+             Nothing outside of entryway is touched, and the fault ends by itself when the drill does not.\n\
+             Exit code: 0; 99 an --assert was missed; 1 it could not be run; 130 after Ctrl-C.",
+        )
+        .arg(
+            Arg::new("kind")
+                .value_name("KIND")
+                .required(true)
+                .value_parser(PossibleValuesParser::new(kinds))
+                .hide_possible_values(true)
+                .help("zone-down zone-silent zone-slow all-down dns-fail dns-empty flap idle-cut sleep"),
+        )
+        .arg(
+            Arg::new(ZONE)
+                .long("zone")
+                .value_name("Z")
+                .help("Where it happens [default: the zone in use]"),
+        )
+        .arg(
+            Arg::new("for")
+                .long("for")
+                .value_name("D")
+                .default_value("10s")
+                .value_parser(length)
+                .help("How long the fault stands"),
+        )
+        .arg(
+            Arg::new("rate")
+                .long("rate")
+                .value_name("N")
+                .default_value("200")
+                .value_parser(rate)
+                .help("Requests a second to send meanwhile; 0: none, other clients are watched"),
+        )
+        .arg(
+            Arg::new("assert")
+                .long("assert")
+                .value_name("TERM")
+                .action(ArgAction::Append)
+                .value_parser(|text: &str| Term::parse_list(text, ASSERT_NAMES))
+                .help("What must be true, such as errors==0, p99<50ms, failover<100ms, detection<2s, failback<90s, held>0 (repeatable)"),
+        )
+        .arg(
+            Arg::new("out")
+                .long("out")
+                .value_name("FILE")
+                .value_parser(|path: &str| OutputKind::of(path).map(|kind| (path.to_owned(), kind)))
+                .action(ArgAction::Append)
+                .help("Also write the results to FILE: .json, .xml (JUnit) or .html (repeatable)"),
+        )
+        .arg(
+            Arg::new("embedded")
+                .long("embedded")
+                .action(ArgAction::SetTrue)
+                .help("Drill an entryway before three mock zones, both started for it in this process"),
+        )
+}
+
+fn length(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        length if length < Duration::from_millis(100) => {
+            Err(format!("`{text}` is too short; at least 100ms"))
+        }
+        length if length > Duration::from_secs(24 * 3600) => {
+            Err(format!("`{text}` is too long; at most 24h"))
+        }
+        length => Ok(length),
+    }
+}
+
+/// As a rate of `load`, and 0.
+fn rate(text: &str) -> Result<f64, String> {
+    match text.trim().trim_end_matches("/s") {
+        "0" => Ok(0.0),
+        _ => crate::load::rate(text),
+    }
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+///
+/// The drill could not be run, or a result could not be written.
+pub async fn run(matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliError> {
+    let (interrupt, signal) = interrupt();
+    let kind = matches.get_one::<String>("kind").map(String::as_str);
+    let kind = kind.and_then(DrillKind::parse);
+    let kind = kind.ok_or_else(|| CliError::new(code::NOT_UNDERSTOOD, "no such kind of drill"))?;
+    let report = match matches.get_flag("embedded") {
+        true => embedded(kind, matches, interrupt).await?,
+        false => {
+            let reading = instance(matches).await?.reading();
+            let (mut instance, patience) = Instance::open(reading).await.map_err(failed)?;
+            drill_instance(kind, matches, &mut instance, patience, interrupt).await?
+        }
+    };
+    let code = finish(&report, matches, to)?;
+    Ok(match report.interrupted {
+        true => signal.await.unwrap_or(code),
+        false => code,
+    })
+}
+
+async fn drill_instance(
+    kind: DrillKind,
+    matches: &ArgMatches,
+    instance: &mut Instance,
+    patience: Duration,
+    interrupt: Interrupt,
+) -> Result<Report, CliError> {
+    let asked = matches.get_one::<String>(ZONE).map(String::as_str);
+    let zone = instance.zone(kind, asked).await.map_err(failed)?;
+    let asserts = matches.get_many::<Vec<Term>>("assert").unwrap_or_default();
+    let plan = Plan {
+        kind,
+        zone,
+        length: matches.get_one("for").copied().unwrap_or_default(),
+        rate: matches.get_one("rate").copied().unwrap_or_default(),
+        asserts: asserts.flatten().cloned().collect(),
+        patience,
+    };
+    drill::run(&plan, instance, &mut Progress, interrupt)
+        .await
+        .map_err(failed)
+}
+
+/// Mocks and an entryway of the drill's own.
+async fn embedded(
+    kind: DrillKind,
+    matches: &ArgMatches,
+    interrupt: Interrupt,
+) -> Result<Report, CliError> {
+    let mocks = Mocks::start().map_err(failed)?;
+    let loaded = load_words(mocks.arguments())?;
+    let proxy = Proxy::start(loaded).await.map_err(failed)?;
+    let (mut instance, patience) = Instance::open(proxy.admin()).await.map_err(failed)?;
+    Progress.tell(
+        Duration::ZERO,
+        &format!("an entryway before three mock zones, its own is {OWN}; {SHORTENED}"),
+    );
+    drill_instance(kind, matches, &mut instance, patience, interrupt).await
+}
+
+fn finish(report: &Report, matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliError> {
+    if output(matches) == OutputFormat::Json {
+        let json = serde_json::to_string(&report.summary).map_err(std::io::Error::other)?;
+        writeln!(to, "{json}")?;
+    } else {
+        write!(to, "{}", report.text())?;
+    }
+    to.flush()?;
+    let files = matches.get_many::<(String, OutputKind)>("out");
+    for (path, kind) in files.unwrap_or_default() {
+        drill::write_output(report, path, *kind).map_err(|error| {
+            CliError::new(code::OS, format!("write {path}: {error}"))
+                .likely("the result above is complete; only this file is missing")
+        })?;
+    }
+    Ok(if report.passed() { 0 } else { MISSED })
+}
+
+fn failed(error: Error) -> CliError {
+    let what = error.to_string();
+    match error {
+        Error::NoInstance(_) => CliError::new(code::NOT_THERE, format!("no instance answers: {what}"))
+            .next("start one with `entryway run`, name it with --admin HOST:PORT, or drill mocks with --embedded"),
+        Error::UnknownZone(_) => CliError::new(code::NOT_UNDERSTOOD, what),
+        Error::NotAllowed(_) => CliError::new(code::PERMISSION, what)
+            .likely("the instance runs as another user"),
+        Error::Cannot { next, .. } => CliError::new(code::NOT_OK, what).next(next),
+        Error::Lost(_) => CliError::new(code::NOT_OK, format!("the drill broke off: {what}"))
+            .likely("the instance has ended or is overloaded; the fault ends by itself within 5 s")
+            .next("entryway status"),
+    }
+}
+
+/// Progress on standard error.
+struct Progress;
+
+impl Tell for Progress {
+    fn tell(&mut self, at: Duration, what: &str) {
+        // A courtesy: a reader that is gone is no failure.
+        let _ = writeln!(anstream::stderr(), "{:6.2} s  {what}", at.as_secs_f64());
+    }
+}

@@ -1,0 +1,303 @@
+//! A running instance as the subject of a drill: its admin API is read, its faults API is driven.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Error, Plan, Subject, View};
+use crate::admin::api_types::{Connection, Connections, Endpoint, Endpoints, Status};
+use crate::faults::DrillKind;
+use crate::http::client::{self, Answer, Bounds, Session, Target};
+use crate::http::query::encode;
+use crate::http::{Method, StatusCode};
+use crate::upstream::settings::FailbackSettings;
+
+/// For one question.
+const BOUNDS: Bounds = Bounds {
+    time: Duration::from_secs(3),
+    body: 64 << 20,
+};
+
+/// The fault outlives the drill by this much at most.
+const LONGER: Duration = Duration::from_secs(10);
+
+/// Beyond `failback.after`, how long the return of the zone is waited for: until it is probed again, and for the ramp.
+const RETURNS_WITHIN: Duration = Duration::from_secs(30);
+
+/// An instance whose faults API is open.
+#[derive(Debug)]
+pub struct Instance {
+    admin: Session,
+    faults: Target,
+    listener: SocketAddr,
+    /// Zone of each endpoint, by name.
+    zones: HashMap<String, String>,
+    /// Bytes of each connection to another zone when the fault was set.
+    before: Option<HashMap<u64, u64>>,
+}
+
+// === impl Instance ===
+
+impl Instance {
+    /// Finds out about the instance that answers there; with how long it waits until it uses a zone again.
+    pub async fn open(reading: Target) -> Result<(Self, Duration), Error> {
+        let mut admin = Session::new(reading, BOUNDS);
+        let status: Status = ask(&mut admin, "/v1/status").await.map_err(no_instance)?;
+        let Some(faults) = status.faults else {
+            return Err(Error::Cannot {
+                what: "the instance takes no faults: faults.bind is not set".to_owned(),
+                next: "restart it with --faults 127.0.0.1:8474, or drill mocks with --embedded",
+            });
+        };
+        let listener = status
+            .listeners
+            .iter()
+            .flat_map(|one| &one.addresses)
+            .next();
+        let listener = listener.and_then(|address| address.parse().ok());
+        let Some(listener) = listener else {
+            return Err(Error::Cannot {
+                what: "the instance has no listener".to_owned(),
+                next: "a gateway cannot be drilled; drill the instance behind it",
+            });
+        };
+        let returns = returns_within(&mut admin).await.map_err(no_instance)?;
+        let instance = Self {
+            admin,
+            faults: Target::Tcp(faults),
+            listener,
+            zones: HashMap::new(),
+            before: None,
+        };
+        Ok((instance, returns))
+    }
+
+    /// The zone to drill: the one asked for, if the instance has it, else the one in use.
+    pub async fn zone(
+        &mut self,
+        kind: DrillKind,
+        asked: Option<&str>,
+    ) -> Result<Option<String>, Error> {
+        let endpoints = self.endpoints().await?;
+        if !kind.has_zone() {
+            return match asked {
+                None => Ok(None),
+                Some(_) => Err(Error::UnknownZone(format!(
+                    "{kind} does not happen to one zone; leave out --zone"
+                ))),
+            };
+        }
+        let Some(asked) = asked else {
+            let in_use = endpoints.iter().find(|endpoint| endpoint.active);
+            return in_use.map(|one| Some(zone_of(one))).ok_or(Error::Cannot {
+                what: "no zone is in use: no address is known yet".to_owned(),
+                next: "entryway status",
+            });
+        };
+        let mut known: Vec<String> = endpoints.iter().map(zone_of).collect();
+        known.sort();
+        known.dedup();
+        if known.iter().any(|zone| zone == asked) {
+            return Ok(Some(asked.to_owned()));
+        }
+        Err(Error::UnknownZone(format!(
+            "no endpoint is in zone `{asked}`; there are {}",
+            known.join(", ")
+        )))
+    }
+
+    async fn endpoints(&mut self) -> Result<Vec<Endpoint>, Error> {
+        let found: Endpoints = ask(&mut self.admin, "/v1/endpoints").await.map_err(lost)?;
+        for endpoint in &found.endpoints {
+            let zone = zone_of(endpoint);
+            self.zones.insert(endpoint.name.clone(), zone);
+        }
+        Ok(found.endpoints)
+    }
+
+    async fn connections(&mut self) -> Result<Vec<Connection>, Error> {
+        let path = "/v1/connections?limit=100000";
+        let found: Connections = ask(&mut self.admin, path).await.map_err(lost)?;
+        Ok(found.connections)
+    }
+
+    /// Bytes that came from zones other than the drilled one, by connection.
+    async fn elsewhere(&mut self, plan: &Plan) -> Result<HashMap<u64, u64>, Error> {
+        let connections = self.connections().await?;
+        let other = |connection: &&Connection| {
+            let zone = connection.endpoint.as_ref();
+            let zone = zone.and_then(|endpoint| self.zones.get(endpoint));
+            zone.is_some() && zone != plan.zone.as_ref()
+        };
+        Ok(connections
+            .iter()
+            .filter(other)
+            .map(|connection| (connection.id, connection.bytes.download))
+            .collect())
+    }
+
+    async fn change(&self, method: Method, path: &str) -> Result<Answer, Error> {
+        let answer = client::request(&self.faults, method, path, &[], BOUNDS).await;
+        let answer = answer.map_err(|error| Error::Lost(error.to_string()))?;
+        match answer.status {
+            status if status.is_success() => Ok(answer),
+            StatusCode::CONFLICT => Err(Error::Cannot {
+                what: format!("another drill runs on this instance: {}", said(&answer)),
+                next: "wait for its end; curl -X DELETE http://FAULTS/faults/drill ends it",
+            }),
+            StatusCode::FORBIDDEN => Err(Error::NotAllowed(said(&answer))),
+            StatusCode::BAD_REQUEST => Err(Error::UnknownZone(said(&answer))),
+            StatusCode::NOT_FOUND => Err(Error::Lost(
+                "somebody else has taken the fault back, or its time was over".to_owned(),
+            )),
+            status => Err(Error::Lost(format!("{status}: {}", said(&answer)))),
+        }
+    }
+}
+
+impl Subject for Instance {
+    const LOOK: Duration = Duration::from_millis(10);
+
+    fn target(&self) -> SocketAddr {
+        self.listener
+    }
+
+    async fn set(&mut self, plan: &Plan) -> Result<(), Error> {
+        if plan.rate == 0.0 {
+            self.before = Some(self.elsewhere(plan).await?);
+        }
+        let ttl = crate::duration::show(plan.length + LONGER);
+        let mut path = format!("/faults/drill?kind={}&ttl={ttl}", plan.kind);
+        if let Some(zone) = &plan.zone {
+            path.push_str(&format!("&zone={}", encode(zone)));
+        }
+        let answer = self.change(Method::POST, &path).await?;
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let stands = Duration::from_secs_f64(answer["ttl_s"].as_f64().unwrap_or(0.0).max(0.0));
+        if stands < plan.length {
+            self.clear().await?;
+            let most = crate::duration::show(stands);
+            return Err(Error::Cannot {
+                what: format!("faults of this instance end after {most}"),
+                next: "a shorter --for, or a longer faults.max_ttl",
+            });
+        }
+        Ok(())
+    }
+
+    async fn keep(&mut self) -> Result<(), Error> {
+        let path = "/faults/drill/alive";
+        self.change(Method::POST, path).await.map(drop)
+    }
+
+    async fn clear(&mut self) -> Result<(), Error> {
+        let path = "/faults/drill";
+        self.change(Method::DELETE, path).await.map(drop)
+    }
+
+    async fn look(&mut self, plan: &Plan) -> Result<View, Error> {
+        let endpoints = self.endpoints().await?;
+        let is_meant = |endpoint: &&Endpoint| match &plan.zone {
+            Some(zone) => zone_of(endpoint) == *zone,
+            None => plan.kind == DrillKind::AllDown,
+        };
+        let meant = endpoints.iter().filter(is_meant);
+        let mut addresses = meant.flat_map(|endpoint| &endpoint.addresses);
+        Ok(View {
+            is_down: addresses.any(|address| address.state == "down"),
+            in_use: endpoints.iter().find(|one| one.active).map(zone_of),
+        })
+    }
+
+    async fn zones_of(&mut self) -> Result<HashMap<u16, String>, Error> {
+        let connections = self.connections().await?;
+        Ok(connections
+            .iter()
+            .filter_map(|connection| {
+                let zone = self.zones.get(connection.endpoint.as_ref()?)?;
+                let client: SocketAddr = connection.client.parse().ok()?;
+                Some((client.port(), zone.clone()))
+            })
+            .collect())
+    }
+
+    async fn others_answer(&mut self, plan: &Plan) -> Result<bool, Error> {
+        if self.before.is_none() {
+            return Ok(false);
+        }
+        let now = self.elsewhere(plan).await?;
+        let before = self.before.as_ref();
+        let grew = |(id, bytes): (&u64, &u64)| {
+            let known = before.and_then(|before| before.get(id)).copied();
+            *bytes > known.unwrap_or(0)
+        };
+        Ok(now.iter().any(grew))
+    }
+
+    async fn held(&mut self) -> Result<Option<u64>, Error> {
+        let answer = self.admin.get("/metrics").await;
+        let answer = answer.map_err(|error| Error::Lost(error.to_string()))?;
+        let text = answer.text();
+        let mut lines = text.lines();
+        let count = lines.find_map(|line| line.strip_prefix("entryway_parked_seconds_count "));
+        Ok(count
+            .and_then(|count| count.trim().parse::<f64>().ok())
+            .map(|count| count as u64))
+    }
+}
+
+/// The zone that an endpoint stands for: its name, where its zone is not known.
+fn zone_of(endpoint: &Endpoint) -> String {
+    endpoint
+        .zone
+        .clone()
+        .unwrap_or_else(|| endpoint.name.clone())
+}
+
+async fn ask<T: DeserializeOwned>(admin: &mut Session, path: &str) -> Result<T, String> {
+    let answer = admin.get(path).await.map_err(|error| error.to_string())?;
+    if !answer.status.is_success() {
+        return Err(format!("{path}: {}", answer.status));
+    }
+    serde_json::from_slice(&answer.body)
+        .map_err(|error| format!("{path}: the answer is not entryway's: {error}"))
+}
+
+/// By the settings in force, the longest over all upstreams.
+async fn returns_within(admin: &mut Session) -> Result<Duration, String> {
+    let config: Value = ask(admin, "/v1/config").await?;
+    let mut longest = None;
+    find_after(&config, &mut longest);
+    Ok(longest.unwrap_or(FailbackSettings::default().after) + RETURNS_WITHIN)
+}
+
+/// Every `failback.after` of the settings.
+fn find_after(value: &Value, longest: &mut Option<Duration>) {
+    let text = value.pointer("/failback/after/value");
+    if let Some(after) = text.and_then(|text| crate::duration::parse(text.as_str()?).ok()) {
+        *longest = Some(longest.map_or(after, |known| known.max(after)));
+    }
+    match value {
+        Value::Object(map) => map.values().for_each(|one| find_after(one, longest)),
+        Value::Array(list) => list.iter().for_each(|one| find_after(one, longest)),
+        _ => {}
+    }
+}
+
+/// The text of an error of the faults API.
+fn said(answer: &Answer) -> String {
+    let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
+    let text = body.as_ref().and_then(|body| body["error"].as_str());
+    text.map_or_else(|| answer.text(), str::to_owned)
+}
+
+fn no_instance(why: String) -> Error {
+    Error::NoInstance(why)
+}
+
+fn lost(why: String) -> Error {
+    Error::Lost(why)
+}

@@ -1,0 +1,194 @@
+//! The drill of an instance: set, kept alive, in force, ended. There is one at a time.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Engine, Inner, lock};
+use crate::clock;
+use crate::connection::Entry;
+use crate::events::event;
+use crate::faults::drill::{DEADMAN, Drill, DrillKind, LiveFault};
+use crate::faults::proxy::EngineError;
+use crate::interference::Disturbance;
+
+/// Quiet after which a connection without framing counts as at rest.
+const QUIET: Duration = Duration::from_secs(1);
+
+// === impl Engine ===
+
+impl Engine {
+    /// Sets the fault of a drill, in the zone in use where none is given; for `ttl` at most, and only as long as
+    /// [`Engine::keep_drill`] is called in time.
+    pub fn set_drill(
+        &self,
+        kind: DrillKind,
+        zone: Option<&str>,
+        ttl: Option<Duration>,
+    ) -> Result<Value, EngineError> {
+        let inner = &self.inner;
+        let all = inner.zones.addresses();
+        let zone = match (kind.has_zone(), zone) {
+            (false, None) => None,
+            (false, Some(_)) => {
+                return Err(EngineError::Unknown(format!(
+                    "{kind} does not happen to one zone"
+                )));
+            }
+            (true, zone) => {
+                let zone = zone.map(str::to_owned).or_else(|| inner.zones.in_use());
+                let zone =
+                    zone.ok_or_else(|| EngineError::Unknown("no zone is in use".to_owned()))?;
+                if !all.iter().any(|(known, _)| *known == zone) {
+                    return Err(EngineError::Unknown(format!(
+                        "no endpoint is in zone {zone}"
+                    )));
+                }
+                Some(zone)
+            }
+        };
+        let ttl = ttl.unwrap_or(inner.max_ttl).min(inner.max_ttl);
+        let now = clock::now();
+        let mut at_rest = BTreeSet::new();
+        inner.registry.each(|entry| {
+            if entry.at_rest(now, QUIET) {
+                at_rest.insert(entry.id);
+            }
+        });
+        {
+            let mut drill = lock(&inner.drill);
+            if let Some(drill) = &*drill {
+                return Err(EngineError::DrillRuns(format!(
+                    "there is one already, {}",
+                    drill.name()
+                )));
+            }
+            let mut new = Drill::new(kind, zone.clone(), ttl, at_rest);
+            new.take_addresses(all);
+            *drill = Some(new);
+        }
+        inner.has_drill.store(true, Relaxed);
+        event!(
+            inner.events,
+            INFO,
+            "fault.set",
+            "the fault of a drill is set",
+            "type" = kind.as_str(),
+            zone = zone.as_deref(),
+        );
+        inner.put_in_force();
+        inner.drill_changed(kind);
+        Ok(json!({
+            "type": kind.as_str(),
+            "zone": zone,
+            "ttl_s": super::seconds(ttl),
+            "deadman_s": super::seconds(DEADMAN),
+        }))
+    }
+
+    /// Somebody drives the drill, and will say so again within this time.
+    pub fn keep_drill(&self, within: Duration) -> Result<(), EngineError> {
+        let mut drill = lock(&self.inner.drill);
+        let drill = drill.as_mut().ok_or(EngineError::NoDrill)?;
+        drill.keep_alive(within);
+        Ok(())
+    }
+
+    /// Takes back the fault of the drill.
+    pub fn end_drill(&self) -> Result<(), EngineError> {
+        let drill = lock(&self.inner.drill).take();
+        let drill = drill.ok_or(EngineError::NoDrill)?;
+        self.inner
+            .drill_ended(&drill, "the fault of a drill is removed");
+        Ok(())
+    }
+
+    /// Ends a drill whose time is over, lets one that flaps come and go; when to look again.
+    pub(super) fn keep_up_drill(&self) -> Option<Instant> {
+        let inner = &self.inner;
+        let now = Instant::now();
+        let over = {
+            let mut drill = lock(&inner.drill);
+            let why = drill.as_ref()?.over(now);
+            why.and_then(|why| Some((drill.take()?, why)))
+        };
+        if let Some((drill, why)) = over {
+            inner.drill_ended(&drill, why);
+            return None;
+        }
+        let all = inner.zones.addresses();
+        lock(&inner.drill).as_mut()?.take_addresses(all);
+        if inner.put_in_force() {
+            inner.changed();
+        }
+        lock(&inner.drill)
+            .as_ref()
+            .map(|drill| drill.next_look(now))
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Lets connects and lookups meet what the drill does now; whether that has changed.
+    fn put_in_force(&self) -> bool {
+        let mut drill = lock(&self.drill);
+        let change = drill
+            .as_mut()
+            .and_then(|drill| drill.change(Instant::now()));
+        let has_changed = change.is_some();
+        if let Some(disturbance) = change {
+            self.interference.set(disturbance);
+        }
+        has_changed
+    }
+
+    fn drill_ended(&self, drill: &Drill, why: &'static str) {
+        self.has_drill.store(false, Relaxed);
+        self.interference.set(Disturbance::default());
+        event!(
+            self.events,
+            INFO,
+            "fault.clear",
+            why,
+            "type" = drill.kind.as_str(),
+            zone = drill.zone.as_deref(),
+        );
+        self.drill_changed(drill.kind);
+    }
+
+    fn drill_changed(&self, kind: DrillKind) {
+        for proxy in self.lock().values() {
+            self.count(proxy);
+        }
+        self.changed();
+        if kind.is_about_names() {
+            // Names are asked for once a minute at most otherwise: the drill would be over before.
+            self.zones.look_up();
+        }
+    }
+
+    /// What the drill does to a live connection.
+    pub(super) fn live_fault(&self, entry: &Entry) -> Option<LiveFault> {
+        if !self.has_drill.load(Relaxed) {
+            return None;
+        }
+        let to = entry.relaying(|candidate, _| candidate.address.socket)?;
+        lock(&self.drill).as_ref()?.on_live(entry.id, to)
+    }
+
+    /// The connections that have an upstream, and where they lead.
+    pub(super) fn live(&self) -> Vec<(u64, SocketAddr)> {
+        let mut live = Vec::new();
+        self.registry.each(|entry| {
+            let to = entry.relaying(|candidate, _| candidate.address.socket);
+            live.extend(to.map(|to| (entry.id, to)));
+        });
+        live.sort_unstable();
+        live
+    }
+}

@@ -1,0 +1,147 @@
+//! Every kind, embedded, through the real program.
+
+use serde_json::Value;
+
+use super::{report, run};
+
+fn embedded<'a>(kind: &'a str, length: &'a str) -> Vec<&'a str> {
+    vec![
+        kind,
+        "--embedded",
+        "--for",
+        length,
+        "--rate",
+        "100",
+        "--output",
+        "json",
+    ]
+}
+
+fn number(report: &Value, key: &str) -> f64 {
+    report
+        .pointer(key)
+        .and_then(Value::as_f64)
+        .unwrap_or_else(|| panic!("{key}: {report}"))
+}
+
+#[tokio::test]
+async fn a_zone_that_is_lost_is_found_left_and_used_again() {
+    for (kind, length) in [
+        ("zone-down", "3s"),
+        ("zone-silent", "4s"),
+        ("zone-slow", "4s"),
+    ] {
+        let report = report(&embedded(kind, length)).await;
+        assert_eq!(report["schema_version"], 1);
+        assert_eq!(
+            (report["kind"].as_str(), report["zone"].as_str()),
+            (Some(kind), Some("a"))
+        );
+        assert_eq!(report["failed"], 0, "{kind}: {report}");
+        assert_eq!(report["verdict"], "PASS");
+        let (failover, detection) = (
+            number(&report, "/failover_ms"),
+            number(&report, "/detection_ms"),
+        );
+        // Another zone answers long before the state of this one is known.
+        assert!(failover < 3_000.0 && detection < 4_000.0, "{report}");
+        assert!(number(&report, "/failback_ms") > 0.0);
+        let added = number(&report, "/added_ms/max");
+        assert!(added >= number(&report, "/added_ms/p99"), "{report}");
+        if kind == "zone-slow" {
+            assert!((900.0..3_000.0).contains(&added), "{report}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn with_every_zone_down_clients_are_held() {
+    let report = report(&embedded("all-down", "2s")).await;
+    assert_eq!(report["zone"], Value::Null);
+    assert!(number(&report, "/held") > 0.0, "{report}");
+    assert_eq!(report["failover_ms"], Value::Null);
+    assert_eq!(report["failed"], 0, "{report}");
+    assert!(number(&report, "/added_ms/max") > 1_000.0, "{report}");
+}
+
+#[tokio::test]
+async fn a_zone_that_flaps_or_forgets_connections_costs_repeats() {
+    let flap = report(&embedded("flap", "5s")).await;
+    assert!(number(&flap, "/failover_ms") < 2_000.0, "{flap}");
+    assert!(number(&flap, "/detection_ms") < 4_000.0, "{flap}");
+    assert_eq!(flap["failed"], 0, "{flap}");
+    let forgets = report(&embedded("idle-cut", "1s")).await;
+    assert!(number(&forgets, "/repeated") >= 1.0, "{forgets}");
+    assert_eq!(forgets["failed"], 0, "{forgets}");
+    assert_eq!(forgets["detection_ms"], Value::Null);
+}
+
+#[tokio::test]
+async fn names_that_fail_and_a_sleep_cost_nothing() {
+    for kind in ["dns-fail", "dns-empty", "sleep"] {
+        let report = report(&embedded(kind, "2s")).await;
+        assert_eq!(report["zone"], Value::Null);
+        for key in ["detection_ms", "failover_ms", "failback_ms"] {
+            assert_eq!(report[key], Value::Null, "{kind}: {key}");
+        }
+        assert_eq!(
+            (report["failed"].as_u64(), report["held"].as_u64()),
+            (Some(0), Some(0))
+        );
+    }
+}
+
+#[tokio::test]
+async fn assertions_decide_and_files_say_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let [json, xml, html] = ["r.json", "r.xml", "r.html"].map(file);
+    let mut args = embedded("zone-down", "1s");
+    args.extend(["--assert", "errors==0", "--assert", "failover>1h,held>1000"]);
+    args.extend(["--out", &json, "--out", &xml, "--out", &html]);
+    let (code, out, err) = run(&args).await;
+    assert_eq!(code, 99, "{out}{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["verdict"], "FAIL");
+    let asserts = report["asserts"].as_array().unwrap();
+    let seen: Vec<_> = asserts
+        .iter()
+        .map(|one| (one["term"].as_str().unwrap(), one["ok"].as_bool().unwrap()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("errors==0", true),
+            ("failover>1h", false),
+            ("held>1000", false)
+        ]
+    );
+    assert_eq!(asserts[0]["observed"], 0.0);
+    let written: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!(written, report);
+    let xml = std::fs::read_to_string(xml).unwrap();
+    assert!(
+        xml.contains(
+            "<testsuite name=\"entryway drill zone-down in zone a\" tests=\"3\" failures=\"2\""
+        ),
+        "{xml}"
+    );
+    assert_eq!(xml.matches("<testcase ").count(), 3);
+    assert_eq!(xml.matches("<failure ").count(), 2);
+    assert!(
+        xml.contains("name=\"failover&gt;1h\"")
+            && xml.contains("<property name=\"failed\" value=\"0\"/>")
+    );
+    let html = std::fs::read_to_string(html).unwrap();
+    for text in [
+        "Drill: zone-down in zone a",
+        "class=\"FAIL\"",
+        "<svg",
+        "failover",
+        "failback",
+        "failover&gt;1h",
+    ] {
+        assert!(html.contains(text), "{text}");
+    }
+    assert!(!html.contains("<script") && !html.contains("href=") && !html.contains("src="));
+}

@@ -198,6 +198,7 @@ pub enum Error {
     Handover(#[source] io::Error),
     #[error("start the worker threads: {0}")]
     Workers(#[source] io::Error),
+    #[cfg(feature = "gateway")]
     #[error(transparent)]
     Tls(#[from] crate::tls::Error),
     #[error(transparent)]

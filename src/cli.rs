@@ -113,7 +113,6 @@ fn handles_signals(name: &str, matches: &ArgMatches) -> bool {
 fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, CliError> {
     match name {
         name::RUN => run::run(load(matches, true)?, child::Command::of(matches)),
-        #[cfg(feature = "gateway")]
         name::DEMO if matches.get_flag("laptop") => block_on(demo::run_laptop()),
         name::DEMO => block_on(demo::run(matches.get_flag("forever"))),
         name::MOCK => block_on(async {

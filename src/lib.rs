@@ -1,7 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 #![deny(unsafe_code)]
 
-// floor 0
+// The layers, from the lowest up; the block in ARCHITECTURE.md is the rule.
 pub mod addr;
 pub mod clock;
 pub mod drain;
@@ -11,7 +11,7 @@ pub mod readiness;
 pub mod sandbox;
 pub mod sys;
 pub mod types;
-// floor 1
+
 pub mod activity;
 pub mod events;
 pub mod guide;
@@ -20,21 +20,22 @@ pub mod interference;
 pub mod metrics;
 pub mod stream;
 pub mod tls;
-// floor 2
+
 pub mod dial;
 pub mod dns;
 pub mod relay;
 pub mod upstream;
-// floor 3
+
 pub mod connection;
 pub mod probe;
-// floor 4
+
 pub mod listener;
 pub mod supervisor;
 pub mod workers;
-// floor 5
+
 pub mod settings;
-// wings
+
+// Optional modules.
 pub mod admin;
 #[cfg(feature = "gateway")]
 pub mod cert;
@@ -55,6 +56,6 @@ pub mod target;
 #[cfg(feature = "top")]
 pub mod top;
 pub mod zone;
-// floor 6
+
 pub mod app;
 pub mod cli;

@@ -4,14 +4,18 @@
 //! other crates are linked. Key material is read only from files that no other user can read. Used by the `https` hop
 //! (as a client) and by the gateway (as a server).
 
-pub use config::{
-    ClientFiles, Error, ServerFiles, client_config, read_certificates, server_config,
-};
+#[cfg(feature = "tls")]
+pub use config::{Error, client_config, read_certificates, server_config};
+pub use files::{ClientFiles, ServerFiles};
+#[cfg(feature = "tls")]
 pub use stream::TlsStream;
 
+#[cfg(feature = "tls")]
 pub mod config;
+mod files;
 #[cfg(feature = "gateway")]
 pub mod identity;
 #[cfg(feature = "gateway")]
 pub mod reload;
+#[cfg(feature = "tls")]
 mod stream;

@@ -9,6 +9,7 @@ use std::fmt::{Display, Write as _};
 use std::sync::LazyLock;
 
 use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
 
 use super::api_types::{
     Address, Connection, Endpoint, Explain, History, HistorySeries, Listener, Status, Upstream,
@@ -108,8 +109,7 @@ pub(super) fn reply(page: &Page) -> Reply {
 }
 
 fn digest(text: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    data_encoding::BASE64.encode(digest.as_ref())
+    data_encoding::BASE64.encode(&Sha256::digest(text))
 }
 
 fn render(page: &Page) -> String {

@@ -1,4 +1,4 @@
-//! `[admin]`: what can be set about the listeners. Pure; stands on floor 1, so that `settings` can add it up.
+//! `[admin]`: what can be set about the listeners. Nothing but data and checks, so that `settings` can include it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -128,19 +128,13 @@ fn demo() -> Command {
     Command::new(name::DEMO)
         .about("Watch the proxy handle outages of mock entry points on this machine")
         .arg(switch("forever", "Keep running after the scripted outages"))
-        .args(demo_laptop())
-}
-
-/// The laptop tunnel needs the gateway.
-#[cfg(feature = "gateway")]
-fn demo_laptop() -> Option<Arg> {
-    let help = "Play the laptop tunnel instead: a gateway with client certificates and a tunnel command, both of which fail";
-    Some(switch("laptop", help).conflicts_with("forever"))
-}
-
-#[cfg(not(feature = "gateway"))]
-fn demo_laptop() -> Option<Arg> {
-    None
+        .arg(
+            switch(
+                "laptop",
+                "Play the laptop tunnel instead: a gateway with client certificates and a tunnel command, both of which fail",
+            )
+            .conflicts_with("forever"),
+        )
 }
 
 fn mock() -> Command {

@@ -51,6 +51,17 @@ pub async fn run_laptop() -> Result<u8, CliError> {
     code_of(played, signals).await
 }
 
+/// The laptop tunnel is played with a gateway.
+#[cfg(not(feature = "gateway"))]
+#[expect(clippy::unused_async, reason = "the other build's is asynchronous")]
+pub async fn run_laptop() -> Result<u8, CliError> {
+    Err(CliError::new(
+        code::NOT_UNDERSTOOD,
+        "this build has no gateway, which the laptop tunnel needs",
+    )
+    .next("cargo run --release -- demo --laptop"))
+}
+
 /// A folder that only we can read, removed at the end.
 #[cfg(feature = "gateway")]
 struct Folder(std::path::PathBuf);

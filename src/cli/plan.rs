@@ -12,7 +12,7 @@ use crate::settings::{Loaded, UpstreamSettings};
 use crate::upstream::endpoint::Role;
 use crate::upstream::plan::{Inputs, Predictions, predict};
 
-/// Prints the predictions for every upstream; JSON is the contract's for one, and a list under `upstreams` for several.
+/// Prints the predictions for every upstream; JSON is one object for one upstream, and a list under `upstreams` for several.
 pub fn print(loaded: &Loaded, output: OutputFormat, to: &mut dyn Write) -> Result<u8, CliError> {
     let max_drain = loaded.settings.shutdown.max_delay;
     let planned: Vec<(&UpstreamSettings, Predictions)> = loaded

@@ -491,6 +491,7 @@ pub(super) fn explain(error: app::Error) -> CliError {
     match &error {
         app::Error::Admin(open) => admin_error(open, what),
         app::Error::Workers(_) => CliError::new(code::OS, what),
+        #[cfg(feature = "gateway")]
         app::Error::Tls(_) => CliError::new(code::SETTING, what).next("entryway guide remote"),
         app::Error::Sockets(_) => unusable_sockets(what),
         app::Error::OtherPorts(_) => CliError::new(code::SETTING, what)

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::{ClientFiles, ServerFiles};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
@@ -21,27 +22,6 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// The one protocol spoken inside TLS.
 pub const ALPN: &[u8] = b"http/1.1";
-
-/// Files of a TLS client.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ClientFiles {
-    /// Authorities to trust; the system's where absent.
-    pub ca: Option<PathBuf>,
-    /// The client's own certificate and its chain, for servers that ask for one.
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-}
-
-/// Files of a TLS server that asks every client for a certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerFiles {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-    /// Authorities whose clients are accepted.
-    pub client_ca: PathBuf,
-    /// Revoked certificates.
-    pub crl: Option<PathBuf>,
-}
 
 /// Why no configuration can be made from these files. The message names the file.
 #[derive(Debug, thiserror::Error)]

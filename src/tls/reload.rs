@@ -13,7 +13,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, ServerConfig};
 
-use super::config::{self, Error, ServerFiles};
+use super::ServerFiles;
+use super::config::{self, Error};
 use super::identity::{IdentityVerifier, Validity, next_update};
 
 /// One consistent set of files, loaded.

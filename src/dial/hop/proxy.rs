@@ -1,22 +1,22 @@
 //! A proxy at a fixed address, spoken to in SOCKS5 or HTTP CONNECT, over plain TCP or TLS.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use super::{Credentials, HopFault, HopKind, Opening, Reached, Refusal, Via, connect, socks5};
 use crate::addr::HostPort;
 use crate::stream::Stream;
 use crate::sys::socket::{self, TcpOptions};
-use crate::tls::{self, ClientFiles, TlsStream};
+
+#[cfg(feature = "tls")]
+use https::ProxyTls;
+
+#[cfg(feature = "tls")]
+mod https;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
@@ -30,15 +30,9 @@ pub(super) struct Proxy {
     pub(super) address: HostPort,
     pub(super) protocol: Protocol,
     pub(super) login: Option<Credentials>,
-    pub(super) tls: Option<ProxyTls>,
+    #[cfg(feature = "tls")]
+    tls: Option<ProxyTls>,
     pub(super) tcp: TcpOptions,
-}
-
-/// TLS to the proxy itself.
-#[derive(Debug)]
-pub(super) struct ProxyTls {
-    pub(super) config: Arc<ClientConfig>,
-    pub(super) server_name: ServerName<'static>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,22 +55,15 @@ impl Proxy {
             Some(file) => Some(Credentials::read(file, route.user.as_deref())?),
             None => None,
         };
+        #[cfg(feature = "tls")]
         let tls = match kind {
-            HopKind::Https => {
-                let files = ClientFiles {
-                    ca: route.ca.clone(),
-                    cert: route.cert.clone(),
-                    key: route.key.clone(),
-                };
-                let name = route.server_name.as_ref().unwrap_or(&route.address.host);
-                Some(ProxyTls {
-                    config: tls::client_config(&files).map_err(|error| error.to_string())?,
-                    server_name: ServerName::try_from(name.clone())
-                        .map_err(|_bad| format!("`{name}` cannot be the name of a server"))?,
-                })
-            }
+            HopKind::Https => Some(ProxyTls::new(route)?),
             _ => None,
         };
+        #[cfg(not(feature = "tls"))]
+        if kind == HopKind::Https {
+            return Err("this build of entryway has no TLS (its feature `tls`)".to_owned());
+        }
         Ok(Self {
             address: route.address.clone(),
             protocol: match kind {
@@ -84,6 +71,7 @@ impl Proxy {
                 _ => Protocol::Http,
             },
             login,
+            #[cfg(feature = "tls")]
             tls,
             tcp,
         })
@@ -124,31 +112,19 @@ impl Proxy {
 impl Via for Proxy {
     fn open<'a>(&'a self, to: &'a HostPort, limit: Duration) -> Opening<'a> {
         Box::pin(async move {
-            let Some(tls) = &self.tls else {
-                let reached = async {
-                    let mut tcp = self.dial().await?;
-                    self.greet(&mut tcp).await?;
-                    Ok(tcp)
-                };
-                let mut tcp = within(limit, reached).await?;
-                self.ask(&mut tcp, to, limit).await?;
-                return Ok(Reached {
-                    stream: Stream::from(tcp),
-                    lease: None,
-                });
-            };
+            #[cfg(feature = "tls")]
+            if let Some(tls) = &self.tls {
+                return tls.open(self, to, limit).await;
+            }
             let reached = async {
-                let tcp = self.dial().await?;
-                let connector = TlsConnector::from(Arc::clone(&tls.config));
-                let handshake = connector.connect(tls.server_name.clone(), tcp).await;
-                let mut tls = handshake.map_err(|error| HopFault::new(format!("TLS: {error}")))?;
-                self.greet(&mut tls).await?;
-                Ok(tls)
+                let mut tcp = self.dial().await?;
+                self.greet(&mut tcp).await?;
+                Ok(tcp)
             };
-            let mut tls = within(limit, reached).await?;
-            self.ask(&mut tls, to, limit).await?;
+            let mut tcp = within(limit, reached).await?;
+            self.ask(&mut tcp, to, limit).await?;
             Ok(Reached {
-                stream: Stream::Wrapped(Box::new(TlsStream::new(tls, Bytes::new()))),
+                stream: Stream::from(tcp),
                 lease: None,
             })
         })

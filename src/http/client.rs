@@ -142,23 +142,15 @@ async fn follow(
     headers: &[(&str, &str)],
     mut each: impl FnMut(&str),
 ) -> Result<(), Error> {
-    let broken = |error: String| Error::Http(target.to_string(), error);
     let request = build(target, Method::GET, path, headers)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| broken(error.to_string()))?;
-    let read = async {
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(|error| broken(error.to_string()))?;
+    converse(stream, target, request, async |answer| {
         if !answer.status().is_success() {
-            return Err(broken(answer.status().to_string()));
+            return Err(broken(target, answer.status()));
         }
         let mut body = answer.into_body();
         let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| broken(error.to_string()))?;
+            let frame = frame.map_err(|error| broken(target, error))?;
             let Some(data) = frame.data_ref() else {
                 continue;
             };
@@ -172,14 +164,8 @@ async fn follow(
             }
         }
         Ok(())
-    };
-    tokio::pin!(read, connection);
-    tokio::select! {
-        outcome = &mut read => return outcome,
-        _ = &mut connection => {}
-    }
-    // The connection has ended: what it read is still to be read, and so is its error.
-    read.await
+    })
+    .await
 }
 
 fn build(
@@ -232,26 +218,39 @@ async fn exchange(
     headers: &[(&str, &str)],
     bounds: Bounds,
 ) -> Result<Answer, Error> {
-    let broken = |error: String| Error::Http(target.to_string(), error);
     let request = build(target, method, path, headers)?;
+    converse(stream, target, request, async |answer| {
+        whole(target, answer, bounds.body).await
+    })
+    .await
+}
+
+/// Sends one request over `stream` and lets `read` take the answer. The connection is driven beside it, not in a task of
+/// its own: nothing is left behind when we are dropped.
+async fn converse<T>(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    target: &Target,
+    request: hyper::Request<Full<Bytes>>,
+    read: impl AsyncFnOnce(hyper::Response<hyper::body::Incoming>) -> Result<T, Error>,
+) -> Result<T, Error> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| broken(error.to_string()))?;
+        .map_err(|error| broken(target, error))?;
     let talk = async {
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(|error| broken(error.to_string()))?;
-        whole(target, answer, bounds.body).await
+        let answer = sender.send_request(request).await;
+        read(answer.map_err(|error| broken(target, error))?).await
     };
-    // The connection is driven beside the talk, not in a task of its own: nothing is left behind when we are dropped.
     tokio::pin!(talk, connection);
     tokio::select! {
-        answer = &mut talk => return answer,
+        outcome = &mut talk => return outcome,
         _ = &mut connection => {}
     }
-    // The connection has ended: what it read is still in the talk's hands, and so is the error.
+    // The connection has ended: what it read is still to be taken, and so is the error.
     talk.await
+}
+
+fn broken(target: &Target, error: impl std::fmt::Display) -> Error {
+    Error::Http(target.to_string(), error.to_string())
 }
 
 // === impl Session ===

@@ -42,20 +42,7 @@ pub fn out_of_order_segments(socket: &impl AsRawFd) -> io::Result<u32> {
     /// Its offset in the kernel's structure, of which the libc crate has the first half only.
     const OFFSET: usize = 224;
     let mut info = [0_u8; OFFSET + 4];
-    let mut len = info.len() as libc::socklen_t;
-    // SAFETY: the pointer is valid for `len` bytes, and the kernel writes at most that many.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut len,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    read(socket, &mut info)?;
     let [.., a, b, c, d] = info;
     Ok(u32::from_ne_bytes([a, b, c, d]))
 }
@@ -103,20 +90,7 @@ pub fn query(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
     const CLOSE: u8 = 7;
     // SAFETY: tcp_info is a struct of plain integers; all zeros is a value of it.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
-    // SAFETY: the pointer is valid for `len` bytes, and the kernel writes at most that many.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut len,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    read(socket, &mut info)?;
     Ok(TcpInfo {
         closed: info.tcpi_state == CLOSE,
         rtt: Duration::from_micros(info.tcpi_rtt.into()),
@@ -133,6 +107,26 @@ pub fn query(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
 #[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn query(_socket: &impl AsRawFd) -> io::Result<TcpInfo> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Fills `info`, a type of plain integers, with as much of TCP_INFO as it holds; older kernels fill less.
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
+fn read<T: Copy>(socket: &impl AsRawFd, info: &mut T) -> io::Result<()> {
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer is valid for `len` bytes, and the kernel writes at most that many.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut *info).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What happens to the upstream, as log lines and metrics.
 //!
-//! Owns the series of endpoints, probes and identity, the gauges of names, and their removal. Labels come from the configuration, but
-//! for result codes, which are of a closed list.
+//! Owns the series of endpoints, probes and identity, the gauges of names, and their removal. Labels come from the
+//! configuration, except result codes, which are of a closed list.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +16,24 @@ use crate::upstream::change::Change;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::identity::PinChange;
 use crate::upstream::snapshot::{HealthState, NameView, Snapshot};
+
+/// An event about one address: its upstream, endpoint, zone and socket, then the event's own fields.
+macro_rules! address_event {
+    ($events:expr, $level:ident, $name:literal, $message:literal, $endpoint:ident, $socket:ident, $($fields:tt)*) => {
+        event!(
+            $events,
+            $level,
+            $name,
+            $message,
+            upstream = $endpoint.upstream.as_str(),
+            endpoint = $endpoint.name().as_str(),
+            zone = $endpoint.zone().map(|zone| zone.as_str()),
+            server.address = %$socket.ip(),
+            server.port = $socket.port(),
+            $($fields)*
+        )
+    };
+}
 
 /// Reasons for which addresses are usually marked down, and usual results of probes.
 const DOWN_REASONS: [&str; 5] = ["refused", "unreachable", "timeout", "reset", "http_503"];
@@ -332,31 +350,25 @@ impl Telemetry {
                 let (from, to) = (transition.from.as_str(), transition.to.as_str());
                 let reason = &*transition.reason;
                 if transition.to == HealthState::Down {
-                    event!(
+                    address_event!(
                         self.events,
                         WARN,
                         "endpoint.state",
                         "an address is down",
-                        upstream = endpoint.upstream.as_str(),
-                    endpoint = endpoint.name().as_str(),
-                    zone = endpoint.zone().map(|zone| zone.as_str()),
-                    server.address = %socket.ip(),
-                    server.port = socket.port(),
+                        endpoint,
+                        socket,
                         from = from,
                         to = to,
                         reason = reason,
                     );
                 } else {
-                    event!(
+                    address_event!(
                         self.events,
                         INFO,
                         "endpoint.state",
                         "an address changed its state",
-                        upstream = endpoint.upstream.as_str(),
-                    endpoint = endpoint.name().as_str(),
-                    zone = endpoint.zone().map(|zone| zone.as_str()),
-                    server.address = %socket.ip(),
-                    server.port = socket.port(),
+                        endpoint,
+                        socket,
                         from = from,
                         to = to,
                         reason = reason,
@@ -370,16 +382,13 @@ impl Telemetry {
                 detail,
                 took,
             } if result != "ok" => {
-                event!(
+                address_event!(
                     self.events,
                     DEBUG,
                     "probe.fail",
                     "a probe failed",
-                    upstream = endpoint.upstream.as_str(),
-                    endpoint = endpoint.name().as_str(),
-                    zone = endpoint.zone().map(|zone| zone.as_str()),
-                    server.address = %socket.ip(),
-                    server.port = socket.port(),
+                    endpoint,
+                    socket,
                     result = result,
                     detail = detail.as_deref(),
                     probe.duration_ms = took.as_secs_f64() * 1000.0,
@@ -391,16 +400,7 @@ impl Telemetry {
                 got,
                 pinned,
             } => {
-                event!(
-                    self.events,
-                    WARN,
-                    "identity.mismatch",
-                    "an address answers as another system",
-                    upstream = endpoint.upstream.as_str(),
-                    endpoint = endpoint.name().as_str(),
-                    zone = endpoint.zone().map(|zone| zone.as_str()),
-                    server.address = %socket.ip(),
-                    server.port = socket.port(),
+                address_event!(self.events, WARN, "identity.mismatch", "an address answers as another system", endpoint, socket,
                     identity = %pinned,
                     identity.other = %got,
                 );

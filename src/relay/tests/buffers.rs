@@ -29,7 +29,7 @@ async fn bulk(plan: Plan, direction: Direction) -> Rig {
 }
 
 #[tokio::test]
-async fn bug_1_bulk_is_spliced_both_ways() {
+async fn bulk_is_spliced_both_ways() {
     for direction in Direction::BOTH {
         let rig = bulk(Plan::default(), direction).await;
         let share = rig.stats.spliced(direction) as f64 / BULK as f64;
@@ -123,7 +123,7 @@ async fn l4_small_messages_after_bulk_go_back_to_the_buffer() {
 }
 
 #[tokio::test]
-async fn bug_2_l1_one_byte_segments_and_a_slow_reader() {
+async fn l1_one_byte_segments_and_a_slow_reader() {
     // A pipe has 16 slots: many tiny segments fill it with a few bytes, which must not look like a dry source.
     let mut rig = Plan {
         client_buffers: Some(4096),
@@ -155,7 +155,7 @@ async fn bug_2_l1_one_byte_segments_and_a_slow_reader() {
 }
 
 #[tokio::test]
-async fn bug_5_short_messages_are_not_delayed_in_the_pipe_lane() {
+async fn short_messages_are_not_delayed_in_the_pipe_lane() {
     let mut rig = Plan::default().rig().await;
     // Large messages move the direction to the pipe; each ends in a segment that is not full.
     let mut buf = vec![0; 64 << 10];
@@ -225,7 +225,7 @@ async fn r50_leftovers_are_capped_in_all() {
 }
 
 #[tokio::test]
-async fn l4_r15_a_splice_refused_with_a_full_pipe_loses_nothing() {
+async fn l4_a_splice_refused_with_a_full_pipe_loses_nothing() {
     let (mut far, near) = pair(None).await;
     let shared = Plan::default().shared;
     let mut buffer = TransferBuffer::new(true, Limits::PIPE_SIZE);

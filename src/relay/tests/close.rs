@@ -59,7 +59,7 @@ async fn l5_an_upstream_that_only_listens_gets_everything() {
 }
 
 #[tokio::test]
-async fn bug_3_l2_a_fin_waits_for_a_full_lane() {
+async fn l2_a_fin_waits_for_a_full_lane() {
     for mut plan in plans() {
         plan.client_buffers = Some(4096);
         let mut rig = plan.rig().await;

@@ -124,7 +124,7 @@ async fn a_client_reset_reaches_the_upstream_at_once() {
 }
 
 #[tokio::test]
-async fn bug_13_r11_a_reset_whose_error_was_taken_is_still_a_reset() {
+async fn a_reset_whose_error_was_taken_is_still_a_reset() {
     // Forced write-first order: our write takes the error, so that the read that follows looks like a clean end.
     for _ in 0..50 {
         let (mut client, down) = pair(None).await;
@@ -201,7 +201,7 @@ async fn an_upstream_that_closed_both_ways_resets_whoever_goes_on_writing() {
 }
 
 #[tokio::test]
-async fn l3_bug_4_an_aborted_pipe_is_closed_and_the_next_connection_clean() {
+async fn l3_an_aborted_pipe_is_closed_and_the_next_connection_clean() {
     let shared = Plan::default().shared;
     for round in 0..20 {
         // Aborted with the pipe full.

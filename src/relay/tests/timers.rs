@@ -65,7 +65,7 @@ async fn idle_timeout_counts_from_the_last_byte() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bug_6_l5_a_silent_half_open_pair_is_reaped_and_a_talking_one_is_not() {
+async fn l5_a_silent_half_open_pair_is_reaped_and_a_talking_one_is_not() {
     let (mut client, mut server, done, _) = duplexes(plan(None, Some(300)));
     client.shutdown().await.unwrap();
     let begin = Instant::now();

@@ -84,7 +84,7 @@ pub struct Predictions {
 
 /// One round trip and our own work: what a refusal costs.
 const ROUND_TRIP: f64 = 0.005;
-/// NLB, NAT gateways and VPC endpoints remove_address an idle flow after this.
+/// NLB, NAT gateways and VPC endpoints drop an idle flow after this.
 const FLOW_FORGOTTEN: Duration = Duration::from_secs(350);
 /// Container platforms kill after this by default.
 const KILLED_AFTER: Duration = Duration::from_secs(30);
@@ -182,7 +182,7 @@ fn warnings(from: &Inputs<'_>) -> Vec<String> {
         found.push("upstream.tcp.keepalive is off: a connection at rest never notices that its endpoint is gone".to_owned());
     } else if from.keepalive >= FLOW_FORGOTTEN {
         found.push(format!(
-            "upstream.tcp.keepalive {} is not below 350s: NLB, NAT gateways and VPC endpoints remove_address idle connections after that",
+            "upstream.tcp.keepalive {} is not below 350s: NLB, NAT gateways and VPC endpoints drop idle connections after that",
             show(from.keepalive)
         ));
     }

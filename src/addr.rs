@@ -319,7 +319,7 @@ fn check_host(host: &str) -> Checked<()> {
         let broadcast = ip == IpAddr::from([255, 255, 255, 255]);
         if ip.is_unspecified() || ip.is_multicast() || broadcast {
             return no(format!(
-                "{ip} is no address of one machine; it can be listened on or sent to, not connected to"
+                "{ip} is not the address of one machine; it can be listened on or sent to, not connected to"
             ));
         }
         return Ok(());
@@ -334,7 +334,7 @@ fn check_host(host: &str) -> Checked<()> {
     }
     for label in host.split('.') {
         if label.is_empty() {
-            return no("there is a dot too many in the name");
+            return no("there is an extra dot in the name");
         }
         if label.len() > 63 {
             return no(format!(

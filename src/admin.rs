@@ -13,9 +13,9 @@ use crate::http::{self, HttpListener, Request};
 use history::HistoryRecorder;
 use incidents::IncidentLog;
 
-pub use backend::{ApiError, ApiFuture, Backend, EndpointAction, UpgradeOrder};
+pub use backend::{ApiFuture, Backend, BackendError, EndpointAction, UpgradeOrder};
 pub use convert::{millis, seconds, wall};
-pub use health::{Counts, Health};
+pub use health::{Health, UpstreamCounts};
 pub use listeners::{
     AdminBindError, AdminListeners, AdminSockets, BindOptions, InheritedAdmin, control_folder, open,
 };
@@ -59,7 +59,7 @@ pub async fn serve(
         history.clone(),
         events.clone(),
     );
-    let handler = Arc::new(routes::Handler {
+    let handler = Arc::new(routes::RequestHandler {
         backend,
         events,
         history,
@@ -74,7 +74,7 @@ pub async fn serve(
         refusals: routes::RateLimit::default(),
     });
     let (admin, metrics, control, guard) = listeners.split();
-    let open = |listener: Option<HttpListener>, kind: routes::Kind| {
+    let open = |listener: Option<HttpListener>, kind: routes::ListenerKind| {
         let (handler, stop) = (Arc::clone(&handler), stop.clone());
         async move {
             let Some(listener) = listener else { return };
@@ -87,9 +87,9 @@ pub async fn serve(
     };
     let served = async {
         tokio::join!(
-            open(admin, routes::Kind::Admin),
-            open(metrics, routes::Kind::Metrics),
-            open(control, routes::Kind::Control),
+            open(admin, routes::ListenerKind::Admin),
+            open(metrics, routes::ListenerKind::Metrics),
+            open(control, routes::ListenerKind::Control),
         )
     };
     tokio::select! {

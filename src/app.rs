@@ -81,7 +81,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// Who asks for the end. A signal after a request counts as the first one; only a second signal ends the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopRequest {
     /// `entryway shutdown` or the admin API: drain. Repeating it changes nothing.
     Request,
     /// A signal: drain; the second one ends the drain.
@@ -94,7 +94,7 @@ pub enum Stop {
 
 /// The outcome of [`App::run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct ShutdownOutcome {
     /// Connections that were reset because the drain was over.
     pub cut: u64,
     /// Another process has taken over.
@@ -103,7 +103,7 @@ pub struct Ended {
 
 /// What this process gets from whoever has started it.
 #[derive(Debug, Default)]
-pub struct Origin {
+pub struct StartContext {
     /// From a service manager.
     pub passed: Vec<PassedSocket>,
     /// From the process that this one replaces.
@@ -153,7 +153,7 @@ pub struct Handles {
     resolver: ResolverHandle,
     heartbeat: Arc<AtomicU64>,
     dispatcher: Dispatcher,
-    stops: mpsc::UnboundedSender<Stop>,
+    stops: mpsc::UnboundedSender<StopRequest>,
     /// Where requested shutdowns go instead, if anywhere.
     diverted: Arc<OnceLock<mpsc::UnboundedSender<()>>>,
 }
@@ -166,7 +166,7 @@ pub struct App {
     admin: AdminListeners,
     admin_settings: admin::AdminSettings,
     max_admin: usize,
-    stops: mpsc::UnboundedReceiver<Stop>,
+    stops: mpsc::UnboundedReceiver<StopRequest>,
     draining: DrainTrigger,
     listeners: DrainTrigger,
     ending: ShutdownControl,
@@ -207,12 +207,12 @@ pub enum Error {
 
 /// Takes the ports and starts everything, on the runtime that calls it (the control runtime).
 pub fn start(loaded: Loaded, log: Log) -> Result<App, Error> {
-    start_with(loaded, log, Origin::default())
+    start_with(loaded, log, StartContext::default())
 }
 
 /// The same with what this process got from whoever has started it.
-pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error> {
-    let Origin {
+pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App, Error> {
+    let StartContext {
         passed,
         mut handover,
         process,
@@ -315,10 +315,10 @@ pub fn start_with(loaded: Loaded, log: Log, origin: Origin) -> Result<App, Error
             upstream.view.clone(),
         ));
     }
-    let swept = upstreams.iter().map(Upstream::swept).collect();
+    let supervised = upstreams.iter().map(Upstream::supervised).collect();
     let (sweep, ending) = supervisor::new(
         registry.clone(),
-        swept,
+        supervised,
         Arc::clone(&counters),
         &metrics,
         &events,
@@ -618,7 +618,7 @@ impl App {
 
     /// Serves until a stop is requested, then takes everything down in the order of ARCHITECTURE.md; the admin API ends
     /// last, so that the drain can be watched.
-    pub async fn run(mut self) -> Ended {
+    pub async fn run(mut self) -> ShutdownOutcome {
         let upgrader = self.handles.upgrader.clone();
         let mut promise = self.promise.take();
         if let Some(promise) = &mut promise {
@@ -642,8 +642,8 @@ impl App {
             Some(promise) => self.take_over(promise).await,
             None => self.notifier.ready(),
         }
-        let first = self.stops.recv().await.unwrap_or(Stop::Now);
-        if matches!(first, Stop::Replaced { .. }) {
+        let first = self.stops.recv().await.unwrap_or(StopRequest::Now);
+        if matches!(first, StopRequest::Replaced { .. }) {
             self.until_replaced.iter().for_each(AbortHandle::abort);
         } else {
             self.notifier.stopping();

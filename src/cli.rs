@@ -10,7 +10,7 @@ use clap::ArgMatches;
 use crate::admin::EndpointAction;
 use crate::settings::{self, Diagnostics, Loaded};
 use args::{OutputFormat, WaitFor, name};
-use client::Instance;
+use client::InstanceAddress;
 use error::{CliError, code};
 use output::Stdout;
 use signals::print_error;
@@ -71,7 +71,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
     };
     if name == name::RUN
         && words.last().is_some_and(|word| word == "--")
-        && child::Command::of(matches).is_none()
+        && child::ChildCommand::of(matches).is_none()
     {
         print_error(
             "error: no command after --\n  next:   entryway run [FLAGS] -- CMD [ARGS], or leave out --\n",
@@ -112,7 +112,7 @@ fn handles_signals(name: &str, matches: &ArgMatches) -> bool {
 
 fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, CliError> {
     match name {
-        name::RUN => run::run(load(matches, true)?, child::Command::of(matches)),
+        name::RUN => run::run(load(matches, true)?, child::ChildCommand::of(matches)),
         name::DEMO if matches.get_flag("laptop") => block_on(demo::run_laptop()),
         name::DEMO => block_on(demo::run(matches.get_flag("forever"))),
         name::MOCK => block_on(async {
@@ -281,7 +281,7 @@ async fn incident_command(matches: &ArgMatches, to: &mut Stdout) -> Result<u8, C
 }
 
 #[cfg(feature = "top")]
-async fn top(instance: &Instance) -> Result<u8, CliError> {
+async fn top(instance: &InstanceAddress) -> Result<u8, CliError> {
     use std::io::IsTerminal as _;
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Err(CliError::new(code::NOT_UNDERSTOOD, "top needs a terminal")
@@ -296,9 +296,9 @@ async fn top(instance: &Instance) -> Result<u8, CliError> {
 }
 
 /// The instance that the command line names, or the one that is registered.
-async fn instance(matches: &ArgMatches) -> Result<Instance, CliError> {
+async fn instance(matches: &ArgMatches) -> Result<InstanceAddress, CliError> {
     let text = |id| matches.get_one::<String>(id).cloned();
-    Instance::locate(
+    InstanceAddress::locate(
         text(args::INSTANCE),
         text(args::CONTROL_SOCKET).map(Into::into),
     )

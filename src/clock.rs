@@ -1,6 +1,6 @@
 //! Time as the pure core sees it: a [`Moment`] is a distance from the start of the process.
 //!
-//! Owns the one place where the clock is read. The state machines under `pool` take a `Moment` as an argument and
+//! Owns the one place where the clock is read. The state machines under `upstream::state` take a `Moment` as an argument and
 //! never ask for the time themselves. Reads tokio's clock, so that tests with a paused clock stay true.
 
 use std::ops::Add;

@@ -1,8 +1,8 @@
 //! The life of one connection: order of candidates → dial → held? → relay → closed.
 //!
 //! Where upstream, dialer and relay meet. Owns the rule that failover happens only before the first byte, the hold
-//! queue, the registry of live connections and their records. Does not accept, and closes nothing early: the
-//! supervisor does, by commands.
+//! queue, the registry of live connections and their records. Does not accept. Closing early is the
+//! supervisor's work, by commands.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ async fn run(stream: std::net::TcpStream, mut guard: Box<ConnectionGuard>) {
 }
 
 /// A client that is answered before its bytes are relayed: once, with the outcome of the first round of attempts.
-pub trait Reply {
+pub trait ClientReply {
     /// The client's socket where it can be watched while there is no upstream: it may give up meanwhile.
     fn client(&self) -> Option<&TcpStream> {
         None
@@ -96,7 +96,7 @@ pub trait Reply {
 }
 
 /// Serves a client that is answered first, to its end.
-pub async fn serve_after_reply(mut guard: Box<ConnectionGuard>, mut reply: impl Reply) {
+pub async fn serve_after_reply(mut guard: Box<ConnectionGuard>, mut reply: impl ClientReply) {
     let context = Arc::clone(guard.context());
     let mut tried = Vec::new();
     let reached = Box::pin(reach(

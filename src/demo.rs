@@ -13,9 +13,9 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::app::{App, Handles, Stop};
+use crate::app::{App, Handles, StopRequest};
 use crate::events::Event;
-use crate::mock::{Mock, Mode};
+use crate::mock::{Mock, ZoneMode};
 use crate::settings::Settings;
 use clients::{ClientStats, Clients};
 
@@ -38,7 +38,7 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 const OWN: &str = "a";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct DemoSummary {
     pub answered: u64,
     /// Requests that failed for a client, repetition included.
     pub failed: u64,
@@ -81,7 +81,7 @@ pub async fn run(
     app: App,
     forever: bool,
     mut interrupt: watch::Receiver<bool>,
-) -> Result<Summary, Error> {
+) -> Result<DemoSummary, Error> {
     let handles = app.handles().clone();
     let admin = app.admin();
     let address = handles
@@ -99,7 +99,7 @@ pub async fn run(
         played = script.play(mock, address) => Some(played),
     };
     let total = script.clients.stop().await;
-    let summary = Summary {
+    let summary = DemoSummary {
         answered: total.answered(),
         failed: total.failed,
         repeated: total.repeated,
@@ -119,7 +119,7 @@ pub async fn run(
         interrupted(&mut interrupt).await;
     }
     // Clients have ended, so there is nothing to wait for.
-    handles.stop(Stop::Now);
+    handles.stop(StopRequest::Now);
     // A panic of the control task has been printed by the runtime.
     let _ = serving.await;
     if *interrupt.borrow() {
@@ -180,7 +180,7 @@ fn say(began: Instant, live: bool, text: &str) -> io::Result<()> {
 
 // === impl Summary ===
 
-impl std::fmt::Display for Summary {
+impl std::fmt::Display for DemoSummary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             answered,
@@ -220,12 +220,16 @@ impl Script {
         let dead = self
             .outage(
                 mock,
-                Mode::Dead,
+                ZoneMode::Dead,
                 "zone a dies: open connections are reset, new ones refused",
             )
             .await?;
         let silent = self
-            .outage(mock, Mode::Silent, "zone a goes silent: SYNs unanswered")
+            .outage(
+                mock,
+                ZoneMode::Silent,
+                "zone a goes silent: SYNs unanswered",
+            )
             .await?;
         self.say("")?;
         self.say(&format!("before the outages: {}", calm.line()))?;
@@ -283,13 +287,18 @@ impl Script {
     }
 
     /// Takes the own zone down, brings it back, and waits for the failback.
-    async fn outage(&mut self, mock: &Mock, mode: Mode, what: &str) -> Result<ClientStats, Error> {
+    async fn outage(
+        &mut self,
+        mock: &Mock,
+        mode: ZoneMode,
+        what: &str,
+    ) -> Result<ClientStats, Error> {
         let switched = |error: &dyn std::fmt::Display| Error::Mock(error.to_string());
         mock.set_mode(OWN, mode)
             .await
             .map_err(|error| switched(&error))?;
         let seen = self.phase(what, OUTAGE).await?;
-        mock.set_mode(OWN, Mode::Ok)
+        mock.set_mode(OWN, ZoneMode::Ok)
             .await
             .map_err(|error| switched(&error))?;
         self.say("zone a is back; it must answer for 1 s before it is used again")?;

@@ -14,8 +14,8 @@ use crate::metrics::Metrics;
 use crate::upstream::input::Input;
 pub use ask::SystemFiles;
 pub use lookup::{Lookup, Responder, ServerReplies, lookup, lookup_with};
-use refresh::Control;
-pub use server::{Family, Records, Reply};
+use refresh::RefreshControl;
+pub use server::{AddressFamily, DnsReply, Records};
 pub use settings::{DnsSettings, NameSpec, ResolverKind};
 
 mod ask;
@@ -39,7 +39,7 @@ pub struct Resolver;
 #[derive(Clone, Debug)]
 pub struct ResolverHandle {
     names: Arc<watch::Sender<Vec<NameSpec>>>,
-    wanted: Arc<dyn Control>,
+    wanted: Arc<dyn RefreshControl>,
 }
 
 /// Whether an address from DNS is refused unless `allow_local_answers` is set.
@@ -97,7 +97,7 @@ impl Resolver {
         });
         let handle = ResolverHandle {
             names: Arc::new(names),
-            wanted: Arc::clone(&shared) as Arc<dyn Control>,
+            wanted: Arc::clone(&shared) as Arc<dyn RefreshControl>,
         };
         (handle, refresh::run(shared, wanted_names))
     }

@@ -26,10 +26,10 @@ pub mod rules;
 mod types;
 mod via_instance;
 
-pub use input::{Input, Instance, InstanceHop, Timers, UpstreamTarget};
+pub use input::{DoctorInput, InstanceHop, RunningInstance, Timers, UpstreamTarget};
 pub use redact::Redactor;
-pub use report::{Check, Report};
-pub use types::{Facts, Rule, Stage, Verdict};
+pub use report::{Check, Diagnosis};
+pub use types::{CheckVerdict, Facts, Rule, Stage};
 
 use crate::dial::hop::HopSpec;
 use crate::probe::{ProbeReport, host_header};
@@ -50,7 +50,7 @@ struct Observed {
 }
 
 /// Runs every stage. `progress` is called with what is being waited for.
-pub async fn examine(subject: &Input, progress: &dyn Fn(&str)) -> Report {
+pub async fn examine(subject: &DoctorInput, progress: &dyn Fn(&str)) -> Diagnosis {
     let (mut checks, ours) = host_checks::check_ports(subject);
     checks.extend(check_settings(subject));
     let mut seen = Observed::default();
@@ -72,13 +72,13 @@ pub async fn examine(subject: &Input, progress: &dyn Fn(&str)) -> Report {
     }
     let mut working: HashSet<String> = address_checks::working(subject, &seen.direct);
     working.extend(hop_checks::working(subject, &seen.hops));
-    let mut report = Report::new(checks, &working, subject.targets.len());
+    let mut report = Diagnosis::new(checks, &working, subject.targets.len());
     report.buckets = seen.buckets();
     report
 }
 
 async fn look(
-    subject: &Input,
+    subject: &DoctorInput,
     ours: &[SocketAddr],
     progress: &dyn Fn(&str),
     checks: &mut Vec<Check>,
@@ -129,7 +129,7 @@ async fn look(
 }
 
 /// Replaces everything that identifies this network by placeholders.
-pub fn redact(report: &mut Report, subject: &Input) {
+pub fn redact(report: &mut Diagnosis, subject: &DoctorInput) {
     let mut redactor = Redactor::default();
     for target in &subject.targets {
         target
@@ -159,7 +159,7 @@ pub fn redact(report: &mut Report, subject: &Input) {
 }
 
 /// Stage `settings`.
-fn check_settings(subject: &Input) -> Vec<Check> {
+fn check_settings(subject: &DoctorInput) -> Vec<Check> {
     let none = Facts::default();
     let ruled =
         |rule, label: &str, line: &String| Check::ruled(rule, label, &shown_line(line), &none);

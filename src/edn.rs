@@ -17,7 +17,7 @@ mod locate;
 mod patch;
 
 pub use file::LoadError;
-use form::{Entry, Fault, FormKind, Map};
+use form::{FormKind, Map, MapEntry, SyntaxFault};
 use locate::Located;
 pub use patch::{EndpointChange, Patched, patch};
 
@@ -164,14 +164,14 @@ fn open<T>(
         let what = format!("{} bytes are no client map (limit 1 MiB)", text.len());
         return Err(error_at(text, 0, what));
     }
-    let at = |fault: Fault| error_at(text, fault.at, fault.what);
+    let at = |fault: SyntaxFault| error_at(text, fault.at, fault.what);
     let form = form::parse(text).map_err(at)?;
     let located = locate::locate(text, &form, path).map_err(at)?;
     work(&located)
 }
 
 /// The entry of `key`. A key that stands twice is an error, as in Clojure.
-fn find<'m>(text: &str, map: &'m Map, key: &str) -> Result<Option<&'m Entry>, EdnError> {
+fn find<'m>(text: &str, map: &'m Map, key: &str) -> Result<Option<&'m MapEntry>, EdnError> {
     let mut named = map
         .entries
         .iter()

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use tracing::{Dispatch, Level};
 
 pub use close_reason::{ClosedBy, MTU_HINT, Reason};
-pub use log::{Connections, Format, Libraries, Lines, Log, LogSettings, Probes, parse_level};
+pub use log::{ConnectionEvents, Format, Libraries, Lines, Log, LogSettings, Probes, parse_level};
 pub use recent::{RecentEvents, Recorded};
 pub use record::{Event, Value};
 

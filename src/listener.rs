@@ -29,7 +29,7 @@ use crate::metrics::{Gauge, Metrics, family};
 use crate::sys::limits::DescriptorBudget;
 use crate::sys::socket::drop_new_syns;
 use crate::upstream::snapshot::ProbeMode;
-use crate::workers::{Dispatcher, Handler};
+use crate::workers::{ConnectionHandler, Dispatcher};
 
 pub mod front;
 
@@ -77,7 +77,7 @@ pub struct Listener {
     settings: SocketSettings,
     rejections: Rejections,
     /// What serves its connections, where not the relay alone.
-    handler: Option<Handler>,
+    handler: Option<ConnectionHandler>,
     /// When the last `resource` line was logged.
     resource_logged: Mutex<Option<Instant>>,
     shortage: Shortage,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ::metrics::{Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
 pub use ::metrics::{Counter, Gauge, Histogram};
-pub use family::{Family, Kind};
+pub use family::{Family, FamilyKind};
 
 pub mod emf;
 pub mod family;
@@ -26,7 +26,7 @@ const PREFIX: &str = "entryway_";
 /// All series of one instance. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    registry: Arc<registry::Registry>,
+    registry: Arc<registry::SeriesRegistry>,
 }
 
 // === impl Metrics ===
@@ -115,21 +115,25 @@ impl Recorder for Metrics {
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
         match of_key(key) {
-            Some((family, labels)) if family.kind == Kind::Counter => self.counter(family, &labels),
+            Some((family, labels)) if family.kind == FamilyKind::Counter => {
+                self.counter(family, &labels)
+            }
             _ => Counter::noop(),
         }
     }
 
     fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
         match of_key(key) {
-            Some((family, labels)) if family.kind == Kind::Gauge => self.gauge(family, &labels),
+            Some((family, labels)) if family.kind == FamilyKind::Gauge => {
+                self.gauge(family, &labels)
+            }
             _ => Gauge::noop(),
         }
     }
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
         match of_key(key) {
-            Some((family, labels)) if matches!(family.kind, Kind::Histogram(_)) => {
+            Some((family, labels)) if matches!(family.kind, FamilyKind::Histogram(_)) => {
                 self.histogram(family, &labels)
             }
             _ => Histogram::noop(),
@@ -166,12 +170,12 @@ mod tests {
                 family.name
             );
             assert_eq!(
-                family.kind == Kind::Counter,
+                family.kind == FamilyKind::Counter,
                 family.name.ends_with("_total"),
                 "{}",
                 family.name
             );
-            if let Kind::Histogram(bounds) = family.kind {
+            if let FamilyKind::Histogram(bounds) = family.kind {
                 assert!(
                     bounds.is_sorted() && family.name.ends_with("_seconds"),
                     "{}",
@@ -323,9 +327,9 @@ mod tests {
                 .collect();
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
             match family.kind {
-                Kind::Counter => metrics.counter(family, &labels).increment(1),
-                Kind::Gauge => metrics.gauge(family, &labels).set(0.5),
-                Kind::Histogram(_) => metrics.histogram(family, &labels).record(0.3),
+                FamilyKind::Counter => metrics.counter(family, &labels).increment(1),
+                FamilyKind::Gauge => metrics.gauge(family, &labels).set(0.5),
+                FamilyKind::Histogram(_) => metrics.histogram(family, &labels).record(0.3),
             }
         }
         let text = metrics.render();

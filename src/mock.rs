@@ -23,8 +23,8 @@ mod zone;
 
 pub use config::{Behaviour, MockConfig};
 pub use latency::{BadLatency, Latency};
-pub use mode::{Mode, UnknownMode};
-pub use zone::{Counts, Zone};
+pub use mode::{UnknownMode, ZoneMode};
+pub use zone::{Zone, ZoneCounts};
 
 /// Why the mock did not start.
 #[derive(Debug, thiserror::Error)]
@@ -177,14 +177,14 @@ impl Mock {
     }
 
     /// What a zone has seen so far; zeros for a zone that does not exist.
-    pub fn counts(&self, zone: &str) -> Counts {
+    pub fn counts(&self, zone: &str) -> ZoneCounts {
         self.zone(zone)
             .map(|zone| zone.counts())
             .unwrap_or_default()
     }
 
     /// Switches a zone; in force when it returns. An unknown zone is an error of kind `NotFound`.
-    pub async fn set_mode(&self, zone: &str, mode: Mode) -> io::Result<()> {
+    pub async fn set_mode(&self, zone: &str, mode: ZoneMode) -> io::Result<()> {
         match self.zone(zone) {
             Some(zone) => zone.set_mode(mode).await,
             None => Err(io::Error::new(

@@ -18,8 +18,8 @@ use crate::stream::Stream;
 use crate::sys::socket::Fault;
 use crate::types::{Direction, Side};
 
-pub use command::{Command, CommandChannel};
-pub use framing::Phase;
+pub use command::{CommandChannel, ConnectionCommand};
+pub use framing::HttpPhase;
 pub use settings::{FramingMode, Limits, TcpSettings};
 pub use shared::RelayShared;
 pub use stats::ConnStats;
@@ -27,11 +27,11 @@ pub use stats::ConnStats;
 use buffer::TransferBuffer;
 use closing::Closing;
 use delivery::{Delivery, DeliveryWatch};
-use half_duplex::{End, HalfDuplex};
+use half_duplex::{DirectionEnd, HalfDuplex};
 use poll_context::PollContext;
-use reset::{ResetPropagation, Step};
+use reset::{ResetPropagation, ResetStep};
 use side_io::SideIo;
-use timeouts::{Reached, Silence, Timeouts};
+use timeouts::{ReachedLimit, Silence, Timeouts};
 
 mod buffer;
 mod closing;
@@ -282,7 +282,7 @@ impl<'a> Relay<'a> {
         outcome
     }
 
-    fn ends(&self) -> [(Option<End>, bool); 2] {
+    fn ends(&self) -> [(Option<DirectionEnd>, bool); 2] {
         [(&self.upload, &self.up), (&self.download, &self.down)]
             .map(|(half, destination)| (half.end(), destination.reset.is_some()))
     }
@@ -328,8 +328,8 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    fn record_first_end(&mut self, side: Side, end: Option<End>) {
-        if end == Some(End::Fin) && self.half_open.is_none() {
+    fn record_first_end(&mut self, side: Side, end: Option<DirectionEnd>) {
+        if end == Some(DirectionEnd::Fin) && self.half_open.is_none() {
             self.half_open = Some((side, self.ctx.now()));
         }
     }
@@ -343,7 +343,9 @@ impl<'a> Relay<'a> {
         if let Some(outcome) = self.propagate_reset() {
             return Some(outcome);
         }
-        if self.upload.end() == Some(End::Fin) && self.download.end() == Some(End::Fin) {
+        if self.upload.end() == Some(DirectionEnd::Fin)
+            && self.download.end() == Some(DirectionEnd::Fin)
+        {
             let first = self.half_open.map_or(Side::Downstream, |(side, _)| side);
             return Some(Outcome::Finished { first });
         }
@@ -354,7 +356,7 @@ impl<'a> Relay<'a> {
     /// the upstream is not passed on at once.
     fn may_be_untouched(&self) -> bool {
         self.may_retry
-            && self.upload.end() != Some(End::Fin)
+            && self.upload.end() != Some(DirectionEnd::Fin)
             && self.down.reset.is_none()
             && !self.has_moved()
     }
@@ -387,7 +389,7 @@ impl<'a> Relay<'a> {
     fn is_unfinished(&self) -> bool {
         let stats = self.ctx.stats;
         stats.waiting_since().is_some()
-            || stats.phase() == Some(Phase::Answer)
+            || stats.phase() == Some(HttpPhase::Answer)
             || stats.pending() > 0
     }
 
@@ -413,14 +415,14 @@ impl<'a> Relay<'a> {
             Side::Downstream => (&self.upload, &self.up),
         };
         match reset.step(reader.end().is_some(), other, now) {
-            Step::Wait(until) => {
+            ResetStep::Wait(until) => {
                 if let Some(until) = until {
                     self.timeouts.timer.arm(until, now);
                 }
                 return None;
             }
-            Step::Abort => {}
-            Step::GiveUp => self.ctx.shared.gave_up(),
+            ResetStep::Abort => {}
+            ResetStep::GiveUp => self.ctx.shared.gave_up(),
         }
         let outcome = Outcome::Reset(reset.from, reset.fault);
         self.abort();
@@ -474,11 +476,11 @@ impl<'a> Relay<'a> {
         let now = self.ctx.now();
         let command = self.commands.peek()?;
         match command {
-            Command::Cut(reason) => {
+            ConnectionCommand::Cut(reason) => {
                 self.abort();
                 Some(Outcome::Commanded(reason))
             }
-            Command::CloseAtRest {
+            ConnectionCommand::CloseAtRest {
                 reason,
                 quiet,
                 until,
@@ -511,7 +513,7 @@ impl<'a> Relay<'a> {
     }
 
     fn close(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
-        if let Some(Command::Cut(reason)) = self.commands.take() {
+        if let Some(ConnectionCommand::Cut(reason)) = self.commands.take() {
             self.abort();
             return Some(Outcome::Commanded(reason));
         }
@@ -553,12 +555,12 @@ impl<'a> Relay<'a> {
             .timeouts
             .tick(silence, self.limits, directions, &mut self.ctx)?
         {
-            Reached::HalfOpen => {
+            ReachedLimit::HalfOpen => {
                 // Whether the silent side had sent everything is not known: never a clean end (L2).
                 self.abort();
                 Some(Outcome::HalfOpenTimeout)
             }
-            Reached::Idle => {
+            ReachedLimit::Idle => {
                 let now = self.ctx.now();
                 if !self.ctx.stats.at_rest(now, self.began, Duration::ZERO) {
                     self.abort();

@@ -35,7 +35,7 @@ const ECS_LONGEST: u64 = 120;
 
 /// Which document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum SnippetKind {
     /// The application's client map.
     Edn,
     /// An interface endpoint, as a template.
@@ -68,7 +68,7 @@ pub enum Kind {
 
 /// A document that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no snippet {0:?}; there are: {list}", list = Kind::ALL.map(Kind::as_str).join(" "))]
+#[error("no snippet {0:?}; there are: {list}", list = SnippetKind::ALL.map(SnippetKind::as_str).join(" "))]
 pub struct UnknownKind(pub String);
 
 /// What the documents are made from.
@@ -89,12 +89,12 @@ pub struct SnippetInput {
 }
 
 /// What a deployment printed from these settings leaves to be filled in; `None` where nothing is missing.
-pub fn missing(kind: Kind, input: &SnippetInput) -> Option<String> {
+pub fn missing(kind: SnippetKind, input: &SnippetInput) -> Option<String> {
     let target = input.target.endpoints.is_empty() && input.config.is_none();
     let image = input.image == SnippetInput::default().image;
     let parts: Vec<&str> = match kind {
-        Kind::Systemd => vec![(target, "the target")],
-        Kind::K8s | Kind::Ecs | Kind::Compose => vec![
+        SnippetKind::Systemd => vec![(target, "the target")],
+        SnippetKind::K8s | SnippetKind::Ecs | SnippetKind::Compose => vec![
             (input.target.endpoints.is_empty(), "the target"),
             (image, "the image (config/deploy/Containerfile builds one)"),
         ],
@@ -107,20 +107,20 @@ pub fn missing(kind: Kind, input: &SnippetInput) -> Option<String> {
 }
 
 /// The document, with a final newline.
-pub fn render(kind: Kind, input: &SnippetInput) -> String {
+pub fn render(kind: SnippetKind, input: &SnippetInput) -> String {
     match kind {
-        Kind::Edn => client_map(input),
-        Kind::Cloudformation => named(
+        SnippetKind::Edn => client_map(input),
+        SnippetKind::Cloudformation => named(
             CLOUDFORMATION,
             "    Default: SYSTEM\n",
             &input.target.system,
         ),
-        Kind::Terraform => named(
+        SnippetKind::Terraform => named(
             TERRAFORM,
             "  default     = \"SYSTEM\"\n",
             &input.target.system,
         ),
-        Kind::Aws => {
+        SnippetKind::Aws => {
             let text = named(
                 AWS,
                 "SYSTEM='SYSTEM'",
@@ -132,17 +132,17 @@ pub fn render(kind: Kind, input: &SnippetInput) -> String {
                 &input.target.region.clone().or(Some("REGION".to_owned())),
             )
         }
-        Kind::K8s => {
+        SnippetKind::K8s => {
             let text =
                 KUBERNETES.replace("Seconds: 60", &format!("Seconds: {}", drain(input) + 35));
             deploy(&text, input, "\n            - ", true)
         }
-        Kind::Ecs => {
+        SnippetKind::Ecs => {
             let stop = (drain(input) + MARGIN).min(ECS_LONGEST);
             let text = ECS.replace("\"stopTimeout\": 35", &format!("\"stopTimeout\": {stop}"));
             deploy(&text, input, ",\n        ", true)
         }
-        Kind::Compose => {
+        SnippetKind::Compose => {
             let stop = drain(input) + MARGIN;
             let text = COMPOSE.replace(
                 "stop_grace_period: 35s",
@@ -150,17 +150,17 @@ pub fn render(kind: Kind, input: &SnippetInput) -> String {
             );
             deploy(&text, input, "\n      - ", true)
         }
-        Kind::Systemd => {
+        SnippetKind::Systemd => {
             let stop = drain(input) + MARGIN;
             let text = SERVICE.replace("TimeoutStopSec=35", &format!("TimeoutStopSec={stop}"));
             deploy(&text, input, " ", false)
         }
-        Kind::Prometheus => PROMETHEUS.replace("127.0.0.1:8183", &input.admin.to_string()),
-        Kind::Alerts => ALERTS.to_owned(),
-        Kind::Grafana => GRAFANA.to_owned(),
-        Kind::Trino => trino(input),
-        Kind::Cloudwatch => cloudwatch(input),
-        Kind::Kustomize => kustomize(&render(Kind::K8s, input)),
+        SnippetKind::Prometheus => PROMETHEUS.replace("127.0.0.1:8183", &input.admin.to_string()),
+        SnippetKind::Alerts => ALERTS.to_owned(),
+        SnippetKind::Grafana => GRAFANA.to_owned(),
+        SnippetKind::Trino => trino(input),
+        SnippetKind::Cloudwatch => cloudwatch(input),
+        SnippetKind::Kustomize => kustomize(&render(SnippetKind::K8s, input)),
     }
 }
 
@@ -388,81 +388,85 @@ impl SnippetInput {
 
 // === impl Kind ===
 
-impl Kind {
+impl SnippetKind {
     /// Every document.
-    pub const ALL: [Kind; 14] = [
-        Kind::Edn,
-        Kind::Cloudformation,
-        Kind::Terraform,
-        Kind::Aws,
-        Kind::K8s,
-        Kind::Ecs,
-        Kind::Compose,
-        Kind::Systemd,
-        Kind::Prometheus,
-        Kind::Alerts,
-        Kind::Grafana,
-        Kind::Trino,
-        Kind::Cloudwatch,
-        Kind::Kustomize,
+    pub const ALL: [SnippetKind; 14] = [
+        SnippetKind::Edn,
+        SnippetKind::Cloudformation,
+        SnippetKind::Terraform,
+        SnippetKind::Aws,
+        SnippetKind::K8s,
+        SnippetKind::Ecs,
+        SnippetKind::Compose,
+        SnippetKind::Systemd,
+        SnippetKind::Prometheus,
+        SnippetKind::Alerts,
+        SnippetKind::Grafana,
+        SnippetKind::Trino,
+        SnippetKind::Cloudwatch,
+        SnippetKind::Kustomize,
     ];
 
     /// Its name on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Kind::Edn => "edn",
-            Kind::Cloudformation => "cloudformation",
-            Kind::Terraform => "terraform",
-            Kind::Aws => "aws",
-            Kind::K8s => "k8s",
-            Kind::Ecs => "ecs",
-            Kind::Compose => "compose",
-            Kind::Systemd => "systemd",
-            Kind::Prometheus => "prometheus",
-            Kind::Alerts => "alerts",
-            Kind::Grafana => "grafana",
-            Kind::Trino => "trino",
-            Kind::Cloudwatch => "cloudwatch",
-            Kind::Kustomize => "kustomize",
+            SnippetKind::Edn => "edn",
+            SnippetKind::Cloudformation => "cloudformation",
+            SnippetKind::Terraform => "terraform",
+            SnippetKind::Aws => "aws",
+            SnippetKind::K8s => "k8s",
+            SnippetKind::Ecs => "ecs",
+            SnippetKind::Compose => "compose",
+            SnippetKind::Systemd => "systemd",
+            SnippetKind::Prometheus => "prometheus",
+            SnippetKind::Alerts => "alerts",
+            SnippetKind::Grafana => "grafana",
+            SnippetKind::Trino => "trino",
+            SnippetKind::Cloudwatch => "cloudwatch",
+            SnippetKind::Kustomize => "kustomize",
         }
     }
 
     /// What it is, for help texts.
     pub const fn about(self) -> &'static str {
         match self {
-            Kind::Edn => {
+            SnippetKind::Edn => {
                 "the application's client map (with --patch FILE: that file, its :endpoint changed)"
             }
-            Kind::Cloudformation => {
+            SnippetKind::Cloudformation => {
                 "a VPC endpoint with its security group, as a CloudFormation template"
             }
-            Kind::Terraform => "the same for Terraform",
-            Kind::Aws => "AWS CLI lines: security group, endpoint, permanent name, hosted zone",
-            Kind::K8s => "a Kubernetes Deployment with entryway as a native sidecar",
-            Kind::Ecs => "an ECS task definition",
-            Kind::Compose => "a compose file",
-            Kind::Systemd => "a hardened systemd unit",
-            Kind::Prometheus => "a Prometheus scrape job",
-            Kind::Alerts => "Prometheus alert rules",
-            Kind::Grafana => "a Grafana dashboard",
-            Kind::Trino => "a catalog file of Trino's Datomic connector",
-            Kind::Cloudwatch => "a CloudWatch dashboard over what metrics.emf prints",
-            Kind::Kustomize => "a kustomize component that adds the sidecar to any Deployment",
+            SnippetKind::Terraform => "the same for Terraform",
+            SnippetKind::Aws => {
+                "AWS CLI lines: security group, endpoint, permanent name, hosted zone"
+            }
+            SnippetKind::K8s => "a Kubernetes Deployment with entryway as a native sidecar",
+            SnippetKind::Ecs => "an ECS task definition",
+            SnippetKind::Compose => "a compose file",
+            SnippetKind::Systemd => "a hardened systemd unit",
+            SnippetKind::Prometheus => "a Prometheus scrape job",
+            SnippetKind::Alerts => "Prometheus alert rules",
+            SnippetKind::Grafana => "a Grafana dashboard",
+            SnippetKind::Trino => "a catalog file of Trino's Datomic connector",
+            SnippetKind::Cloudwatch => "a CloudWatch dashboard over what metrics.emf prints",
+            SnippetKind::Kustomize => {
+                "a kustomize component that adds the sidecar to any Deployment"
+            }
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for SnippetKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl FromStr for Kind {
+impl FromStr for SnippetKind {
     type Err = UnknownKind;
 
     fn from_str(text: &str) -> Result<Self, UnknownKind> {
-        Kind::ALL
+        SnippetKind::ALL
             .into_iter()
             .find(|kind| kind.as_str() == text)
             .ok_or_else(|| UnknownKind(text.to_owned()))

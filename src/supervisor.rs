@@ -18,7 +18,7 @@ use crate::clock::{self, Moment};
 use crate::connection::{ConnectionPhase, Entry, Registry};
 use crate::events::{Events, Reason};
 use crate::metrics::Metrics;
-use crate::relay::{Command, RelayShared};
+use crate::relay::{ConnectionCommand, RelayShared};
 use crate::types::{Direction, UpstreamName};
 use crate::upstream::constants;
 use crate::upstream::endpoint::Candidate;
@@ -61,11 +61,11 @@ pub struct UpstreamEntry {
 /// Begins the end of all connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ShutdownControl {
-    phase: Arc<watch::Sender<Phase>>,
+    phase: Arc<watch::Sender<ShutdownPhase>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum ShutdownPhase {
     Serving,
     Draining { since: Moment, until: Moment },
     Killed,
@@ -76,7 +76,7 @@ enum Phase {
 pub struct Supervisor {
     registry: Registry,
     upstreams: Vec<SupervisedUpstream>,
-    phase: watch::Receiver<Phase>,
+    phase: watch::Receiver<ShutdownPhase>,
     counters: Arc<RelayShared>,
     export: Export,
 }
@@ -96,7 +96,7 @@ pub fn new(
     metrics: &Metrics,
     events: &Events,
 ) -> (Supervisor, ShutdownControl) {
-    let (phase, seen) = watch::channel(Phase::Serving);
+    let (phase, seen) = watch::channel(ShutdownPhase::Serving);
     let watched = |upstream: UpstreamEntry| SupervisedUpstream {
         silence: OutlierDetector::default(),
         rest: IdleCloser::default(),
@@ -122,9 +122,9 @@ impl ShutdownControl {
     pub fn drain(&self, max_delay: Duration) {
         let since = clock::now();
         self.phase.send_if_modified(|phase| {
-            let first = *phase == Phase::Serving;
+            let first = *phase == ShutdownPhase::Serving;
             if first {
-                *phase = Phase::Draining {
+                *phase = ShutdownPhase::Draining {
                     since,
                     until: since + max_delay,
                 };
@@ -135,14 +135,14 @@ impl ShutdownControl {
 
     /// The second signal: everything is reset now.
     pub fn kill(&self) {
-        self.phase.send_replace(Phase::Killed);
+        self.phase.send_replace(ShutdownPhase::Killed);
     }
 }
 
 // === impl Supervisor ===
 
 impl Supervisor {
-    /// Sweeps until dropped.
+    /// Runs a pass until dropped.
     pub async fn run(mut self) {
         let mut phase = self.phase.clone();
         let mut watched = true;
@@ -159,7 +159,7 @@ impl Supervisor {
             };
             let now = clock::now();
             if now.since(due) > constants::STALL {
-                // what seemed silent meanwhile may have been us.
+                // Silence seen during a stall of our own is no evidence.
                 for watched in &mut self.upstreams {
                     watched.silence.discount_until(now);
                 }
@@ -221,13 +221,13 @@ impl Supervisor {
         let registry = self.registry.clone();
         // Before the commands: a connection that ends at once must know that a shutdown ended it.
         match phase {
-            Phase::Killed => registry.set_ending(Reason::Killed),
-            Phase::Draining { until, .. } if now >= until => {
+            ShutdownPhase::Killed => registry.set_ending(Reason::Killed),
+            ShutdownPhase::Draining { until, .. } if now >= until => {
                 registry.set_ending(Reason::DrainDeadline)
             }
             _ => {}
         }
-        let mut is_quiet = phase == Phase::Serving
+        let mut is_quiet = phase == ShutdownPhase::Serving
             && (registry.is_empty() || snapshots.iter().all(|snapshot| snapshot.is_settled()));
         registry.each(|entry| {
             is_quiet &= is_entry_quiet(entry, now);
@@ -279,12 +279,14 @@ fn may_wait(entry: &Entry) -> bool {
 }
 
 /// What a shutdown wants of a connection. One that waits for an upstream keeps its hold until the end.
-fn end(entry: &Entry, phase: Phase, now: Moment) {
+fn end(entry: &Entry, phase: ShutdownPhase, now: Moment) {
     let command = match phase {
-        Phase::Serving => return,
-        Phase::Killed => Command::Cut(Reason::Killed),
-        Phase::Draining { until, .. } if now >= until => Command::Cut(Reason::DrainDeadline),
-        Phase::Draining { since, until } => {
+        ShutdownPhase::Serving => return,
+        ShutdownPhase::Killed => ConnectionCommand::Cut(Reason::Killed),
+        ShutdownPhase::Draining { until, .. } if now >= until => {
+            ConnectionCommand::Cut(Reason::DrainDeadline)
+        }
+        ShutdownPhase::Draining { since, until } => {
             let last_fifth = until.since(now) * 5 <= until.since(since);
             let quiet = if last_fifth { LAST_QUIET } else { QUIET };
             let close =

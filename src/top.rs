@@ -15,7 +15,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, TableState};
 
 use crate::admin::EndpointAction;
-use crate::admin::api_types::{Connection, Endpoint, History, Status};
+use crate::admin::api_types::{ConnectionJson, EndpointJson, History, StatusJson};
 
 pub use terminal::run;
 
@@ -85,9 +85,9 @@ pub(crate) struct View {
     look: Look,
     /// The instance's address, for the title.
     instance: String,
-    status: Option<Status>,
-    endpoints: Vec<Endpoint>,
-    connections: Vec<Connection>,
+    status: Option<StatusJson>,
+    endpoints: Vec<EndpointJson>,
+    connections: Vec<ConnectionJson>,
     history: History,
     events: VecDeque<EventLine>,
     /// Why the last read failed; data above is older then.
@@ -104,10 +104,10 @@ pub(crate) struct View {
 
 /// What one round of reading yields.
 #[derive(Debug, Default)]
-pub(crate) struct Data {
-    pub(crate) status: Status,
-    pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) connections: Vec<Connection>,
+pub(crate) struct TopData {
+    pub(crate) status: StatusJson,
+    pub(crate) endpoints: Vec<EndpointJson>,
+    pub(crate) connections: Vec<ConnectionJson>,
     pub(crate) history: History,
 }
 
@@ -188,7 +188,7 @@ impl View {
         }
     }
 
-    pub(crate) fn update(&mut self, data: Data) {
+    pub(crate) fn update(&mut self, data: TopData) {
         self.error = None;
         self.status = Some(data.status);
         self.endpoints = data.endpoints;
@@ -318,9 +318,9 @@ impl View {
     }
 
     /// The connections that pass the filter, sorted.
-    fn shown(&self) -> Vec<&Connection> {
+    fn shown(&self) -> Vec<&ConnectionJson> {
         let filter = self.filter.to_lowercase();
-        let text = |one: &Connection| {
+        let text = |one: &ConnectionJson| {
             let part = |text: &Option<String>| text.clone().unwrap_or_default();
             format!(
                 "{} {} {} {}",
@@ -331,7 +331,7 @@ impl View {
             )
             .to_lowercase()
         };
-        let mut shown: Vec<&Connection> = self
+        let mut shown: Vec<&ConnectionJson> = self
             .connections
             .iter()
             .filter(|one| filter.is_empty() || text(one).contains(&filter))
@@ -490,7 +490,7 @@ impl View {
     }
 
     /// Twelve cells of five minutes: connect times, or `x` where every probe failed.
-    fn sparkline(&self, endpoint: &Endpoint) -> String {
+    fn sparkline(&self, endpoint: &EndpointJson) -> String {
         let series = self
             .history
             .series

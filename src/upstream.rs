@@ -51,7 +51,7 @@ mod telemetry;
 /// Observations that may wait.
 const QUEUE: usize = 1024;
 
-/// What a upstream starts with.
+/// What an upstream starts with.
 #[derive(Debug)]
 pub struct UpstreamArgs {
     pub upstream: UpstreamName,
@@ -240,7 +240,7 @@ impl UpstreamHandle {
         self.dials.record();
     }
 
-    /// Facts that were dropped because the queue was full (or the actor gone).
+    /// Inputs that were dropped because the queue was full (or the actor gone).
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }

@@ -22,12 +22,12 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// Serves a connection on the thread that it was given to. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Handler(Arc<Serve>);
+pub(crate) struct ConnectionHandler(Arc<Serve>);
 
 type Serve =
     dyn Fn(TcpStream, Box<ConnectionGuard>) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync;
 
-type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+type WorkerJob = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// The data threads. They run until [`Workers::stop`].
 #[derive(Debug)]
@@ -54,9 +54,14 @@ struct Worker {
 }
 
 enum Work {
-    Run(Job),
+    Run(WorkerJob),
     Ping,
-    Serve(TcpStream, Box<ConnectionGuard>, Load, Option<Handler>),
+    Serve(
+        TcpStream,
+        Box<ConnectionGuard>,
+        Load,
+        Option<ConnectionHandler>,
+    ),
     Stop,
 }
 
@@ -143,7 +148,12 @@ async fn run(mut work: mpsc::UnboundedReceiver<Work>, unanswered: Arc<AtomicU64>
 }
 
 /// In a task of its own, so that a panic ends only this connection.
-fn serve(stream: TcpStream, open: Box<ConnectionGuard>, load: Load, handler: Option<Handler>) {
+fn serve(
+    stream: TcpStream,
+    open: Box<ConnectionGuard>,
+    load: Load,
+    handler: Option<ConnectionHandler>,
+) {
     tokio::task::spawn_local(async move {
         let _load = load;
         match handler {
@@ -155,7 +165,7 @@ fn serve(stream: TcpStream, open: Box<ConnectionGuard>, load: Load, handler: Opt
 
 // === impl Handler ===
 
-impl Handler {
+impl ConnectionHandler {
     pub(crate) fn new<F>(
         serve: impl Fn(TcpStream, Box<ConnectionGuard>) -> F + Send + Sync + 'static,
     ) -> Self
@@ -168,7 +178,7 @@ impl Handler {
     }
 }
 
-impl std::fmt::Debug for Handler {
+impl std::fmt::Debug for ConnectionHandler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Handler")
     }
@@ -208,7 +218,7 @@ impl Dispatcher {
         accepted_on: usize,
         stream: TcpStream,
         open: Box<ConnectionGuard>,
-        handler: Option<&Handler>,
+        handler: Option<&ConnectionHandler>,
     ) {
         let handler = handler.cloned();
         let own = &self.workers[accepted_on];

@@ -1,5 +1,5 @@
 //! The JSON of `/v1/*`, as the server writes it and the command line reads it (see `guide/reference-api.md`).
-//! How the pool's snapshots become it stands in `picture`.
+//! `convert` makes it from the snapshots of the upstreams.
 //!
 //! Fields are added, never renamed or removed, while `schema_version` stays.
 
@@ -20,7 +20,7 @@ pub struct Versioned<T> {
 
 /// `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub struct StatusJson {
     /// Our version.
     pub version: String,
     /// Our process.
@@ -45,9 +45,9 @@ pub struct Status {
     #[serde(default)]
     pub sandbox: Sandbox,
     /// The listeners.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerJson>,
     /// The upstreams.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<UpstreamJson>,
 }
 
 /// The sandbox in `/v1/status`.
@@ -69,7 +69,7 @@ pub struct Sandbox {
 
 /// A listener in `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Listener {
+pub struct ListenerJson {
     /// Its name.
     pub name: String,
     /// Where it is bound.
@@ -82,7 +82,7 @@ pub struct Listener {
 
 /// An upstream in `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Upstream {
+pub struct UpstreamJson {
     /// Its name.
     pub name: String,
     /// The Datomic system, where the settings name it.
@@ -103,12 +103,12 @@ pub struct Upstream {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Endpoints {
     /// All of all upstreams.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<EndpointJson>,
 }
 
 /// An endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Endpoint {
+pub struct EndpointJson {
     /// Its upstream.
     pub upstream: String,
     /// Its name.
@@ -130,12 +130,12 @@ pub struct Endpoint {
     /// Open connections to it.
     pub connections: usize,
     /// Its addresses.
-    pub addresses: Vec<Address>,
+    pub addresses: Vec<AddressJson>,
 }
 
 /// An address of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Address {
+pub struct AddressJson {
     /// `IP:PORT`.
     pub address: String,
     /// `unknown up suspect returning down`.
@@ -167,14 +167,14 @@ pub struct Probe {
 
 /// `/v1/connections`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Connections {
+pub struct ConnectionsJson {
     /// The first ones.
-    pub connections: Vec<Connection>,
+    pub connections: Vec<ConnectionJson>,
 }
 
 /// An open connection.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Connection {
+pub struct ConnectionJson {
     /// Its number, as in the log.
     pub id: u64,
     /// Its listener.
@@ -196,12 +196,12 @@ pub struct Connection {
     /// `buffer` or `pipe`.
     pub lane: String,
     /// What it carried so far.
-    pub bytes: Bytes,
+    pub bytes: BytesJson,
 }
 
 /// Bytes each way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bytes {
+pub struct BytesJson {
     /// Client to endpoint.
     pub upload: u64,
     /// Endpoint to client.
@@ -210,14 +210,14 @@ pub struct Bytes {
 
 /// `/v1/dns`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Dns {
+pub struct DnsJson {
     /// The names behind the endpoints.
-    pub names: Vec<Name>,
+    pub names: Vec<NameJson>,
 }
 
 /// A name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Name {
+pub struct NameJson {
     /// As asked.
     pub name: String,
     /// What its last good answer said.
@@ -236,7 +236,7 @@ pub struct Name {
 
 /// `/v1/hops`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Hops {
+pub struct HopsJson {
     pub hops: Vec<HopRow>,
 }
 
@@ -350,9 +350,9 @@ pub struct Incident {
 pub struct IncidentReport {
     #[serde(flatten)]
     pub incident: Incident,
-    pub status: Status,
-    pub endpoints: Vec<Endpoint>,
-    pub dns: Vec<Name>,
+    pub status: StatusJson,
+    pub endpoints: Vec<EndpointJson>,
+    pub dns: Vec<NameJson>,
     pub explain: Explain,
     pub history: History,
     /// The events before it and, once they have happened, those after it.
@@ -392,7 +392,7 @@ pub struct Reloaded {
 
 /// `POST /v1/upgrade`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Upgraded {
+pub struct UpgradedJson {
     /// The new process's.
     pub generation: u64,
     /// The new process.

@@ -32,7 +32,7 @@ pub struct UpgradeOrder {
 
 /// Why the backend does not do what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ApiError {
+pub enum BackendError {
     /// No such endpoint or upstream: 404.
     Unknown(String),
     /// The request makes no sense: 400.
@@ -46,22 +46,22 @@ pub enum ApiError {
 }
 
 /// An answer that takes time.
-pub type ApiFuture<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send>>;
+pub type ApiFuture<T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send>>;
 
 /// The core as admin sees it. Methods are called on the control thread and must not block it.
 pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     /// The numbers behind the health answers.
     fn health(&self) -> Health;
     /// Uptime, listeners and upstreams; admin fills in the rest.
-    fn status(&self) -> api_types::Status;
+    fn status(&self) -> api_types::StatusJson;
     /// All endpoints.
     fn endpoints(&self) -> api_types::Endpoints;
     /// The first so many open connections.
-    fn connections(&self, limit: usize) -> Vec<api_types::Connection>;
+    fn connections(&self, limit: usize) -> Vec<api_types::ConnectionJson>;
     /// All names.
-    fn dns(&self) -> api_types::Dns;
+    fn dns(&self) -> api_types::DnsJson;
     /// All hops.
-    fn hops(&self) -> api_types::Hops;
+    fn hops(&self) -> api_types::HopsJson;
     /// The effective settings, each `{value, source}`, secrets left out.
     fn config(&self) -> serde_json::Value;
     /// Where a new connection would go, for one upstream or all; `what_if` as in the query (`zone-down=Z`).
@@ -69,7 +69,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
         &self,
         upstream: Option<&str>,
         what_if: &[String],
-    ) -> Result<api_types::Explain, ApiError>;
+    ) -> Result<api_types::Explain, BackendError>;
     /// One per upstream, for the history.
     fn snapshots(&self) -> Vec<Arc<Snapshot>>;
     /// Every series, for the service level.
@@ -82,13 +82,13 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
         order: EndpointAction,
         upstream: Option<&str>,
         name: Option<&str>,
-    ) -> Result<api_types::Changed, ApiError>;
+    ) -> Result<api_types::Changed, BackendError>;
     /// Resets both sides of one connection.
-    fn close(&self, id: u64) -> Result<(), ApiError>;
+    fn close(&self, id: u64) -> Result<(), BackendError>;
     /// Reads the settings again; with `dry_run` changes nothing.
     fn reload(&self, dry_run: bool) -> ApiFuture<api_types::Reloaded>;
     /// Starts the process that takes over from this one; returns once it serves.
-    fn upgrade(&self, order: UpgradeOrder) -> ApiFuture<api_types::Upgraded>;
+    fn upgrade(&self, order: UpgradeOrder) -> ApiFuture<api_types::UpgradedJson>;
     /// Begins the drain; a second time ends it now.
     fn shutdown(&self);
 }
@@ -108,39 +108,39 @@ impl EndpointAction {
 
 // === impl ApiError ===
 
-impl ApiError {
+impl BackendError {
     /// As a reply.
     pub(super) fn reply(self) -> Reply {
         match self {
-            ApiError::Unknown(what) => http::problem(
+            BackendError::Unknown(what) => http::problem(
                 StatusCode::NOT_FOUND,
                 "unknown",
                 "no such thing",
                 what,
                 "`entryway endpoint list` names all endpoints",
             ),
-            ApiError::Bad(what) => http::problem(
+            BackendError::Bad(what) => http::problem(
                 StatusCode::BAD_REQUEST,
                 "bad-request",
                 "request not understood",
                 what,
                 "",
             ),
-            ApiError::Invalid(report) => http::problem(
+            BackendError::Invalid(report) => http::problem(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "invalid-settings",
                 "settings are wrong; nothing was changed",
                 report,
                 "correct them and reload again; `entryway check` prints the same report",
             ),
-            ApiError::NotNow(what) => http::problem(
+            BackendError::NotNow(what) => http::problem(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "not-now",
                 "not done; the instance goes on as before",
                 what,
                 "",
             ),
-            ApiError::Failed(what) => http::problem(
+            BackendError::Failed(what) => http::problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "failed",
                 "it failed",

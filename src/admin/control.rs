@@ -1,4 +1,4 @@
-//! The control socket: where it lies, how it is made, how it goes. Who may use it is `rules`' business.
+//! The control socket: where it lies, how it is made, how it goes. Who may use it is decided in `access`.
 //!
 //! Promises a folder that only we can enter where the folder is ours to make, a socket of mode 0600, never to remove
 //! a file that is not a dead socket, and at the end to remove only its own.
@@ -35,7 +35,7 @@ pub(super) enum Error {
 
 /// Like [`bind`]; where another instance holds the default path, this process binds one of its own beside it. Clients
 /// learn the path from the instance.
-pub(super) fn bind_own(path: &SocketPath) -> Result<(UnixListener, Control), Error> {
+pub(super) fn bind_own(path: &SocketPath) -> Result<(UnixListener, ControlSocket), Error> {
     match (bind(path), path) {
         (Err(Error::Taken(_)), SocketPath::Own(taken)) => {
             let stem = taken.file_stem().unwrap_or_default().to_string_lossy();
@@ -48,7 +48,7 @@ pub(super) fn bind_own(path: &SocketPath) -> Result<(UnixListener, Control), Err
 
 /// The bound socket; removes its file when dropped, if it is still its own.
 #[derive(Debug)]
-pub(super) struct Control {
+pub(super) struct ControlSocket {
     path: PathBuf,
     /// Device and inode of the file we made.
     file: (u64, u64),
@@ -97,7 +97,7 @@ pub(super) fn default_path(
 }
 
 /// Makes the socket.
-pub(super) fn bind(path_of: &SocketPath) -> Result<(UnixListener, Control), Error> {
+pub(super) fn bind(path_of: &SocketPath) -> Result<(UnixListener, ControlSocket), Error> {
     let (SocketPath::Given(path) | SocketPath::Own(path)) = path_of;
     let io = |error| Error::Io(path.clone(), error);
     if let (SocketPath::Own(_), Some(folder)) = (path_of, path.parent()) {
@@ -108,7 +108,7 @@ pub(super) fn bind(path_of: &SocketPath) -> Result<(UnixListener, Control), Erro
     listener.set_nonblocking(true).map_err(io)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io)?;
     let made = fs::symlink_metadata(path).map_err(io)?;
-    let control = Control {
+    let control = ControlSocket {
         path: path.clone(),
         file: (made.dev(), made.ino()),
         keep: Arc::default(),
@@ -121,11 +121,11 @@ pub(super) fn bind(path_of: &SocketPath) -> Result<(UnixListener, Control), Erro
 pub(super) fn adopt(
     listener: std::os::unix::net::UnixListener,
     path: PathBuf,
-) -> Result<(UnixListener, Control), Error> {
+) -> Result<(UnixListener, ControlSocket), Error> {
     let io = |error| Error::Io(path.clone(), error);
     listener.set_nonblocking(true).map_err(io)?;
     let made = fs::symlink_metadata(&path).map_err(io)?;
-    let control = Control {
+    let control = ControlSocket {
         file: (made.dev(), made.ino()),
         keep: Arc::default(),
         _pin: listener.try_clone().map_err(io)?,
@@ -183,7 +183,7 @@ fn remove_dead(path: &Path) -> Result<(), Error> {
 
 // === impl Control ===
 
-impl Control {
+impl ControlSocket {
     /// Where it lies.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -208,7 +208,7 @@ impl SocketPath {
     }
 }
 
-impl Drop for Control {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         let own = !self.keep.load(Relaxed)
             && fs::symlink_metadata(&self.path)

@@ -1,4 +1,4 @@
-//! How the pool's snapshots become the JSON of `status`: pure, and the one place where a [`Moment`] becomes a time of
+//! How the snapshots of the upstreams become the JSON of `status`: pure, and the one place where a [`Moment`] becomes a time of
 //! day.
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::api_types::{Address, Endpoint, Explain, HopRow, Name, Probe, RankedAddress, Upstream};
+use super::api_types::{
+    AddressJson, EndpointJson, Explain, HopRow, NameJson, Probe, RankedAddress, UpstreamJson,
+};
 use crate::clock::Moment;
 use crate::dial::hop::Hop;
 use crate::types::UpstreamName;
@@ -49,7 +51,7 @@ pub fn seconds(duration: Duration) -> f64 {
 
 // === impl Upstream ===
 
-impl Upstream {
+impl UpstreamJson {
     /// As its snapshot says. System and region are the settings'.
     pub fn of(snapshot: &Snapshot, system: Option<String>, region: Option<String>) -> Self {
         Self {
@@ -66,7 +68,7 @@ impl Upstream {
 
 // === impl Endpoint ===
 
-impl Endpoint {
+impl EndpointJson {
     /// As its view says; `connections` is how many are open to it.
     pub fn of(view: &EndpointView, connections: usize, now: Moment) -> Self {
         let spec = &view.endpoint.spec;
@@ -88,7 +90,7 @@ impl Endpoint {
             addresses: view
                 .addresses
                 .iter()
-                .map(|address| Address::of(address, now))
+                .map(|address| AddressJson::of(address, now))
                 .collect(),
         }
     }
@@ -96,7 +98,7 @@ impl Endpoint {
 
 // === impl Address ===
 
-impl Address {
+impl AddressJson {
     fn of(view: &AddressView, now: Moment) -> Self {
         Self {
             address: view.address.to_string(),
@@ -117,7 +119,7 @@ impl Address {
 
 // === impl Name ===
 
-impl Name {
+impl NameJson {
     /// As its view says.
     pub fn of(view: &NameView, now: Moment) -> Self {
         Self {
@@ -135,7 +137,7 @@ impl Name {
 // === impl Explain ===
 
 impl Explain {
-    /// Adds what one upstream's pool says; with `several` upstreams each verdict names its own.
+    /// Adds what one upstream reports; with `several` upstreams each verdict names its own.
     pub fn add(&mut self, upstream: &str, explanation: &Explanation, several: bool) {
         self.order
             .extend(explanation.order.iter().map(|one| RankedAddress {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use crate::settings::Readiness;
+use crate::settings::ReadinessRule;
 
-/// Alive while the control runtime's last beat is younger than this.
+/// Alive while the control runtime's last heartbeat is younger than this.
 const BEAT_MAX: Duration = Duration::from_secs(5);
 
 /// One upstream, as counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct UpstreamCounts {
     /// Its name.
     pub name: String,
     /// Addresses that are up, suspect or returning.
@@ -21,7 +21,7 @@ pub struct Counts {
 /// The numbers behind the three answers.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    /// Since the control runtime's last beat.
+    /// Since the control runtime's last heartbeat.
     pub beat: Duration,
     /// Since the least responsive data thread should have answered.
     pub workers_beat: Duration,
@@ -36,16 +36,16 @@ pub struct Health {
     /// The listeners' limit.
     pub max_connections: usize,
     /// Every upstream.
-    pub upstreams: Vec<Counts>,
+    pub upstreams: Vec<UpstreamCounts>,
     /// `readiness.upstream`.
-    pub wanted: Readiness,
+    pub wanted: ReadinessRule,
     /// Faults that are set on purpose: named, so that nobody looks for their cause elsewhere.
     pub faults: Vec<String>,
 }
 
 /// One line of `?verbose`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct HealthCheck {
     /// What is checked.
     pub name: &'static str,
     /// Whether it holds.
@@ -58,11 +58,11 @@ pub struct Check {
 
 impl Health {
     /// The check of `/livez`.
-    pub fn live(&self) -> Vec<Check> {
-        let check = |name, beat: Duration| Check {
+    pub fn live(&self) -> Vec<HealthCheck> {
+        let check = |name, beat: Duration| HealthCheck {
             name,
             ok: beat < BEAT_MAX,
-            detail: format!("last beat {:.1} s ago", beat.as_secs_f64()),
+            detail: format!("last heartbeat {:.1} s ago", beat.as_secs_f64()),
         };
         vec![
             check("control", self.beat),
@@ -71,8 +71,8 @@ impl Health {
     }
 
     /// The check of `/startupz`.
-    pub fn started(&self) -> Vec<Check> {
-        vec![Check {
+    pub fn started(&self) -> Vec<HealthCheck> {
+        vec![HealthCheck {
             name: "startup",
             ok: self.pending.is_empty(),
             detail: match self.pending.as_slice() {
@@ -83,19 +83,19 @@ impl Health {
     }
 
     /// The checks of `/readyz`; `wanted` asks once for other upstream health than the settings do.
-    pub fn ready(&self, wanted: Option<Readiness>) -> Vec<Check> {
+    pub fn ready(&self, wanted: Option<ReadinessRule>) -> Vec<HealthCheck> {
         let mut checks = self.started();
-        checks.push(Check {
+        checks.push(HealthCheck {
             name: "draining",
             ok: !self.draining,
             detail: if self.draining { "shutting down" } else { "no" }.to_owned(),
         });
-        checks.push(Check {
+        checks.push(HealthCheck {
             name: "connections",
             ok: self.connections < self.max_connections,
             detail: format!("{} of {}", self.connections, self.max_connections),
         });
-        checks.push(Check {
+        checks.push(HealthCheck {
             name: "accepting",
             ok: !self.shortage,
             detail: if self.shortage {
@@ -107,7 +107,7 @@ impl Health {
         });
         checks.push(self.upstream(wanted.unwrap_or(self.wanted)));
         if !self.faults.is_empty() {
-            checks.push(Check {
+            checks.push(HealthCheck {
                 name: "faults",
                 ok: true,
                 detail: self.faults.join(", "),
@@ -116,13 +116,13 @@ impl Health {
         checks
     }
 
-    fn upstream(&self, wanted: Readiness) -> Check {
+    fn upstream(&self, wanted: ReadinessRule) -> HealthCheck {
         let healthy: usize = self.upstreams.iter().map(|upstream| upstream.healthy).sum();
         let ok = match wanted {
-            Readiness::None => true,
-            Readiness::Any => healthy > 0,
-            Readiness::All => self.upstreams.iter().all(|upstream| upstream.healthy > 0),
-            Readiness::AtLeast(count) => healthy >= count,
+            ReadinessRule::None => true,
+            ReadinessRule::Any => healthy > 0,
+            ReadinessRule::All => self.upstreams.iter().all(|upstream| upstream.healthy > 0),
+            ReadinessRule::AtLeast(count) => healthy >= count,
         };
         let counts: Vec<String> = self
             .upstreams
@@ -135,12 +135,12 @@ impl Health {
             })
             .collect();
         let wanted = match wanted {
-            Readiness::None => "none".to_owned(),
-            Readiness::Any => "any".to_owned(),
-            Readiness::All => "all".to_owned(),
-            Readiness::AtLeast(count) => count.to_string(),
+            ReadinessRule::None => "none".to_owned(),
+            ReadinessRule::Any => "any".to_owned(),
+            ReadinessRule::All => "all".to_owned(),
+            ReadinessRule::AtLeast(count) => count.to_string(),
         };
-        Check {
+        HealthCheck {
             name: "upstream",
             ok,
             detail: format!("wanted {wanted}: {}", counts.join(", ")),
@@ -149,7 +149,7 @@ impl Health {
 }
 
 /// Whether all hold.
-pub(super) fn all_ok(checks: &[Check]) -> bool {
+pub(super) fn all_ok(checks: &[HealthCheck]) -> bool {
     checks.iter().all(|check| check.ok)
 }
 
@@ -163,7 +163,7 @@ mod tests {
             upstreams: healthy
                 .iter()
                 .enumerate()
-                .map(|(place, healthy)| Counts {
+                .map(|(place, healthy)| UpstreamCounts {
                     name: format!("u{place}"),
                     healthy: *healthy,
                     addresses: 3,
@@ -176,10 +176,12 @@ mod tests {
     #[test]
     fn readiness_asks_what_is_wanted() {
         let ready = |healthy, wanted| all_ok(&health(healthy).ready(Some(wanted)));
-        assert!(ready([0, 0], Readiness::None));
-        assert!(!ready([0, 0], Readiness::Any) && ready([0, 1], Readiness::Any));
-        assert!(!ready([0, 3], Readiness::All) && ready([1, 1], Readiness::All));
-        assert!(!ready([1, 1], Readiness::AtLeast(3)) && ready([1, 2], Readiness::AtLeast(3)));
+        assert!(ready([0, 0], ReadinessRule::None));
+        assert!(!ready([0, 0], ReadinessRule::Any) && ready([0, 1], ReadinessRule::Any));
+        assert!(!ready([0, 3], ReadinessRule::All) && ready([1, 1], ReadinessRule::All));
+        assert!(
+            !ready([1, 1], ReadinessRule::AtLeast(3)) && ready([1, 2], ReadinessRule::AtLeast(3))
+        );
         let base = health([1, 1]);
         let broken_on_purpose = Health {
             faults: vec!["datomic: slow (latency)".into()],

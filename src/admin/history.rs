@@ -43,11 +43,11 @@ struct Series {
     seen: Moment,
     minutes: std::collections::VecDeque<Minute>,
     /// What the address's counters said when they were last read.
-    read: Read,
+    read: CounterReadings,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Read {
+struct CounterReadings {
     probes: u64,
     failures: u64,
     connects: u64,
@@ -137,14 +137,14 @@ impl Series {
             minute,
             seen: now,
             minutes: std::iter::once(EMPTY).collect(),
-            read: Read::default(),
+            read: CounterReadings::default(),
         }
     }
 
     fn sample(&mut self, address: &Address, state: HealthState, now: Moment) {
         self.advance(minute_of(now));
         self.seen = now;
-        let read = Read {
+        let read = CounterReadings {
             probes: address.probes.count(),
             failures: address.failed_probes(),
             connects: address.connects.count(),

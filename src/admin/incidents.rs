@@ -1,4 +1,4 @@
-//! IncidentLog: what was known when an upstream had no healthy address, answered as another system, or flapped.
+//! Incidents: what was known when an upstream had no healthy address, answered as another system, or flapped.
 //!
 //! A task follows the warnings among the recent events and takes a snapshot by itself. Kept in memory: nothing is written
 //! to disk, and `entryway incident export` makes a document of one.
@@ -16,7 +16,7 @@ use super::history::HistoryRecorder;
 use crate::clock::{self, Moment};
 use crate::events::{Events, RecentEvents};
 
-/// IncidentLog kept; the oldest leave.
+/// Incidents kept; the oldest are dropped.
 const KEPT: usize = 20;
 
 /// Events kept with an incident, and shown after it.

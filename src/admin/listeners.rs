@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::control::{self, Control, SocketPath};
+use super::control::{self, ControlSocket, SocketPath};
 use super::settings::{AdminSettings, Bind, ControlPath};
 use crate::events::{Events, event};
 use crate::http::HttpListener;
@@ -44,7 +44,7 @@ pub struct AdminBindError {
 pub struct AdminListeners {
     admin: Option<TcpListener>,
     metrics: Option<TcpListener>,
-    control: Option<(UnixListener, Control)>,
+    control: Option<(UnixListener, ControlSocket)>,
 }
 
 /// Copies of the sockets, for the process that replaces this one.
@@ -280,7 +280,7 @@ impl AdminListeners {
         Option<HttpListener>,
         Option<HttpListener>,
         Option<HttpListener>,
-        Option<Control>,
+        Option<ControlSocket>,
     ) {
         let (control, guard) = self.control.unzip();
         (

@@ -12,7 +12,8 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use super::api_types::{
-    Address, Connection, Endpoint, Explain, History, HistorySeries, Listener, Status, Upstream,
+    AddressJson, ConnectionJson, EndpointJson, Explain, History, HistorySeries, ListenerJson,
+    StatusJson, UpstreamJson,
 };
 use crate::events::Recorded;
 use crate::http::{self, Body, HeaderValue, Reply, StatusCode};
@@ -30,13 +31,13 @@ pub(super) const MINUTES: usize = 60;
 /// Everything the page shows.
 #[derive(Debug)]
 pub(super) struct Page {
-    pub(super) status: Status,
+    pub(super) status: StatusJson,
     /// Set on purpose, one line each.
     pub(super) faults: Vec<String>,
-    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) endpoints: Vec<EndpointJson>,
     pub(super) explain: Explain,
     /// The oldest connections, at most [`CONNECTIONS`].
-    pub(super) connections: Vec<Connection>,
+    pub(super) connections: Vec<ConnectionJson>,
     pub(super) history: History,
     /// Newest last.
     pub(super) events: Vec<Recorded>,
@@ -57,8 +58,8 @@ impl Html {
 
     /// A value, in text or in a quoted attribute.
     fn text(&mut self, value: impl Display) -> &mut Self {
-        struct Escape<'a>(&'a mut String);
-        impl std::fmt::Write for Escape<'_> {
+        struct HtmlEscape<'a>(&'a mut String);
+        impl std::fmt::Write for HtmlEscape<'_> {
             fn write_str(&mut self, text: &str) -> std::fmt::Result {
                 for character in text.chars() {
                     match character {
@@ -75,7 +76,7 @@ impl Html {
             }
         }
         // Writing to a String cannot fail.
-        let _ = write!(Escape(&mut self.0), "{value}");
+        let _ = write!(HtmlEscape(&mut self.0), "{value}");
         self
     }
 }
@@ -169,7 +170,7 @@ fn faults(html: &mut Html, faults: &[String]) {
     html.markup("</p>\n");
 }
 
-fn listeners(html: &mut Html, listeners: &[Listener]) {
+fn listeners(html: &mut Html, listeners: &[ListenerJson]) {
     for listener in listeners {
         html.markup("<p>Listener <strong>")
             .text(&listener.name)
@@ -194,7 +195,7 @@ fn listeners(html: &mut Html, listeners: &[Listener]) {
     }
 }
 
-fn upstream_section(html: &mut Html, page: &Page, upstream: &Upstream) {
+fn upstream_section(html: &mut Html, page: &Page, upstream: &UpstreamJson) {
     html.markup("<section>\n<h2>Upstream ")
         .text(&upstream.name)
         .markup(" <span class=\"badge ")
@@ -225,7 +226,7 @@ fn upstream_section(html: &mut Html, page: &Page, upstream: &Upstream) {
     }
     html.markup("</p>\n");
     next_connection(html, &page.explain, upstream);
-    let mut zones: BTreeMap<(u8, &str), Vec<&Endpoint>> = BTreeMap::new();
+    let mut zones: BTreeMap<(u8, &str), Vec<&EndpointJson>> = BTreeMap::new();
     for endpoint in page
         .endpoints
         .iter()
@@ -264,7 +265,7 @@ fn upstream_section(html: &mut Html, page: &Page, upstream: &Upstream) {
     html.markup("</div>\n</section>\n");
 }
 
-fn next_connection(html: &mut Html, explain: &Explain, upstream: &Upstream) {
+fn next_connection(html: &mut Html, explain: &Explain, upstream: &UpstreamJson) {
     let first = explain
         .order
         .iter()
@@ -288,7 +289,7 @@ fn next_connection(html: &mut Html, explain: &Explain, upstream: &Upstream) {
     html.markup(".</p>\n");
 }
 
-fn endpoint_item(html: &mut Html, endpoint: &Endpoint, history: &History) {
+fn endpoint_item(html: &mut Html, endpoint: &EndpointJson, history: &History) {
     html.markup("<li><strong>")
         .text(&endpoint.name)
         .markup("</strong> <span class=\"quiet\">");
@@ -325,7 +326,7 @@ fn endpoint_item(html: &mut Html, endpoint: &Endpoint, history: &History) {
     html.markup("</li>\n");
 }
 
-fn address_lines(html: &mut Html, address: &Address) {
+fn address_lines(html: &mut Html, address: &AddressJson) {
     html.markup("<p><span class=\"mono\">")
         .text(&address.address)
         .markup("</span> <span class=\"badge ")
@@ -438,7 +439,7 @@ fn strip(html: &mut Html, series: &HistorySeries) {
     html.markup("</svg>");
 }
 
-fn connections(html: &mut Html, connections: &[Connection], status: &Status) {
+fn connections(html: &mut Html, connections: &[ConnectionJson], status: &StatusJson) {
     let open: usize = status.listeners.iter().map(|one| one.connections).sum();
     html.markup("<section>\n<h2>Connections</h2>\n");
     if connections.is_empty() {
@@ -517,7 +518,7 @@ fn events(html: &mut Html, events: &[Recorded]) {
     html.markup("</tbody></table></div>\n</section>\n");
 }
 
-fn client_map(html: &mut Html, status: &Status) {
+fn client_map(html: &mut Html, status: &StatusJson) {
     let Some((listener, address)) = status
         .listeners
         .iter()

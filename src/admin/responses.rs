@@ -1,7 +1,7 @@
 //! How answers are written that take more than one line.
 
 use super::api_types;
-use super::health::{Check, all_ok};
+use super::health::{HealthCheck, all_ok};
 use crate::http::{self, Body, Reply, Request, StatusCode};
 
 /// Connections in one slice of an answer.
@@ -35,7 +35,7 @@ pub(super) fn bad(what: impl Into<String>) -> Reply {
 }
 
 /// The checks, as one word or, where asked for, one a line.
-pub(super) fn health(not: &'static str, checks: &[Check], request: &Request) -> Reply {
+pub(super) fn health(not: &'static str, checks: &[HealthCheck], request: &Request) -> Reply {
     let ok = all_ok(checks);
     let code = if ok {
         StatusCode::OK
@@ -74,7 +74,7 @@ pub(super) fn health(not: &'static str, checks: &[Check], request: &Request) -> 
 }
 
 /// Written in slices: thousands of connections must not hold the control thread.
-pub(super) fn connections(all: Vec<api_types::Connection>) -> Reply {
+pub(super) fn connections(all: Vec<api_types::ConnectionJson>) -> Reply {
     let head = format!(
         "{{\"schema_version\":{},\"connections\":[",
         api_types::SCHEMA_VERSION

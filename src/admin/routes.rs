@@ -1,4 +1,4 @@
-//! The routes: which request gets which answer, after the rules have had their say.
+//! The routes: which request gets which answer, once `access` allows it.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::access;
 use super::api_types::{self, Incidents, versioned};
-use super::backend::{ApiError, Backend, EndpointAction, UpgradeOrder};
+use super::backend::{Backend, BackendError, EndpointAction, UpgradeOrder};
 use super::health::all_ok;
 use super::history::{self, HistoryRecorder};
 use super::incidents::IncidentLog;
@@ -24,10 +24,10 @@ use crate::http::{self, Body, Caller, Method, Reply, Request, StatusCode};
 const CONNECTIONS: usize = 1000;
 
 /// What every listener knows.
-const PUBLIC_PATHS: &str = "/livez /startupz /readyz /metrics";
+pub(super) const PUBLIC_PATHS: &str = "/livez /startupz /readyz /metrics";
 
 /// What admin and the control socket know besides.
-const PATHS: &str = "/ /v1/status /v1/endpoints /v1/connections /v1/dns /v1/hops /v1/config /v1/explain /v1/version /v1/events \
+pub(super) const PATHS: &str = "/ /v1/status /v1/endpoints /v1/connections /v1/dns /v1/hops /v1/config /v1/explain /v1/version /v1/events \
                      /v1/history /v1/slo /v1/incidents";
 
 /// One line of the list of requests in the reference.
@@ -49,34 +49,35 @@ pub(super) const ROUTES: &[Documented] = &[
     doc("GET /", "the status page"),
     doc("GET /livez", "200 while the control loop and every worker make progress (also `/live`, `/liveness`)"),
     doc("GET /startupz", "200 once the listeners accept; never 503 again (also `/startup`)"),
-    doc("GET /readyz", "200 while new connections are welcome (also `/ready`, `/readiness`, `/healthz`); `?upstream=any`, `all` or a number asks for that once; `?verbose` lists the checks"),
+    doc("GET /readyz", "200 while new connections are accepted (also `/ready`, `/readiness`, `/healthz`); `?upstream=any`, `all` or a number asks for that once; `?verbose` lists the checks"),
     doc("GET /metrics", "Prometheus text format; see `entryway guide reference metrics`"),
     doc("GET /v1/status", "listeners and upstreams"),
     doc("GET /v1/endpoints", "endpoints with their addresses, states and probes"),
     doc("GET /v1/connections", "open connections, oldest first; `?limit=` (1000)"),
     doc("GET /v1/dns", "names, their addresses, and what was wrong with the last lookup"),
+    doc("GET /v1/hops", "the hops on the way to the upstreams, each with its state and last output"),
     doc("GET /v1/config", "the settings in force, each with its source"),
     doc("GET /v1/explain", "where a new connection would go, and why; `?upstream=`, `?what_if=zone-down=ZONE`"),
     doc("GET /v1/events", "what happens, as server-sent events"),
     doc("GET /v1/history", "probes, connect times and states by minute; `?endpoint=`, `?minutes=` (60, at most 1440)"),
     doc("GET /v1/slo", "connections that reached an upstream since the start; `?target=` in percent (99.9)"),
-    doc("GET /v1/incidents", "snapshots taken when an upstream was down, answered as another system, or flapped"),
+    doc("GET /v1/incidents", "snapshots taken when an upstream was down, answered as another system, or changed state repeatedly"),
     doc("GET /v1/incidents/{id}", "one of them, with the state and the events around it"),
     doc("GET /v1/version", "as `entryway version --output json`"),
-    doc("POST /v1/endpoints/{name}/drain", "no new connections to it; pairs at rest are closed; `?upstream=`"),
+    doc("POST /v1/endpoints/{name}/drain", "no new connections to it; connections at rest are closed; `?upstream=`"),
     doc("POST /v1/endpoints/{name}/ready", "puts it back into use; `?upstream=`"),
     doc("POST /v1/endpoints/{name}/probe", "probes its addresses now; `?upstream=`"),
     doc("POST /v1/connections/{id}/close", "resets both sides of one connection (`conn.reason` = `killed`)"),
     doc("POST /v1/probe", "probes all addresses now"),
     doc("POST /v1/reload", "reads the settings again; 422 and no change where they are wrong; `?dry_run=1`"),
-    doc("POST /v1/upgrade", "starts the process that takes over, and answers once it serves; `?binary=`, `?config=`, `?max_drain=`; at the control socket only; 422 where its settings are wrong, 503 where it does not come up or this is no time for it, and no change"),
+    doc("POST /v1/upgrade", "starts the process that takes over, and answers once it serves; `?binary=`, `?config=`, `?max_drain=`; at the control socket only; 422 where its settings are wrong, 503 where it does not come up or no upgrade is possible now, and no change"),
     doc("POST /v1/loglevel", "changes the log level until the next reload; `?level=`"),
     doc("POST /v1/shutdown", "begins the drain"),
 ];
 
 /// Which listener a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ListenerKind {
     /// `admin.bind`.
     Admin,
     /// `admin.metrics_bind`.
@@ -87,7 +88,7 @@ pub(super) enum Kind {
 
 /// Everything a request needs.
 #[derive(Debug)]
-pub(super) struct Handler {
+pub(super) struct RequestHandler {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) events: Events,
     pub(super) history: HistoryRecorder,
@@ -218,10 +219,10 @@ impl RateLimit {
 
 // === impl Handler ===
 
-impl Handler {
+impl RequestHandler {
     /// Answers one request.
-    pub(super) async fn answer(&self, kind: Kind, request: Request) -> Reply {
-        if kind == Kind::Admin && !access::host_allowed(&request, &self.hosts) {
+    pub(super) async fn answer(&self, kind: ListenerKind, request: Request) -> Reply {
+        if kind == ListenerKind::Admin && !access::host_allowed(&request, &self.hosts) {
             return http::problem(
                 StatusCode::MISDIRECTED_REQUEST,
                 "host",
@@ -230,7 +231,7 @@ impl Handler {
                 "ask 127.0.0.1 or localhost, or add the name to admin.allowed_hosts",
             );
         }
-        if kind == Kind::Control && !access::peer_allowed(request.caller, self.own_uid) {
+        if kind == ListenerKind::Control && !access::peer_allowed(request.caller, self.own_uid) {
             self.record_refusal(&request, "peer is neither our user nor root");
             return http::problem(
                 StatusCode::FORBIDDEN,
@@ -240,8 +241,8 @@ impl Handler {
                 "run the command as that user",
             );
         }
-        let route =
-            Route::of(&request.path).filter(|route| kind != Kind::Metrics || route.is_public());
+        let route = Route::of(&request.path)
+            .filter(|route| kind != ListenerKind::Metrics || route.is_public());
         let Some(route) = route else {
             return http::problem(
                 StatusCode::NOT_FOUND,
@@ -249,8 +250,10 @@ impl Handler {
                 "no such path",
                 format!("{} is not known at this listener", request.path),
                 match kind {
-                    Kind::Metrics => PUBLIC_PATHS.to_owned(),
-                    Kind::Admin | Kind::Control => format!("{PUBLIC_PATHS} {PATHS}"),
+                    ListenerKind::Metrics => PUBLIC_PATHS.to_owned(),
+                    ListenerKind::Admin | ListenerKind::Control => {
+                        format!("{PUBLIC_PATHS} {PATHS}")
+                    }
                 },
             );
         };
@@ -265,7 +268,7 @@ impl Handler {
         if !route.changes() {
             return self.read(&route, &request);
         }
-        if kind == Kind::Admin
+        if kind == ListenerKind::Admin
             && let Some(why) = access::change_refused(&request, self.token_file.as_deref()).await
         {
             self.record_refusal(&request, why);
@@ -283,7 +286,7 @@ impl Handler {
             );
         }
         // It names a program to run: not for whoever holds the token.
-        if kind == Kind::Admin && matches!(route, Route::Upgrade) {
+        if kind == ListenerKind::Admin && matches!(route, Route::Upgrade) {
             self.record_refusal(&request, "an upgrade is ordered at the control socket only");
             return http::problem(
                 StatusCode::FORBIDDEN,
@@ -356,7 +359,7 @@ impl Handler {
             }
             Route::Incident(id) => match self.incidents.report(id, self.events.recent()) {
                 Some(report) => http::json(StatusCode::OK, &versioned(report)),
-                None => ApiError::Unknown(format!("no incident has the id `{id}`")).reply(),
+                None => BackendError::Unknown(format!("no incident has the id `{id}`")).reply(),
             },
             Route::EndpointAction(..)
             | Route::Close(_)
@@ -367,7 +370,7 @@ impl Handler {
         }
     }
 
-    fn status(&self) -> api_types::Status {
+    fn status(&self) -> api_types::StatusJson {
         let health = self.backend.health();
         let mut status = self.backend.status();
         status.version = api_types::version().version;
@@ -414,7 +417,7 @@ impl Handler {
         if let Some(name) = endpoint
             && !known.iter().any(|known| known.name == name)
         {
-            return ApiError::Unknown(format!("no endpoint is named `{name}`")).reply();
+            return BackendError::Unknown(format!("no endpoint is named `{name}`")).reply();
         }
         let now = self.sample();
         let history = self.history.read(endpoint, minutes, now);

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::drain::{self, DrainTrigger};
 use crate::events::{Lines, Log, LogSettings};
-use crate::http::client::{self, Bounds, Target};
+use crate::http::client::{self, Bounds, HttpTarget};
 use crate::metrics::{Metrics, family};
 use crate::upstream::snapshot::Snapshot;
 
@@ -43,23 +43,23 @@ impl Backend for FakeBackend {
         self.health.lock().unwrap().clone()
     }
 
-    fn status(&self) -> api_types::Status {
-        api_types::Status {
+    fn status(&self) -> api_types::StatusJson {
+        api_types::StatusJson {
             uptime_s: 1.5,
-            listeners: vec![api_types::Listener {
+            listeners: vec![api_types::ListenerJson {
                 name: "datomic".into(),
                 addresses: vec!["127.0.0.1:8182".into()],
                 ..Default::default()
             }],
-            upstreams: vec![api_types::Upstream::default()],
+            upstreams: vec![api_types::UpstreamJson::default()],
             ..Default::default()
         }
     }
 
     fn endpoints(&self) -> api_types::Endpoints {
         api_types::Endpoints {
-            endpoints: vec![api_types::Endpoint {
-                addresses: vec![api_types::Address {
+            endpoints: vec![api_types::EndpointJson {
+                addresses: vec![api_types::AddressJson {
                     last_probe: Some(api_types::Probe::default()),
                     ..Default::default()
                 }],
@@ -68,23 +68,23 @@ impl Backend for FakeBackend {
         }
     }
 
-    fn connections(&self, limit: usize) -> Vec<api_types::Connection> {
+    fn connections(&self, limit: usize) -> Vec<api_types::ConnectionJson> {
         (0..2500.min(limit))
-            .map(|id| api_types::Connection {
+            .map(|id| api_types::ConnectionJson {
                 id: id as u64,
                 ..Default::default()
             })
             .collect()
     }
 
-    fn dns(&self) -> api_types::Dns {
-        api_types::Dns {
-            names: vec![api_types::Name::default()],
+    fn dns(&self) -> api_types::DnsJson {
+        api_types::DnsJson {
+            names: vec![api_types::NameJson::default()],
         }
     }
 
-    fn hops(&self) -> api_types::Hops {
-        api_types::Hops::default()
+    fn hops(&self) -> api_types::HopsJson {
+        api_types::HopsJson::default()
     }
 
     fn config(&self) -> Json {
@@ -95,7 +95,7 @@ impl Backend for FakeBackend {
         &self,
         upstream: Option<&str>,
         what_if: &[String],
-    ) -> Result<api_types::Explain, ApiError> {
+    ) -> Result<api_types::Explain, BackendError> {
         Ok(api_types::Explain {
             order: vec![api_types::RankedAddress::default()],
             verdict: format!("{upstream:?} {what_if:?}"),
@@ -120,9 +120,9 @@ impl Backend for FakeBackend {
         order: EndpointAction,
         upstream: Option<&str>,
         name: Option<&str>,
-    ) -> Result<api_types::Changed, ApiError> {
+    ) -> Result<api_types::Changed, BackendError> {
         if name == Some("nobody") {
-            return Err(ApiError::Unknown("no endpoint is named nobody".into()));
+            return Err(BackendError::Unknown("no endpoint is named nobody".into()));
         }
         self.note(format!("{} {upstream:?} {name:?}", order.as_str()));
         Ok(api_types::Changed {
@@ -134,9 +134,9 @@ impl Backend for FakeBackend {
         })
     }
 
-    fn close(&self, id: u64) -> Result<(), ApiError> {
+    fn close(&self, id: u64) -> Result<(), BackendError> {
         if id != 17 {
-            return Err(ApiError::Unknown(format!(
+            return Err(BackendError::Unknown(format!(
                 "no open connection has the id {id}"
             )));
         }
@@ -148,16 +148,18 @@ impl Backend for FakeBackend {
         self.note(format!("reload {dry_run}"));
         Box::pin(async move {
             if dry_run {
-                return Err(ApiError::Invalid("entryway.toml:3:1 unknown key".into()));
+                return Err(BackendError::Invalid(
+                    "entryway.toml:3:1 unknown key".into(),
+                ));
             }
             Ok(api_types::Reloaded::default())
         })
     }
 
-    fn upgrade(&self, order: super::UpgradeOrder) -> super::ApiFuture<api_types::Upgraded> {
+    fn upgrade(&self, order: super::UpgradeOrder) -> super::ApiFuture<api_types::UpgradedJson> {
         let binary = order.binary.unwrap_or_default();
         let why = format!("start {}: no such file", binary.display());
-        Box::pin(async move { Err(super::ApiError::NotNow(why)) })
+        Box::pin(async move { Err(super::BackendError::NotNow(why)) })
     }
 
     fn shutdown(&self) {
@@ -231,7 +233,7 @@ pub(crate) async fn start(token: Option<&str>) -> Running {
 
 impl Running {
     async fn get(&self, path: &str) -> (u16, Json) {
-        let answer = client::get(&Target::Tcp(self.admin.to_string()), path, BOUNDS)
+        let answer = client::get(&HttpTarget::Tcp(self.admin.to_string()), path, BOUNDS)
             .await
             .unwrap();
         assert_eq!(answer.headers["cache-control"], "no-store");
@@ -242,7 +244,7 @@ impl Running {
     }
 
     async fn change(&self, path: &str) -> (u16, Json) {
-        let answer = client::post(&Target::Unix(self.control.clone()), path, &[], BOUNDS)
+        let answer = client::post(&HttpTarget::Unix(self.control.clone()), path, &[], BOUNDS)
             .await
             .unwrap();
         (

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use super::upgrade::{UpgradeError, UpgradeRequest};
 use super::{Handles, ReloadError, Reloader, instance_metrics};
 use crate::admin::api_types::{
-    Bytes, Changed, ChangedEndpoint, Connection, Dns, Endpoint, Endpoints, Explain, HopRow, Hops,
-    Listener, Name, Reloaded, Sandbox, Status, Upgraded, Upstream,
+    BytesJson, Changed, ChangedEndpoint, ConnectionJson, DnsJson, EndpointJson, Endpoints, Explain,
+    HopRow, HopsJson, ListenerJson, NameJson, Reloaded, Sandbox, StatusJson, UpgradedJson,
+    UpstreamJson,
 };
 use crate::admin::{
-    ApiError, ApiFuture, Backend, Counts, EndpointAction, Health, UpgradeOrder, seconds,
+    ApiFuture, Backend, BackendError, EndpointAction, Health, UpgradeOrder, UpstreamCounts, seconds,
 };
 use crate::clock;
 use crate::events::Reason;
 use crate::metrics::Metrics;
-use crate::relay::Command;
+use crate::relay::ConnectionCommand;
 use crate::sandbox;
 use crate::types::{Direction, EndpointName};
 use crate::upstream::explain::WhatIf;
@@ -38,13 +39,15 @@ impl AdminBackend {
         Self { handles, reloader }
     }
 
-    fn upstreams(&self, name: Option<&str>) -> Result<Vec<&super::Upstream>, ApiError> {
+    fn upstreams(&self, name: Option<&str>) -> Result<Vec<&super::Upstream>, BackendError> {
         let all = self.handles.upstreams.iter();
         let found: Vec<_> = all
             .filter(|upstream| name.is_none_or(|name| upstream.name.as_str() == name))
             .collect();
         match (found.is_empty(), name) {
-            (true, Some(name)) => Err(ApiError::Unknown(format!("no upstream is named `{name}`"))),
+            (true, Some(name)) => Err(BackendError::Unknown(format!(
+                "no upstream is named `{name}`"
+            ))),
             _ => Ok(found),
         }
     }
@@ -70,7 +73,7 @@ impl Backend for AdminBackend {
     fn health(&self) -> Health {
         let upstreams = self.handles.upstreams.iter().map(|upstream| {
             let snapshot = upstream.view.load();
-            Counts {
+            UpstreamCounts {
                 name: upstream.name.to_string(),
                 healthy: snapshot.healthy,
                 addresses: snapshot.addresses,
@@ -97,21 +100,21 @@ impl Backend for AdminBackend {
         }
     }
 
-    fn status(&self) -> Status {
-        let listeners = self.handles.listeners.iter().map(|listener| Listener {
+    fn status(&self) -> StatusJson {
+        let listeners = self.handles.listeners.iter().map(|listener| ListenerJson {
             name: listener.route.listener.to_string(),
             addresses: listener.addresses.iter().map(ToString::to_string).collect(),
             connections: listener.route.admitted(),
             parked: listener.route.parked(),
         });
         let upstreams = self.handles.upstreams.iter().map(|upstream| {
-            Upstream::of(
+            UpstreamJson::of(
                 &upstream.view.load(),
                 upstream.system.clone(),
                 upstream.region.clone(),
             )
         });
-        Status {
+        StatusJson {
             generation: self.handles.upgrader.generation(),
             parent_pid: self.handles.upgrader.parent_pid(),
             uptime_s: seconds(clock::now().since(self.handles.started)),
@@ -135,7 +138,7 @@ impl Backend for AdminBackend {
                 .handles
                 .faults_address()
                 .map(|address| address.to_string()),
-            ..Status::default()
+            ..StatusJson::default()
         }
     }
 
@@ -152,7 +155,7 @@ impl Backend for AdminBackend {
         for upstream in self.handles.upstreams.iter() {
             for view in &upstream.view.load().endpoints {
                 let key = (upstream.name.to_string(), view.endpoint.name().to_string());
-                endpoints.push(Endpoint::of(
+                endpoints.push(EndpointJson::of(
                     view,
                     open.get(&key).copied().unwrap_or(0),
                     now,
@@ -162,14 +165,14 @@ impl Backend for AdminBackend {
         Endpoints { endpoints }
     }
 
-    fn connections(&self, limit: usize) -> Vec<Connection> {
+    fn connections(&self, limit: usize) -> Vec<ConnectionJson> {
         let now = clock::now();
         let oldest = self.handles.registry.oldest(limit);
         oldest
             .iter()
             .map(|entry| {
                 let candidate = entry.candidate().map(|(candidate, _)| candidate);
-                Connection {
+                ConnectionJson {
                     id: entry.id,
                     listener: entry.listener.to_string(),
                     client: entry.client.to_string(),
@@ -180,7 +183,7 @@ impl Backend for AdminBackend {
                     at_rest: entry.at_rest(now, QUIET),
                     phase: entry.stats.phase().map(|phase| phase.as_str().to_owned()),
                     lane: entry.stats.lane().to_owned(),
-                    bytes: Bytes {
+                    bytes: BytesJson {
                         upload: entry.stats.bytes(Direction::Upload),
                         download: entry.stats.bytes(Direction::Download),
                     },
@@ -189,8 +192,8 @@ impl Backend for AdminBackend {
             .collect()
     }
 
-    fn hops(&self) -> Hops {
-        Hops {
+    fn hops(&self) -> HopsJson {
+        HopsJson {
             hops: self
                 .handles
                 .hops()
@@ -200,36 +203,36 @@ impl Backend for AdminBackend {
         }
     }
 
-    fn dns(&self) -> Dns {
+    fn dns(&self) -> DnsJson {
         let now = clock::now();
         let views = self
             .handles
             .upstreams
             .iter()
             .map(|upstream| upstream.view.load());
-        let mut names: Vec<Name> = views
+        let mut names: Vec<NameJson> = views
             .flat_map(|view| {
                 view.names
                     .iter()
-                    .map(|name| Name::of(name, now))
+                    .map(|name| NameJson::of(name, now))
                     .collect::<Vec<_>>()
             })
             .collect();
         names.sort_by(|a, b| a.name.cmp(&b.name));
         names.dedup_by(|a, b| a.name == b.name);
-        Dns { names }
+        DnsJson { names }
     }
 
     fn config(&self) -> serde_json::Value {
         self.reloader.current().effective().clone()
     }
 
-    fn explain(&self, upstream: Option<&str>, what_if: &[String]) -> Result<Explain, ApiError> {
+    fn explain(&self, upstream: Option<&str>, what_if: &[String]) -> Result<Explain, BackendError> {
         let what_if: Vec<WhatIf> = what_if
             .iter()
             .map(|text| WhatIf::parse(text))
             .collect::<Result<_, _>>()
-            .map_err(ApiError::Bad)?;
+            .map_err(BackendError::Bad)?;
         let upstreams = self.upstreams(upstream)?;
         let mut explain = Explain::default();
         for one in &upstreams {
@@ -258,7 +261,7 @@ impl Backend for AdminBackend {
         order: EndpointAction,
         upstream: Option<&str>,
         name: Option<&str>,
-    ) -> Result<Changed, ApiError> {
+    ) -> Result<Changed, BackendError> {
         let mut changed = Changed::default();
         for one in self.upstreams(upstream)? {
             for view in &one.view.load().endpoints {
@@ -287,12 +290,14 @@ impl Backend for AdminBackend {
             }
         }
         match (changed.endpoints.is_empty(), name) {
-            (true, Some(name)) => Err(ApiError::Unknown(format!("no endpoint is named `{name}`"))),
+            (true, Some(name)) => Err(BackendError::Unknown(format!(
+                "no endpoint is named `{name}`"
+            ))),
             _ => Ok(changed),
         }
     }
 
-    fn close(&self, id: u64) -> Result<(), ApiError> {
+    fn close(&self, id: u64) -> Result<(), BackendError> {
         let mut found = None;
         self.handles.registry.each(|entry| {
             if entry.id == id {
@@ -300,11 +305,11 @@ impl Backend for AdminBackend {
             }
         });
         let Some(entry) = found else {
-            return Err(ApiError::Unknown(format!(
+            return Err(BackendError::Unknown(format!(
                 "no open connection has the id {id}"
             )));
         };
-        entry.commands.send(Command::Cut(Reason::Killed));
+        entry.commands.send(ConnectionCommand::Cut(Reason::Killed));
         Ok(())
     }
 
@@ -318,13 +323,13 @@ impl Backend for AdminBackend {
                     restart_needed: applied.restart_needed,
                     warnings: applied.warnings,
                 }),
-                Err(ReloadError::Invalid(report)) => Err(ApiError::Invalid(report.plain())),
-                Err(ReloadError::Failed(what)) => Err(ApiError::Failed(what)),
+                Err(ReloadError::Invalid(report)) => Err(BackendError::Invalid(report.plain())),
+                Err(ReloadError::Failed(what)) => Err(BackendError::Failed(what)),
             }
         })
     }
 
-    fn upgrade(&self, order: UpgradeOrder) -> ApiFuture<Upgraded> {
+    fn upgrade(&self, order: UpgradeOrder) -> ApiFuture<UpgradedJson> {
         let upgrader = self.handles.upgrader.clone();
         let settings = self.reloader.current().effective().clone();
         let request = UpgradeRequest {
@@ -334,13 +339,13 @@ impl Backend for AdminBackend {
         };
         Box::pin(async move {
             match upgrader.upgrade(request, settings).await {
-                Ok(new) => Ok(Upgraded {
+                Ok(new) => Ok(UpgradedJson {
                     generation: new.generation,
                     pid: new.pid,
                     changed: new.changed,
                 }),
-                Err(UpgradeError::Settings(what)) => Err(ApiError::Invalid(what)),
-                Err(UpgradeError::Failed(what)) => Err(ApiError::NotNow(what)),
+                Err(UpgradeError::Settings(what)) => Err(BackendError::Invalid(what)),
+                Err(UpgradeError::Failed(what)) => Err(BackendError::NotNow(what)),
             }
         })
     }

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::dial::Dialer;
-use crate::dial::hop::{Hop, HopParts, HopSpec, HopState, Hops, Supervisor};
+use crate::dial::hop::{CommandSupervisor, Hop, HopParts, HopSpec, HopState, Hops};
 use crate::events::event;
 use crate::metrics::{Metrics, family};
 use crate::probe;
@@ -27,13 +27,13 @@ const END_LIMIT: Duration = Duration::from_secs(6);
 /// Gives hops their tasks. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct HopTasks {
-    jobs: mpsc::UnboundedSender<Job>,
+    jobs: mpsc::UnboundedSender<HopJob>,
     stop: Arc<watch::Sender<bool>>,
     ended: watch::Receiver<()>,
 }
 
-enum Job {
-    Supervise(Supervisor),
+enum HopJob {
+    Supervise(CommandSupervisor),
     /// Tell the upstream, and the metric of the upstream, about the hop.
     Follow {
         hop: Arc<Hop>,
@@ -92,7 +92,7 @@ impl HopTasks {
             match Hop::build(spec, parts) {
                 Ok((hop, supervisor)) => {
                     if let Some(supervisor) = supervisor {
-                        let _ = self.jobs.send(Job::Supervise(supervisor));
+                        let _ = self.jobs.send(HopJob::Supervise(supervisor));
                     }
                     fresh.push(Arc::clone(&hop));
                     all.push(hop);
@@ -116,7 +116,7 @@ impl HopTasks {
             parts.metrics.gauge(&family::HOP_UP, &up).set(0.0);
         }
         for hop in fresh {
-            let _ = self.jobs.send(Job::Follow {
+            let _ = self.jobs.send(HopJob::Follow {
                 hop,
                 hops: hops.clone(),
                 upstream: parts.upstream.clone(),
@@ -135,7 +135,7 @@ impl HopTasks {
     }
 }
 
-async fn run(mut wanted: mpsc::UnboundedReceiver<Job>, mut stop: watch::Receiver<bool>) {
+async fn run(mut wanted: mpsc::UnboundedReceiver<HopJob>, mut stop: watch::Receiver<bool>) {
     let mut tasks = JoinSet::new();
     loop {
         let job = tokio::select! {
@@ -146,8 +146,8 @@ async fn run(mut wanted: mpsc::UnboundedReceiver<Job>, mut stop: watch::Receiver
         let Some(job) = job else { break };
         let stop = stop.clone();
         match job {
-            Job::Supervise(supervisor) => drop(tasks.spawn(supervisor.run(stop))),
-            Job::Follow {
+            HopJob::Supervise(supervisor) => drop(tasks.spawn(supervisor.run(stop))),
+            HopJob::Follow {
                 hop,
                 hops,
                 upstream,

@@ -15,7 +15,7 @@ use crate::admin::api_types::Endpoints;
 use crate::admin::registration::{self, Registered};
 use crate::dns::ResolverHandle;
 use crate::events::{Events, event};
-use crate::http::client::{self, Bounds, Target};
+use crate::http::client::{self, Bounds, HttpTarget};
 use crate::sys::local_address::is_local_address;
 use crate::upstream::input::Input;
 
@@ -110,8 +110,8 @@ async fn leading_back(
 /// Whether one of the other's addresses is one of ours; not known counts as no.
 async fn forwards_to(other: &Registered, own: &[SocketAddr]) -> bool {
     let target = match (&other.control, &other.admin) {
-        (Some(path), _) => Target::Unix(PathBuf::from(path)),
-        (None, Some(admin)) => Target::Tcp(admin.clone()),
+        (Some(path), _) => HttpTarget::Unix(PathBuf::from(path)),
+        (None, Some(admin)) => HttpTarget::Tcp(admin.clone()),
         (None, None) => return false,
     };
     let Ok(answer) = client::get(&target, "/v1/endpoints", BOUNDS).await else {

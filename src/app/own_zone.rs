@@ -112,7 +112,7 @@ async fn search(
                     events,
                     INFO,
                     "start",
-                    "own zone is unknown; zones are used by distance",
+                    "own zone is unknown; addresses are ranked by connect time",
                     upstream = name,
                     hint = "set --zone, or allow access to the metadata service",
                 );

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::instance_metrics::reload_gauges;
 use super::systemd::Notifier;
 use super::upstream::{all_names, limits_of, names_of, policy_of, rules_of};
-use super::{Config, Handles, Stop, wake};
+use super::{Config, Handles, StopRequest, wake};
 use crate::clock::{self, Moment};
 use crate::dial::hop::Hop;
 use crate::events::event;
@@ -218,7 +218,7 @@ impl Handles {
     pub fn request_shutdown(&self) {
         match self.diverted.get() {
             Some(diverted) if diverted.send(()).is_ok() => {}
-            _ => self.stop(Stop::Request),
+            _ => self.stop(StopRequest::Request),
         }
     }
 
@@ -235,7 +235,7 @@ impl Handles {
             .any(|listener| listener.shortage.is_present())
     }
 
-    pub fn stop(&self, stop: Stop) {
+    pub fn stop(&self, stop: StopRequest) {
         // The receiver is gone once everything has ended.
         let _ = self.stops.send(stop);
     }
@@ -278,7 +278,7 @@ impl Handles {
         self.tell_all(&Input::Resumed);
     }
 
-    /// Tells every pool.
+    /// Sends an input to every upstream.
     pub fn tell_all(&self, fact: &Input) {
         for upstream in self.upstreams.iter() {
             upstream.feed.send(fact.clone());

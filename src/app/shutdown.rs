@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{App, Ended, Handles, Stop};
+use super::{App, Handles, ShutdownOutcome, StopRequest};
 use crate::events::event;
 use crate::metrics::family;
 
@@ -27,7 +27,7 @@ const LAST_RESETS: Duration = Duration::from_millis(200);
 
 impl App {
     /// The shutdown of the core, after the first stop.
-    pub(super) async fn drain(mut self, first: Stop) -> Ended {
+    pub(super) async fn drain(mut self, first: StopRequest) -> ShutdownOutcome {
         let began = Instant::now();
         let Handles {
             events,
@@ -51,7 +51,7 @@ impl App {
         let mut now = urgent.is_now();
         // Nobody is sent here any more, and what is here may take its time.
         let (min_delay, max_delay) = match first {
-            Stop::Replaced { max_drain } => (Duration::ZERO, max_drain.unwrap_or(FOR_EVER)),
+            StopRequest::Replaced { max_drain } => (Duration::ZERO, max_drain.unwrap_or(FOR_EVER)),
             _ => (shutdown.min_delay, shutdown.max_delay),
         };
         if !now && !min_delay.is_zero() {
@@ -99,9 +99,9 @@ impl App {
             cut = cut,
             duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         );
-        Ended {
+        ShutdownOutcome {
             cut,
-            is_replaced: matches!(first, Stop::Replaced { .. }),
+            is_replaced: matches!(first, StopRequest::Replaced { .. }),
         }
     }
 }
@@ -116,7 +116,7 @@ struct Urgency {
 // === impl Urgency ===
 
 impl Urgency {
-    fn new(first: Stop) -> Self {
+    fn new(first: StopRequest) -> Self {
         let mut urgency = Self {
             signals: 0,
             now: false,
@@ -125,11 +125,11 @@ impl Urgency {
         urgency
     }
 
-    fn record(&mut self, stop: Stop) {
+    fn record(&mut self, stop: StopRequest) {
         match stop {
-            Stop::Request | Stop::Replaced { .. } => {}
-            Stop::Signal => self.signals += 1,
-            Stop::Now => self.now = true,
+            StopRequest::Request | StopRequest::Replaced { .. } => {}
+            StopRequest::Signal => self.signals += 1,
+            StopRequest::Now => self.now = true,
         }
     }
 
@@ -138,7 +138,7 @@ impl Urgency {
     }
 
     /// Resolves when the drain is to end now. Cancel-safe: what was received is kept.
-    async fn wait(&mut self, stops: &mut mpsc::UnboundedReceiver<Stop>) {
+    async fn wait(&mut self, stops: &mut mpsc::UnboundedReceiver<StopRequest>) {
         while !self.is_now() {
             match stops.recv().await {
                 Some(stop) => self.record(stop),
@@ -155,17 +155,17 @@ mod tests {
 
     #[test]
     fn a_signal_after_a_request_is_the_first_one() {
-        let mut urgency = Urgency::new(Stop::Request);
-        urgency.record(Stop::Request);
-        urgency.record(Stop::Signal);
+        let mut urgency = Urgency::new(StopRequest::Request);
+        urgency.record(StopRequest::Request);
+        urgency.record(StopRequest::Signal);
         assert!(!urgency.is_now());
-        urgency.record(Stop::Signal);
+        urgency.record(StopRequest::Signal);
         assert!(urgency.is_now());
-        assert!(Urgency::new(Stop::Now).is_now());
-        let mut signalled = Urgency::new(Stop::Signal);
-        signalled.record(Stop::Request);
+        assert!(Urgency::new(StopRequest::Now).is_now());
+        let mut signalled = Urgency::new(StopRequest::Signal);
+        signalled.record(StopRequest::Request);
         assert!(!signalled.is_now());
-        signalled.record(Stop::Signal);
+        signalled.record(StopRequest::Signal);
         assert!(signalled.is_now());
     }
 }

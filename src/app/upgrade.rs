@@ -27,7 +27,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Stop;
+use super::StopRequest;
 use crate::admin::AdminSockets;
 use crate::drain::{DrainTrigger, DrainWatcher};
 use crate::events::{Events, event};
@@ -113,7 +113,7 @@ pub(super) struct Parts {
     pub(super) admin: AdminSockets,
     /// What our own parent left us, which the new process gets as well.
     pub(super) inherited: Option<Inherited>,
-    pub(super) stops: mpsc::UnboundedSender<Stop>,
+    pub(super) stops: mpsc::UnboundedSender<StopRequest>,
     pub(super) draining: DrainWatcher,
     pub(super) events: Events,
     /// Why this program cannot be replaced at all.
@@ -126,7 +126,7 @@ struct Inner {
     listeners: Vec<(String, bool, OpenSockets)>,
     admin: Mutex<Option<AdminSockets>>,
     inherited: Option<Inherited>,
-    stops: mpsc::UnboundedSender<Stop>,
+    stops: mpsc::UnboundedSender<StopRequest>,
     draining: DrainWatcher,
     events: Events,
     unsupported: Option<&'static str>,
@@ -268,7 +268,7 @@ impl Upgrader {
                     generation = new.generation,
                 );
                 let max_drain = request.max_drain;
-                let _ = inner.stops.send(Stop::Replaced { max_drain });
+                let _ = inner.stops.send(StopRequest::Replaced { max_drain });
             }
             Err(error) => {
                 for (.., sockets) in &inner.listeners {

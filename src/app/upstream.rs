@@ -333,7 +333,7 @@ impl Upstream {
         }
     }
 
-    pub(super) fn swept(&self) -> UpstreamEntry {
+    pub(super) fn supervised(&self) -> UpstreamEntry {
         UpstreamEntry {
             upstream: self.name.clone(),
             view: self.view.clone(),

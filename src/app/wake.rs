@@ -23,7 +23,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(30);
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Counts before and after.
-struct Counts {
+struct WakeCounts {
     /// Connections that did not end as their client or their upstream wanted.
     broken: f64,
     hop_restarts: u64,
@@ -32,10 +32,10 @@ struct Counts {
 /// Writes the line.
 pub(super) async fn tell(handles: Handles, interruption: Interruption) {
     let (woke, began) = (clock::now(), Instant::now());
-    let before = Counts::of(&handles);
+    let before = WakeCounts::of(&handles);
     let back = back(&handles, woke, began).await;
     sleep(FOUND_WITHIN.saturating_sub(began.elapsed())).await;
-    let after = Counts::of(&handles);
+    let after = WakeCounts::of(&handles);
     let line = sentence(
         interruption,
         (after.broken - before.broken) as u64,
@@ -103,7 +103,7 @@ fn sentence(interruption: Interruption, closed: u64, restarts: u64, back: Back) 
 
 // === impl Counts ===
 
-impl Counts {
+impl WakeCounts {
     fn of(handles: &Handles) -> Self {
         let in_order = [Reason::ClientFin, Reason::UpstreamFin].map(Reason::code);
         // The reason is the last label.

@@ -325,7 +325,7 @@ fn upgrade() -> Command {
             .long("max-drain")
             .value_name("D")
             .value_parser(duration_value)
-            .help("Reset what the old process still carries after this time [default: never]"),
+            .help("Reset connections that are left in the old process after this time [default: never]"),
     )
     .arg(output())
 }
@@ -386,7 +386,7 @@ fn shutdown() -> Command {
     online(Command::new(name::SHUTDOWN).about("Drain and stop the instance"))
         .arg(switch(
             "wait",
-            "Return once it has ended; exit 75 when that takes longer than its max_delay and 5 s",
+            "Return once it has ended; exit 75 when that takes longer than its max_delay plus 5 s",
         ))
         .arg(output())
 }

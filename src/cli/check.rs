@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Value as Json, json};
 
 use super::args::OutputFormat;
-use super::client::Instance;
+use super::client::InstanceAddress;
 use crate::admin::registration;
 use crate::sandbox::{self, Need};
 use crate::settings::{Loaded, SandboxSetting};
@@ -68,7 +68,7 @@ pub async fn refused_by_sandboxes(loaded: &Loaded) -> Vec<String> {
     let own = sandbox::normal(Path::new(own)).display().to_string();
     for instance in registration::discover().await {
         let pid = instance.pid;
-        let Some(status) = Instance::of(instance).status().await else {
+        let Some(status) = InstanceAddress::of(instance).status().await else {
             continue;
         };
         let sandbox = status.sandbox;

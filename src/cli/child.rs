@@ -34,7 +34,7 @@ const NOT_FOR_CHILDREN: [&str; 7] = [
 
 /// The words behind `--`; at least one.
 #[derive(Clone, Debug)]
-pub struct Command {
+pub struct ChildCommand {
     words: Vec<OsString>,
 }
 
@@ -70,7 +70,7 @@ pub async fn wait_until_healthy(handles: Handles) {
 
 // === impl Command ===
 
-impl Command {
+impl ChildCommand {
     /// The command of `run`, if there is one.
     pub fn of(matches: &ArgMatches) -> Option<Self> {
         let words: Vec<OsString> = matches.get_many(args::COMMAND)?.cloned().collect();
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn programs_are_found_as_exec_finds_them() {
         let find = |word: &str| {
-            Command {
+            ChildCommand {
                 words: vec![word.into()],
             }
             .find()

@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::args::{DEFAULT_INSTANCE, OFF};
 use super::error::{CliError, code};
-use crate::admin::api_types::Status;
+use crate::admin::api_types::StatusJson;
 use crate::admin::registration::{self, Registered};
-use crate::http::client::{self, Answer, Bounds, Error, Target};
+use crate::http::client::{self, Answer, Bounds, Error, HttpTarget};
 use crate::http::{Problem, StatusCode};
 
 /// One question and its answer. A reload may resolve and validate, so it is not too short.
@@ -22,7 +22,7 @@ const BOUNDS: Bounds = Bounds {
 
 /// The instance to talk to.
 #[derive(Clone, Debug)]
-pub struct Instance {
+pub struct InstanceAddress {
     /// Its admin address, `HOST:PORT`.
     pub admin: String,
     /// Its control socket, where it was named: everything goes through it then.
@@ -31,7 +31,7 @@ pub struct Instance {
 
 // === impl Instance ===
 
-impl Instance {
+impl InstanceAddress {
     /// The instance that was named, else the one that is registered for this user in this network namespace, else the
     /// default address. Several registered ones are an error: a command must not speak to the wrong one.
     pub async fn locate(admin: Option<String>, control: Option<PathBuf>) -> Result<Self, CliError> {
@@ -77,16 +77,16 @@ impl Instance {
     }
 
     /// Its status, if it answers at once.
-    pub(super) async fn status(&self) -> Option<Status> {
+    pub(super) async fn status(&self) -> Option<StatusJson> {
         let answer = self.ask("/v1/status", Duration::from_secs(1)).await.ok()?;
         serde_json::from_slice(&answer.body).ok()
     }
 
     /// Whom to ask what changes nothing.
-    pub(super) fn reading(&self) -> Target {
+    pub(super) fn reading(&self) -> HttpTarget {
         match &self.control {
-            Some(path) => Target::Unix(path.clone()),
-            None => Target::Tcp(self.admin.clone()),
+            Some(path) => HttpTarget::Unix(path.clone()),
+            None => HttpTarget::Tcp(self.admin.clone()),
         }
     }
 
@@ -120,7 +120,7 @@ impl Instance {
             Some(path) => path.clone(),
             None => self.control_socket().await?,
         };
-        let target = Target::Unix(socket);
+        let target = HttpTarget::Unix(socket);
         let answer = client::post(&target, path, &[], Bounds { time, ..BOUNDS })
             .await
             .map_err(|error| unreachable(&target, &error))?;
@@ -128,7 +128,7 @@ impl Instance {
     }
 
     async fn control_socket(&self) -> Result<PathBuf, CliError> {
-        let status: Status = self.read("/v1/status").await?;
+        let status: StatusJson = self.read("/v1/status").await?;
         status.control_socket.map(PathBuf::from).ok_or_else(|| {
             CliError::new(
                 code::PERMISSION,
@@ -171,7 +171,7 @@ fn describe(one: &Registered) -> String {
     )
 }
 
-fn unreachable(target: &Target, error: &Error) -> CliError {
+fn unreachable(target: &HttpTarget, error: &Error) -> CliError {
     if let Error::Connect(_, cause) = error
         && cause.kind() == io::ErrorKind::PermissionDenied
     {
@@ -180,10 +180,10 @@ fn unreachable(target: &Target, error: &Error) -> CliError {
             .next("run this as that user, or as root");
     }
     let next = match target {
-        Target::Tcp(_) => "start one with `entryway run`, or name it with --admin HOST:PORT",
-        Target::Unix(_) => "`entryway status` without --control names the socket",
+        HttpTarget::Tcp(_) => "start one with `entryway run`, or name it with --admin HOST:PORT",
+        HttpTarget::Unix(_) => "`entryway status` without --control names the socket",
     };
-    if matches!(target, Target::Tcp(address) if address == OFF) {
+    if matches!(target, HttpTarget::Tcp(address) if address == OFF) {
         return CliError::new(code::NOT_THERE, "the instance's admin HTTP is off")
             .likely("ENTRYWAY_ADMIN says off")
             .next("name its control socket with --control PATH");

@@ -91,7 +91,7 @@ impl Drop for Folder {
 }
 
 async fn code_of(
-    played: Result<demo::Summary, demo::Error>,
+    played: Result<demo::DemoSummary, demo::Error>,
     signals: JoinHandle<u8>,
 ) -> Result<u8, CliError> {
     let summary = match played {

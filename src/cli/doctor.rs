@@ -16,8 +16,10 @@ use super::args::{self, OutputFormat};
 use super::client;
 use super::error::{CliError, code};
 use crate::addr::aws;
-use crate::admin::api_types::{Endpoints, HopRow, Hops, Status};
-use crate::doctor::{self, Input, Instance, InstanceHop, UpstreamTarget, Verdict, message};
+use crate::admin::api_types::{Endpoints, HopRow, HopsJson, StatusJson};
+use crate::doctor::{
+    self, CheckVerdict, DoctorInput, InstanceHop, RunningInstance, UpstreamTarget, message,
+};
 use crate::settings::{self, Loaded, Settings};
 use crate::types::{EndpointName, Zone};
 use crate::upstream::endpoint::{EndpointSpec, Role};
@@ -63,8 +65,8 @@ pub async fn run(
     }
     to.flush()?;
     Ok(match report.verdict() {
-        Verdict::Fail if report.has_wrong_settings() => code::SETTING,
-        Verdict::Fail => code::NOT_OK,
+        CheckVerdict::Fail if report.has_wrong_settings() => code::SETTING,
+        CheckVerdict::Fail => code::NOT_OK,
         _ => 0,
     })
 }
@@ -82,13 +84,13 @@ fn progress(shows: bool, what: &str) {
 async fn subject(
     matches: &ArgMatches,
     env: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Input, CliError> {
+) -> Result<DoctorInput, CliError> {
     let admin = matches.get_one::<String>(args::INSTANCE).cloned();
     let control = matches
         .try_get_one::<String>(args::CONTROL_SOCKET)
         .ok()
         .flatten();
-    let located = client::Instance::locate(admin, control.map(PathBuf::from)).await;
+    let located = client::InstanceAddress::locate(admin, control.map(PathBuf::from)).await;
     let loaded = match settings::load(matches, env, false) {
         Ok(loaded) => loaded,
         Err(report) => {
@@ -96,9 +98,9 @@ async fn subject(
                 .problems
                 .iter()
                 .map(|problem| problem.line(report.source.as_ref()));
-            return Ok(Input {
+            return Ok(DoctorInput {
                 wrong: wrong.collect(),
-                ..Input::default()
+                ..DoctorInput::default()
             });
         }
     };
@@ -128,15 +130,15 @@ async fn subject(
     Ok(subject)
 }
 
-fn of_settings(loaded: &Loaded) -> Input {
-    let mut subject = Input::new(&loaded.settings, &loaded.targets);
+fn of_settings(loaded: &Loaded) -> DoctorInput {
+    let mut subject = DoctorInput::new(&loaded.settings, &loaded.targets);
     subject.odd.clone_from(&loaded.warnings);
     subject
 }
 
 // === the running instance ===
 
-async fn ask(instance: &client::Instance) -> Result<(Status, Endpoints), CliError> {
+async fn ask(instance: &client::InstanceAddress) -> Result<(StatusJson, Endpoints), CliError> {
     // The first question tells within a second whether anybody is there.
     instance.ask("/v1/version", ASK).await?;
     Ok((
@@ -146,8 +148,8 @@ async fn ask(instance: &client::Instance) -> Result<(Status, Endpoints), CliErro
 }
 
 /// The hops of an instance; none where it is too old to know any.
-async fn hops(instance: &client::Instance) -> Vec<InstanceHop> {
-    let hops: Hops = instance.read("/v1/hops").await.unwrap_or_default();
+async fn hops(instance: &client::InstanceAddress) -> Vec<InstanceHop> {
+    let hops: HopsJson = instance.read("/v1/hops").await.unwrap_or_default();
     let row = |row: HopRow| InstanceHop {
         upstream: row.upstream,
         via: row.via,
@@ -158,12 +160,12 @@ async fn hops(instance: &client::Instance) -> Vec<InstanceHop> {
     hops.hops.into_iter().map(row).collect()
 }
 
-fn running(status: &Status, down: &[(SocketAddr, String)], examined: bool) -> Instance {
+fn running(status: &StatusJson, down: &[(SocketAddr, String)], examined: bool) -> RunningInstance {
     let addresses = status
         .listeners
         .iter()
         .flat_map(|listener| &listener.addresses);
-    Instance {
+    RunningInstance {
         pid: status.pid,
         addresses: addresses
             .filter_map(|address| address.parse().ok())
@@ -175,7 +177,7 @@ fn running(status: &Status, down: &[(SocketAddr, String)], examined: bool) -> In
 }
 
 /// The subject that a running instance is: its settings, with the endpoints it has.
-fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Input {
+fn of_instance(status: &StatusJson, endpoints: &Endpoints, config: &Json) -> DoctorInput {
     let (settings, odd) = match settings_of(config) {
         Ok(settings) => (settings, None),
         Err(why) => {
@@ -185,7 +187,7 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Input {
             (Settings::default(), Some(odd))
         }
     };
-    let mut subject = Input::new(&settings, &[]);
+    let mut subject = DoctorInput::new(&settings, &[]);
     subject.odd.extend(odd);
     subject.targets = status
         .upstreams
@@ -243,7 +245,7 @@ fn of_instance(status: &Status, endpoints: &Endpoints, config: &Json) -> Input {
     subject
 }
 
-fn spec(endpoint: &crate::admin::api_types::Endpoint) -> EndpointSpec {
+fn spec(endpoint: &crate::admin::api_types::EndpointJson) -> EndpointSpec {
     let host = endpoint.host.to_ascii_lowercase();
     let role = match (aws::vpce_name(&host), aws::entry_name(&host)) {
         (Some(name), _) if name.zone.is_none() => Role::Regional,

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::args::OutputFormat;
-use super::client::{Instance, clean};
+use super::client::{InstanceAddress, clean};
 use super::error::CliError;
 use super::status::{endpoint_lines, print_json};
 use crate::admin::EndpointAction;
@@ -14,7 +14,7 @@ use crate::http::query::encode;
 
 /// All endpoints and their state.
 pub async fn list(
-    instance: &Instance,
+    instance: &InstanceAddress,
     output: OutputFormat,
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
@@ -38,7 +38,7 @@ pub async fn list(
 /// An order about endpoints, each `NAME` or `UPSTREAM/NAME`. Stops at the first that is not known; those before it
 /// are done and printed.
 pub async fn order(
-    instance: &Instance,
+    instance: &InstanceAddress,
     order: EndpointAction,
     names: &[String],
     output: OutputFormat,

@@ -8,7 +8,7 @@ pub const TABLE: &[(&str, &str)] = &[
     ),
     (
         "1",
-        "`doctor` found a failure, `healthcheck` is not ok, a client of `demo` failed, nothing could be run or drilled.",
+        "`doctor` found a failure, `healthcheck` is not ok, a client of `demo` failed, the command could not be started, or the drill could not run.",
     ),
     (
         "2",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::args::OutputFormat;
-use super::client::{Instance, clean};
+use super::client::{InstanceAddress, clean};
 use super::error::{CliError, code};
 use super::status::print_json;
 use crate::admin::api_types::{Explain, versioned};
@@ -22,7 +22,7 @@ use crate::upstream::explain::WhatIf;
 
 /// Asks; `what_if` as on the command line (`zone-down=Z`).
 pub async fn run(
-    instance: &Instance,
+    instance: &InstanceAddress,
     what_if: &[String],
     output: OutputFormat,
     to: &mut dyn Write,

@@ -3,14 +3,18 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::client::Instance;
+use super::client::InstanceAddress;
 use super::error::{CliError, code};
 
 /// Container runtimes wait some seconds at most.
 const TIME: Duration = Duration::from_secs(3);
 
 /// Asks `/livez`, or `/readyz` with `ready`.
-pub async fn run(instance: &Instance, ready: bool, to: &mut dyn Write) -> Result<u8, CliError> {
+pub async fn run(
+    instance: &InstanceAddress,
+    ready: bool,
+    to: &mut dyn Write,
+) -> Result<u8, CliError> {
     let (path, good, bad) = if ready {
         ("/readyz", "ready", "unready")
     } else {

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::args::OutputFormat;
-use super::client::{Instance, clean};
+use super::client::{InstanceAddress, clean};
 use super::error::{CliError, code};
 use super::status::print_json;
 use crate::admin::api_types::{IncidentReport, Incidents, Versioned, versioned};
@@ -11,7 +11,7 @@ use crate::doctor::Redactor;
 use crate::http::query::encode;
 
 pub async fn list(
-    instance: &Instance,
+    instance: &InstanceAddress,
     output: OutputFormat,
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
@@ -38,7 +38,7 @@ pub async fn list(
 
 /// For people: the summary, the addresses as they were, and the events around it.
 pub async fn show(
-    instance: &Instance,
+    instance: &InstanceAddress,
     id: &str,
     output: OutputFormat,
     to: &mut dyn Write,
@@ -92,7 +92,7 @@ pub async fn show(
 
 /// One JSON document that can be attached to a ticket.
 pub async fn export(
-    instance: &Instance,
+    instance: &InstanceAddress,
     id: &str,
     redact: bool,
     to: &mut dyn Write,
@@ -145,7 +145,7 @@ fn redactor(report: &IncidentReport) -> Redactor {
     redactor
 }
 
-async fn read(instance: &Instance, id: &str) -> Result<Versioned<IncidentReport>, CliError> {
+async fn read(instance: &InstanceAddress, id: &str) -> Result<Versioned<IncidentReport>, CliError> {
     instance
         .read(&format!("/v1/incidents/{}", encode(id)))
         .await
@@ -155,7 +155,8 @@ async fn read(instance: &Instance, id: &str) -> Result<Versioned<IncidentReport>
 mod tests {
     use super::*;
     use crate::admin::api_types::{
-        Address, Endpoint, History, HistorySeries, Name, Probe, RankedAddress, Status, Upstream,
+        AddressJson, EndpointJson, History, HistorySeries, NameJson, Probe, RankedAddress,
+        StatusJson, UpstreamJson,
     };
     use serde_json::json;
 
@@ -195,35 +196,35 @@ mod tests {
 
     fn report() -> IncidentReport {
         let text = |text: &str| text.to_owned();
-        let address = |at: &str, identity: &str, result: &str| Address {
+        let address = |at: &str, identity: &str, result: &str| AddressJson {
             address: text(at),
             identity: Some(text(identity)),
             last_probe: Some(Probe {
                 result: text(result),
                 ..Probe::default()
             }),
-            ..Address::default()
+            ..AddressJson::default()
         };
-        let endpoint = |name: &str, host: &str, addresses: Vec<Address>| Endpoint {
+        let endpoint = |name: &str, host: &str, addresses: Vec<AddressJson>| EndpointJson {
             name: text(name),
             host: text(host),
             addresses,
-            ..Endpoint::default()
+            ..EndpointJson::default()
         };
         let bucket = "acme-storagef7f305e7-s3datomic-1xyz/acmeprod";
         let service = "vpce-0a1b2c3d4e5f60718-abcd1234.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";
         let mut report = IncidentReport::default();
         report.incident.summary =
             text("10.20.30.40:8182 answers as stage-storage-s3datomic-9abc/stage");
-        report.status = Status {
+        report.status = StatusJson {
             control_socket: Some(text("/home/alice/run/entryway.sock")),
-            upstreams: vec![Upstream {
+            upstreams: vec![UpstreamJson {
                 name: text("acmeprod"),
                 system: Some(text("acmeprod")),
                 identity: Some(text(bucket)),
-                ..Upstream::default()
+                ..UpstreamJson::default()
             }],
-            ..Status::default()
+            ..StatusJson::default()
         };
         report.endpoints = vec![
             endpoint(
@@ -246,7 +247,7 @@ mod tests {
                 vec![address("10.20.30.41:22", bucket, "no route")],
             ),
         ];
-        report.dns = vec![Name {
+        report.dns = vec![NameJson {
             name: text("acme-orders-0123456789abcdef.elb.us-east-1.amazonaws.com"),
             addresses: vec![
                 text("172.31.9.9"),
@@ -254,7 +255,7 @@ mod tests {
                 text("2001:db8:77::1"),
             ],
             last_error: Some(text("SERVFAIL from resolver.acme.io (203.0.113.77)")),
-            ..Name::default()
+            ..NameJson::default()
         }];
         report.explain.order = vec![RankedAddress {
             upstream: text("acmeprod"),

@@ -38,7 +38,7 @@ const INTERRUPTED: u8 = 130;
 /// The subcommand and its flags.
 pub fn command() -> Command {
     Command::new("load")
-        .about("Generate load against an HTTP or TCP address and measure latency without omissions")
+        .about("Generate load against an HTTP or TCP address and measure latency corrected for coordinated omission")
         .long_about(
             "Generates load and measures latency.\n\
              With --rate requests are sent at fixed times, and latency counts from the intended time of sending: a\n\

@@ -3,14 +3,14 @@
 use std::io::Write;
 
 use super::args::OutputFormat;
-use super::client::{Instance, clean};
+use super::client::{InstanceAddress, clean};
 use super::error::CliError;
 use super::status::print_json;
 use crate::admin::api_types::{Reloaded, versioned};
 
 /// Asks for the reload and prints what it changes. Wrong settings are the report and 78.
 pub async fn run(
-    instance: &Instance,
+    instance: &InstanceAddress,
     dry_run: bool,
     output: OutputFormat,
     to: &mut dyn Write,

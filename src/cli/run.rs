@@ -22,7 +22,8 @@ use super::status_line::StatusLine;
 use crate::addr::HostPort;
 use crate::admin::{AdminBindError, control_folder};
 use crate::app::{
-    self, Ended, Handles, Handover, Listener, News, Origin, Reloader, Stop, UpgradeRequest,
+    self, Handles, Handover, Listener, News, Reloader, ShutdownOutcome, StartContext, StopRequest,
+    UpgradeRequest,
 };
 use crate::events::Log;
 use crate::listener::BindError;
@@ -40,7 +41,7 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 const COLLECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs it, and returns the exit code.
-pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliError> {
+pub fn run(loaded: Loaded, command: Option<child::ChildCommand>) -> Result<u8, CliError> {
     // Before the first thread, which would copy the signal mask.
     let inherited = Inherited::take_over();
     // Before anything is opened, which could get a number that only seems to be passed to us.
@@ -78,7 +79,7 @@ pub fn run(loaded: Loaded, command: Option<child::Command>) -> Result<u8, CliErr
     let flush = log.clone();
     let outcome = block_on(async {
         let signals = Signals::open()?;
-        let origin = Origin {
+        let origin = StartContext {
             passed,
             handover,
             process: Some(inherited.clone()),
@@ -134,11 +135,11 @@ struct Run {
     news: Option<mpsc::UnboundedReceiver<News>>,
     newest: Option<u32>,
     /// This process has been replaced and has drained.
-    replaced: Option<Ended>,
+    replaced: Option<ShutdownOutcome>,
     /// The newest process has ended, and nobody has replaced it.
     all_gone: bool,
     /// The command, until it is started.
-    waiting: Option<child::Command>,
+    waiting: Option<child::ChildCommand>,
     child: Option<Child>,
     /// CMD's, or the one of the signal that came before it was started.
     exit_code: Option<u8>,
@@ -150,7 +151,7 @@ struct Run {
 // === impl Run ===
 
 impl Run {
-    async fn until_ended(mut self, mut proxy: JoinHandle<Ended>) -> Result<u8, CliError> {
+    async fn until_ended(mut self, mut proxy: JoinHandle<ShutdownOutcome>) -> Result<u8, CliError> {
         if !self.is_wrapper {
             let status = self.status.clone();
             tokio::spawn(print_listening(
@@ -188,13 +189,13 @@ impl Run {
                 news = next_news(&mut self.news) => self.handle_news(news),
                 () = &mut wrapper_gone, if wrapper_lives => {
                     wrapper_lives = false;
-                    self.handles.stop(Stop::Signal);
+                    self.handles.stop(StopRequest::Signal);
                 }
                 signal = self.signals.next() => self.handle_signal(signal),
                 () = requested(&mut self.requests) => self.handle_request(),
                 () = &mut healthy, if self.waiting.is_some() => {
                     if let Err(error) = self.start_child() {
-                        self.handles.stop(Stop::Now);
+                        self.handles.stop(StopRequest::Now);
                         let _ = proxy.await;
                         return Err(error);
                     }
@@ -243,7 +244,7 @@ impl Run {
         if self.newest.is_some() {
             self.signal_newest(signal);
             if matches!(signal, Signal::TERM | Signal::INT) {
-                self.handles.stop(Stop::Signal);
+                self.handles.stop(StopRequest::Signal);
             }
             return;
         }
@@ -252,7 +253,7 @@ impl Run {
                 if self.waiting.take().is_some() {
                     self.exit_code = u8::try_from(128 + signal.as_raw()).ok();
                 }
-                self.handles.stop(Stop::Signal);
+                self.handles.stop(StopRequest::Signal);
             }
             Signal::HUP => {
                 let reloader = self.reloader.clone();
@@ -285,7 +286,7 @@ impl Run {
                 if self.waiting.take().is_some() {
                     self.exit_code = u8::try_from(128 + Signal::TERM.as_raw()).ok();
                 }
-                self.handles.stop(Stop::Request);
+                self.handles.stop(StopRequest::Request);
                 self.signal_newest(Signal::TERM);
             }
         }
@@ -320,14 +321,14 @@ impl Run {
         self.child = None;
         self.exit_code = Some(code);
         self.handles.stop(if self.child_was_told {
-            Stop::Signal
+            StopRequest::Signal
         } else {
-            Stop::Request
+            StopRequest::Request
         });
         self.signal_newest(Signal::TERM);
     }
 
-    fn code_of(&self, ended: Ended) -> u8 {
+    fn code_of(&self, ended: ShutdownOutcome) -> u8 {
         let strict = self.handles.shutdown.load().strict_exit;
         match self.exit_code {
             Some(code) => code,

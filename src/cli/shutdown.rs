@@ -8,10 +8,10 @@ use rustix::process::{Pid, test_kill_process};
 use tokio::time::{Instant, sleep};
 
 use super::args::OutputFormat;
-use super::client::Instance;
+use super::client::InstanceAddress;
 use super::error::{CliError, code};
 use super::status::print_json;
-use crate::admin::api_types::Status;
+use crate::admin::api_types::StatusJson;
 use crate::duration;
 
 /// How long the end may take beyond the instance's `shutdown.max_delay`.
@@ -20,13 +20,13 @@ const MARGIN: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
 
 pub async fn run(
-    instance: &Instance,
+    instance: &InstanceAddress,
     wait: bool,
     output: OutputFormat,
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
     let end = match wait {
-        true => Some(End::of(instance).await?),
+        true => Some(InstanceEnd::of(instance).await?),
         false => None,
     };
     let begun: serde_json::Value = instance.change("/v1/shutdown").await?;
@@ -42,7 +42,7 @@ pub async fn run(
 }
 
 /// What tells that the instance has ended.
-struct End {
+struct InstanceEnd {
     pid: u32,
     /// Whether `pid` is that process as seen from here; it may be in another container.
     sees_process: bool,
@@ -51,9 +51,9 @@ struct End {
 
 // === impl End ===
 
-impl End {
-    async fn of(instance: &Instance) -> Result<Self, CliError> {
-        let status: Status = instance.read("/v1/status").await?;
+impl InstanceEnd {
+    async fn of(instance: &InstanceAddress) -> Result<Self, CliError> {
+        let status: StatusJson = instance.read("/v1/status").await?;
         let config: serde_json::Value = instance.read("/v1/config").await?;
         let max_delay = config
             .pointer("/settings/shutdown/max_delay/value")
@@ -68,7 +68,7 @@ impl End {
         })
     }
 
-    async fn wait(&self, instance: &Instance) -> Result<(), CliError> {
+    async fn wait(&self, instance: &InstanceAddress) -> Result<(), CliError> {
         let deadline = Instant::now() + self.within;
         while !self.is_over(instance).await {
             if Instant::now() >= deadline {
@@ -86,12 +86,12 @@ impl End {
         Ok(())
     }
 
-    async fn is_over(&self, instance: &Instance) -> bool {
+    async fn is_over(&self, instance: &InstanceAddress) -> bool {
         if self.sees_process {
             let pid = Pid::from_raw(self.pid.cast_signed());
             return !pid.is_some_and(is_alive);
         }
-        match instance.read::<Status>("/v1/status").await {
+        match instance.read::<StatusJson>("/v1/status").await {
             // A supervisor may have started the next one.
             Ok(status) => status.pid != self.pid,
             Err(error) => error.code == code::NOT_THERE,

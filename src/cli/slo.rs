@@ -3,14 +3,14 @@
 use std::io::Write;
 
 use super::args::OutputFormat;
-use super::client::{Instance, clean, span};
+use super::client::{InstanceAddress, clean, span};
 use super::error::CliError;
 use super::status::print_json;
 use crate::admin::api_types::{Slo, Versioned};
 
 /// `target` in percent.
 pub async fn run(
-    instance: &Instance,
+    instance: &InstanceAddress,
     target: f64,
     output: OutputFormat,
     to: &mut dyn Write,

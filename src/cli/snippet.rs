@@ -10,7 +10,7 @@ use super::client;
 use crate::admin::Bind;
 use crate::edn::{self, EdnError, EndpointChange, LoadError};
 use crate::settings::Loaded;
-use crate::snippet::{self, Kind, SnippetInput};
+use crate::snippet::{self, SnippetInput, SnippetKind};
 use crate::target;
 
 /// Why there is no document.
@@ -18,7 +18,7 @@ use crate::target;
 pub enum Error {
     /// `--patch` with another kind than edn.
     #[error("--patch changes a client map; it goes with `snippet edn`, not with `snippet {0}`")]
-    Patch(Kind),
+    Patch(SnippetKind),
     /// A file cannot be read.
     #[error(transparent)]
     File(#[from] LoadError),
@@ -36,12 +36,12 @@ pub enum Error {
 /// Prints the document. `matches` are the subcommand's; `loaded` needs no target.
 pub fn print(matches: &ArgMatches, loaded: &Loaded, to: &mut dyn Write) -> Result<(), Error> {
     // The parser allows known kinds only.
-    let kind: Kind = matches
+    let kind: SnippetKind = matches
         .get_one::<String>("kind")
         .and_then(|kind| kind.parse().ok())
-        .unwrap_or(Kind::Edn);
+        .unwrap_or(SnippetKind::Edn);
     let patch = matches.get_one::<String>("patch");
-    if patch.is_some() && kind != Kind::Edn {
+    if patch.is_some() && kind != SnippetKind::Edn {
         return Err(Error::Patch(kind));
     }
     let input = input(loaded);
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn every_kind_prints_with_and_without_a_target() {
-        for kind in Kind::ALL {
+        for kind in SnippetKind::ALL {
             for target in [
                 &[][..],
                 &["--peering", "--system=prod", "--region=us-east-1"],

@@ -9,11 +9,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::args::OutputFormat;
-use super::client::{Instance, ago, clean, plural, span};
+use super::client::{InstanceAddress, ago, clean, plural, span};
 use super::error::CliError;
 use crate::admin::api_types::{
-    Address, Connections, Endpoint, Endpoints, Explain, HopRow, Hops, Listener, RankedAddress,
-    Status, Upstream,
+    AddressJson, ConnectionsJson, EndpointJson, Endpoints, Explain, HopRow, HopsJson, ListenerJson,
+    RankedAddress, StatusJson, UpstreamJson,
 };
 use crate::dial::hop::{HopState, meaning};
 
@@ -27,8 +27,8 @@ const HOP_OUTPUT: usize = 5;
 struct Document {
     schema_version: u32,
     #[serde(flatten)]
-    status: Status,
-    endpoints: Vec<Endpoint>,
+    status: StatusJson,
+    endpoints: Vec<EndpointJson>,
     order: Vec<RankedAddress>,
     hops: Vec<HopRow>,
     verdict: String,
@@ -36,15 +36,15 @@ struct Document {
 
 /// Asks and prints. `to` should strip styles where it is no terminal.
 pub async fn run(
-    instance: &Instance,
+    instance: &InstanceAddress,
     output: OutputFormat,
     to: &mut dyn Write,
 ) -> Result<u8, CliError> {
-    let status: Status = instance.read("/v1/status").await?;
+    let status: StatusJson = instance.read("/v1/status").await?;
     let endpoints: Endpoints = instance.read("/v1/endpoints").await?;
     let explain: Explain = instance.read("/v1/explain").await?;
     // An instance that is older than this program knows no hops.
-    let hops: Hops = instance.read("/v1/hops").await.unwrap_or_default();
+    let hops: HopsJson = instance.read("/v1/hops").await.unwrap_or_default();
     if output == OutputFormat::Json {
         let document = Document {
             schema_version: crate::admin::api_types::SCHEMA_VERSION,
@@ -59,7 +59,7 @@ pub async fn run(
     }
     // One more than is shown tells whether there are more.
     let path = format!("/v1/connections?limit={}", SHOWN + 1);
-    let connections: Connections = instance.read(&path).await?;
+    let connections: ConnectionsJson = instance.read(&path).await?;
     head(to, &status)?;
     for upstream in &status.upstreams {
         upstream_line(to, upstream)?;
@@ -87,7 +87,7 @@ pub(super) fn print_json(to: &mut dyn Write, value: &impl Serialize) -> Result<(
     Ok(())
 }
 
-fn head(to: &mut dyn Write, status: &Status) -> Result<(), CliError> {
+fn head(to: &mut dyn Write, status: &StatusJson) -> Result<(), CliError> {
     let word = match (status.draining, status.ready) {
         (true, _) => "draining",
         (false, true) => "ready",
@@ -104,7 +104,7 @@ fn head(to: &mut dyn Write, status: &Status) -> Result<(), CliError> {
             painted(word, word == "ready"),
         ],
     )?;
-    for Listener {
+    for ListenerJson {
         name,
         addresses,
         connections,
@@ -123,7 +123,7 @@ fn head(to: &mut dyn Write, status: &Status) -> Result<(), CliError> {
     Ok(())
 }
 
-fn upstream_line(to: &mut dyn Write, upstream: &Upstream) -> Result<(), CliError> {
+fn upstream_line(to: &mut dyn Write, upstream: &UpstreamJson) -> Result<(), CliError> {
     writeln!(to)?;
     let mut parts = vec![format!("upstream {}", clean(&upstream.name))];
     for (word, part) in [
@@ -173,7 +173,7 @@ fn hop_lines(to: &mut dyn Write, hop: &HopRow) -> Result<(), CliError> {
 /// One endpoint: its own line, and one per address with state and why.
 pub(super) fn endpoint_lines(
     to: &mut dyn Write,
-    endpoint: &Endpoint,
+    endpoint: &EndpointJson,
     with_upstream: bool,
 ) -> Result<(), CliError> {
     let upstream = match with_upstream {
@@ -210,7 +210,7 @@ pub(super) fn endpoint_lines(
     Ok(())
 }
 
-fn address_line(to: &mut dyn Write, address: &Address) -> Result<(), CliError> {
+fn address_line(to: &mut dyn Write, address: &AddressJson) -> Result<(), CliError> {
     let state = painted(&address.state, address.state == "up");
     let mut parts = vec![format!(
         "      {:<21} {state} for {}",
@@ -238,7 +238,7 @@ fn address_line(to: &mut dyn Write, address: &Address) -> Result<(), CliError> {
 
 fn order_line(
     to: &mut dyn Write,
-    upstream: &Upstream,
+    upstream: &UpstreamJson,
     order: &[RankedAddress],
 ) -> Result<(), CliError> {
     let ranked: Vec<&RankedAddress> = order
@@ -256,7 +256,7 @@ fn order_line(
     line(to, 4, parts)
 }
 
-fn connection_lines(to: &mut dyn Write, connections: &Connections) -> Result<(), CliError> {
+fn connection_lines(to: &mut dyn Write, connections: &ConnectionsJson) -> Result<(), CliError> {
     let all = &connections.connections;
     if all.is_empty() {
         return Ok(());
@@ -311,7 +311,7 @@ fn columns() -> usize {
 }
 
 /// Shows the status again every second, until q or Ctrl-C.
-pub async fn watch(instance: &Instance, to: &mut dyn Write) -> Result<u8, CliError> {
+pub async fn watch(instance: &InstanceAddress, to: &mut dyn Write) -> Result<u8, CliError> {
     let keys = Keys::read();
     let mut quit = keys.pressed;
     let mut every = tokio::time::interval(Duration::from_secs(1));

@@ -46,7 +46,7 @@ pub struct Drawing {
 
 /// What a status line is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Facts {
+struct StatusFacts {
     zone: Option<String>,
     healthy: usize,
     addresses: usize,
@@ -105,7 +105,7 @@ impl<W: Write + Send + 'static> StatusLine<W> {
         let spawned = thread.spawn(move || {
             let mut since = Since::default();
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let line = Facts::of(&handles, &mut since).line();
+                let line = StatusFacts::of(&handles, &mut since).line();
                 if this.set(fitted(&line, columns())).is_err() {
                     break;
                 }
@@ -176,7 +176,7 @@ fn how_long(is_so: bool, since: &mut Option<Moment>) -> Option<Duration> {
 
 // === impl Facts ===
 
-impl Facts {
+impl StatusFacts {
     fn of(handles: &Handles, since: &mut Since) -> Self {
         let mut facts = Self::default();
         for upstream in handles.upstreams.iter() {
@@ -227,7 +227,7 @@ impl Facts {
         }
         if self.unreachable.is_some_and(|time| time >= HINT_AFTER) {
             let hint = match self.hops.iter().any(|(_, state)| *state == "down") {
-                true => "the hop is down: `entryway status` shows its last words",
+                true => "the hop is down: `entryway status` shows its last output",
                 false => "nothing answers: is the VPN connected? `entryway doctor` looks",
             };
             parts.push(hint.to_owned());
@@ -280,13 +280,13 @@ mod tests {
 
     #[test]
     fn it_says_where_connections_go_and_what_is_wrong() {
-        let mut facts = Facts {
+        let mut facts = StatusFacts {
             zone: Some("us-east-1a".to_owned()),
             healthy: 2,
             addresses: 3,
             hops: vec![("ssh://bastion".to_owned(), "up")],
             connections: 1,
-            ..Facts::default()
+            ..StatusFacts::default()
         };
         assert_eq!(
             facts.line(),
@@ -298,7 +298,7 @@ mod tests {
         assert!(
             facts
                 .line()
-                .ends_with("4 held · the hop is down: `entryway status` shows its last words")
+                .ends_with("4 held · the hop is down: `entryway status` shows its last output")
         );
         facts.hops.clear();
         assert!(facts.line().contains("is the VPN connected?"));

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::args::OutputFormat;
-use super::client::{Instance, clean};
+use super::client::{InstanceAddress, clean};
 use super::error::{CliError, code};
 use super::status::print_json;
-use crate::admin::api_types::{Upgraded, versioned};
+use crate::admin::api_types::{UpgradedJson, versioned};
 
 /// Twice the time that the instance gives a new process, and some more.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,7 +23,7 @@ pub struct Order {
 }
 
 pub async fn run(
-    instance: &Instance,
+    instance: &InstanceAddress,
     order: Order,
     output: OutputFormat,
     to: &mut dyn Write,
@@ -42,7 +42,7 @@ pub async fn run(
         true => "/v1/upgrade".to_owned(),
         false => format!("/v1/upgrade?{query}"),
     };
-    let new: Upgraded = instance.change_within(&path, PATIENCE).await?;
+    let new: UpgradedJson = instance.change_within(&path, PATIENCE).await?;
     if output == OutputFormat::Json {
         print_json(to, &versioned(new))?;
         return Ok(0);

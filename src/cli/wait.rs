@@ -6,17 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::args::{OutputFormat, WaitFor};
-use super::client::Instance;
+use super::client::InstanceAddress;
 use super::error::{CliError, code};
 use super::status::print_json;
-use crate::admin::api_types::Status;
+use crate::admin::api_types::StatusJson;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Asks until the goal is reached or `timeout` is over; 75 then.
 pub async fn run(
-    instance: &Instance,
+    instance: &InstanceAddress,
     goal: WaitFor,
     timeout: Duration,
     output: OutputFormat,
@@ -58,7 +58,7 @@ pub async fn run(
 
 /// What is missing; `None`: nothing.
 async fn look(
-    instance: &Instance,
+    instance: &InstanceAddress,
     goal: WaitFor,
     time: Duration,
 ) -> Result<Option<String>, CliError> {
@@ -67,7 +67,7 @@ async fn look(
         WaitFor::Ready => "/readyz",
         WaitFor::Healthy(wanted) => {
             let answer = instance.ask("/v1/status", time).await?;
-            let status: Status = serde_json::from_slice(&answer.body)
+            let status: StatusJson = serde_json::from_slice(&answer.body)
                 .map_err(|_| CliError::new(code::NOT_THERE, "the answer is not entryway's"))?;
             let healthy: usize = status
                 .upstreams

@@ -30,7 +30,7 @@ pub struct ListenerContext {
     pub upstream: UpstreamName,
     /// What is known of the upstream.
     pub view: SnapshotReader,
-    /// Where facts about it go.
+    /// Takes inputs for it.
     pub feed: UpstreamHandle,
     /// All live connections of the instance.
     pub registry: Registry,
@@ -66,7 +66,7 @@ pub struct ContextParts {
     pub upstream: UpstreamName,
     /// What is known of it.
     pub view: SnapshotReader,
-    /// Where facts go.
+    /// Takes inputs for the upstream.
     pub feed: UpstreamHandle,
     /// All live connections.
     pub registry: Registry,
@@ -189,7 +189,7 @@ impl ListenerContext {
         self.view.load().order(clock::now(), fastrand::f64())
     }
 
-    /// Dials once around without a connection, and closes what comes of it: tells the pool, and whoever is parked.
+    /// Runs one round of attempts without a client and closes the result. Reports it to the upstream and wakes clients that are held.
     pub async fn canary(&self) {
         let candidates = self.order();
         let dialer = self.dialer.load_full();
@@ -235,7 +235,7 @@ impl ListenerContext {
         );
     }
 
-    /// What an attempt says: counts, the address's own numbers, and a fact for the pool where it failed.
+    /// What an attempt says: counts, the address's own numbers, and an input for the upstream where it failed.
     pub(super) fn note(&self, attempt: &Attempt) {
         let (candidate, outcome) = (&attempt.candidate, &attempt.outcome);
         let metrics = self.metrics.of(&candidate.endpoint);

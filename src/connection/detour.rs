@@ -1,4 +1,4 @@
-//! The seam for what carries a connection in place of the relay: faults.
+//! What carries a connection in place of the relay: faults.
 
 use std::fmt;
 use std::future::Future;

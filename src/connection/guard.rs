@@ -14,7 +14,7 @@ use super::registry::{ConnectionPhase, Entry};
 use crate::clock::{self, Moment};
 use crate::dial::Dialed;
 use crate::events::{ClosedBy, MTU_HINT, Reason, event};
-use crate::relay::{AnswerObserver, Limits, Phase, RelayArgs};
+use crate::relay::{AnswerObserver, HttpPhase, Limits, RelayArgs};
 use crate::types::Direction;
 use crate::upstream::endpoint::Candidate;
 use crate::upstream::snapshot::HealthState;
@@ -212,7 +212,7 @@ impl ConnectionGuard {
         let server = self.candidate.as_ref().map(|to| to.address.host_port());
         let zone = endpoint.and_then(|endpoint| endpoint.zone());
         let phase = stats.phase();
-        let cut_in = phase.filter(|phase| !matches!(phase, Phase::Idle | Phase::Unknown));
+        let cut_in = phase.filter(|phase| !matches!(phase, HttpPhase::Idle | HttpPhase::Unknown));
         // Microseconds are enough, and keep the line short.
         let connect = self.connect.map(|took| (took.as_micros() as f64) / 1000.0);
         event!(
@@ -242,7 +242,7 @@ impl ConnectionGuard {
             bytes.download = stats.bytes(Direction::Download),
             conn.lane = endpoint.map(|_| stats.lane()),
             http.requests = phase.map(|_| stats.requests()),
-            http.phase = cut_in.map(Phase::as_str),
+            http.phase = cut_in.map(HttpPhase::as_str),
             http.dropped = stats.request_dropped().then_some(true),
             hint = self.hint.or_else(|| reason.hint(idle)),
         );

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::events::Reason;
 use crate::metrics::{Gauge, Histogram};
-use crate::relay::{Command, CommandChannel};
+use crate::relay::{CommandChannel, ConnectionCommand};
 use crate::upstream::SnapshotReader;
 use crate::upstream::snapshot::Snapshot;
 
@@ -265,7 +265,7 @@ pub(super) async fn client_gone(client: Option<&TcpStream>, fin_counts: bool) {
 /// Resolves when this connection is to be ended at once. Commands to close at rest are for those that have an upstream.
 pub(super) async fn cut(commands: &CommandChannel) -> Reason {
     loop {
-        if let Command::Cut(reason) = commands.receive().await {
+        if let ConnectionCommand::Cut(reason) = commands.receive().await {
             return reason;
         }
     }

@@ -53,10 +53,10 @@ pub(super) struct ListenerMetrics {
     /// Connections that have no endpoint (yet): labels without a value.
     pub(super) nowhere: Arc<EndpointMetrics>,
     /// By the `Arc` of the endpoint: one that left and came back is another, and its old series are gone.
-    endpoints: ArcSwap<HashMap<usize, Known>>,
+    endpoints: ArcSwap<HashMap<usize, KnownEndpoint>>,
 }
 
-type Known = (Weak<Endpoint>, Arc<EndpointMetrics>);
+type KnownEndpoint = (Weak<Endpoint>, Arc<EndpointMetrics>);
 
 /// What one (listener, endpoint) counts.
 #[derive(Debug)]

@@ -230,7 +230,7 @@ async fn a_parked_client_that_resets_leaves_at_once() {
             rig.context.registry.each(|entry| {
                 entry
                     .commands
-                    .send(crate::relay::Command::Cut(Reason::DrainDeadline))
+                    .send(crate::relay::ConnectionCommand::Cut(Reason::DrainDeadline))
             });
             assert_eq!(
                 rig.closed().await.text("conn.reason"),

@@ -18,8 +18,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::clients::{ClientStats, Clients};
-use super::{Error, Summary, interrupted};
-use crate::mock::{Mock, Mode};
+use super::{DemoSummary, Error, interrupted};
+use crate::mock::{Mock, ZoneMode};
 use crate::sys::process::lead_group_and_die_with_parent;
 
 /// Every process has started, and both hops are up, within this time or never.
@@ -46,7 +46,7 @@ failback.ramp = \"1s\"
 zone = \"none\"
 ";
 
-struct Script {
+struct LaptopScript {
     began: Instant,
     live: bool,
     program: PathBuf,
@@ -54,13 +54,13 @@ struct Script {
     gateway: SocketAddr,
     laptop: Option<Child>,
     gateway_process: Option<Child>,
-    lines: mpsc::UnboundedReceiver<Line>,
-    out: mpsc::UnboundedSender<Line>,
+    lines: mpsc::UnboundedReceiver<OutputLine>,
+    out: mpsc::UnboundedSender<OutputLine>,
     clients: Option<Clients>,
 }
 
 /// A line of a process's output.
-enum Line {
+enum OutputLine {
     /// Of standard output.
     Said(String),
     /// Of the log.
@@ -72,8 +72,8 @@ pub async fn run(
     mock: &Mock,
     folder: &Path,
     mut interrupt: watch::Receiver<bool>,
-) -> Result<Summary, Error> {
-    let mut script = Script::new(folder)?;
+) -> Result<DemoSummary, Error> {
+    let mut script = LaptopScript::new(folder)?;
     let played = tokio::select! {
         biased;
         () = interrupted(&mut interrupt) => None,
@@ -83,7 +83,7 @@ pub async fn run(
         Some(clients) => clients.stop().await,
         None => ClientStats::default(),
     };
-    let summary = Summary {
+    let summary = DemoSummary {
         answered: total.answered(),
         failed: total.failed,
         repeated: total.repeated,
@@ -103,7 +103,7 @@ fn failed(what: &str, error: impl std::fmt::Display) -> Error {
 
 // === impl Script ===
 
-impl Script {
+impl LaptopScript {
     fn new(folder: &Path) -> Result<Self, Error> {
         let (out, lines) = mpsc::unbounded_channel();
         Ok(Self {
@@ -135,13 +135,13 @@ impl Script {
 
         let calm = self.phase("all is well", STEADY).await?;
 
-        mock.set_mode("a", Mode::Dead)
+        mock.set_mode("a", ZoneMode::Dead)
             .await
             .map_err(|error| failed("zone a", error))?;
         let zone = self
             .phase("zone a is lost: the gateway goes to another one", OUTAGE)
             .await?;
-        mock.set_mode("a", Mode::Ok)
+        mock.set_mode("a", ZoneMode::Ok)
             .await
             .map_err(|error| failed("zone a", error))?;
 
@@ -319,8 +319,8 @@ impl Script {
                 ))
             })?;
             match line {
-                Some(Line::Said(line)) => address = listening(&line).or(address),
-                Some(Line::Logged(event)) => {
+                Some(OutputLine::Said(line)) => address = listening(&line).or(address),
+                Some(OutputLine::Logged(event)) => {
                     if event["event"] == "hop.up" {
                         up.push(event["hop"].as_str().unwrap_or_default().to_owned());
                     }
@@ -393,7 +393,7 @@ impl Script {
                 () = sleep_until(until) => return Ok(false),
             };
             match line {
-                Some(Line::Logged(event)) => {
+                Some(OutputLine::Logged(event)) => {
                     self.tell(&event)?;
                     let is_wanted = |(name, text): (&str, &str)| {
                         let has = |key: &str| {
@@ -407,7 +407,7 @@ impl Script {
                         return Ok(true);
                     }
                 }
-                Some(Line::Said(_)) => {}
+                Some(OutputLine::Said(_)) => {}
                 None => return Err(Error::Process("the laptop has ended".to_owned())),
             }
         }
@@ -456,12 +456,12 @@ fn listening(line: &str) -> Option<SocketAddr> {
 }
 
 /// Hands on every line until the end.
-async fn read(from: impl AsyncRead + Unpin, out: mpsc::UnboundedSender<Line>, is_log: bool) {
+async fn read(from: impl AsyncRead + Unpin, out: mpsc::UnboundedSender<OutputLine>, is_log: bool) {
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let line = match is_log {
-            true => serde_json::from_str(&line).map(Line::Logged).ok(),
-            false => Some(Line::Said(line)),
+            true => serde_json::from_str(&line).map(OutputLine::Logged).ok(),
+            false => Some(OutputLine::Said(line)),
         };
         if let Some(line) = line
             && out.send(line).is_err()

@@ -32,10 +32,10 @@ pub use credentials::Credentials;
 use exec::Exec;
 pub use health::{HopHealth, HopState, HopStatus};
 pub use hints::meaning;
-use proxy::Proxy;
-use settings::Route;
+use proxy::ProxyHop;
+use settings::HopRoute;
 pub use settings::{Dns, HopKind, HopSpec, Speaks, ViaSettings};
-pub use supervise::Supervisor;
+pub use supervise::CommandSupervisor;
 
 mod command;
 mod connect;
@@ -262,23 +262,23 @@ impl Hop {
     pub fn build(
         spec: HopSpec,
         parts: &HopParts,
-    ) -> Result<(Arc<Self>, Option<Supervisor>), String> {
+    ) -> Result<(Arc<Self>, Option<CommandSupervisor>), String> {
         let output = Output::default();
         let health = HopHealth::new(
             parts.upstream.clone(),
             spec.to_string(),
-            matches!(spec.route, Route::Supervised(_)),
+            matches!(spec.route, HopRoute::Supervised(_)),
             output.clone(),
             parts.events.clone(),
             parts.metrics.clone(),
         );
         let (via, supervisor): (Box<dyn Via>, _) = match &spec.route {
-            Route::Proxy(route) => (Box::new(Proxy::new(spec.kind, route, parts.tcp)?), None),
-            Route::Exec(words) => {
+            HopRoute::Proxy(route) => (Box::new(ProxyHop::new(spec.kind, route, parts.tcp)?), None),
+            HopRoute::Exec(words) => {
                 let words = words.clone();
                 (Box::new(Exec { words, output }), None)
             }
-            Route::Supervised(plan) => {
+            HopRoute::Supervised(plan) => {
                 let (via, supervisor) =
                     supervise::supervise(plan.clone(), parts.tcp, health.clone(), output);
                 (Box::new(via), Some(supervisor))

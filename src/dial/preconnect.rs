@@ -61,7 +61,7 @@ struct Inner {
     settings: PreconnectSettings,
     metrics: Metrics,
     limit: SpareLimit,
-    backoff: Mutex<Backoff>,
+    backoff: Mutex<SpareBackoff>,
     /// Length of `spares`, so that an upstream without any needs no lock.
     count: AtomicUsize,
     spares: Mutex<Vec<Spare>>,
@@ -83,7 +83,7 @@ struct Spare {
 /// Slows down the connecting of spares that nobody can use: an upstream that accepts and ends at once would otherwise be
 /// connected to as fast as it can accept.
 #[derive(Debug, Default)]
-struct Backoff {
+struct SpareBackoff {
     pause: Duration,
     until: Option<Moment>,
 }
@@ -227,7 +227,7 @@ impl Preconnected {
         match died_young {
             true => self.backoff().grow(),
             false if spares.iter().any(|spare| now.since(spare.since) >= YOUNG) => {
-                *self.backoff() = Backoff::default();
+                *self.backoff() = SpareBackoff::default();
             }
             false => {}
         }
@@ -263,7 +263,7 @@ impl Preconnected {
         }
     }
 
-    fn backoff(&self) -> MutexGuard<'_, Backoff> {
+    fn backoff(&self) -> MutexGuard<'_, SpareBackoff> {
         self.inner
             .backoff
             .lock()
@@ -303,7 +303,7 @@ impl Default for SpareLimit {
 
 // === impl Backoff ===
 
-impl Backoff {
+impl SpareBackoff {
     fn is_waiting(&self) -> bool {
         self.until.is_some_and(|until| clock::now() < until)
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::hosts::Hosts;
 use super::resolv_conf::ResolvConf;
-use super::server::{Family, Records, Server};
+use super::server::{AddressFamily, Records, Server};
 use super::settings::{DnsSettings, ResolverKind};
 use super::stub;
 use super::system::SystemResolver;
@@ -24,7 +24,7 @@ pub(crate) trait Ask: Send + Sync + 'static {
     fn ask(
         &self,
         host: &str,
-        family: Family,
+        family: AddressFamily,
     ) -> impl Future<Output = Result<Records, LookupError>> + Send;
     /// Reads the system's files again where they have changed; whether they had.
     fn refresh(&self) -> bool;
@@ -49,11 +49,11 @@ pub(crate) struct Configured {
     files: SystemFiles,
     system: SystemResolver,
     interference: Interference,
-    state: Mutex<State>,
+    state: Mutex<AskState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct AskState {
     settings: DnsSettings,
     /// The files' stamps when they were read.
     stamps: [FileStamp; 2],
@@ -158,7 +158,7 @@ impl Configured {
             files,
             system: SystemResolver::default(),
             interference,
-            state: Mutex::new(State {
+            state: Mutex::new(AskState {
                 settings,
                 stamps,
                 config,
@@ -177,7 +177,7 @@ impl Ask for Configured {
         self.config().hosts.find(host)
     }
 
-    async fn ask(&self, host: &str, family: Family) -> Result<Records, LookupError> {
+    async fn ask(&self, host: &str, family: AddressFamily) -> Result<Records, LookupError> {
         match self.interference.on_lookup() {
             Some(LookupFault::Fails) => return Err(LookupError::ServFail),
             Some(LookupFault::Empty) => return Err(LookupError::NoData),

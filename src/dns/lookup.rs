@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::ask::{ResolverConfig, SystemFiles};
 use super::hosts::normalize;
-use super::server::{Family, Reply, Server};
+use super::server::{AddressFamily, DnsReply, Server};
 use super::settings::{DnsSettings, ResolverKind};
 use super::stub::absolute;
 use super::system::SystemResolver;
@@ -47,7 +47,7 @@ pub enum Responder {
 pub struct ServerReplies {
     pub server: Responder,
     /// To A and to AAAA.
-    pub replies: [(Family, Reply); 2],
+    pub replies: [(AddressFamily, DnsReply); 2],
 }
 
 // === impl Responder ===
@@ -146,7 +146,7 @@ async fn ask_system(host: &str, settings: &DnsSettings) -> ServerReplies {
     let ask = async |family| {
         let started = Instant::now();
         let result = system.ask(host, family, settings.timeout, settings.system_ttl());
-        let reply = Reply {
+        let reply = DnsReply {
             result: result.await,
             rcode: None,
             took: started.elapsed(),
@@ -154,7 +154,7 @@ async fn ask_system(host: &str, settings: &DnsSettings) -> ServerReplies {
         };
         (family, reply)
     };
-    let [v4, v6] = Family::BOTH;
+    let [v4, v6] = AddressFamily::BOTH;
     let (a, aaaa) = tokio::join!(ask(v4), ask(v6));
     ServerReplies {
         server: Responder::System,
@@ -176,7 +176,7 @@ async fn ask_each(
     for (index, server) in servers.iter().enumerate() {
         let (server, name) = (Arc::clone(server), name.clone());
         asked.spawn(async move {
-            let [v4, v6] = Family::BOTH;
+            let [v4, v6] = AddressFamily::BOTH;
             let (a, aaaa) =
                 tokio::join!(server.ask(&name, v4, within), server.ask(&name, v6, within));
             let report = ServerReplies {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::ask::Ask;
 use super::backoff::{Backoff, FLOOR};
 use super::hosts::{is_local, normalize};
-use super::server::{Family, Records};
+use super::server::{AddressFamily, Records};
 use super::settings::{DnsSettings, NameSpec};
 use crate::clock;
 use crate::metrics::{self, Metrics, family};
@@ -44,7 +44,7 @@ pub(crate) struct Shared<A> {
 }
 
 /// What a handle needs of the loops' shared part, whatever answers them.
-pub(crate) trait Control: Send + Sync + std::fmt::Debug {
+pub(crate) trait RefreshControl: Send + Sync + std::fmt::Debug {
     fn refresh(&self);
     fn set(&self, settings: DnsSettings);
 }
@@ -124,7 +124,7 @@ impl<A> std::fmt::Debug for Shared<A> {
     }
 }
 
-impl<A: Ask> Control for Shared<A> {
+impl<A: Ask> RefreshControl for Shared<A> {
     fn refresh(&self) {
         self.wanted.send_modify(|_| ());
     }
@@ -181,8 +181,8 @@ impl<A: Ask> NameRefresher<A> {
     async fn lookup(&mut self, settings: &DnsSettings) -> Duration {
         let shared = Arc::clone(&self.shared);
         let host = self.host.clone();
-        let mut v4 = pin!(shared.ask.ask(&host, Family::V4));
-        let mut v6 = pin!(shared.ask.ask(&host, Family::V6));
+        let mut v4 = pin!(shared.ask.ask(&host, AddressFamily::V4));
+        let mut v6 = pin!(shared.ask.ask(&host, AddressFamily::V6));
         let mut got: [Got; 2] = [None, None];
         let mut grace = None;
         let mut reported = None;

@@ -33,7 +33,7 @@ const EDNS_DOUBTS: u8 = 2;
 
 /// Which of the two kinds of address; each is asked for by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
+pub enum AddressFamily {
     /// A.
     V4,
     /// AAAA.
@@ -51,7 +51,7 @@ pub struct Records {
 
 /// One reply and how it came.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub struct DnsReply {
     /// What it says.
     pub result: Result<Records, LookupError>,
     /// The response code by name, where a message came.
@@ -73,22 +73,22 @@ pub(crate) struct Server {
 
 // === impl Family ===
 
-impl Family {
+impl AddressFamily {
     /// Both.
-    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+    pub const BOTH: [AddressFamily; 2] = [AddressFamily::V4, AddressFamily::V6];
 
     fn record_type(self) -> RecordType {
         match self {
-            Family::V4 => RecordType::A,
-            Family::V6 => RecordType::AAAA,
+            AddressFamily::V4 => RecordType::A,
+            AddressFamily::V6 => RecordType::AAAA,
         }
     }
 
     /// The record type's name.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Family::V4 => "A",
-            Family::V6 => "AAAA",
+            AddressFamily::V4 => "A",
+            AddressFamily::V6 => "AAAA",
         }
     }
 }
@@ -113,10 +113,15 @@ impl Server {
     /// Asks for one family of a name; done within `within`. A server may refuse EDNS in many ways (RFC 6891, section 7:
     /// FORMERR; others answer NOTIMP, BADVERS, SERVFAIL or REFUSED, or are silent), so where it is refused the same
     /// question is put once more without.
-    pub(crate) async fn ask(&self, name: &Name, family: Family, within: Duration) -> Reply {
+    pub(crate) async fn ask(
+        &self,
+        name: &Name,
+        family: AddressFamily,
+        within: Duration,
+    ) -> DnsReply {
         let started = Instant::now();
         let deadline = started + within;
-        let timed = |mut reply: Reply| {
+        let timed = |mut reply: DnsReply| {
             reply.took = started.elapsed();
             reply
         };
@@ -156,7 +161,13 @@ impl Server {
     }
 
     /// One question: over UDP, and over TCP where the answer was truncated.
-    async fn exchange(&self, name: &Name, family: Family, edns: bool, deadline: Instant) -> Reply {
+    async fn exchange(
+        &self,
+        name: &Name,
+        family: AddressFamily,
+        edns: bool,
+        deadline: Instant,
+    ) -> DnsReply {
         let started = Instant::now();
         let within = deadline.saturating_duration_since(started);
         let request = || {
@@ -186,7 +197,7 @@ impl Server {
             .as_ref()
             .ok()
             .map(|message| code_name(message.metadata.response_code));
-        Reply {
+        DnsReply {
             result: response.and_then(|message| read(&message, name, family)),
             rcode,
             took: started.elapsed(),
@@ -219,7 +230,7 @@ impl Server {
 
 // === impl Reply ===
 
-impl Reply {
+impl DnsReply {
     /// Whether it is an answer, if only that there is nothing.
     fn knows_edns(&self) -> bool {
         matches!(self.rcode, Some("NOERROR" | "NXDOMAIN"))
@@ -269,7 +280,11 @@ fn code_name(code: ResponseCode) -> &'static str {
 
 /// Whether a message is the answer to the question (RFC 5452, section 9; RFC 1035, section 4.1): a query's response, with
 /// the name, type and class that were asked for. An error may come without its question.
-fn check_question(message: &Message, name: &Name, family: Family) -> Result<(), LookupError> {
+fn check_question(
+    message: &Message,
+    name: &Name,
+    family: AddressFamily,
+) -> Result<(), LookupError> {
     let garbage = |what: &str| Err(LookupError::Garbage(what.to_owned()));
     let metadata = &message.metadata;
     if metadata.message_type != MessageType::Response || metadata.op_code != OpCode::Query {
@@ -289,7 +304,7 @@ fn check_question(message: &Message, name: &Name, family: Family) -> Result<(), 
 }
 
 /// Follows the CNAMEs of an answer from the name that was asked for and takes the addresses at their end.
-fn read(message: &Message, name: &Name, family: Family) -> Result<Records, LookupError> {
+fn read(message: &Message, name: &Name, family: AddressFamily) -> Result<Records, LookupError> {
     check_question(message, name, family)?;
     if let Some(bad) = bad_code(message.metadata.response_code) {
         return Err(bad);
@@ -317,8 +332,8 @@ fn read(message: &Message, name: &Name, family: Family) -> Result<Records, Looku
     let mut ips = Vec::new();
     for record in records().filter(|record| record.name == *owner) {
         let ip: IpAddr = match (&record.data, family) {
-            (RData::A(ip), Family::V4) => ip.0.into(),
-            (RData::AAAA(ip), Family::V6) => ip.0.into(),
+            (RData::A(ip), AddressFamily::V4) => ip.0.into(),
+            (RData::AAAA(ip), AddressFamily::V6) => ip.0.into(),
             _ => continue,
         };
         ttl = ttl.min(record.ttl);

@@ -11,7 +11,7 @@ use hickory_resolver::proto::rr::Name;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::server::{Family, Records, Server};
+use super::server::{AddressFamily, Records, Server};
 use crate::upstream::input::LookupError;
 
 /// How long a server may be silent before the next is asked as well.
@@ -21,7 +21,7 @@ const STAGGER: Duration = Duration::from_millis(300);
 pub(crate) async fn ask(
     servers: &Result<Vec<Arc<Server>>, String>,
     host: &str,
-    family: Family,
+    family: AddressFamily,
     within: Duration,
 ) -> Result<Records, LookupError> {
     let servers = match servers {

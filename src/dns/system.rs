@@ -14,19 +14,19 @@ use dns_lookup::{
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::server::{Family, Records};
+use super::server::{AddressFamily, Records};
 use crate::upstream::input::LookupError;
 
 /// Calls at the same time, those that hang included.
 const MAX_THREADS: usize = 8;
 
-type Lookup = fn(&str, Family) -> Result<Vec<IpAddr>, LookupError>;
+type SystemLookup = fn(&str, AddressFamily) -> Result<Vec<IpAddr>, LookupError>;
 
 /// Asks the system's resolver.
 #[derive(Debug)]
 pub(crate) struct SystemResolver {
     threads: Arc<Semaphore>,
-    lookup: Lookup,
+    lookup: SystemLookup,
 }
 
 // === impl SystemResolver ===
@@ -38,7 +38,7 @@ impl Default for SystemResolver {
 }
 
 impl SystemResolver {
-    fn with(lookup: Lookup) -> Self {
+    fn with(lookup: SystemLookup) -> Self {
         Self {
             threads: Arc::new(Semaphore::new(MAX_THREADS)),
             lookup,
@@ -49,7 +49,7 @@ impl SystemResolver {
     pub(crate) async fn ask(
         &self,
         host: &str,
-        family: Family,
+        family: AddressFamily,
         within: Duration,
         ttl: Duration,
     ) -> Result<Records, LookupError> {
@@ -87,12 +87,12 @@ impl SystemResolver {
 }
 
 /// One call of `getaddrinfo`; blocks.
-fn look_up(host: &str, family: Family) -> Result<Vec<IpAddr>, LookupError> {
+fn look_up(host: &str, family: AddressFamily) -> Result<Vec<IpAddr>, LookupError> {
     let hints = AddrInfoHints {
         socktype: SockType::Stream.into(),
         address: match family {
-            Family::V4 => AddrFamily::Inet.into(),
-            Family::V6 => AddrFamily::Inet6.into(),
+            AddressFamily::V4 => AddrFamily::Inet.into(),
+            AddressFamily::V6 => AddrFamily::Inet6.into(),
         },
         ..AddrInfoHints::default()
     };
@@ -101,7 +101,7 @@ fn look_up(host: &str, family: Family) -> Result<Vec<IpAddr>, LookupError> {
     let ips = ips.map(|found| found.sockaddr.ip().to_canonical());
     // An IPv4-mapped answer belongs to the other family's question.
     Ok(ips
-        .filter(|ip| ip.is_ipv4() == (family == Family::V4))
+        .filter(|ip| ip.is_ipv4() == (family == AddressFamily::V4))
         .collect())
 }
 
@@ -126,13 +126,13 @@ mod tests {
     async fn the_systems_own_names_are_found() {
         let system = SystemResolver::default();
         let records = system
-            .ask("localhost", Family::V4, WITHIN, TTL)
+            .ask("localhost", AddressFamily::V4, WITHIN, TTL)
             .await
             .unwrap();
         assert_eq!(records.ips, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(records.ttl, TTL);
         let records = system
-            .ask("10.1.2.3", Family::V4, WITHIN, TTL)
+            .ask("10.1.2.3", AddressFamily::V4, WITHIN, TTL)
             .await
             .unwrap();
         assert_eq!(records.ips, ["10.1.2.3".parse::<IpAddr>().unwrap()]);
@@ -148,10 +148,10 @@ mod tests {
         });
         let within = Duration::from_millis(50);
         for _ in 0..MAX_THREADS {
-            let answer = system.ask("x.test", Family::V4, within, TTL).await;
+            let answer = system.ask("x.test", AddressFamily::V4, within, TTL).await;
             assert_eq!(answer, Err(LookupError::Timeout));
         }
-        let answer = system.ask("x.test", Family::V4, within, TTL).await;
+        let answer = system.ask("x.test", AddressFamily::V4, within, TTL).await;
         let Err(LookupError::NoResolver(why)) = answer else {
             panic!("{answer:?}");
         };
@@ -170,7 +170,7 @@ mod tests {
             "panic.test" => panic!("as a broken module would"),
             _ => Err(LookupError::NxDomain),
         });
-        let ask = |host: &'static str| system.ask(host, Family::V4, WITHIN, TTL);
+        let ask = |host: &'static str| system.ask(host, AddressFamily::V4, WITHIN, TTL);
         let two: Vec<IpAddr> = vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
         assert_eq!(ask("two.test").await.unwrap().ips, two);
         assert_eq!(ask("none.test").await, Err(LookupError::NoData));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use super::input::{Input, UpstreamTarget};
+use super::input::{DoctorInput, UpstreamTarget};
 use super::probe_all::{PROBE, ProbeResult};
 use super::report::Check;
 use super::rules;
@@ -16,7 +16,7 @@ use crate::upstream::settings::{ExpectIdentity, ProbeKind};
 const BODY_SHOWN: usize = 80;
 
 /// All checks of all addresses.
-pub(super) fn check_all(subject: &Input, all: &[ProbeResult]) -> Vec<Check> {
+pub(super) fn check_all(subject: &DoctorInput, all: &[ProbeResult]) -> Vec<Check> {
     let mut checks = Vec::new();
     for (index, target) in subject.targets.iter().enumerate() {
         let ours: Vec<&ProbeResult> = all
@@ -38,7 +38,7 @@ pub(super) fn check_all(subject: &Input, all: &[ProbeResult]) -> Vec<Check> {
 }
 
 /// The upstreams with an address that works as it should.
-pub(super) fn working(subject: &Input, all: &[ProbeResult]) -> HashSet<String> {
+pub(super) fn working(subject: &DoctorInput, all: &[ProbeResult]) -> HashSet<String> {
     let works = |found: &&ProbeResult| {
         found.report.outcome.is_success()
             && !found.large_lost

@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::dns_lookup::{Name, Names, WITHIN, addresses, in_use, key, sibling, system_names};
-use super::input::{Input, UpstreamTarget};
+use super::dns_lookup::{
+    LookedUpName, Names, WITHIN, addresses, in_use, key, sibling, system_names,
+};
+use super::input::{DoctorInput, UpstreamTarget};
 use super::ip_route;
 use super::report::Check;
 use super::rules;
@@ -18,7 +20,7 @@ use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Stage `resolver`: one line a server.
 pub(super) fn check_servers(names: &Names) -> Vec<Check> {
-    let asked: Vec<&Name> = names
+    let asked: Vec<&LookedUpName> = names
         .values()
         .filter(|name| name.source == AnswerSource::Dns)
         .collect();
@@ -108,7 +110,7 @@ fn is_sensible<T>(result: &Result<T, &LookupError>) -> bool {
 }
 
 /// Stage `names`: one line an endpoint, one for the candidates of a VPC endpoint, and what is odd about them together.
-pub(super) fn check_names(subject: &Input, names: &Names) -> Vec<Check> {
+pub(super) fn check_names(subject: &DoctorInput, names: &Names) -> Vec<Check> {
     let mut checks = Vec::new();
     for target in &subject.targets {
         let (remote, ours): (Vec<_>, Vec<_>) = target
@@ -215,7 +217,12 @@ fn check_ips(host: &str, ips: &[IpAddr], list: &str, facts: &Facts) -> Check {
     }
 }
 
-fn check_missing(name: &Name, why: &LookupError, other: Option<String>, facts: &Facts) -> Check {
+fn check_missing(
+    name: &LookedUpName,
+    why: &LookupError,
+    other: Option<String>,
+    facts: &Facts,
+) -> Check {
     let host = &name.host;
     let seen = shown(&why.to_string());
     if let Some(longer) = &name.search {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::input::{Input, UpstreamTarget};
+use super::input::{DoctorInput, UpstreamTarget};
 use super::types::is_private;
 use crate::addr::aws::{self, EntryName};
 use crate::dns::{self, DnsSettings, Responder, ServerReplies};
@@ -26,7 +26,7 @@ const MAX_ADDRESSES: usize = 16;
 
 /// What became of one name.
 #[derive(Clone, Debug)]
-pub(super) struct Name {
+pub(super) struct LookedUpName {
     pub(super) host: String,
     /// The addresses entryway would use, or why there are none.
     pub(super) result: Result<Vec<IpAddr>, LookupError>,
@@ -38,10 +38,10 @@ pub(super) struct Name {
 }
 
 /// All names, by host in lower case.
-pub(super) type Names = BTreeMap<String, Name>;
+pub(super) type Names = BTreeMap<String, LookedUpName>;
 
 /// Looks up every name of every target, the sibling of each peered name, and of a query group also the system's names.
-pub(super) async fn look_up(subject: &Input) -> Names {
+pub(super) async fn look_up(subject: &DoctorInput) -> Names {
     let mut hosts = BTreeSet::new();
     // The names of others are resolved by their hops.
     let endpoints = subject.targets.iter().flat_map(|target| &target.endpoints);
@@ -61,8 +61,8 @@ pub(super) async fn look_up(subject: &Input) -> Names {
         asked.spawn(async move {
             let looked = timeout(WITHIN, dns::lookup_with(&settings, &host, &files)).await;
             let name = match looked {
-                Ok(report) => Name::read(report, settings.allow_local_answers),
-                Err(_) => Name::silent(&host),
+                Ok(report) => LookedUpName::read(report, settings.allow_local_answers),
+                Err(_) => LookedUpName::silent(&host),
             };
             (host, name)
         });
@@ -128,7 +128,7 @@ pub(super) fn sibling(host: &str) -> Option<String> {
 
 // === impl Name ===
 
-impl Name {
+impl LookedUpName {
     fn silent(host: &str) -> Self {
         Self {
             host: host.to_owned(),

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::dns_lookup::{self, Names};
-use super::input::{Input, InstanceHop, UpstreamTarget};
+use super::input::{DoctorInput, InstanceHop, UpstreamTarget};
 use super::probe_all::patient;
 use super::report::Check;
 use super::rules;
@@ -38,7 +38,7 @@ const END_WITHIN: Duration = Duration::from_millis(500);
 const MAX_ENDPOINTS: usize = 64;
 
 /// The hops of one upstream, running.
-struct Running {
+struct RunningHops {
     hops: Hops,
     /// Hops that could not even be built, and why.
     broken: Vec<(HopSpec, String)>,
@@ -65,10 +65,10 @@ struct Behind {
 }
 
 /// Starts the hops of every upstream and waits until their commands are ready; started beside the DNS lookups.
-pub(super) struct Started(Vec<Running>);
+pub(super) struct Started(Vec<RunningHops>);
 
-pub(super) async fn start(subject: &Input) -> Started {
-    let mut all: Vec<Running> = subject.targets.iter().map(Running::start).collect();
+pub(super) async fn start(subject: &DoctorInput) -> Started {
+    let mut all: Vec<RunningHops> = subject.targets.iter().map(RunningHops::start).collect();
     let ready = async {
         for running in &mut all {
             running.ready().await;
@@ -81,12 +81,12 @@ pub(super) async fn start(subject: &Input) -> Started {
 /// Probes what is behind the hops, then ends them.
 pub(super) async fn probe_behind(
     started: Started,
-    subject: &Input,
+    subject: &DoctorInput,
     names: &Names,
 ) -> Vec<HopResult> {
     let mut results = Vec::new();
     for (index, (running, target)) in started.0.into_iter().zip(&subject.targets).enumerate() {
-        let Running {
+        let RunningHops {
             hops,
             broken,
             mut tasks,
@@ -191,7 +191,7 @@ fn targets_of(
 }
 
 /// All checks of all hops and of what is behind them.
-pub(super) fn check_all(subject: &Input, results: &[HopResult]) -> Vec<Check> {
+pub(super) fn check_all(subject: &DoctorInput, results: &[HopResult]) -> Vec<Check> {
     let mut checks = Vec::new();
     for result in results {
         let target = &subject.targets[result.target];
@@ -205,7 +205,7 @@ pub(super) fn check_all(subject: &Input, results: &[HopResult]) -> Vec<Check> {
 
 /// The upstreams that something behind a hop works for.
 pub(super) fn working<'s>(
-    subject: &'s Input,
+    subject: &'s DoctorInput,
     results: &'s [HopResult],
 ) -> impl Iterator<Item = String> + 's {
     let works = |result: &&HopResult| {
@@ -252,7 +252,7 @@ fn ruled_hop(subject: String, evidence: &str, output: &[String]) -> Check {
 
 // === impl Running ===
 
-impl Running {
+impl RunningHops {
     fn start(target: &UpstreamTarget) -> Self {
         let (stop, stopped) = watch::channel(false);
         let parts = HopParts {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use super::input::{Input, Instance};
+use super::input::{DoctorInput, RunningInstance};
 use super::report::Check;
 use super::rules;
 use super::types::{Facts, Stage, shown};
@@ -23,7 +23,7 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(60);
 const OWN_COMMAND: &str = "entryway";
 
 /// Stage `port`; also finds an entryway whose admin port did not answer.
-pub(super) fn check_ports(input: &Input) -> (Vec<Check>, Vec<SocketAddr>) {
+pub(super) fn check_ports(input: &DoctorInput) -> (Vec<Check>, Vec<SocketAddr>) {
     let mut ours = Vec::new();
     let checks = input
         .listen
@@ -40,7 +40,7 @@ pub(super) fn check_ports(input: &Input) -> (Vec<Check>, Vec<SocketAddr>) {
     (checks, ours)
 }
 
-fn check_port(input: &Input, address: SocketAddr, ours: &mut Vec<SocketAddr>) -> Check {
+fn check_port(input: &DoctorInput, address: SocketAddr, ours: &mut Vec<SocketAddr>) -> Check {
     let label = address.to_string();
     if address.port() == 0 {
         return Check::skip(Stage::Port, label, "any free port will be taken");
@@ -165,7 +165,7 @@ fn may_bind_privileged() -> bool {
 }
 
 /// Stage `limits`; `towards` are the addresses that connections go to.
-pub(super) fn check_limits(input: &Input, towards: &[SocketAddr]) -> Vec<Check> {
+pub(super) fn check_limits(input: &DoctorInput, towards: &[SocketAddr]) -> Vec<Check> {
     let mut checks = vec![check_files(input, &input.budget)];
     checks.extend(input.instance.as_ref().and_then(check_files_used));
     checks.extend(check_local_ports(towards, local_ports()));
@@ -173,7 +173,7 @@ pub(super) fn check_limits(input: &Input, towards: &[SocketAddr]) -> Vec<Check> 
     checks
 }
 
-fn check_files(input: &Input, budget: &DescriptorBudget) -> Check {
+fn check_files(input: &DoctorInput, budget: &DescriptorBudget) -> Check {
     let wanted = input.timers.max_connections.unwrap_or(FEW_CONNECTIONS);
     let seen = format!(
         "{} open files allow {} connections",
@@ -196,7 +196,7 @@ fn check_files(input: &Input, budget: &DescriptorBudget) -> Check {
 }
 
 /// What the running instance uses of its own limit, where `/proc` lets us see it.
-fn check_files_used(instance: &Instance) -> Option<Check> {
+fn check_files_used(instance: &RunningInstance) -> Option<Check> {
     let folder = format!("/proc/{}", instance.pid);
     let used = fs::read_dir(format!("{folder}/fd")).ok()?.count();
     let limits = fs::read_to_string(format!("{folder}/limits")).ok()?;
@@ -265,7 +265,7 @@ fn table_ip(ip: IpAddr) -> String {
     }
 }
 
-fn check_timers(input: &Input) -> Vec<Check> {
+fn check_timers(input: &DoctorInput) -> Vec<Check> {
     let timers = &input.timers;
     let none = Facts::default();
     let mut checks = Vec::new();

@@ -16,7 +16,7 @@ use crate::upstream::settings::HealthSettings;
 
 /// Everything that is examined.
 #[derive(Clone, Debug, Default)]
-pub struct Input {
+pub struct DoctorInput {
     /// Where clients connect.
     pub listen: Vec<SocketAddr>,
     /// Whether the listen addresses were asked for; a missing `::1` is no fault otherwise.
@@ -28,7 +28,7 @@ pub struct Input {
     /// The system's files about names.
     pub files: SystemFiles,
     /// Who runs here already.
-    pub instance: Option<Instance>,
+    pub instance: Option<RunningInstance>,
     /// What is odd about the settings, in one line each.
     pub odd: Vec<String>,
     /// What is wrong with the settings, in one line each.
@@ -72,7 +72,7 @@ pub struct InstanceHop {
 
 /// A running entryway.
 #[derive(Clone, Debug, Default)]
-pub struct Instance {
+pub struct RunningInstance {
     /// Its process.
     pub pid: u32,
     /// Where it listens.
@@ -98,7 +98,7 @@ pub struct Timers {
 
 // === impl Input ===
 
-impl Input {
+impl DoctorInput {
     /// The subject of settings, with the resolved targets of their upstreams.
     pub fn new(settings: &Settings, resolved: &[ResolvedTarget]) -> Self {
         let targets = settings

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Route {
+pub(super) struct IpRoute {
     /// The address it starts from.
     pub(super) source: IpAddr,
     /// The interface, where it can be told.
@@ -17,7 +17,7 @@ pub(super) struct Route {
 }
 
 /// Asks the kernel; an error is "no route".
-pub(super) fn to(socket: SocketAddr) -> io::Result<Route> {
+pub(super) fn to(socket: SocketAddr) -> io::Result<IpRoute> {
     let any: IpAddr = match socket {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -27,7 +27,7 @@ pub(super) fn to(socket: SocketAddr) -> io::Result<Route> {
     let source = probe.local_addr()?.ip();
     // To ourselves: the table of routes does not list it.
     if source == socket.ip() || socket.ip().is_loopback() {
-        return Ok(Route {
+        return Ok(IpRoute {
             source,
             interface: Some("lo".to_owned()),
             by_default: false,
@@ -43,7 +43,7 @@ pub(super) fn to(socket: SocketAddr) -> io::Result<Route> {
     };
     let (interface, by_default) =
         found.map_or((None, false), |(name, by_default)| (Some(name), by_default));
-    Ok(Route {
+    Ok(IpRoute {
         source,
         interface,
         by_default,
@@ -60,7 +60,7 @@ pub(super) fn describe(socket: SocketAddr) -> String {
 
 // === impl Route ===
 
-impl Route {
+impl IpRoute {
     /// `from 10.0.0.5 by eth0, the default route`.
     pub(super) fn describe(&self) -> String {
         let interface = self

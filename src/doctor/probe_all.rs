@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::dns_lookup::{self, Names};
-use super::input::{Input, UpstreamTarget};
-use super::ip_route::{self, Route};
+use super::input::{DoctorInput, UpstreamTarget};
+use super::ip_route::{self, IpRoute};
 use crate::probe::{self, ProbeReport, host_header};
 use crate::types::Zone;
 use crate::upstream::input::ProbeOutcome;
@@ -49,7 +49,7 @@ pub(super) struct AddressTarget {
 pub(super) struct ProbeResult {
     pub(super) peer: AddressTarget,
     /// The route this machine takes, or why there is none.
-    pub(super) route: Result<Route, String>,
+    pub(super) route: Result<IpRoute, String>,
     pub(super) report: ProbeReport,
     /// The first bytes of the answer, where it was not Datomic's.
     pub(super) first_bytes: Option<String>,
@@ -59,7 +59,7 @@ pub(super) struct ProbeResult {
 
 /// Every address of every endpoint in use, each once per way. An address that two names of a way share goes to the
 /// name whose zone is known.
-pub(super) fn targets_of(subject: &Input, names: &Names) -> Vec<AddressTarget> {
+pub(super) fn targets_of(subject: &DoctorInput, names: &Names) -> Vec<AddressTarget> {
     let mut peers = Vec::new();
     for (index, target) in subject.targets.iter().enumerate() {
         let mut seen = BTreeSet::new();

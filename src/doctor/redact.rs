@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::report::Report;
+use super::report::Diagnosis;
 use crate::addr::aws;
 
 /// What is replaced, and by what.
@@ -96,7 +96,7 @@ impl Redactor {
     }
 
     /// Replaces everything in a report.
-    pub fn apply(&mut self, report: &mut Report) {
+    pub fn apply(&mut self, report: &mut Diagnosis) {
         for check in &mut report.checks {
             check.subject = self.scan(&check.subject);
             check.evidence = self.scan(&check.evidence);
@@ -245,9 +245,9 @@ mod tests {
         );
         check.steps =
             vec!["Name=prod-nodes in prod.eu-west-1.datomic.net, not production".to_owned()];
-        let mut report = Report {
+        let mut report = Diagnosis {
             checks: vec![check],
-            ..Report::default()
+            ..Diagnosis::default()
         };
         redactor.apply(&mut report);
         let check = &report.checks[0];

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value as Json, json};
 
-use super::types::{Facts, Rule, Stage, Verdict};
+use super::types::{CheckVerdict, Facts, Rule, Stage};
 
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Check {
     /// Of whom: an upstream, an endpoint and address, a listen address, a server.
     pub subject: String,
     /// How it is.
-    pub verdict: Verdict,
+    pub verdict: CheckVerdict,
     /// What was seen.
     pub evidence: String,
     /// The rule that speaks, where one does.
@@ -30,7 +30,7 @@ pub struct Check {
 
 /// A whole diagnosis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct Diagnosis {
     /// In the order of the stages.
     pub checks: Vec<Check>,
     /// The systems (`:s3-auth-path`) that were seen; not printed, but `--redact` must know them.
@@ -42,7 +42,7 @@ pub struct Report {
 impl Check {
     fn new(
         stage: Stage,
-        verdict: Verdict,
+        verdict: CheckVerdict,
         subject: impl Into<String>,
         evidence: impl Into<String>,
     ) -> Self {
@@ -60,12 +60,12 @@ impl Check {
 
     /// All is well.
     pub fn pass(stage: Stage, subject: impl Into<String>, evidence: impl Into<String>) -> Self {
-        Self::new(stage, Verdict::Pass, subject, evidence)
+        Self::new(stage, CheckVerdict::Pass, subject, evidence)
     }
 
     /// There was nothing to look at, and why.
     pub fn skip(stage: Stage, subject: impl Into<String>, evidence: impl Into<String>) -> Self {
-        Self::new(stage, Verdict::Skip, subject, evidence)
+        Self::new(stage, CheckVerdict::Skip, subject, evidence)
     }
 
     /// A rule applies. The symptom comes before the evidence.
@@ -106,7 +106,7 @@ impl Check {
 
 // === impl Report ===
 
-impl Report {
+impl Diagnosis {
     /// Puts the checks in order and lowers what entryway covers: a failure on one way of an upstream that has another
     /// is a warning. `working`: the upstreams with an address that works; `all`: how many upstreams there are.
     pub fn new(mut checks: Vec<Check>, working: &HashSet<String>, all: usize) -> Self {
@@ -115,8 +115,8 @@ impl Report {
                 Some(target) => working.contains(target),
                 None => all > 0 && working.len() == all,
             };
-            if check.verdict == Verdict::Fail && check.stage.is_covered() && covered {
-                check.verdict = Verdict::Warn;
+            if check.verdict == CheckVerdict::Fail && check.stage.is_covered() && covered {
+                check.verdict = CheckVerdict::Warn;
             }
         }
         checks.sort_by_key(|check| check.stage);
@@ -127,16 +127,16 @@ impl Report {
     }
 
     /// The worst of all checks.
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> CheckVerdict {
         let worst = self.checks.iter().map(|check| check.verdict).max();
-        worst.unwrap_or(Verdict::Pass).max(Verdict::Pass)
+        worst.unwrap_or(CheckVerdict::Pass).max(CheckVerdict::Pass)
     }
 
     /// Whether the settings themselves are wrong.
     pub fn has_wrong_settings(&self) -> bool {
         self.checks
             .iter()
-            .any(|check| check.stage == Stage::Settings && check.verdict == Verdict::Fail)
+            .any(|check| check.stage == Stage::Settings && check.verdict == CheckVerdict::Fail)
     }
 
     /// The checks that a rule decided.
@@ -218,7 +218,7 @@ impl Report {
                 .filter(|check| check.verdict == verdict)
                 .count()
         };
-        let (fails, warns) = (count(Verdict::Fail), count(Verdict::Warn));
+        let (fails, warns) = (count(CheckVerdict::Fail), count(CheckVerdict::Warn));
         let checks = |number: usize| {
             if number == 1 {
                 "1 check".to_owned()
@@ -227,19 +227,21 @@ impl Report {
             }
         };
         match self.verdict() {
-            Verdict::Fail => {
+            CheckVerdict::Fail => {
                 let first = self
                     .checks
                     .iter()
-                    .find(|check| check.verdict == Verdict::Fail);
+                    .find(|check| check.verdict == CheckVerdict::Fail);
                 let at = first.map(|check| check.stage.as_str()).unwrap_or_default();
                 format!(
                     "a connection made now would not reach this Datomic system; {} failed, the first at {at}",
                     checks(fails)
                 )
             }
-            Verdict::Warn => format!("it works, but {} will hurt sooner or later", checks(warns)),
-            Verdict::Pass | Verdict::Skip => "all is well".to_owned(),
+            CheckVerdict::Warn => {
+                format!("it works, but {} will hurt sooner or later", checks(warns))
+            }
+            CheckVerdict::Pass | CheckVerdict::Skip => "all is well".to_owned(),
         }
     }
 }
@@ -251,12 +253,12 @@ fn list(text: &mut String, what: &str, items: &[String]) {
     }
 }
 
-fn painted(verdict: Verdict, colour: bool) -> String {
+fn painted(verdict: CheckVerdict, colour: bool) -> String {
     let code = match verdict {
-        Verdict::Pass => 32,
-        Verdict::Warn => 33,
-        Verdict::Fail => 31,
-        Verdict::Skip => 2,
+        CheckVerdict::Pass => 32,
+        CheckVerdict::Warn => 33,
+        CheckVerdict::Fail => 31,
+        CheckVerdict::Skip => 2,
     };
     match colour {
         true => format!("\u{1b}[{code}m{verdict}\u{1b}[0m"),

@@ -3,7 +3,7 @@
 //! Text only; who finds the symptom is the stage's business. A word in braces is a fact about the subject; what is not
 //! known is printed as a word in capitals, to be put in by the reader.
 
-use super::types::{Rule, Stage, Verdict};
+use super::types::{CheckVerdict, Rule, Stage};
 
 macro_rules! rules {
     ($($id:ident $stage:ident $verdict:ident $symptom:literal [$($cause:literal),* $(,)?] [$($step:literal),* $(,)?])*) => {
@@ -12,7 +12,7 @@ macro_rules! rules {
             pub static $id: Rule = Rule {
                 id: stringify!($id),
                 stage: Stage::$stage,
-                verdict: Verdict::$verdict,
+                verdict: CheckVerdict::$verdict,
                 symptom: $symptom,
                 causes: &[$($cause),*],
                 steps: &[$($step),*],
@@ -196,11 +196,11 @@ TCP_SLOW Tcp Warn "the connect takes longer than --connect-timeout"
 
 BYTES_FIN Bytes Fail "the connect works, then the other side closes without a byte"
   ["a network load balancer without a healthy target", "an SSH tunnel or proxy that cannot reach its own target",
-   "a TLS port that does not like plain HTTP"]
+   "a TLS port that rejects plain HTTP"]
   ["aws elbv2 describe-target-health --region {region} --target-group-arn ARN", "curl -v http://{host}:{port}/"]
 BYTES_RESET Bytes Fail "the connect works, then the other side resets without a byte"
   ["a network load balancer without a healthy target, or whose target became unhealthy",
-   "a firewall that lets the connect through and then objects", "a TLS port that does not like plain HTTP"]
+   "a firewall that lets the connect through and then resets", "a TLS port that rejects plain HTTP"]
   ["aws elbv2 describe-target-health --region {region} --target-group-arn ARN", "curl -v http://{host}:{port}/"]
 BYTES_SILENT Bytes Fail "the connect works, then nothing comes back"
   ["the node hangs, or restarts and has not loaded yet", "something on the way accepts for others: a VPN, a transparent proxy, an SSH tunnel",
@@ -257,7 +257,7 @@ HTTP_REDIRECT Http Fail "the answer sends elsewhere"
 HTTP_STATUS Http Fail "a status that Datomic's entry point does not give"
   ["another HTTP service has this address or port"]
   ["curl -i http://{host}:{port}/ must print 200 and {:s3-auth-path \"…\"}"]
-HTTP_SLOW Http Warn "the answer takes longer than a probe may: the address will be taken for down"
+HTTP_SLOW Http Warn "the answer takes longer than a probe may: the address may be marked down"
   ["the node is overloaded or loads its databases", "the way is long or loses packets"]
   ["CloudWatch → dashboard of the system: CPU", "allow more: upstream.health.timeout in the settings file"]
 
@@ -275,7 +275,7 @@ THROUGH_FAILS Through Fail "entryway listens, but nothing comes back through it"
 THROUGH_OTHER Through Fail "entryway leads to another Datomic system than the one examined here"
   ["the running instance was started with another target"]
   ["entryway status", "restart it with this target, or examine its own: entryway doctor without target flags"]
-THROUGH_DISAGREES Through Warn "the running instance takes an address for down that answers now"
+THROUGH_DISAGREES Through Warn "the running instance counts an address as down although it answers"
   ["it has just come back: it is used again after two good probes and the failback time", "the instance runs elsewhere: another network, container or user"]
   ["entryway status, then entryway endpoint probe NAME"]
 
@@ -295,6 +295,6 @@ LIMIT_DRAIN Limits Warn "shutdown.max_delay is longer than Kubernetes waits (30 
   ["the pod is killed terminationGracePeriodSeconds after TERM; ECS waits stopTimeout, 30 s too"]
   ["--max-drain 25s, or a longer terminationGracePeriodSeconds / stopTimeout"]
 LIMIT_HOLD Limits Warn "connections are held as long as the Datomic client waits"
-  ["the client's own limit is 60 s by default; a held request dies there without a word from entryway"]
+  ["the client's own limit is 60 s by default; a held request times out there and nothing is logged from entryway"]
   ["listener.hold_timeout below 60s; the default is 10s"]
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::dns::DnsSettings;
-use crate::mock::{self, Mock, MockConfig, Mode};
+use crate::mock::{self, Mock, MockConfig, ZoneMode};
 use crate::target::Target;
 use crate::types::{EndpointName, Zone};
 use crate::upstream::endpoint::{EndpointSpec, Role};
@@ -54,18 +54,18 @@ fn resolved(target: Target<'_>) -> UpstreamTarget {
     }
 }
 
-fn subject(target: UpstreamTarget) -> Input {
-    Input {
+fn subject(target: UpstreamTarget) -> DoctorInput {
+    DoctorInput {
         targets: vec![target],
-        ..Input::default()
+        ..DoctorInput::default()
     }
 }
 
-fn subject_at(socket: SocketAddr) -> Input {
+fn subject_at(socket: SocketAddr) -> DoctorInput {
     subject(explicit(&[(&socket.ip().to_string(), socket.port(), None)]))
 }
 
-async fn report(subject: &Input) -> Report {
+async fn report(subject: &DoctorInput) -> Diagnosis {
     let started = Instant::now();
     let report = examine(subject, &|_| ()).await;
     assert!(
@@ -86,9 +86,9 @@ async fn report(subject: &Input) -> Report {
 
 /// Asserts that the rule spoke, with this verdict, and that its causes and steps hold these words.
 fn assert_rule<'r>(
-    report: &'r Report,
+    report: &'r Diagnosis,
     rule: &'static Rule,
-    verdict: Verdict,
+    verdict: CheckVerdict,
     cause: &str,
     step: &str,
 ) -> &'r Check {

@@ -34,7 +34,7 @@ pub enum Stage {
 
 /// What a check came to. Ordered by how bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Verdict {
+pub enum CheckVerdict {
     /// Could not, or need not, be looked at.
     Skip,
     Pass,
@@ -52,7 +52,7 @@ pub struct Rule {
     /// Where it shows.
     pub stage: Stage,
     /// What it means when nothing else of the upstream works.
-    pub verdict: Verdict,
+    pub verdict: CheckVerdict,
     /// What is seen.
     pub symptom: &'static str,
     /// Why that may be, the likeliest first.
@@ -149,18 +149,18 @@ impl fmt::Display for Stage {
 
 // === impl Verdict ===
 
-impl Verdict {
+impl CheckVerdict {
     pub const fn as_str(self) -> &'static str {
         match self {
-            Verdict::Skip => "SKIP",
-            Verdict::Pass => "PASS",
-            Verdict::Warn => "WARN",
-            Verdict::Fail => "FAIL",
+            CheckVerdict::Skip => "SKIP",
+            CheckVerdict::Pass => "PASS",
+            CheckVerdict::Warn => "WARN",
+            CheckVerdict::Fail => "FAIL",
         }
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for CheckVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }

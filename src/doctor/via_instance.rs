@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::task::JoinSet;
 
-use super::input::Input;
+use super::input::DoctorInput;
 use super::probe_all::{ProbeResult, patient};
 use super::report::Check;
 use super::rules;
@@ -16,7 +16,7 @@ use crate::upstream::settings::ProbeKind;
 
 /// Asks through each of our own listen addresses at once.
 pub(super) async fn probe_through(
-    subject: &Input,
+    subject: &DoctorInput,
     ours: &[SocketAddr],
 ) -> Vec<(SocketAddr, ProbeReport)> {
     let health = subject
@@ -59,7 +59,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 /// What came through, beside what was found directly.
 pub(super) fn check_all(
-    subject: &Input,
+    subject: &DoctorInput,
     through: &[(SocketAddr, ProbeReport)],
     direct: &[ProbeResult],
 ) -> Vec<Check> {
@@ -95,7 +95,7 @@ pub(super) fn check_all(
 }
 
 fn check_one(
-    subject: &Input,
+    subject: &DoctorInput,
     (address, report): &(SocketAddr, ProbeReport),
     direct: &[ProbeResult],
 ) -> Check {

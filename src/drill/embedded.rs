@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::Error;
-use crate::app::{self, Handles, Origin, Stop};
+use crate::app::{self, Handles, StartContext, StopRequest};
 use crate::events::Log;
-use crate::http::client::Target;
+use crate::http::client::HttpTarget;
 use crate::mock::{self, Mock, MockConfig};
 use crate::settings::Loaded;
 
@@ -124,9 +124,9 @@ impl Proxy {
                     Err(error) => return drop(started.send(Err(error.to_string()))),
                 };
                 runtime.block_on(async {
-                    let origin = Origin {
+                    let origin = StartContext {
                         is_private: true,
-                        ..Origin::default()
+                        ..StartContext::default()
                     };
                     match app::start_with(loaded, Log::default(), origin) {
                         Ok(app) => {
@@ -165,14 +165,14 @@ impl Proxy {
     }
 
     /// Whom to ask about it.
-    pub fn admin(&self) -> Target {
-        Target::Tcp(self.admin.to_string())
+    pub fn admin(&self) -> HttpTarget {
+        HttpTarget::Tcp(self.admin.to_string())
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.handles.stop(Stop::Now);
+        self.handles.stop(StopRequest::Now);
         if let Some(thread) = self.thread.take() {
             // A panic of its thread was printed when it happened.
             let _ = thread.join();

@@ -8,9 +8,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Error, Plan, Subject, View};
-use crate::admin::api_types::{Connection, Connections, Endpoint, Endpoints, Status};
+use crate::admin::api_types::{
+    ConnectionJson, ConnectionsJson, EndpointJson, Endpoints, StatusJson,
+};
 use crate::faults::DrillKind;
-use crate::http::client::{self, Answer, Bounds, Session, Target};
+use crate::http::client::{self, Answer, Bounds, HttpTarget, Session};
 use crate::http::query::encode;
 use crate::http::{Method, StatusCode};
 use crate::upstream::settings::FailbackSettings;
@@ -31,7 +33,7 @@ const RETURNS_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Instance {
     admin: Session,
-    faults: Target,
+    faults: HttpTarget,
     listener: SocketAddr,
     /// Zone of each endpoint, by name.
     zones: HashMap<String, String>,
@@ -43,9 +45,9 @@ pub struct Instance {
 
 impl Instance {
     /// Finds out about the instance that answers there; with how long it waits until it uses a zone again.
-    pub async fn open(reading: Target) -> Result<(Self, Duration), Error> {
+    pub async fn open(reading: HttpTarget) -> Result<(Self, Duration), Error> {
         let mut admin = Session::new(reading, BOUNDS);
-        let status: Status = ask(&mut admin, "/v1/status").await.map_err(no_instance)?;
+        let status: StatusJson = ask(&mut admin, "/v1/status").await.map_err(no_instance)?;
         let Some(faults) = status.faults else {
             return Err(Error::Cannot {
                 what: "the instance takes no faults: faults.bind is not set".to_owned(),
@@ -67,7 +69,7 @@ impl Instance {
         let returns = returns_within(&mut admin).await.map_err(no_instance)?;
         let instance = Self {
             admin,
-            faults: Target::Tcp(faults),
+            faults: HttpTarget::Tcp(faults),
             listener,
             zones: HashMap::new(),
             before: None,
@@ -109,7 +111,7 @@ impl Instance {
         )))
     }
 
-    async fn endpoints(&mut self) -> Result<Vec<Endpoint>, Error> {
+    async fn endpoints(&mut self) -> Result<Vec<EndpointJson>, Error> {
         let found: Endpoints = ask(&mut self.admin, "/v1/endpoints").await.map_err(lost)?;
         for endpoint in &found.endpoints {
             let zone = zone_of(endpoint);
@@ -118,16 +120,16 @@ impl Instance {
         Ok(found.endpoints)
     }
 
-    async fn connections(&mut self) -> Result<Vec<Connection>, Error> {
+    async fn connections(&mut self) -> Result<Vec<ConnectionJson>, Error> {
         let path = "/v1/connections?limit=100000";
-        let found: Connections = ask(&mut self.admin, path).await.map_err(lost)?;
+        let found: ConnectionsJson = ask(&mut self.admin, path).await.map_err(lost)?;
         Ok(found.connections)
     }
 
     /// Bytes that came from zones other than the drilled one, by connection.
     async fn elsewhere(&mut self, plan: &Plan) -> Result<HashMap<u64, u64>, Error> {
         let connections = self.connections().await?;
-        let other = |connection: &&Connection| {
+        let other = |connection: &&ConnectionJson| {
             let zone = connection.endpoint.as_ref();
             let zone = zone.and_then(|endpoint| self.zones.get(endpoint));
             zone.is_some() && zone != plan.zone.as_ref()
@@ -200,7 +202,7 @@ impl Subject for Instance {
 
     async fn look(&mut self, plan: &Plan) -> Result<View, Error> {
         let endpoints = self.endpoints().await?;
-        let is_meant = |endpoint: &&Endpoint| match &plan.zone {
+        let is_meant = |endpoint: &&EndpointJson| match &plan.zone {
             Some(zone) => zone_of(endpoint) == *zone,
             None => plan.kind == DrillKind::AllDown,
         };
@@ -250,7 +252,7 @@ impl Subject for Instance {
 }
 
 /// The zone that an endpoint stands for: its name, where its zone is not known.
-fn zone_of(endpoint: &Endpoint) -> String {
+fn zone_of(endpoint: &EndpointJson) -> String {
     endpoint
         .zone
         .clone()

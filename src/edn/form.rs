@@ -37,26 +37,26 @@ pub(super) struct Map {
     pub(super) open: usize,
     /// The namespace of `#:ns{…}`, without the colon.
     pub(super) namespace: Option<Range<usize>>,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<MapEntry>,
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct MapEntry {
     pub(super) key: Form,
     pub(super) value: Form,
 }
 
 /// What is wrong with the text, and the byte offset of where.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(super) struct SyntaxFault {
     pub(super) at: usize,
     pub(super) what: Cow<'static, str>,
 }
 
-type Parsed<T> = Result<T, Fault>;
+type FormResult<T> = Result<T, SyntaxFault>;
 
 /// Parses the first form of a text, as Clojure's own readers do; what follows it is ignored.
-pub(super) fn parse(text: &str) -> Parsed<Form> {
+pub(super) fn parse(text: &str) -> FormResult<Form> {
     // Some editors write a byte order mark, which is no part of the first form.
     let at = if text.starts_with('\u{feff}') { 3 } else { 0 };
     let mut parser = Parser { text, at, depth: 0 };
@@ -116,7 +116,7 @@ impl Form {
 impl Map {
     /// A key's name as the application sees it: `:k`, in a namespaced map `:ns/k`. Keys that are no keywords keep
     /// the text they have.
-    pub(super) fn key_name<'t>(&self, text: &'t str, entry: &Entry) -> Cow<'t, str> {
+    pub(super) fn key_name<'t>(&self, text: &'t str, entry: &MapEntry) -> Cow<'t, str> {
         let written = &text[entry.key.span.clone()];
         let (Some(namespace), Some(name)) = (&self.namespace, written.strip_prefix(':')) else {
             return Cow::Borrowed(written);
@@ -133,7 +133,7 @@ impl Map {
 
 impl<'t> Parser<'t> {
     /// One form, which begins here.
-    fn form(&mut self) -> Parsed<Form> {
+    fn form(&mut self) -> FormResult<Form> {
         let start = self.at;
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -166,12 +166,12 @@ impl<'t> Parser<'t> {
     }
 
     /// The form after a prefix such as `#tag`.
-    fn next_form(&mut self) -> Parsed<Form> {
+    fn next_form(&mut self) -> FormResult<Form> {
         self.skip_trivia()?;
         self.form()
     }
 
-    fn map(&mut self, namespace: Option<Range<usize>>) -> Parsed<Map> {
+    fn map(&mut self, namespace: Option<Range<usize>>) -> FormResult<Map> {
         let open = self.at;
         self.at += 1;
         let mut entries = Vec::new();
@@ -190,11 +190,11 @@ impl<'t> Parser<'t> {
                 return self.fault(key.span.start, "a key without a value");
             }
             let value = self.form()?;
-            entries.push(Entry { key, value });
+            entries.push(MapEntry { key, value });
         }
     }
 
-    fn elements(&mut self, close: char) -> Parsed<FormKind> {
+    fn elements(&mut self, close: char) -> FormResult<FormKind> {
         let open = self.at;
         self.at += 1;
         let mut elements = Vec::new();
@@ -212,7 +212,7 @@ impl<'t> Parser<'t> {
     }
 
     /// Takes the closing delimiter if it is next.
-    fn closes(&mut self, close: char, open: usize) -> Parsed<bool> {
+    fn closes(&mut self, close: char, open: usize) -> FormResult<bool> {
         match self.peek() {
             None => self.fault(open, "opened here and never closed"),
             Some(c) if c == close => {
@@ -227,7 +227,7 @@ impl<'t> Parser<'t> {
     }
 
     /// `#{…}` `#:ns{…}` `##Inf` `#tag form`.
-    fn dispatch(&mut self) -> Parsed<FormKind> {
+    fn dispatch(&mut self) -> FormResult<FormKind> {
         let start = self.at;
         self.at += 1;
         match self.peek() {
@@ -258,7 +258,7 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn string(&mut self) -> Parsed<FormKind> {
+    fn string(&mut self) -> FormResult<FormKind> {
         let open = self.at;
         let mut escaped = false;
         for (offset, c) in self.rest().char_indices().skip(1) {
@@ -275,7 +275,7 @@ impl<'t> Parser<'t> {
         self.fault(open, "a string begins here and never ends")
     }
 
-    fn character(&mut self) -> Parsed<FormKind> {
+    fn character(&mut self) -> FormResult<FormKind> {
         let start = self.at;
         self.at += 1;
         match self.peek() {
@@ -295,7 +295,7 @@ impl<'t> Parser<'t> {
     }
 
     /// Skips what means nothing: white space, commas, comments, discarded forms.
-    fn skip_trivia(&mut self) -> Parsed<()> {
+    fn skip_trivia(&mut self) -> FormResult<()> {
         loop {
             let rest = self.rest();
             self.at += rest.len() - rest.trim_start_matches(is_blank).len();
@@ -324,8 +324,8 @@ impl<'t> Parser<'t> {
         self.rest().chars().next()
     }
 
-    fn fault<T>(&self, at: usize, what: impl Into<Cow<'static, str>>) -> Parsed<T> {
-        Err(Fault {
+    fn fault<T>(&self, at: usize, what: impl Into<Cow<'static, str>>) -> FormResult<T> {
+        Err(SyntaxFault {
             at,
             what: what.into(),
         })

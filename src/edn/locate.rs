@@ -4,9 +4,9 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::form::{Fault, Form, FormKind, Map};
+use super::form::{Form, FormKind, Map, SyntaxFault};
 
-/// Of several maps or keys, so many are named.
+/// Of several maps or keys, At most this many are listed.
 const MAX_NAMED: usize = 10;
 
 /// A map and the way to it, for example `:app/:datomic`; the path of the top-level map is empty.
@@ -21,15 +21,15 @@ pub(super) fn locate<'f>(
     text: &str,
     form: &'f Form,
     path: Option<&str>,
-) -> Result<Located<'f>, Fault> {
+) -> Result<Located<'f>, SyntaxFault> {
     match path {
         Some(path) => follow(text, form, path),
         None => search(text, form),
     }
 }
 
-fn fault<T>(form: &Form, what: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault {
+fn fault<T>(form: &Form, what: impl Into<String>) -> Result<T, SyntaxFault> {
+    Err(SyntaxFault {
         at: form.bare().span.start,
         what: what.into().into(),
     })
@@ -37,7 +37,7 @@ fn fault<T>(form: &Form, what: impl Into<String>) -> Result<T, Fault> {
 
 // === by path ===
 
-fn follow<'f>(text: &str, form: &'f Form, path: &str) -> Result<Located<'f>, Fault> {
+fn follow<'f>(text: &str, form: &'f Form, path: &str) -> Result<Located<'f>, SyntaxFault> {
     let mut at = form;
     let mut shown = Vec::new();
     for step in path.split('/') {
@@ -110,7 +110,7 @@ fn encode(key: &str) -> String {
 
 // === by search ===
 
-fn search<'f>(text: &str, form: &'f Form) -> Result<Located<'f>, Fault> {
+fn search<'f>(text: &str, form: &'f Form) -> Result<Located<'f>, SyntaxFault> {
     let mut found = Vec::new();
     collect(text, form, &mut Vec::new(), &mut found);
     if found.len() > 1 {

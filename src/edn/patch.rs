@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::form::{Entry, Map, is_blank};
+use super::form::{Map, MapEntry, is_blank};
 use super::{EdnError, PROXY_KEYS, find, open, quote};
 
 /// A patched text, and what was done to it.
@@ -75,7 +75,7 @@ pub fn patch(text: &str, path: Option<&str>, endpoint: &str) -> Result<Patched, 
     })
 }
 
-fn is_proxy_key(text: &str, map: &Map, entry: &Entry) -> bool {
+fn is_proxy_key(text: &str, map: &Map, entry: &MapEntry) -> bool {
     PROXY_KEYS.contains(&map.key_name(text, entry).as_ref())
 }
 
@@ -85,7 +85,7 @@ fn insertion(text: &str, map: &Map, quoted: &str) -> (Range<usize>, String) {
         Some(_) => ":_/endpoint",
         None => ":endpoint",
     };
-    let staying = |entry: &&Entry| !is_proxy_key(text, map, entry);
+    let staying = |entry: &&MapEntry| !is_proxy_key(text, map, entry);
     let Some(last) = map.entries.iter().rev().find(staying) else {
         let inside = map.open + 1;
         return (inside..inside, format!("{key} {quoted}"));

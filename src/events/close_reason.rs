@@ -68,7 +68,7 @@ reasons! {
     Unreachable = "unreachable" by Upstream,
     /// Nothing to dial: no address is known or allowed.
     NoEndpoint = "no_endpoint" by Entryway,
-    /// Parked for `hold_timeout` without an endpoint coming back.
+    /// Held for `hold_timeout` without an endpoint coming back.
     HoldTimeout = "hold_timeout" by Entryway,
     /// Above the connection limit.
     MaxConnections = "max_connections" by Entryway,
@@ -88,7 +88,7 @@ reasons! {
     DrainDeadline = "drain_deadline" by Entryway,
     /// Closed at rest because a nearer zone is back.
     Rebalance = "rebalance" by Entryway,
-    /// Its address is down by silence.
+    /// Its address is down because it did not answer.
     EndpointSilent = "endpoint_silent" by Entryway,
     /// Its address is down, but not silent (errors, wrong answers, refused); closed at rest.
     EndpointUnhealthy = "endpoint_unhealthy" by Entryway,

@@ -32,7 +32,7 @@ pub(super) enum Style {
 
 /// A line under way: a visitor of the event's fields.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct LineVisitor {
     out: String,
     style: Style,
     /// The value of `conn.reason`, for the filter of the log.
@@ -41,7 +41,7 @@ pub(super) struct Line {
 
 // === impl Line ===
 
-impl Line {
+impl LineVisitor {
     pub(super) fn new(style: Style, at: Timestamp, level: Level, name: &str) -> Self {
         let mut out = String::with_capacity(768);
         let level = level_name(level);
@@ -75,7 +75,7 @@ impl Line {
     pub(super) fn text(&mut self, key: &str, value: &str) {
         self.key(key);
         match self.style {
-            Style::Json => quoted(&mut self.out, value, Escape::Json),
+            Style::Json => quoted(&mut self.out, value, CharacterEscape::Json),
             Style::Logfmt => word(&mut self.out, value),
         }
     }
@@ -109,7 +109,7 @@ impl Line {
     }
 }
 
-impl Visit for Line {
+impl Visit for LineVisitor {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "conn.reason" {
             self.expected_close = table::is_expected(value);
@@ -171,7 +171,7 @@ pub(super) fn text(at: Timestamp, zone: &TimeZone, colour: bool, event: &Event) 
         column += width;
     };
     let mut message = String::new();
-    escaped(&mut message, &event.message, Escape::Text);
+    escaped(&mut message, &event.message, CharacterEscape::Text);
     let values = table::people(event);
     if !values.is_empty() {
         message.push(':');
@@ -180,7 +180,7 @@ pub(super) fn text(at: Timestamp, zone: &TimeZone, colour: bool, event: &Event) 
     let last = values.len().saturating_sub(1);
     for (index, (label, value)) in values.into_iter().enumerate() {
         let mut text = String::new();
-        escaped(&mut text, &value.to_string(), Escape::Text);
+        escaped(&mut text, &value.to_string(), CharacterEscape::Text);
         if index != last {
             text.push(',');
         }
@@ -199,19 +199,19 @@ fn word(out: &mut String, text: &str) {
     if !text.is_empty() && text.chars().count() <= KEPT && text.chars().all(bare) {
         out.push_str(text);
     } else {
-        quoted(out, text, Escape::Text);
+        quoted(out, text, CharacterEscape::Text);
     }
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Escape {
+enum CharacterEscape {
     /// `\u001b`, as JSON wants it.
     Json,
     /// `\x1b`, `\u{202e}`: for eyes.
     Text,
 }
 
-fn quoted(out: &mut String, text: &str, escape: Escape) {
+fn quoted(out: &mut String, text: &str, escape: CharacterEscape) {
     out.push('"');
     let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
     if text.len() <= KEPT && text.bytes().all(plain) {
@@ -223,11 +223,11 @@ fn quoted(out: &mut String, text: &str, escape: Escape) {
     out.push('"');
 }
 
-fn escaped(out: &mut String, text: &str, escape: Escape) {
+fn escaped(out: &mut String, text: &str, escape: CharacterEscape) {
     escaped_with(out, text, escape, false);
 }
 
-fn escaped_with(out: &mut String, text: &str, escape: Escape, quotes: bool) {
+fn escaped_with(out: &mut String, text: &str, escape: CharacterEscape, quotes: bool) {
     let cut = text.char_indices().nth(KEPT).is_some();
     let kept = if cut { KEPT - 1 } else { KEPT };
     for character in text.chars().take(kept) {
@@ -239,7 +239,7 @@ fn escaped_with(out: &mut String, text: &str, escape: Escape, quotes: bool) {
             '\t' => out.push_str("\\t"),
             other if !is_harmful(other) => out.push(other),
             // All of them lie in the basic plane, so four digits are enough for JSON.
-            other if escape == Escape::Json => {
+            other if escape == CharacterEscape::Json => {
                 let _ = write!(out, "\\u{:04x}", u32::from(other));
             }
             other if other.is_ascii() => {

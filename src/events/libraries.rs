@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tracing::Level;
 use tracing::field::{Field, Visit};
 
-use super::format::{Line, Style};
+use super::format::{LineVisitor, Style};
 use super::record::Event;
 use crate::clock::{self, Moment};
 
@@ -79,7 +79,7 @@ impl LibraryEvent<'_> {
     pub(super) const NAME: &'static str = "library";
 
     pub(super) fn line(&self, style: Style, at: Timestamp) -> String {
-        let mut line = Line::new(style, at, self.level, Self::NAME);
+        let mut line = LineVisitor::new(style, at, self.level, Self::NAME);
         line.text("message", &self.message);
         line.text("library", self.library);
         line.text("library.target", self.target);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{Level, Metadata};
 
 use super::close_reason::Reason;
-use super::format::{self, Line, Style};
+use super::format::{self, LineVisitor, Style};
 use super::libraries::LibraryEvent;
 use super::record::{Event, level_name};
 use super::table;
@@ -48,7 +48,7 @@ pub enum Format {
 /// Which `conn.*` events are logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Connections {
+pub enum ConnectionEvents {
     #[default]
     All,
     /// Only ends that are not expected; see [`Reason::is_expected`].
@@ -83,7 +83,7 @@ pub struct LogSettings {
     /// Minimum severity to log. Events below it are dropped.
     #[serde(with = "level_as_text")]
     pub level: Level,
-    pub connections: Connections,
+    pub connections: ConnectionEvents,
     pub probes: Probes,
     pub libraries: Libraries,
 }
@@ -154,12 +154,12 @@ struct Inner {
     terminal: bool,
     colour: bool,
     zone: TimeZone,
-    progress: Arc<Progress>,
+    progress: Arc<WriterProgress>,
 }
 
 /// What the writer and the callers share besides the queue.
 #[derive(Debug, Default)]
-struct Progress {
+struct WriterProgress {
     /// Lines put into the queue.
     queued: AtomicU64,
     /// Lines that found the queue full and are not reported yet.
@@ -178,7 +178,7 @@ impl Default for LogSettings {
         Self {
             format: Format::Auto,
             level: Level::INFO,
-            connections: Connections::All,
+            connections: ConnectionEvents::All,
             probes: Probes::All,
             libraries: Libraries::Warn,
         }
@@ -235,7 +235,7 @@ impl Log {
         terminal: bool,
     ) -> io::Result<Self> {
         let (queue, lines) = sync_channel(QUEUE);
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(WriterProgress::default());
         let inner = Arc::new(Inner {
             queue,
             level: AtomicU8::new(0),
@@ -312,7 +312,7 @@ impl Log {
         } else if name == "conn.open" {
             self.wants_expected()
         } else {
-            name != "conn.close" || inner.connections.load(Relaxed) != Connections::Off as u8
+            name != "conn.close" || inner.connections.load(Relaxed) != ConnectionEvents::Off as u8
         }
     }
 
@@ -320,7 +320,7 @@ impl Log {
     pub(super) fn wants_expected(&self) -> bool {
         self.inner
             .as_ref()
-            .is_some_and(|inner| inner.connections.load(Relaxed) == Connections::All as u8)
+            .is_some_and(|inner| inner.connections.load(Relaxed) == ConnectionEvents::All as u8)
     }
 
     /// Whether a library's message of this level is written.
@@ -343,7 +343,9 @@ impl Log {
     ) {
         let Some(inner) = &self.inner else { return };
         let line = match inner.format() {
-            Format::Logfmt => Arc::new(Line::of(Style::Logfmt, at, metadata, event).finish()),
+            Format::Logfmt => {
+                Arc::new(LineVisitor::of(Style::Logfmt, at, metadata, event).finish())
+            }
             Format::Text => {
                 let event = Event::of(event);
                 if table::is_start_noise(&event) {
@@ -437,7 +439,7 @@ impl Inner {
 
 // === impl Progress ===
 
-impl Progress {
+impl WriterProgress {
     fn leave(&self, lines: u64) {
         *self.done.lock().unwrap_or_else(PoisonError::into_inner) += lines;
         self.moved.notify_all();
@@ -459,7 +461,7 @@ fn dropped_lines(format: Format, dropped: u64) -> String {
         Format::Logfmt => Style::Logfmt,
         Format::Json | Format::Auto => Style::Json,
     };
-    let mut line = Line::new(style, at, Level::WARN, name);
+    let mut line = LineVisitor::new(style, at, Level::WARN, name);
     line.text("message", MESSAGE);
     line.plain("log.dropped", dropped);
     line.finish()
@@ -469,7 +471,7 @@ fn dropped_lines(format: Format, dropped: u64) -> String {
 fn writer(
     mut sink: impl Write,
     lines: &Receiver<Arc<String>>,
-    progress: &Progress,
+    progress: &WriterProgress,
     report: impl Fn(u64) -> String,
 ) {
     let mut batch = Vec::with_capacity(BATCH);

@@ -16,7 +16,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing_log::NormalizeEvent as _;
 
-use super::format::{Line, Style};
+use super::format::{LineVisitor, Style};
 use super::libraries::{self, Throttle};
 use super::record::Event;
 use super::{Shared, TARGET, recent, table};
@@ -61,7 +61,7 @@ impl Subscriber {
         let to_recent = to_log || level <= recent::LEVEL && !about_traffic;
         if to_log || to_recent {
             let at = Timestamp::now();
-            let mut line = Line::of(Style::Json, at, metadata, event);
+            let mut line = LineVisitor::of(Style::Json, at, metadata, event);
             if let Some(connection) = self.current_connection()
                 && metadata.fields().field("conn.id").is_none()
             {

@@ -14,7 +14,7 @@ pub struct EventKind {
     pub name: &'static str,
     pub levels: &'static [Level],
     pub about: &'static str,
-    /// In the order in which they are written.
+    /// In the order of the reference page.
     pub fields: &'static [&'static str],
     /// What the text format shows, as `(label, field)`.
     people: &'static [(&'static str, &'static str)],
@@ -103,7 +103,7 @@ kinds! {
     "hop.up" [INFO] "A hop works." {"upstream" "hop"} ("" "hop");
     "hop.down" [WARN ERROR] "A hop does not work, and why." {"upstream" "hop" "error"} ("" "hop", "" "error");
     "hop.restart" [INFO] "A supervised command is started again." {"upstream" "hop" "reason"} ("" "hop", "" "reason");
-    "wake" [INFO] "The machine slept or this process was stopped: everything is resolved and probed again; then what that did." {"why"} ("" "why");
+    "wake" [INFO] "The machine slept or this process was stopped: everything is resolved and probed again; a second line gives the result." {"why"} ("" "why");
     "admin.change" [INFO WARN] "A change was asked for through the admin API."
         {"admin.path" "admin.query" "client.address" "client.port" "client.uid" "http.status" "error"}
         ("" "admin.path", "" "admin.query", "" "error");
@@ -252,6 +252,25 @@ mod tests {
             );
         }
         check_generated("reference-events.md", "events", &page);
+    }
+
+    #[test]
+    fn the_reference_page_explains_every_field_of_a_closed_connection() {
+        let page = include_str!("../guide/reference-events.md");
+        let (_, section) = page.split_once("## The fields of `conn.close`").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let explained: std::collections::BTreeSet<&str> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("- "))
+            .chain(section.split(". ").skip(1))
+            .filter_map(|line| line.split_once(':'))
+            .flat_map(|(names, _)| names.split(", "))
+            .filter_map(|name| name.strip_prefix('`')?.strip_suffix('`'))
+            .collect();
+        let kind = ALL.iter().find(|kind| kind.name == "conn.close").unwrap();
+        for field in kind.fields {
+            assert!(explained.contains(field), "{field}: {explained:?}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::activity::Activity;
 use crate::clock;
 use crate::connection::{Diversion, DiversionEnd, Entry};
 use crate::events::Reason;
-use crate::relay::{Command, Diverted, Limits, Outcome, SourceState};
+use crate::relay::{ConnectionCommand, Diverted, Limits, Outcome, SourceState};
 use crate::stream::Stream;
 use crate::sys::socket::{Fault, fault_of};
 use crate::types::{Direction, Side};
@@ -215,8 +215,8 @@ async fn watch_limits(
     loop {
         tokio::select! {
             command = entry.commands.receive() => match command {
-                Command::Cut(reason) => return Close::Abort(Outcome::Commanded(reason)),
-                Command::CloseAtRest { reason, quiet, until } => {
+                ConnectionCommand::Cut(reason) => return Close::Abort(Outcome::Commanded(reason)),
+                ConnectionCommand::CloseAtRest { reason, quiet, until } => {
                     standing = Some((reason, quiet, until));
                 }
             },

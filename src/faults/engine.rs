@@ -1,7 +1,7 @@
 //! Which toxics are set on which proxy, when they end, and which connections they divert.
 //!
 //! One per instance. Every listener is a proxy of its name. A change reaches live connections by the flag on their
-//! command channel and by [`Engine::changes`]; with no toxic set neither is ever touched.
+//! command channel and by the version that each carried connection watches; with no toxic set neither is ever touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

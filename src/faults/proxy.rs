@@ -29,7 +29,7 @@ pub(super) struct ProxySpec {
     pub upstream: String,
     /// What its connections share; `None` while one that was added does not listen.
     pub context: Option<Arc<ListenerContext>>,
-    /// It comes from the settings: it cannot be deleted or led elsewhere.
+    /// It comes from the settings: it cannot be deleted or given another upstream.
     pub is_configured: bool,
 }
 

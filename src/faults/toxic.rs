@@ -68,7 +68,7 @@ pub(super) struct Toxic {
     decisions: Mutex<Decisions>,
 }
 
-/// Which connections it applies to; drawn once for each.
+/// Which connections it applies to; decided once for each.
 #[derive(Clone, Debug, Default)]
 struct Decisions {
     made: HashMap<u64, bool>,

@@ -32,7 +32,7 @@ pub(super) struct Peer {
 
 /// Why there is no peer.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct HandshakeRefused {
     /// Value of the metric label `result`.
     pub label: &'static str,
     pub error: String,
@@ -48,11 +48,11 @@ pub(super) struct Handshakes {
 struct Slots {
     next: u64,
     /// In the order in which they began.
-    open: BTreeMap<u64, Slot>,
+    open: BTreeMap<u64, HandshakeSlot>,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct HandshakeSlot {
     /// It has sent something.
     spoken: bool,
     give_way: Arc<Notify>,
@@ -75,9 +75,9 @@ impl Handshakes {
         tls: &ServerTls,
         limit: usize,
         time: Duration,
-    ) -> Option<Result<Peer, Refused>> {
+    ) -> Option<Result<Peer, HandshakeRefused>> {
         let deadline = Instant::now() + time;
-        let timed_out = || Refused {
+        let timed_out = || HandshakeRefused {
             label: "timeout",
             error: format!(
                 "no complete handshake within {}",
@@ -98,7 +98,7 @@ impl Handshakes {
             () = ticket.give_way.notified() => return None,
         }
         if !tls.is_valid() {
-            return Some(Err(Refused {
+            return Some(Err(HandshakeRefused {
                 label: "expired",
                 error: "the gateway's own certificate has expired".to_owned(),
             }));
@@ -112,7 +112,7 @@ impl Handshakes {
             Err(_) => Err(timed_out()),
             Ok(Ok(tls)) => Peer::of(tls),
             Ok(Err((error, stream))) => {
-                let refused = Refused::of(&error);
+                let refused = HandshakeRefused::of(&error);
                 linger(stream).await;
                 Err(refused)
             }
@@ -134,7 +134,7 @@ impl Handshakes {
         let id = slots.next;
         slots.next += 1;
         let give_way = Arc::new(Notify::new());
-        let slot = Slot {
+        let slot = HandshakeSlot {
             spoken: false,
             give_way: Arc::clone(&give_way),
         };
@@ -170,8 +170,8 @@ impl Drop for Ticket<'_> {
 // === impl Peer ===
 
 impl Peer {
-    fn of(tls: TlsStream<TcpStream>) -> Result<Self, Refused> {
-        let refused = |error: String| Refused {
+    fn of(tls: TlsStream<TcpStream>) -> Result<Self, HandshakeRefused> {
+        let refused = |error: String| HandshakeRefused {
             label: "usage",
             error,
         };
@@ -197,7 +197,7 @@ impl Peer {
 
 // === impl Refused ===
 
-impl Refused {
+impl HandshakeRefused {
     fn of(error: &io::Error) -> Self {
         let tls = error
             .get_ref()

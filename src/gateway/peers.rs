@@ -7,15 +7,15 @@ use rustls::pki_types::CertificateDer;
 
 use crate::connection::Registry;
 use crate::events::Reason;
-use crate::relay::Command;
+use crate::relay::ConnectionCommand;
 use crate::tls::reload::{ServerTls, refusal_label};
 
-type Chain = Arc<[CertificateDer<'static>]>;
+type CertificateChain = Arc<[CertificateDer<'static>]>;
 
 /// Chains by connection id.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Peers {
-    chains: Arc<Mutex<HashMap<u64, Chain>>>,
+    chains: Arc<Mutex<HashMap<u64, CertificateChain>>>,
 }
 
 /// Keeps one connection among the peers.
@@ -47,14 +47,14 @@ impl Peers {
         if !refused.is_empty() {
             registry.each(|entry| {
                 if refused.contains(&entry.id) {
-                    entry.commands.send(Command::Cut(Reason::Revoked));
+                    entry.commands.send(ConnectionCommand::Cut(Reason::Revoked));
                 }
             });
         }
         refused.len()
     }
 
-    fn chains(&self) -> MutexGuard<'_, HashMap<u64, Chain>> {
+    fn chains(&self) -> MutexGuard<'_, HashMap<u64, CertificateChain>> {
         self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

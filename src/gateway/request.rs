@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 use super::authority::Access;
 use super::handshake::Peer;
 use super::shared::Shared;
-use crate::connection::{self, Reply};
+use crate::connection::{self, ClientReply};
 use crate::events::Reason;
 use crate::stream::Stream;
 use crate::tls;
@@ -72,9 +72,9 @@ pub(super) async fn serve(
     }
 }
 
-type Refusal = (StatusCode, &'static str);
+type RequestRefusal = (StatusCode, &'static str);
 
-fn answer(outcome: Result<(), Refusal>, shared: &Shared) -> Response<Full<Bytes>> {
+fn answer(outcome: Result<(), RequestRefusal>, shared: &Shared) -> Response<Full<Bytes>> {
     let (status, body) = match outcome {
         Ok(()) => (StatusCode::OK, String::new()),
         Err((status, why)) => (status, format!("{why}\n")),
@@ -96,7 +96,7 @@ async fn connect(
     shared: &Arc<Shared>,
     identity: Identity,
     chain: Vec<CertificateDer<'static>>,
-) -> Result<(), Refusal> {
+) -> Result<(), RequestRefusal> {
     if shared.stop.has_fired() {
         return Err((
             StatusCode::SERVICE_UNAVAILABLE,
@@ -178,7 +178,7 @@ struct ConnectReply {
     upgrade: OnUpgrade,
 }
 
-impl Reply for ConnectReply {
+impl ClientReply for ConnectReply {
     async fn reached(&mut self) -> Option<Stream> {
         // The receiver is gone when the client is.
         self.decided.take()?.send(Ok(())).ok()?;

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::authority::Routes;
-use super::handshake::{Handshakes, Peer, Refused};
+use super::handshake::{HandshakeRefused, Handshakes, Peer};
 use super::metrics::GatewayMetrics;
 use super::peers::Peers;
 use super::request;
@@ -21,7 +21,7 @@ use crate::connection::{ListenerContext, Registry};
 use crate::drain::DrainWatcher;
 use crate::events::{Events, event};
 use crate::metrics::Metrics;
-use crate::tls::reload::Reloader;
+use crate::tls::reload::CertificateReloader;
 use crate::tls::{self, ServerFiles};
 use crate::workers::Dispatcher;
 
@@ -59,7 +59,7 @@ pub fn start(
     metrics: &Metrics,
     events: &Events,
 ) -> Result<Gateway, tls::Error> {
-    let tls = Reloader::new(config.files)?;
+    let tls = CertificateReloader::new(config.files)?;
     let shared = Arc::new(Shared {
         settings: ArcSwap::from_pointee(config.settings),
         routes: ArcSwap::from_pointee(config.routes),
@@ -99,7 +99,8 @@ impl Gateway {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.in_background(Reloader::reload_if_changed).await;
+            self.in_background(CertificateReloader::reload_if_changed)
+                .await;
         }
     }
 
@@ -113,7 +114,7 @@ impl Gateway {
     /// Files may be slow (a network file system): they are read on a thread that nothing else waits for.
     async fn in_background(
         &self,
-        read: impl FnOnce(&Reloader) -> Option<Result<(), tls::Error>> + Send + 'static,
+        read: impl FnOnce(&CertificateReloader) -> Option<Result<(), tls::Error>> + Send + 'static,
     ) {
         let shared = Arc::clone(&self.shared);
         let read = tokio::task::spawn_blocking(move || {
@@ -209,7 +210,7 @@ impl Shared {
         }
     }
 
-    fn log_handshake(&self, outcome: &Result<Peer, Refused>, client: SocketAddr) {
+    fn log_handshake(&self, outcome: &Result<Peer, HandshakeRefused>, client: SocketAddr) {
         match outcome {
             Ok(peer) => {
                 self.metrics.handshake("ok");

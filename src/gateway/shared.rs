@@ -14,7 +14,7 @@ use super::settings::GatewaySettings;
 use crate::connection::{ListenerContext, Registry};
 use crate::drain::DrainWatcher;
 use crate::events::Events;
-use crate::tls::reload::{Reloader, ServerTls};
+use crate::tls::reload::{CertificateReloader, ServerTls};
 use crate::workers::Dispatcher;
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Shared {
     pub events: Events,
     pub peers: Peers,
     pub stop: DrainWatcher,
-    pub tls: Reloader,
+    pub tls: CertificateReloader,
     pub handshakes: Handshakes,
     pub dispatcher: Dispatcher,
     pub next_thread: AtomicUsize,

@@ -19,7 +19,7 @@ const LINE_MAX: usize = 1 << 20;
 
 /// Whom to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum HttpTarget {
     /// `HOST:PORT`.
     Tcp(String),
     /// The path of a Unix socket.
@@ -49,7 +49,7 @@ pub struct Answer {
 /// One connection for many questions, one after the other; made anew when it has ended.
 #[derive(Debug)]
 pub struct Session {
-    target: Target,
+    target: HttpTarget,
     bounds: Bounds,
     sender: Option<SendRequest<Full<Bytes>>>,
     /// Drives the connection, and ends with this.
@@ -74,13 +74,13 @@ pub enum Error {
 }
 
 /// `GET path`.
-pub async fn get(target: &Target, path: &str, bounds: Bounds) -> Result<Answer, Error> {
+pub async fn get(target: &HttpTarget, path: &str, bounds: Bounds) -> Result<Answer, Error> {
     request(target, Method::GET, path, &[], bounds).await
 }
 
 /// `POST path` without a body.
 pub async fn post(
-    target: &Target,
+    target: &HttpTarget,
     path: &str,
     headers: &[(&str, &str)],
     bounds: Bounds,
@@ -90,7 +90,7 @@ pub async fn post(
 
 /// Any request without a body. `Host` is the target's, unless given.
 pub async fn request(
-    target: &Target,
+    target: &HttpTarget,
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
@@ -99,11 +99,11 @@ pub async fn request(
     let connect = |error| Error::Connect(target.to_string(), error);
     let all = async {
         match target {
-            Target::Tcp(address) => {
+            HttpTarget::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(connect)?;
                 exchange(stream, target, method, path, headers, bounds).await
             }
-            Target::Unix(socket) => {
+            HttpTarget::Unix(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(connect)?;
                 exchange(stream, target, method, path, headers, bounds).await
             }
@@ -117,18 +117,18 @@ pub async fn request(
 
 /// `GET path`: `each` is called with every line of the body, for as long as it lasts.
 pub async fn lines(
-    target: &Target,
+    target: &HttpTarget,
     path: &str,
     headers: &[(&str, &str)],
     each: impl FnMut(&str),
 ) -> Result<(), Error> {
     let connect = |error| Error::Connect(target.to_string(), error);
     match target {
-        Target::Tcp(address) => {
+        HttpTarget::Tcp(address) => {
             let stream = TcpStream::connect(address).await.map_err(connect)?;
             follow(stream, target, path, headers, each).await
         }
-        Target::Unix(socket) => {
+        HttpTarget::Unix(socket) => {
             let stream = UnixStream::connect(socket).await.map_err(connect)?;
             follow(stream, target, path, headers, each).await
         }
@@ -137,7 +137,7 @@ pub async fn lines(
 
 async fn follow(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    target: &Target,
+    target: &HttpTarget,
     path: &str,
     headers: &[(&str, &str)],
     mut each: impl FnMut(&str),
@@ -169,7 +169,7 @@ async fn follow(
 }
 
 fn build(
-    target: &Target,
+    target: &HttpTarget,
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
@@ -191,7 +191,7 @@ fn build(
 
 /// An answer with all of its body, which may be this long.
 async fn whole(
-    target: &Target,
+    target: &HttpTarget,
     answer: hyper::Response<hyper::body::Incoming>,
     most: usize,
 ) -> Result<Answer, Error> {
@@ -212,7 +212,7 @@ async fn whole(
 
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    target: &Target,
+    target: &HttpTarget,
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
@@ -229,7 +229,7 @@ async fn exchange(
 /// its own: nothing is left behind when we are dropped.
 async fn converse<T>(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    target: &Target,
+    target: &HttpTarget,
     request: hyper::Request<Full<Bytes>>,
     read: impl AsyncFnOnce(hyper::Response<hyper::body::Incoming>) -> Result<T, Error>,
 ) -> Result<T, Error> {
@@ -249,7 +249,7 @@ async fn converse<T>(
     talk.await
 }
 
-fn broken(target: &Target, error: impl std::fmt::Display) -> Error {
+fn broken(target: &HttpTarget, error: impl std::fmt::Display) -> Error {
     Error::Http(target.to_string(), error.to_string())
 }
 
@@ -257,7 +257,7 @@ fn broken(target: &Target, error: impl std::fmt::Display) -> Error {
 
 impl Session {
     /// Connects with the first question.
-    pub fn new(target: Target, bounds: Bounds) -> Self {
+    pub fn new(target: HttpTarget, bounds: Bounds) -> Self {
         Self {
             target,
             bounds,
@@ -307,11 +307,11 @@ impl Session {
         let failed = |error| Error::Connect(self.target.to_string(), error);
         self.driving.abort_all();
         match &self.target {
-            Target::Tcp(address) => {
+            HttpTarget::Tcp(address) => {
                 let stream = TcpStream::connect(address).await.map_err(failed)?;
                 self.drive(stream).await
             }
-            Target::Unix(socket) => {
+            HttpTarget::Unix(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(failed)?;
                 self.drive(stream).await
             }
@@ -333,22 +333,22 @@ impl Session {
     }
 }
 
-// === impl Target ===
+// === impl HttpTarget ===
 
-impl Target {
+impl HttpTarget {
     fn host(&self) -> &str {
         match self {
-            Target::Tcp(address) => address,
-            Target::Unix(_) => "localhost",
+            HttpTarget::Tcp(address) => address,
+            HttpTarget::Unix(_) => "localhost",
         }
     }
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for HttpTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Target::Tcp(address) => f.write_str(address),
-            Target::Unix(path) => path.display().fmt(f),
+            HttpTarget::Tcp(address) => f.write_str(address),
+            HttpTarget::Unix(path) => path.display().fmt(f),
         }
     }
 }

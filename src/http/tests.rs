@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::client::{Bounds, Error, Target, get, post, request};
+use super::client::{Bounds, Error, HttpTarget, get, post, request};
 use super::*;
 use crate::drain::{self, DrainTrigger};
 
@@ -64,7 +64,7 @@ async fn raw(address: &str, bytes: &[u8]) -> String {
 #[tokio::test]
 async fn get_post_and_slices() {
     let (address, _trigger, _task) = start().await;
-    let target = Target::Tcp(address);
+    let target = HttpTarget::Tcp(address);
     let answer = get(&target, "/a%20b?x=1&y", BOUNDS).await.unwrap();
     assert_eq!(answer.text(), r#"GET /a%20b [("x", "1"), ("y", "")] 0"#);
     assert_eq!(answer.headers["cache-control"], "no-store");
@@ -112,13 +112,15 @@ async fn unix_sockets_and_no_server() {
         watch,
         |request: Request| async move { text(StatusCode::OK, format!("{:?}", request.caller)) },
     ));
-    let answer = get(&Target::Unix(path.clone()), "/", BOUNDS).await.unwrap();
+    let answer = get(&HttpTarget::Unix(path.clone()), "/", BOUNDS)
+        .await
+        .unwrap();
     let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&path).unwrap());
     assert_eq!(answer.text(), format!("Unix(Some({own}))"));
     task.abort();
     let gone = folder.path().join("nobody.sock");
     assert!(matches!(
-        get(&Target::Unix(gone), "/", BOUNDS).await,
+        get(&HttpTarget::Unix(gone), "/", BOUNDS).await,
         Err(Error::Connect(..))
     ));
 }
@@ -126,7 +128,7 @@ async fn unix_sockets_and_no_server() {
 #[tokio::test]
 async fn the_end_waits_for_answers_under_way() {
     let (address, trigger, task) = start().await;
-    let target = Target::Tcp(address.clone());
+    let target = HttpTarget::Tcp(address.clone());
     let mut idle = TcpStream::connect(&address).await.unwrap();
     let slow = tokio::spawn({
         let target = target.clone();
@@ -204,7 +206,7 @@ async fn idle_connections_cannot_lock_others_out() {
     for _ in 0..3 * CONNECTIONS {
         crowd.push(TcpStream::connect(&address).await.unwrap());
     }
-    assert!(get(&Target::Tcp(address), "/", BOUNDS).await.is_ok());
+    assert!(get(&HttpTarget::Tcp(address), "/", BOUNDS).await.is_ok());
     // The oldest gave way.
     assert_eq!(crowd[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
 }

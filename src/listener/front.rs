@@ -16,13 +16,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::addr::{self, HostPort};
-use crate::connection::{self, ConnectionGuard, Reply};
+use crate::connection::{self, ClientReply, ConnectionGuard};
 use crate::drain::DrainWatcher;
 use crate::events::Reason;
 use crate::metrics::{Metrics, family};
 use crate::stream::Stream;
 use crate::sys::socket;
-use crate::workers::Handler;
+use crate::workers::ConnectionHandler;
 use parse::{Bad, MAX_REQUEST, Parsed, Protocol};
 
 /// Public for fuzzing.
@@ -154,9 +154,11 @@ impl Front {
     }
 
     /// What serves the connections of the listener.
-    pub(super) fn handler(self, drain: DrainWatcher) -> Handler {
+    pub(super) fn handler(self, drain: DrainWatcher) -> ConnectionHandler {
         let front = Arc::new(self);
-        Handler::new(move |stream, guard| Arc::clone(&front).serve(stream, guard, drain.clone()))
+        ConnectionHandler::new(move |stream, guard| {
+            Arc::clone(&front).serve(stream, guard, drain.clone())
+        })
     }
 
     pub(super) fn is_plain(&self) -> bool {
@@ -279,18 +281,18 @@ impl Front {
 }
 
 /// Why there is no complete request.
-enum Ended {
+enum NoRequest {
     Gone,
     Bad(Bad),
 }
 
 // === impl Ended ===
 
-impl Ended {
+impl NoRequest {
     fn rejected(self, protocol: Protocol) -> Negotiated {
         match self {
-            Ended::Gone => Negotiated::Gone,
-            Ended::Bad(bad) => Negotiated::Rejected(
+            NoRequest::Gone => Negotiated::Gone,
+            NoRequest::Bad(bad) => Negotiated::Rejected(
                 Some(protocol),
                 match bad {
                     Bad::Command => Rejection::Command,
@@ -303,21 +305,21 @@ impl Ended {
 }
 
 /// Peeks until `parse` has what it needs, then takes exactly that from the socket.
-async fn take<T>(tcp: &mut TcpStream, parse: impl Fn(&[u8]) -> Parsed<T>) -> Result<T, Ended> {
+async fn take<T>(tcp: &mut TcpStream, parse: impl Fn(&[u8]) -> Parsed<T>) -> Result<T, NoRequest> {
     let mut buf = vec![0; 512];
     let mut seen = 0;
     loop {
         if !readable(tcp, seen).await {
-            return Err(Ended::Gone);
+            return Err(NoRequest::Gone);
         }
-        seen = tcp.peek(&mut buf).await.map_err(|_| Ended::Gone)?;
+        seen = tcp.peek(&mut buf).await.map_err(|_| NoRequest::Gone)?;
         match parse(&buf[..seen]) {
             Parsed::Complete(parsed, length) => {
                 let taken = tcp.read_exact(&mut buf[..length]).await;
-                return taken.map(|_| parsed).map_err(|_| Ended::Gone);
+                return taken.map(|_| parsed).map_err(|_| NoRequest::Gone);
             }
-            Parsed::Bad(bad) => return Err(Ended::Bad(bad)),
-            Parsed::Incomplete if seen >= MAX_REQUEST => return Err(Ended::Bad(Bad::Protocol)),
+            Parsed::Bad(bad) => return Err(NoRequest::Bad(bad)),
+            Parsed::Incomplete if seen >= MAX_REQUEST => return Err(NoRequest::Bad(Bad::Protocol)),
             Parsed::Incomplete => buf.resize(buf.len().max(seen + 1).next_power_of_two(), 0),
         }
         if seen == buf.len() {
@@ -386,7 +388,7 @@ struct FrontReply {
     client: Option<TcpStream>,
 }
 
-impl Reply for FrontReply {
+impl ClientReply for FrontReply {
     fn client(&self) -> Option<&TcpStream> {
         self.client.as_ref()
     }

@@ -29,67 +29,91 @@ pub struct MetricsSettings {
 }
 
 /// What a metric of the lines is made from.
-enum Read {
+enum ReadingKind {
     Gauge,
     /// What was added since the line before.
     Added,
 }
 
 /// Name, unit, how it is read, family and labels beside the upstream's.
-type Row = (
+type EmfRow = (
     &'static str,
     &'static str,
-    Read,
+    ReadingKind,
     &'static str,
     &'static [(&'static str, &'static str)],
 );
 
-const ROWS: &[Row] = &[
+const ROWS: &[EmfRow] = &[
     (
         "healthy_addresses",
         "Count",
-        Read::Gauge,
+        ReadingKind::Gauge,
         "upstream_healthy_addresses",
         &[],
     ),
-    ("addresses", "Count", Read::Gauge, "upstream_addresses", &[]),
-    ("fail_open", "Count", Read::Gauge, "fail_open", &[]),
-    ("connections", "Count", Read::Gauge, "connections", &[]),
+    (
+        "addresses",
+        "Count",
+        ReadingKind::Gauge,
+        "upstream_addresses",
+        &[],
+    ),
+    ("fail_open", "Count", ReadingKind::Gauge, "fail_open", &[]),
+    (
+        "connections",
+        "Count",
+        ReadingKind::Gauge,
+        "connections",
+        &[],
+    ),
     (
         "connections_closed",
         "Count",
-        Read::Added,
+        ReadingKind::Added,
         "connections_closed_total",
         &[],
     ),
     (
         "connect_attempts",
         "Count",
-        Read::Added,
+        ReadingKind::Added,
         "connect_attempts_total",
         &[],
     ),
-    ("failovers", "Count", Read::Added, "failovers_total", &[]),
-    ("failbacks", "Count", Read::Added, "failbacks_total", &[]),
-    ("probes", "Count", Read::Added, "probes_total", &[]),
+    (
+        "failovers",
+        "Count",
+        ReadingKind::Added,
+        "failovers_total",
+        &[],
+    ),
+    (
+        "failbacks",
+        "Count",
+        ReadingKind::Added,
+        "failbacks_total",
+        &[],
+    ),
+    ("probes", "Count", ReadingKind::Added, "probes_total", &[]),
     (
         "probes_ok",
         "Count",
-        Read::Added,
+        ReadingKind::Added,
         "probes_total",
         &[("result", "ok")],
     ),
     (
         "bytes_upload",
         "Bytes",
-        Read::Added,
+        ReadingKind::Added,
         "bytes_total",
         &[("direction", "upload")],
     ),
     (
         "bytes_download",
         "Bytes",
-        Read::Added,
+        ReadingKind::Added,
         "bytes_total",
         &[("direction", "download")],
     ),
@@ -122,8 +146,8 @@ impl EmfWriter {
                 let labels = [&[("upstream", upstream.as_str())], *labels].concat();
                 let total = metrics.value(family, &labels).unwrap_or(0.0);
                 let value = match read {
-                    Read::Gauge => total,
-                    Read::Added => {
+                    ReadingKind::Gauge => total,
+                    ReadingKind::Added => {
                         let before = self.before.insert((index, name), total).unwrap_or(0.0);
                         // A series that was removed and came back begins anew.
                         if total < before {

@@ -5,7 +5,7 @@
 
 /// What a family's series are.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum FamilyKind {
     /// Only goes up.
     Counter,
     /// Goes both ways.
@@ -22,7 +22,7 @@ pub struct Family {
     /// One line for people.
     pub help: &'static str,
     /// What its series are.
-    pub kind: Kind,
+    pub kind: FamilyKind,
     /// Label names, in the order in which handles give values.
     pub labels: &'static [&'static str],
 }
@@ -56,7 +56,7 @@ macro_rules! families {
     };
 }
 
-use Kind::{Counter, Gauge, Histogram};
+use FamilyKind::{Counter, Gauge, Histogram};
 
 families! {
     BUILD_INFO "entryway_build_info" Gauge, &["version", "commit"], "1; the labels are the version and commit that run.";

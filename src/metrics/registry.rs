@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ::metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn};
 
-use super::family::{Family, Kind};
+use super::family::{Family, FamilyKind};
 
 #[derive(Debug, Default)]
 struct Count(AtomicU64);
@@ -54,7 +54,7 @@ struct FamilySeries {
 
 /// Every series of one instance, by family name.
 #[derive(Debug, Default)]
-pub(super) struct Registry {
+pub(super) struct SeriesRegistry {
     families: RwLock<BTreeMap<&'static str, FamilySeries>>,
 }
 
@@ -108,8 +108,8 @@ impl GaugeFn for Float {
 impl Buckets {
     fn new(family: &Family) -> Self {
         let bounds: &'static [f64] = match family.kind {
-            Kind::Histogram(bounds) => bounds,
-            Kind::Counter | Kind::Gauge => &[],
+            FamilyKind::Histogram(bounds) => bounds,
+            FamilyKind::Counter | FamilyKind::Gauge => &[],
         };
         Self {
             bounds,
@@ -162,7 +162,7 @@ impl Reading {
 
 // === impl Registry ===
 
-impl Registry {
+impl SeriesRegistry {
     fn cell(
         &self,
         family: &'static Family,
@@ -196,7 +196,7 @@ impl Registry {
 
     /// The counter with these labels, made where there is none.
     pub(super) fn counter(&self, family: &'static Family, labels: &[&str]) -> Counter {
-        debug_assert_eq!(family.kind, Kind::Counter, "{}", family.name);
+        debug_assert_eq!(family.kind, FamilyKind::Counter, "{}", family.name);
         match self.cell(family, labels, |_| Cell::Count(Arc::default())) {
             Cell::Count(cell) => Counter::from_arc(cell),
             _ => Counter::noop(),
@@ -206,7 +206,7 @@ impl Registry {
     /// The gauge with these labels, made where there is none. On a counter family: a total that is kept elsewhere.
     pub(super) fn gauge(&self, family: &'static Family, labels: &[&str]) -> Gauge {
         debug_assert!(
-            !matches!(family.kind, Kind::Histogram(_)),
+            !matches!(family.kind, FamilyKind::Histogram(_)),
             "{}",
             family.name
         );
@@ -218,7 +218,11 @@ impl Registry {
 
     /// The histogram with these labels, made where there is none.
     pub(super) fn histogram(&self, family: &'static Family, labels: &[&str]) -> Histogram {
-        debug_assert!(matches!(family.kind, Kind::Histogram(_)), "{}", family.name);
+        debug_assert!(
+            matches!(family.kind, FamilyKind::Histogram(_)),
+            "{}",
+            family.name
+        );
         let new = |family| Cell::Histogram(Arc::new(Buckets::new(family)));
         match self.cell(family, labels, new) {
             Cell::Histogram(cell) => Histogram::from_arc(cell),

@@ -2,15 +2,15 @@
 
 use std::fmt::Write as _;
 
-use super::family::{Family, Kind};
+use super::family::{Family, FamilyKind};
 use super::registry::{Reading, Sample};
 
 /// Appends one family: HELP and TYPE, and its series where it has some.
 pub(super) fn family(out: &mut String, family: &Family, samples: &[Sample]) {
     let kind = match family.kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Histogram(_) => "histogram",
+        FamilyKind::Counter => "counter",
+        FamilyKind::Gauge => "gauge",
+        FamilyKind::Histogram(_) => "histogram",
     };
     out.push_str("# HELP ");
     out.push_str(family.name);

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::config::Behaviour;
-use super::mode::Mode;
+use super::mode::ZoneMode;
 use super::zone::{Zone, find};
 use crate::duration;
 use crate::settings::byte_size;
@@ -93,7 +93,7 @@ async fn answer(zones: &[Arc<Zone>], request: &Request<Incoming>) -> Response<Fu
 fn read_changes(
     query: &str,
     mut behaviour: Behaviour,
-) -> Result<(Option<Mode>, Behaviour), String> {
+) -> Result<(Option<ZoneMode>, Behaviour), String> {
     let mut mode = None;
     let mut count = 0;
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -118,7 +118,7 @@ fn read_changes(
         }
     }
     match count {
-        0 => Err(Mode::from_str("").map_or_else(|error| error.to_string(), |_| String::new())),
+        0 => Err(ZoneMode::from_str("").map_or_else(|error| error.to_string(), |_| String::new())),
         _ => Ok((mode, behaviour)),
     }
 }

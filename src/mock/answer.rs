@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::config::filler;
-use super::mode::Mode;
+use super::mode::ZoneMode;
 use super::stream::MockStream;
 use super::zone::Zone;
 
@@ -40,7 +40,7 @@ const PORTAL: &str = "<!doctype html>\n<html><head><title>Sign in</title></head>
 const NO_TARGETS: &str = "<html>\r\n<head><title>503 Service Temporarily Unavailable</title></head>\r\n\
     <body>\r\n<center><h1>503 Service Temporarily Unavailable</h1></center>\r\n</body>\r\n</html>\r\n";
 
-type Body = Either<Full<Bytes>, Channel<Bytes, io::Error>>;
+type MockBody = Either<Full<Bytes>, Channel<Bytes, io::Error>>;
 
 /// Serves one connection until its client ends it, it is cut, or its zone is dead.
 pub(super) async fn serve(zone: Arc<Zone>, stream: TcpStream) {
@@ -66,14 +66,14 @@ pub(super) async fn serve(zone: Arc<Zone>, stream: TcpStream) {
 }
 
 /// Ends when the zone is dead; closing the connection resets it then.
-async fn dead(mode: &mut watch::Receiver<Mode>, reset: &AtomicBool) {
-    if mode.wait_for(|mode| *mode == Mode::Dead).await.is_err() {
+async fn dead(mode: &mut watch::Receiver<ZoneMode>, reset: &AtomicBool) {
+    if mode.wait_for(|mode| *mode == ZoneMode::Dead).await.is_err() {
         std::future::pending::<()>().await;
     }
     reset.store(true, Relaxed);
 }
 
-async fn answer(zone: &Zone, request: Request<Incoming>) -> Response<Body> {
+async fn answer(zone: &Zone, request: Request<Incoming>) -> Response<MockBody> {
     zone.requests.fetch_add(1, Relaxed);
     let (head, body) = request.into_parts();
     let is_post = head.method == Method::POST;
@@ -94,21 +94,21 @@ async fn answer(zone: &Zone, request: Request<Incoming>) -> Response<Body> {
     };
     let mode = answering_mode(zone).await;
     let mut latency = behaviour.latency.sample();
-    if mode == Mode::Slow {
+    if mode == ZoneMode::Slow {
         latency += behaviour.slow_by;
     }
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
     match mode {
-        Mode::Status503 => {
+        ZoneMode::Status503 => {
             let mut response = reply(StatusCode::SERVICE_UNAVAILABLE, PAGE, NO_TARGETS);
             let balancer = HeaderValue::from_static("awselb/2.0");
             response.headers_mut().insert(SERVER, balancer);
             return response;
         }
-        Mode::Status429 => return reply(StatusCode::TOO_MANY_REQUESTS, TEXT, "busy"),
-        Mode::Html => return reply(StatusCode::OK, PAGE, PORTAL),
+        ZoneMode::Status429 => return reply(StatusCode::TOO_MANY_REQUESTS, TEXT, "busy"),
+        ZoneMode::Html => return reply(StatusCode::OK, PAGE, PORTAL),
         _ => {}
     }
     let response = match (head.method, echo) {
@@ -126,7 +126,7 @@ async fn answer(zone: &Zone, request: Request<Incoming>) -> Response<Body> {
             reply(StatusCode::OK, transit_type(&head.headers), body)
         }
         (Method::GET, _) if head.uri.path() == "/" => {
-            let identity = zone.identity(mode == Mode::OtherIdentity);
+            let identity = zone.identity(mode == ZoneMode::OtherIdentity);
             let size = behaviour.body.unwrap_or_default().min(LARGEST_IDENTITY);
             reply(StatusCode::OK, TEXT, padded(identity, size))
         }
@@ -141,7 +141,7 @@ async fn answer(zone: &Zone, request: Request<Incoming>) -> Response<Body> {
         ),
     };
     match mode {
-        Mode::SlowBody => slowly(response, behaviour.slow_by),
+        ZoneMode::SlowBody => slowly(response, behaviour.slow_by),
         _ => response,
     }
 }
@@ -193,7 +193,7 @@ async fn discard(mut body: Incoming) {
 }
 
 /// The same answer: its head at once, its body in pieces over `time`.
-fn slowly(response: Response<Body>, time: Duration) -> Response<Body> {
+fn slowly(response: Response<MockBody>, time: Duration) -> Response<MockBody> {
     let (head, body) = response.into_parts();
     let (sender, channel) = Channel::new(PIECES);
     tokio::spawn(send_pieces(body, sender, time));
@@ -202,7 +202,11 @@ fn slowly(response: Response<Body>, time: Duration) -> Response<Body> {
     response
 }
 
-async fn send_pieces(body: Body, mut sender: channel::Sender<Bytes, io::Error>, time: Duration) {
+async fn send_pieces(
+    body: MockBody,
+    mut sender: channel::Sender<Bytes, io::Error>,
+    time: Duration,
+) {
     let Ok(body) = body.collect().await else {
         sender.abort(io::Error::other("the request broke off"));
         return;
@@ -220,7 +224,7 @@ async fn send_pieces(body: Body, mut sender: channel::Sender<Bytes, io::Error>, 
 }
 
 /// The mode to answer by, once the zone answers at all.
-async fn answering_mode(zone: &Zone) -> Mode {
+async fn answering_mode(zone: &Zone) -> ZoneMode {
     let mode = zone.mode();
     if !mode.is_mute() {
         return mode;
@@ -233,7 +237,7 @@ async fn answering_mode(zone: &Zone) -> Mode {
     }
 }
 
-fn reply(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Response<Body> {
+fn reply(status: StatusCode, kind: HeaderValue, body: impl Into<Bytes>) -> Response<MockBody> {
     let mut response = Response::new(Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, kind);

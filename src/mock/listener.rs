@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::answer;
-use super::mode::{Listening, Mode};
+use super::mode::{Listening, ZoneMode};
 use super::zone::{ModeChange, Zone};
 
 /// Length of the accept queue while open.
@@ -185,11 +185,11 @@ async fn bind_again(address: SocketAddr) -> io::Result<TcpListener> {
 fn handle_accept(zone: &Arc<Zone>, mut stream: TcpStream) {
     zone.accepted.fetch_add(1, Relaxed);
     match zone.mode() {
-        Mode::Rst => {
+        ZoneMode::Rst => {
             // If it fails the connection is gone already.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         }
-        Mode::Fin => {
+        ZoneMode::Fin => {
             tokio::spawn(async move {
                 let read_off = async {
                     stream.shutdown().await?;

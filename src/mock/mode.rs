@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// How a zone behaves. `refuse` and `silent` act on new connections only, `rst` and `fin` right after accept, `dead`
 /// and `dead-silent` on new and open ones, the others on every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
+pub enum ZoneMode {
     Ok,
     /// The listening socket is closed: connects are refused. Open connections are served on.
     Refuse,
@@ -47,73 +47,73 @@ pub(super) enum Listening {
 
 /// A mode that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown mode {0:?}; modes: {list}", list = Mode::ALL.map(Mode::as_str).join(" "))]
+#[error("unknown mode {0:?}; modes: {list}", list = ZoneMode::ALL.map(ZoneMode::as_str).join(" "))]
 pub struct UnknownMode(pub String);
 
 // === impl Mode ===
 
-impl Mode {
-    pub const ALL: [Mode; 14] = [
-        Mode::Ok,
-        Mode::Refuse,
-        Mode::Silent,
-        Mode::Freeze,
-        Mode::Rst,
-        Mode::Fin,
-        Mode::Slow,
-        Mode::SlowBody,
-        Mode::Status503,
-        Mode::Status429,
-        Mode::Html,
-        Mode::OtherIdentity,
-        Mode::Dead,
-        Mode::DeadSilent,
+impl ZoneMode {
+    pub const ALL: [ZoneMode; 14] = [
+        ZoneMode::Ok,
+        ZoneMode::Refuse,
+        ZoneMode::Silent,
+        ZoneMode::Freeze,
+        ZoneMode::Rst,
+        ZoneMode::Fin,
+        ZoneMode::Slow,
+        ZoneMode::SlowBody,
+        ZoneMode::Status503,
+        ZoneMode::Status429,
+        ZoneMode::Html,
+        ZoneMode::OtherIdentity,
+        ZoneMode::Dead,
+        ZoneMode::DeadSilent,
     ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
-            Mode::Ok => "ok",
-            Mode::Refuse => "refuse",
-            Mode::Silent => "silent",
-            Mode::Freeze => "freeze",
-            Mode::Rst => "rst",
-            Mode::Fin => "fin",
-            Mode::Slow => "slow",
-            Mode::SlowBody => "slow-body",
-            Mode::Status503 => "503",
-            Mode::Status429 => "429",
-            Mode::Html => "html",
-            Mode::OtherIdentity => "other-identity",
-            Mode::Dead => "dead",
-            Mode::DeadSilent => "dead-silent",
+            ZoneMode::Ok => "ok",
+            ZoneMode::Refuse => "refuse",
+            ZoneMode::Silent => "silent",
+            ZoneMode::Freeze => "freeze",
+            ZoneMode::Rst => "rst",
+            ZoneMode::Fin => "fin",
+            ZoneMode::Slow => "slow",
+            ZoneMode::SlowBody => "slow-body",
+            ZoneMode::Status503 => "503",
+            ZoneMode::Status429 => "429",
+            ZoneMode::Html => "html",
+            ZoneMode::OtherIdentity => "other-identity",
+            ZoneMode::Dead => "dead",
+            ZoneMode::DeadSilent => "dead-silent",
         }
     }
 
     pub(super) const fn listening(self) -> Listening {
         match self {
-            Mode::Refuse | Mode::Dead => Listening::Closed,
-            Mode::Silent | Mode::DeadSilent => Listening::Full,
+            ZoneMode::Refuse | ZoneMode::Dead => Listening::Closed,
+            ZoneMode::Silent | ZoneMode::DeadSilent => Listening::Full,
             _ => Listening::Open,
         }
     }
 
     /// Whether requests on open connections get no answer while the mode lasts.
     pub(super) const fn is_mute(self) -> bool {
-        matches!(self, Mode::Freeze | Mode::DeadSilent)
+        matches!(self, ZoneMode::Freeze | ZoneMode::DeadSilent)
     }
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for ZoneMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl FromStr for Mode {
+impl FromStr for ZoneMode {
     type Err = UnknownMode;
 
     fn from_str(text: &str) -> Result<Self, UnknownMode> {
-        Mode::ALL
+        ZoneMode::ALL
             .into_iter()
             .find(|mode| mode.as_str() == text)
             .ok_or_else(|| UnknownMode(text.to_owned()))

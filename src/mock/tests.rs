@@ -91,13 +91,17 @@ async fn modes_that_speak_act_on_open_connections() {
     let mock = mock();
     let mut stream = open(&mock, "a").await;
     for (mode, status, text) in [
-        (Mode::Status503, "503", "Service Temporarily Unavailable"),
-        (Mode::Status429, "429", "busy"),
-        (Mode::Html, "200", "<!doctype html>"),
-        (Mode::OtherIdentity, "200", "\"other-mock-bucket"),
-        (Mode::Rst, "200", "\"mock-bucket"),
-        (Mode::Fin, "200", "\"mock-bucket"),
-        (Mode::Ok, "200", "\"mock-bucket"),
+        (
+            ZoneMode::Status503,
+            "503",
+            "Service Temporarily Unavailable",
+        ),
+        (ZoneMode::Status429, "429", "busy"),
+        (ZoneMode::Html, "200", "<!doctype html>"),
+        (ZoneMode::OtherIdentity, "200", "\"other-mock-bucket"),
+        (ZoneMode::Rst, "200", "\"mock-bucket"),
+        (ZoneMode::Fin, "200", "\"mock-bucket"),
+        (ZoneMode::Ok, "200", "\"mock-bucket"),
     ] {
         mock.set_mode("a", mode).await.unwrap();
         let (head, body) = ask(&mut stream, GET).await;
@@ -109,13 +113,13 @@ async fn modes_that_speak_act_on_open_connections() {
 #[tokio::test]
 async fn freeze_reads_and_answers_only_after_the_thaw() {
     let mock = mock();
-    mock.set_mode("a", Mode::Freeze).await.unwrap();
+    mock.set_mode("a", ZoneMode::Freeze).await.unwrap();
     let mut stream = open(&mock, "a").await;
     stream.write_all(GET.as_bytes()).await.unwrap();
     let mut buffer = [0; 64];
     assert!(timeout(BRIEF, stream.read(&mut buffer)).await.is_err());
     assert_eq!(mock.counts("a").requests, 1);
-    mock.set_mode("a", Mode::Ok).await.unwrap();
+    mock.set_mode("a", ZoneMode::Ok).await.unwrap();
     assert!(stream.read(&mut buffer).await.unwrap() > 0);
 }
 
@@ -129,7 +133,7 @@ async fn slow_delays_every_answer() {
         ..MockConfig::default()
     };
     let mock = start(config).unwrap();
-    mock.set_mode("c", Mode::Slow).await.unwrap();
+    mock.set_mode("c", ZoneMode::Slow).await.unwrap();
     let mut stream = open(&mock, "c").await;
     let began = tokio::time::Instant::now();
     ask(&mut stream, GET).await;
@@ -141,13 +145,13 @@ async fn refuse_closes_the_door_and_serves_on() {
     let mock = mock();
     let mut stream = open(&mock, "a").await;
     ask(&mut stream, GET).await;
-    mock.set_mode("a", Mode::Refuse).await.unwrap();
+    mock.set_mode("a", ZoneMode::Refuse).await.unwrap();
     let refused = TcpStream::connect(mock.address("a").unwrap())
         .await
         .unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     assert_eq!(post(&mut stream, "still").await.1, "still");
-    mock.set_mode("a", Mode::Ok).await.unwrap();
+    mock.set_mode("a", ZoneMode::Ok).await.unwrap();
     ask(&mut open(&mock, "a").await, GET).await;
     assert_eq!(mock.counts("a").accepted, 2);
 }
@@ -157,9 +161,9 @@ async fn silent_leaves_connects_unanswered_and_serves_on() {
     let mock = mock();
     let mut stream = open(&mock, "a").await;
     ask(&mut stream, GET).await;
-    for from in [Mode::Ok, Mode::Refuse] {
+    for from in [ZoneMode::Ok, ZoneMode::Refuse] {
         mock.set_mode("a", from).await.unwrap();
-        mock.set_mode("a", Mode::Silent).await.unwrap();
+        mock.set_mode("a", ZoneMode::Silent).await.unwrap();
         let address = mock.address("a").unwrap();
         let tries = (0..5).map(|_| tokio::spawn(timeout(BRIEF, TcpStream::connect(address))));
         for attempt in tries.collect::<Vec<_>>() {
@@ -167,7 +171,7 @@ async fn silent_leaves_connects_unanswered_and_serves_on() {
         }
         assert_eq!(post(&mut stream, "still").await.1, "still");
     }
-    mock.set_mode("a", Mode::Ok).await.unwrap();
+    mock.set_mode("a", ZoneMode::Ok).await.unwrap();
     ask(&mut open(&mock, "a").await, GET).await;
     assert_eq!(
         mock.counts("a").accepted,
@@ -179,17 +183,22 @@ async fn silent_leaves_connects_unanswered_and_serves_on() {
 #[tokio::test]
 async fn silent_then_refuse_then_ok() {
     let mock = mock();
-    for mode in [Mode::Silent, Mode::Refuse, Mode::Silent, Mode::Silent] {
+    for mode in [
+        ZoneMode::Silent,
+        ZoneMode::Refuse,
+        ZoneMode::Silent,
+        ZoneMode::Silent,
+    ] {
         mock.set_mode("a", mode).await.unwrap();
     }
-    mock.set_mode("a", Mode::Ok).await.unwrap();
+    mock.set_mode("a", ZoneMode::Ok).await.unwrap();
     ask(&mut open(&mock, "a").await, GET).await;
 }
 
 #[tokio::test]
 async fn rst_and_fin_meet_new_connections() {
     let mock = mock();
-    mock.set_mode("a", Mode::Rst).await.unwrap();
+    mock.set_mode("a", ZoneMode::Rst).await.unwrap();
     let mut buffer = [0; 8];
     // The reset may be faster than the connect's own end.
     let reset = match TcpStream::connect(mock.address("a").unwrap()).await {
@@ -197,7 +206,7 @@ async fn rst_and_fin_meet_new_connections() {
         Err(error) => error,
     };
     assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
-    mock.set_mode("a", Mode::Fin).await.unwrap();
+    mock.set_mode("a", ZoneMode::Fin).await.unwrap();
     let mut stream = open(&mock, "a").await;
     stream.write_all(GET.as_bytes()).await.unwrap();
     assert_eq!(stream.read(&mut buffer).await.unwrap(), 0);
@@ -213,7 +222,7 @@ async fn the_admin_port_switches_and_counts() {
     )
     .await;
     assert!(head.contains("200"), "{head}: {body}");
-    assert_eq!(mock.zone("b").unwrap().mode(), Mode::Refuse);
+    assert_eq!(mock.zone("b").unwrap().mode(), ZoneMode::Refuse);
     let (_, body) = ask(&mut admin, "GET /zones HTTP/1.1\r\nHost: x\r\n\r\n").await;
     let zones: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(zones[1]["mode"], "refuse");
@@ -302,7 +311,7 @@ async fn a_dead_zone_resets_open_connections_and_refuses_new_ones() {
     let mock = mock();
     let mut stream = open(&mock, "a").await;
     ask(&mut stream, GET).await;
-    mock.set_mode("a", Mode::Dead).await.unwrap();
+    mock.set_mode("a", ZoneMode::Dead).await.unwrap();
     let error = timeout(LONG, stream.read(&mut [0; 8]))
         .await
         .unwrap()
@@ -312,7 +321,7 @@ async fn a_dead_zone_resets_open_connections_and_refuses_new_ones() {
         .await
         .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-    mock.set_mode("a", Mode::Ok).await.unwrap();
+    mock.set_mode("a", ZoneMode::Ok).await.unwrap();
     ask(&mut open(&mock, "a").await, GET).await;
 }
 
@@ -321,13 +330,13 @@ async fn a_dead_silent_zone_answers_nothing_on_open_connections() {
     let mock = mock();
     let mut stream = open(&mock, "a").await;
     ask(&mut stream, GET).await;
-    mock.set_mode("a", Mode::DeadSilent).await.unwrap();
+    mock.set_mode("a", ZoneMode::DeadSilent).await.unwrap();
     stream.write_all(GET.as_bytes()).await.unwrap();
     let mut buffer = [0; 8];
     assert!(timeout(BRIEF, stream.read(&mut buffer)).await.is_err());
     let connect = TcpStream::connect(mock.address("a").unwrap());
     assert!(timeout(BRIEF, connect).await.is_err());
-    mock.set_mode("a", Mode::Ok).await.unwrap();
+    mock.set_mode("a", ZoneMode::Ok).await.unwrap();
     assert!(
         timeout(LONG, stream.read(&mut buffer))
             .await
@@ -346,7 +355,7 @@ async fn a_slow_body_comes_in_pieces_after_its_head() {
         slow_by,
         ..Behaviour::default()
     });
-    mock.set_mode("a", Mode::SlowBody).await.unwrap();
+    mock.set_mode("a", ZoneMode::SlowBody).await.unwrap();
     let mut stream = open(&mock, "a").await;
     let began = tokio::time::Instant::now();
     stream.write_all(GET.as_bytes()).await.unwrap();

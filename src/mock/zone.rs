@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::config::{Behaviour, MockConfig};
-use super::mode::Mode;
+use super::mode::ZoneMode;
 
 /// One fake entry point.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Zone {
     name: String,
     address: SocketAddr,
     /// Written by the listener's task only, after the listening socket is as the mode wants it.
-    pub(super) mode: watch::Sender<Mode>,
+    pub(super) mode: watch::Sender<ZoneMode>,
     changes: mpsc::Sender<ModeChange>,
     pub(super) behaviour: ArcSwap<Behaviour>,
     identity: Bytes,
@@ -31,7 +31,7 @@ pub struct Zone {
 
 /// What a zone has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct ZoneCounts {
     /// Connections accepted, the ones that were reset or closed at once included.
     pub accepted: u64,
     /// Requests read, probes included.
@@ -43,7 +43,7 @@ pub struct Counts {
 /// A mode that is asked for, and where to report that it is in force.
 #[derive(Debug)]
 pub(super) struct ModeChange {
-    pub(super) mode: Mode,
+    pub(super) mode: ZoneMode,
     pub(super) done: oneshot::Sender<io::Result<()>>,
 }
 
@@ -67,7 +67,7 @@ impl Zone {
         let zone = Self {
             name,
             address,
-            mode: watch::Sender::new(Mode::Ok),
+            mode: watch::Sender::new(ZoneMode::Ok),
             changes,
             behaviour: ArcSwap::from_pointee(config.behaviour.clone()),
             identity: identity(""),
@@ -88,12 +88,12 @@ impl Zone {
         self.address
     }
 
-    pub fn mode(&self) -> Mode {
+    pub fn mode(&self) -> ZoneMode {
         *self.mode.borrow()
     }
 
     /// Switches it; in force when this returns.
-    pub async fn set_mode(&self, mode: Mode) -> io::Result<()> {
+    pub async fn set_mode(&self, mode: ZoneMode) -> io::Result<()> {
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the mock has ended");
         let (done, outcome) = oneshot::channel();
         self.changes
@@ -120,8 +120,8 @@ impl Zone {
         }
     }
 
-    pub fn counts(&self) -> Counts {
-        Counts {
+    pub fn counts(&self) -> ZoneCounts {
+        ZoneCounts {
             accepted: self.accepted.load(Relaxed),
             requests: self.requests.load(Relaxed),
             posts: self.posts.load(Relaxed),

@@ -57,7 +57,7 @@ struct ResponseReader<'a, S> {
 }
 
 /// A body that has not been read yet.
-pub(super) struct Body<'a, S> {
+pub(super) struct UnreadBody<'a, S> {
     reader: ResponseReader<'a, S>,
     length: Length,
 }
@@ -67,7 +67,7 @@ pub(super) async fn get<'a, S>(
     stream: &'a mut S,
     path: &str,
     host: &str,
-) -> Result<(Response, Body<'a, S>), ProbeEnd>
+) -> Result<(Response, UnreadBody<'a, S>), ProbeEnd>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -82,7 +82,7 @@ where
     };
     let (response, length) = reader.head().await?;
     reader.budget = MAX_RAW_BODY.saturating_sub(reader.buffer.len());
-    Ok((response, Body { reader, length }))
+    Ok((response, UnreadBody { reader, length }))
 }
 
 /// Kind `http`: any 2xx, and the wanted text within the first 64 KiB of the body.
@@ -148,7 +148,7 @@ impl Response {
 
 // === impl Body ===
 
-impl<S: AsyncRead + Unpin> Body<'_, S> {
+impl<S: AsyncRead + Unpin> UnreadBody<'_, S> {
     /// Reads what is wanted of it into the answer.
     pub(super) async fn read(mut self, response: &mut Response) -> Result<(), ProbeEnd> {
         (response.body, response.whole) = match self.length {

@@ -253,7 +253,7 @@ impl SentProbes {
             (ProbeMode::Fast(_), _) if self.in_flight >= MAX_IN_FLIGHT => return None,
             (ProbeMode::Regular | ProbeMode::Down, _) if self.in_flight > 0 => return None,
             (_, None) => probe.probe_at,
-            // A time that was not there when the last probe was sent: requested for anew.
+            // A time that was not there when the last probe was sent: a new due time: probe again.
             (_, Some(sent)) if probe.probe_at > sent => probe.probe_at,
             (ProbeMode::Fast(every), Some(sent)) => sent + every,
             // The outcome is with the upstream, whose next snapshot sets a new time. Should it have lost it: go on.

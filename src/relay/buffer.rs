@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use crate::sys::pipe::{self, Pipe, PipePool, Refused};
+use crate::sys::pipe::{self, NoPipe, Pipe, PipePool};
 
 use super::shared::RelayShared;
 use super::thread_buffer;
@@ -33,7 +33,7 @@ thread_local! {
 /// The bytes of one direction that are in neither socket.
 #[derive(Debug)]
 pub(super) struct TransferBuffer {
-    mode: Mode,
+    mode: BufferKind,
     /// Held only while bytes move.
     pipe: Option<Pipe>,
     rest: Leftover,
@@ -48,7 +48,7 @@ pub(super) struct TransferBuffer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum BufferKind {
     Buffer,
     Pipe,
 }
@@ -65,7 +65,7 @@ struct Leftover {
 impl TransferBuffer {
     pub(super) fn new(may_splice: bool, pipe_size: usize) -> Self {
         Self {
-            mode: Mode::Buffer,
+            mode: BufferKind::Buffer,
             pipe: None,
             rest: Leftover::default(),
             may_splice,
@@ -77,7 +77,7 @@ impl TransferBuffer {
         }
     }
 
-    pub(super) fn mode(&self) -> Mode {
+    pub(super) fn mode(&self) -> BufferKind {
         self.mode
     }
 
@@ -135,7 +135,7 @@ impl TransferBuffer {
             self.large_reads = 0;
             self.small_fills = 0;
             self.run = 0;
-            self.mode = Mode::Pipe;
+            self.mode = BufferKind::Pipe;
         }
     }
 
@@ -174,7 +174,7 @@ impl TransferBuffer {
     pub(super) fn drained(&mut self, shared: &RelayShared) {
         if self.small_fills >= SMALL_FILLS {
             self.small_fills = 0;
-            self.mode = Mode::Buffer;
+            self.mode = BufferKind::Buffer;
             self.give_back();
         } else if self.run >= BULK && self.pipe.as_ref().is_some_and(|pipe| !pipe.is_large()) {
             // None left: the small one goes on, and is asked again after as many bytes.
@@ -189,7 +189,7 @@ impl TransferBuffer {
     /// What comes next must be read into memory. Only while the pipe is empty (L4).
     pub(super) fn leave_pipe(&mut self) {
         debug_assert_eq!(self.pending(), 0, "L4: modes change only when empty");
-        self.mode = Mode::Buffer;
+        self.mode = BufferKind::Buffer;
         self.dry();
     }
 
@@ -207,13 +207,13 @@ impl TransferBuffer {
     ) -> std::io::Result<()> {
         self.may_splice = false;
         self.move_to_buffer(shared)?;
-        self.fall_back(Refused::of(error), shared);
+        self.fall_back(NoPipe::of(error), shared);
         Ok(())
     }
 
     /// Moves whatever the pipe holds to the leftover.
     pub(super) fn move_to_buffer(&mut self, shared: &RelayShared) -> std::io::Result<()> {
-        self.mode = Mode::Buffer;
+        self.mode = BufferKind::Buffer;
         if let Some(mut pipe) = self.pipe.take() {
             let bytes = pipe.rescue()?;
             self.keep(bytes, shared);
@@ -221,8 +221,8 @@ impl TransferBuffer {
         Ok(())
     }
 
-    fn fall_back(&mut self, why: Refused, shared: &RelayShared) {
-        self.mode = Mode::Buffer;
+    fn fall_back(&mut self, why: NoPipe, shared: &RelayShared) {
+        self.mode = BufferKind::Buffer;
         shared.fell_back(why);
     }
 

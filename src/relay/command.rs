@@ -13,7 +13,7 @@ use crate::events::Reason;
 
 /// What is asked of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum ConnectionCommand {
     /// End it at rest, with a FIN to the client first.
     ///
     /// Where framing knows the pair to be busy, the command stands until `until`, so that the pair is closed right
@@ -39,12 +39,12 @@ pub struct CommandChannel {
     check_delivery: AtomicBool,
     /// When that was last asked, in micros.
     last_check: AtomicU64,
-    slot: Mutex<Slot>,
+    slot: Mutex<CommandSlot>,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
-    command: Option<Command>,
+struct CommandSlot {
+    command: Option<ConnectionCommand>,
     waker: Option<Waker>,
 }
 
@@ -52,10 +52,10 @@ struct Slot {
 
 impl CommandChannel {
     /// Sends a command and wakes the connection.
-    pub fn send(&self, command: Command) {
+    pub fn send(&self, command: ConnectionCommand) {
         let waker = {
             let mut slot = self.lock();
-            if !matches!(slot.command, Some(Command::Cut(_))) {
+            if !matches!(slot.command, Some(ConnectionCommand::Cut(_))) {
                 slot.command = Some(command);
             }
             self.is_set.store(true, Relaxed);
@@ -97,7 +97,7 @@ impl CommandChannel {
     }
 
     /// Waits for a command and takes it: for what happens to a connection before it is relayed.
-    pub async fn receive(&self) -> Command {
+    pub async fn receive(&self) -> ConnectionCommand {
         std::future::poll_fn(|cx| {
             self.register_waker(cx);
             self.take().map_or(Poll::Pending, Poll::Ready)
@@ -109,11 +109,11 @@ impl CommandChannel {
         self.is_set.load(Relaxed)
     }
 
-    pub(super) fn peek(&self) -> Option<Command> {
+    pub(super) fn peek(&self) -> Option<ConnectionCommand> {
         self.is_set().then(|| self.lock().command).flatten()
     }
 
-    pub(super) fn take(&self) -> Option<Command> {
+    pub(super) fn take(&self) -> Option<ConnectionCommand> {
         if !self.is_set() {
             return None;
         }
@@ -123,7 +123,7 @@ impl CommandChannel {
     }
 
     /// Takes back a command that came to nothing, unless another has replaced it.
-    pub(super) fn drop_command(&self, command: Command) {
+    pub(super) fn drop_command(&self, command: ConnectionCommand) {
         let mut slot = self.lock();
         if slot.command == Some(command) {
             self.is_set.store(false, Relaxed);
@@ -143,7 +143,7 @@ impl CommandChannel {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slot> {
+    fn lock(&self) -> MutexGuard<'_, CommandSlot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -157,14 +157,14 @@ mod tests {
         let commands = CommandChannel::default();
         let (command, ()) = tokio::join!(commands.receive(), async {
             tokio::task::yield_now().await;
-            commands.send(Command::Cut(Reason::Killed));
-            commands.send(Command::CloseAtRest {
+            commands.send(ConnectionCommand::Cut(Reason::Killed));
+            commands.send(ConnectionCommand::CloseAtRest {
                 reason: Reason::MaxAge,
                 quiet: Duration::ZERO,
                 until: Moment::default(),
             });
         });
-        assert_eq!(command, Command::Cut(Reason::Killed));
+        assert_eq!(command, ConnectionCommand::Cut(Reason::Killed));
         assert_eq!(commands.take(), None);
     }
 }

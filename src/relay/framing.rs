@@ -35,7 +35,7 @@ const KEPT_BACK: usize = 16;
 /// Where a connection is between its requests and answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Phase {
+pub enum HttpPhase {
     /// Every request that has begun is complete and answered in full.
     Idle = 1,
     /// A request has begun and is not complete.
@@ -50,7 +50,7 @@ pub enum Phase {
 
 /// What some bytes have brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Progress {
+pub(super) struct FramingProgress {
     /// Heads of requests that are complete now.
     pub(super) requests: u32,
     /// Final (not 1xx) answers that have begun.
@@ -81,12 +81,12 @@ struct Scanner {
     left: u64,
     /// Bytes of the current head, trailer section or chunk-size line.
     head: u32,
-    state: State,
+    state: ParserState,
     flags: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum ParserState {
     /// Before or in a start line.
     #[default]
     Start,
@@ -118,29 +118,29 @@ const INTERIM: u8 = 32;
 const HEAD: u8 = 64;
 
 /// `Break`: what follows cannot be told apart any more.
-type Step = ControlFlow<()>;
+type Flow = ControlFlow<()>;
 
 // === impl Phase ===
 
-impl Phase {
+impl HttpPhase {
     /// The word in `/v1/connections` and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Phase::Idle => "idle",
-            Phase::Request => "request",
-            Phase::Waiting => "waiting",
-            Phase::Answer => "answer",
-            Phase::Unknown => "unknown",
+            HttpPhase::Idle => "idle",
+            HttpPhase::Request => "request",
+            HttpPhase::Waiting => "waiting",
+            HttpPhase::Answer => "answer",
+            HttpPhase::Unknown => "unknown",
         }
     }
 
     pub(super) const fn from_byte(byte: u8) -> Option<Self> {
         match byte {
-            1 => Some(Phase::Idle),
-            2 => Some(Phase::Request),
-            3 => Some(Phase::Waiting),
-            4 => Some(Phase::Answer),
-            5 => Some(Phase::Unknown),
+            1 => Some(HttpPhase::Idle),
+            2 => Some(HttpPhase::Request),
+            3 => Some(HttpPhase::Waiting),
+            4 => Some(HttpPhase::Answer),
+            5 => Some(HttpPhase::Unknown),
             _ => None,
         }
     }
@@ -149,17 +149,17 @@ impl Phase {
 // === impl Framing ===
 
 impl Framing {
-    pub(super) fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> HttpPhase {
         if self.unknown {
-            Phase::Unknown
+            HttpPhase::Unknown
         } else if self.is_inside(Direction::Download) {
-            Phase::Answer
+            HttpPhase::Answer
         } else if self.open > u8::from(self.is_uploading_open_request()) {
-            Phase::Waiting
+            HttpPhase::Waiting
         } else if self.is_inside(Direction::Upload) {
-            Phase::Request
+            HttpPhase::Request
         } else {
-            Phase::Idle
+            HttpPhase::Idle
         }
     }
 
@@ -168,15 +168,15 @@ impl Framing {
         let scanner = &self.scanners[direction.index()];
         match scanner.state {
             _ if self.unknown => u64::MAX,
-            State::UntilClose => u64::MAX,
-            State::Body | State::ChunkData => scanner.left,
+            ParserState::UntilClose => u64::MAX,
+            ParserState::Body | ParserState::ChunkData => scanner.left,
             _ => 0,
         }
     }
 
     /// These bytes were read next in this direction.
-    pub(super) fn inspect(&mut self, direction: Direction, mut bytes: &[u8]) -> Progress {
-        let mut progress = Progress::default();
+    pub(super) fn inspect(&mut self, direction: Direction, mut bytes: &[u8]) -> FramingProgress {
+        let mut progress = FramingProgress::default();
         while !bytes.is_empty() && !self.unknown {
             let opaque = self.opaque(direction);
             if opaque > 0 {
@@ -193,24 +193,24 @@ impl Framing {
     }
 
     /// This many bytes, at most [`Framing::opaque`], passed unseen.
-    pub(super) fn skip(&mut self, direction: Direction, bytes: u64) -> Progress {
-        let mut progress = Progress::default();
+    pub(super) fn skip(&mut self, direction: Direction, bytes: u64) -> FramingProgress {
+        let mut progress = FramingProgress::default();
         self.pass(direction, bytes, &mut progress);
         progress
     }
 
     /// The source of this direction has ended in order.
-    pub(super) fn end(&mut self, direction: Direction) -> Progress {
-        let mut progress = Progress::default();
-        if !self.unknown && self.scanners[direction.index()].state == State::UntilClose {
+    pub(super) fn end(&mut self, direction: Direction) -> FramingProgress {
+        let mut progress = FramingProgress::default();
+        if !self.unknown && self.scanners[direction.index()].state == ParserState::UntilClose {
             self.complete(direction, &mut progress);
         }
         progress
     }
 
-    fn pass(&mut self, direction: Direction, bytes: u64, progress: &mut Progress) {
+    fn pass(&mut self, direction: Direction, bytes: u64, progress: &mut FramingProgress) {
         let scanner = &mut self.scanners[direction.index()];
-        if self.unknown || scanner.state == State::UntilClose {
+        if self.unknown || scanner.state == ParserState::UntilClose {
             return;
         }
         debug_assert!(bytes <= scanner.left);
@@ -218,8 +218,8 @@ impl Framing {
         if scanner.left > 0 {
             return;
         }
-        if scanner.state == State::ChunkData {
-            scanner.state = State::ChunkEnd;
+        if scanner.state == ParserState::ChunkData {
+            scanner.state = ParserState::ChunkEnd;
             scanner.head = 0;
         } else {
             self.complete(direction, progress);
@@ -227,7 +227,12 @@ impl Framing {
     }
 
     /// Takes the next line, or what there is of it; how many bytes it was.
-    fn line(&mut self, direction: Direction, bytes: &[u8], progress: &mut Progress) -> usize {
+    fn line(
+        &mut self,
+        direction: Direction,
+        bytes: &[u8],
+        progress: &mut FramingProgress,
+    ) -> usize {
         let index = direction.index();
         let end = line_end(bytes);
         let used = match end {
@@ -243,8 +248,8 @@ impl Framing {
         let partial = self.partial.as_deref().map(|both| &both[index][..]);
         let is_after_cr = matches!(partial, Some([.., b'\r']));
         let step = match end {
-            _ if is_too_long || is_after_cr && bytes[0] != b'\n' => Step::Break(()),
-            LineEnd::Stray => Step::Break(()),
+            _ if is_too_long || is_after_cr && bytes[0] != b'\n' => Flow::Break(()),
+            LineEnd::Stray => Flow::Break(()),
             LineEnd::Later => self.keep(direction, bytes),
             LineEnd::At(end) => match self.take_partial(direction) {
                 Some(mut line) => {
@@ -271,120 +276,125 @@ impl Framing {
     }
 
     /// Keeps the beginning of a line, as far as it can still matter, and judges what it has to be already.
-    fn keep(&mut self, direction: Direction, bytes: &[u8]) -> Step {
+    fn keep(&mut self, direction: Direction, bytes: &[u8]) -> Flow {
         if direction == Direction::Download && self.is_unasked() {
-            return Step::Break(());
+            return Flow::Break(());
         }
         let line = &mut self.partial.get_or_insert_default()[direction.index()];
         line.extend_from_slice(bytes);
         let plausible = match (self.scanners[direction.index()].state, direction) {
-            (State::Start, Direction::Upload) => may_begin_request(line),
-            (State::Start, Direction::Download) => may_begin_answer(line),
-            (State::ChunkEnd, _) => line == b"\r",
-            (State::ChunkSize, _) => line.len() <= KEPT_LINE,
+            (ParserState::Start, Direction::Upload) => may_begin_request(line),
+            (ParserState::Start, Direction::Download) => may_begin_answer(line),
+            (ParserState::ChunkEnd, _) => line == b"\r",
+            (ParserState::ChunkSize, _) => line.len() <= KEPT_LINE,
             _ => true,
         };
         if !plausible {
-            return Step::Break(());
+            return Flow::Break(());
         }
         if line.len() > KEPT_LINE {
             let dropped = KEPT_FRONT..line.len() - KEPT_BACK;
-            if self.scanners[direction.index()].state != State::Start {
+            if self.scanners[direction.index()].state != ParserState::Start {
                 // A length is never this long, and a name is known by now.
                 let name = field_name(&line[..KEPT_FRONT]);
                 if name.is_none_or(|name| Field::of(name) != Field::Other) {
-                    return Step::Break(());
+                    return Flow::Break(());
                 }
             }
             line.drain(dropped);
         }
-        Step::Continue(())
+        Flow::Continue(())
     }
 
     /// A line without its LF.
-    fn whole_line(&mut self, direction: Direction, line: &[u8], progress: &mut Progress) -> Step {
+    fn whole_line(
+        &mut self,
+        direction: Direction,
+        line: &[u8],
+        progress: &mut FramingProgress,
+    ) -> Flow {
         let (line, has_cr) = match line {
             [line @ .., b'\r'] => (line, true),
             _ => (line, false),
         };
         let state = self.scanners[direction.index()].state;
         match (state, direction) {
-            (State::Start, Direction::Upload) if line.is_empty() => Step::Continue(()),
-            (State::Start, Direction::Upload) => self.scanners[0].request_line(line),
-            (State::Start, Direction::Download) if self.is_unasked() => Step::Break(()),
-            (State::Start, Direction::Download) => {
+            (ParserState::Start, Direction::Upload) if line.is_empty() => Flow::Continue(()),
+            (ParserState::Start, Direction::Upload) => self.scanners[0].request_line(line),
+            (ParserState::Start, Direction::Download) if self.is_unasked() => Flow::Break(()),
+            (ParserState::Start, Direction::Download) => {
                 let is_head = self.heads & 1 != 0;
                 let scanner = &mut self.scanners[direction.index()];
                 scanner.status_line(line, is_head)?;
                 progress.begun += u32::from(scanner.flags & INTERIM == 0);
-                Step::Continue(())
+                Flow::Continue(())
             }
-            (State::Fields, _) if line.is_empty() => self.head_complete(direction, progress),
-            (State::Fields, _) => self.scanners[direction.index()].field(line),
+            (ParserState::Fields, _) if line.is_empty() => self.head_complete(direction, progress),
+            (ParserState::Fields, _) => self.scanners[direction.index()].field(line),
             // Some take a bare LF here for data, some for an end: only CRLF is the same to all.
-            (_, _) if !has_cr => Step::Break(()),
-            (State::ChunkSize, _) => {
+            (_, _) if !has_cr => Flow::Break(()),
+            (ParserState::ChunkSize, _) => {
                 let size = chunk_size(line)?;
                 let scanner = &mut self.scanners[direction.index()];
                 scanner.left = size;
                 scanner.head = 0;
                 scanner.state = if size == 0 {
-                    State::Trailers
+                    ParserState::Trailers
                 } else {
-                    State::ChunkData
+                    ParserState::ChunkData
                 };
-                Step::Continue(())
+                Flow::Continue(())
             }
-            (State::ChunkEnd, _) if line.is_empty() => {
+            (ParserState::ChunkEnd, _) if line.is_empty() => {
                 let scanner = &mut self.scanners[direction.index()];
-                scanner.state = State::ChunkSize;
+                scanner.state = ParserState::ChunkSize;
                 scanner.head = 0;
-                Step::Continue(())
+                Flow::Continue(())
             }
-            (State::Trailers, _) if line.is_empty() => {
+            (ParserState::Trailers, _) if line.is_empty() => {
                 self.complete(direction, progress);
-                Step::Continue(())
+                Flow::Continue(())
             }
-            (State::Trailers, _) => match line[0] {
-                b' ' | b'\t' => Step::Continue(()),
+            (ParserState::Trailers, _) => match line[0] {
+                b' ' | b'\t' => Flow::Continue(()),
                 _ => known(field_name(line).is_some()),
             },
-            _ => Step::Break(()),
+            _ => Flow::Break(()),
         }
     }
 
-    fn head_complete(&mut self, direction: Direction, progress: &mut Progress) -> Step {
+    fn head_complete(&mut self, direction: Direction, progress: &mut FramingProgress) -> Flow {
         let scanner = &mut self.scanners[direction.index()];
         let flags = std::mem::take(&mut scanner.flags);
         scanner.head = 0;
         if direction == Direction::Upload {
             if self.open == MAX_PIPELINED {
-                return Step::Break(());
+                return Flow::Break(());
             }
             self.heads |= u32::from(flags & HEAD != 0) << self.open;
             self.open += 1;
             progress.requests += 1;
         } else if flags & INTERIM != 0 {
             *scanner = Scanner::default();
-            return Step::Continue(());
+            return Flow::Continue(());
         } else if flags & BODILESS != 0 {
             self.complete(direction, progress);
-            return Step::Continue(());
+            return Flow::Continue(());
         }
         if flags & CHUNKED != 0 {
-            scanner.state = State::ChunkSize;
+            scanner.state = ParserState::ChunkSize;
         } else if flags & LENGTH != 0 && scanner.left > 0 {
-            scanner.state = State::Body;
+            scanner.state = ParserState::Body;
         } else if flags & LENGTH == 0 && direction == Direction::Download {
-            scanner.state = State::UntilClose;
+            scanner.state = ParserState::UntilClose;
         } else {
             self.complete(direction, progress);
         }
-        Step::Continue(())
+        Flow::Continue(())
     }
 
     /// The message of this direction has ended.
-    fn complete(&mut self, direction: Direction, progress: &mut Progress) {
+    fn complete(&mut self, direction: Direction, progress: &mut FramingProgress) {
         let was_uploading = self.is_uploading_open_request();
         self.scanners[direction.index()] = Scanner::default();
         if direction == Direction::Upload {
@@ -402,7 +412,7 @@ impl Framing {
     /// Whether a message of this direction has begun and is not complete.
     fn is_inside(&self, direction: Direction) -> bool {
         let index = direction.index();
-        self.scanners[index].state != State::Start
+        self.scanners[index].state != ParserState::Start
             || self
                 .partial
                 .as_ref()
@@ -414,11 +424,11 @@ impl Framing {
         !self.answered_early
             && matches!(
                 self.scanners[Direction::Upload.index()].state,
-                State::Body
-                    | State::ChunkSize
-                    | State::ChunkData
-                    | State::ChunkEnd
-                    | State::Trailers
+                ParserState::Body
+                    | ParserState::ChunkSize
+                    | ParserState::ChunkData
+                    | ParserState::ChunkEnd
+                    | ParserState::Trailers
             )
     }
 
@@ -431,11 +441,11 @@ impl Framing {
 // === impl Scanner ===
 
 impl Scanner {
-    fn request_line(&mut self, line: &[u8]) -> Step {
+    fn request_line(&mut self, line: &[u8]) -> Flow {
         let first = memchr(b' ', line);
         let last = line.iter().rposition(|byte| *byte == b' ');
         let (Some(first), Some(last)) = (first, last) else {
-            return Step::Break(());
+            return Flow::Break(());
         };
         let (method, target) = (
             &line[..first],
@@ -446,18 +456,18 @@ impl Scanner {
             || target.is_empty()
             || method == b"CONNECT"
         {
-            return Step::Break(());
+            return Flow::Break(());
         }
         self.flags = UNFOLDABLE | version(&line[last + 1..])?;
         if method == b"HEAD" {
             self.flags |= HEAD;
         }
         self.left = 0;
-        self.state = State::Fields;
-        Step::Continue(())
+        self.state = ParserState::Fields;
+        Flow::Continue(())
     }
 
-    fn status_line(&mut self, line: &[u8], is_head: bool) -> Step {
+    fn status_line(&mut self, line: &[u8], is_head: bool) -> Flow {
         let Some((
             http,
             [
@@ -469,33 +479,33 @@ impl Scanner {
             ],
         )) = line.split_at_checked(8)
         else {
-            return Step::Break(());
+            return Flow::Break(());
         };
         self.flags = UNFOLDABLE | version(http)?;
         known(matches!(rest, [] | [b' ', ..]))?;
         match (a, b, c) {
-            (b'1', b'0', b'1') => return Step::Break(()),
+            (b'1', b'0', b'1') => return Flow::Break(()),
             (b'1', ..) => self.flags |= INTERIM,
             (b'2', b'0', b'4') | (b'3', b'0', b'4') => self.flags |= BODILESS,
             _ if is_head => self.flags |= BODILESS,
             _ => {}
         }
         self.left = 0;
-        self.state = State::Fields;
-        Step::Continue(())
+        self.state = ParserState::Fields;
+        Flow::Continue(())
     }
 
-    fn field(&mut self, line: &[u8]) -> Step {
+    fn field(&mut self, line: &[u8]) -> Flow {
         if let [b' ' | b'\t', ..] = line {
             return known(self.flags & UNFOLDABLE == 0);
         }
         // Told from the lengths by its first letter, as nearly all fields are.
         if line[0].is_ascii_alphabetic() && !matches!(line[0] | 0x20, b'c' | b't') {
             self.flags &= !UNFOLDABLE;
-            return Step::Continue(());
+            return Flow::Continue(());
         }
         let Some(name) = field_name(line) else {
-            return Step::Break(());
+            return Flow::Break(());
         };
         let value = trim(&line[name.len() + 1..]);
         self.flags |= UNFOLDABLE;
@@ -512,7 +522,7 @@ impl Scanner {
             }
             Field::Other => self.flags &= !UNFOLDABLE,
         }
-        Step::Continue(())
+        Flow::Continue(())
     }
 }
 
@@ -536,11 +546,11 @@ impl Field {
     }
 }
 
-fn known(holds: bool) -> Step {
+fn known(holds: bool) -> Flow {
     if holds {
-        Step::Continue(())
+        Flow::Continue(())
     } else {
-        Step::Break(())
+        Flow::Break(())
     }
 }
 

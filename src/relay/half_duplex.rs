@@ -27,7 +27,7 @@ use crate::sys::pipe::Moved;
 use crate::types::Direction;
 
 use super::SourceState;
-use super::buffer::{Mode, TransferBuffer};
+use super::buffer::{BufferKind, TransferBuffer};
 use super::fairness;
 use super::poll_context::{PollContext, TURNS};
 use super::shared::RelayShared;
@@ -38,7 +38,7 @@ use super::thread_buffer::ThreadBuffer;
 #[derive(Debug)]
 pub(super) struct HalfDuplex {
     direction: Direction,
-    phase: Phase,
+    phase: TransferPhase,
     pub(super) buffer: TransferBuffer,
     /// The source has ended, in order.
     source_ended: bool,
@@ -47,19 +47,19 @@ pub(super) struct HalfDuplex {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum TransferPhase {
     /// The buffer is empty: wait for the source.
     Fill,
     /// The buffer holds bytes: wait for the destination.
     Drain,
     /// The buffer is empty; a destination with buffers of its own flushes them, and is told of the end.
     Flush,
-    Over(End),
+    Over(DirectionEnd),
 }
 
 /// How a direction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum DirectionEnd {
     /// The source ended in order, and the destination was told.
     Fin,
     /// The source was reset; the destination's kernel has everything it had sent.
@@ -82,7 +82,7 @@ impl HalfDuplex {
     pub(super) fn new(direction: Direction, buffer: TransferBuffer) -> Self {
         Self {
             direction,
-            phase: Phase::Fill,
+            phase: TransferPhase::Fill,
             buffer,
             source_ended: false,
             hold_end: false,
@@ -94,7 +94,7 @@ impl HalfDuplex {
         if !bytes.is_empty() {
             ctx.inspect(self.direction, &bytes);
             self.buffer.keep(bytes, ctx.shared);
-            self.phase = Phase::Drain;
+            self.phase = TransferPhase::Drain;
         }
     }
 
@@ -102,13 +102,13 @@ impl HalfDuplex {
     pub(super) fn resume(&mut self, rest: Vec<u8>, source: SourceState, ctx: &mut PollContext<'_>) {
         self.source_ended = source != SourceState::Open;
         self.phase = match source {
-            SourceState::Open => Phase::Fill,
-            SourceState::Ended => Phase::Flush,
-            SourceState::Finished => Phase::Over(End::Fin),
+            SourceState::Open => TransferPhase::Fill,
+            SourceState::Ended => TransferPhase::Flush,
+            SourceState::Finished => TransferPhase::Over(DirectionEnd::Fin),
         };
         if self.end().is_none() && !rest.is_empty() {
             self.buffer.keep(rest, ctx.shared);
-            self.phase = Phase::Drain;
+            self.phase = TransferPhase::Drain;
         }
     }
 
@@ -125,26 +125,26 @@ impl HalfDuplex {
         Ok((self.buffer.take_rest(shared), source))
     }
 
-    pub(super) fn end(&self) -> Option<End> {
+    pub(super) fn end(&self) -> Option<DirectionEnd> {
         match self.phase {
-            Phase::Over(end) => Some(end),
+            TransferPhase::Over(end) => Some(end),
             _ => None,
         }
     }
 
     /// Whether the source has ended, in order or not.
     pub(super) fn source_has_ended(&self) -> bool {
-        self.source_ended || self.end() == Some(End::SourceReset)
+        self.source_ended || self.end() == Some(DirectionEnd::SourceReset)
     }
 
     /// Whether it waits for its destination with bytes in the buffer.
     pub(super) fn is_draining(&self) -> bool {
-        self.phase == Phase::Drain
+        self.phase == TransferPhase::Drain
     }
 
     /// Whether it waits for its source, so that an error there would be seen.
     pub(super) fn is_filling(&self) -> bool {
-        self.phase == Phase::Fill
+        self.phase == TransferPhase::Fill
     }
 
     /// Goes on until it must wait or has ended. An error is a bug of ours, or a lack (memory).
@@ -158,15 +158,17 @@ impl HalfDuplex {
         let mut bytes = 0;
         for _ in 0..TURNS {
             if self.end().is_none() && destination.reset.is_some() {
-                self.phase = Phase::Over(End::Dropped);
+                self.phase = TransferPhase::Over(DirectionEnd::Dropped);
                 ctx.stats.set_pending(self.direction, 0);
             }
             let turn = match (self.phase, self.buffer.mode()) {
-                (Phase::Fill, Mode::Buffer) => self.pass_on(cx, source, destination, ctx),
-                (Phase::Fill, Mode::Pipe) => self.fill_pipe(cx, source, ctx),
-                (Phase::Drain, _) => self.drain(cx, destination, ctx),
-                (Phase::Flush, _) => self.flush(cx, destination, source),
-                (Phase::Over(_), _) => return Poll::Ready(Ok(())),
+                (TransferPhase::Fill, BufferKind::Buffer) => {
+                    self.pass_on(cx, source, destination, ctx)
+                }
+                (TransferPhase::Fill, BufferKind::Pipe) => self.fill_pipe(cx, source, ctx),
+                (TransferPhase::Drain, _) => self.drain(cx, destination, ctx),
+                (TransferPhase::Flush, _) => self.flush(cx, destination, source),
+                (TransferPhase::Over(_), _) => return Poll::Ready(Ok(())),
             };
             match ready!(turn) {
                 Turn::Next(more) => bytes += more,
@@ -208,7 +210,7 @@ impl HalfDuplex {
         }
         if sent < read {
             self.buffer.keep(memory[sent..read].to_vec(), ctx.shared);
-            self.phase = Phase::Drain;
+            self.phase = TransferPhase::Drain;
             self.record_pending(ctx);
         } else {
             self.phase = emptied(destination);
@@ -252,7 +254,7 @@ impl HalfDuplex {
             Poll::Ready(Ok(Moved::Bytes(bytes))) => {
                 ctx.skip(self.direction, bytes.get());
                 self.buffer.after_fill(bytes.get());
-                self.phase = Phase::Drain;
+                self.phase = TransferPhase::Drain;
                 Poll::Ready(Turn::Next(0))
             }
             Poll::Ready(Ok(Moved::Nothing)) => {
@@ -328,11 +330,11 @@ impl HalfDuplex {
             return Poll::Ready(self.destination_failed(destination, error));
         }
         if !self.source_ended {
-            self.phase = Phase::Fill;
+            self.phase = TransferPhase::Fill;
             return Poll::Ready(Turn::Next(0));
         }
         if source.reset.is_some() {
-            self.phase = Phase::Over(End::SourceReset);
+            self.phase = TransferPhase::Over(DirectionEnd::SourceReset);
             return Poll::Ready(Turn::Next(0));
         }
         if self.hold_end {
@@ -340,7 +342,7 @@ impl HalfDuplex {
         }
         match ready!(destination.poll_finish(cx)) {
             Ok(()) => {
-                self.phase = Phase::Over(End::Fin);
+                self.phase = TransferPhase::Over(DirectionEnd::Fin);
                 Poll::Ready(Turn::Next(0))
             }
             Err(error) => Poll::Ready(self.destination_failed(destination, error)),
@@ -352,9 +354,9 @@ impl HalfDuplex {
         self.source_ended = true;
         ctx.source_ended(self.direction);
         self.phase = if source.is_reset_after_all() {
-            Phase::Over(End::SourceReset)
+            TransferPhase::Over(DirectionEnd::SourceReset)
         } else {
-            Phase::Flush
+            TransferPhase::Flush
         };
         Turn::Next(0)
     }
@@ -363,7 +365,7 @@ impl HalfDuplex {
         if source.flag(&error).is_none() {
             return Turn::Broken(error);
         }
-        self.phase = Phase::Over(End::SourceReset);
+        self.phase = TransferPhase::Over(DirectionEnd::SourceReset);
         Turn::Next(0)
     }
 
@@ -372,7 +374,7 @@ impl HalfDuplex {
         if destination.flag(&error).is_none() {
             return Turn::Broken(error);
         }
-        self.phase = Phase::Over(End::Dropped);
+        self.phase = TransferPhase::Over(DirectionEnd::Dropped);
         Turn::Next(0)
     }
 
@@ -382,10 +384,10 @@ impl HalfDuplex {
 }
 
 /// What follows when the buffer has run empty: a plain socket has nothing to flush.
-fn emptied(destination: &SideIo<'_>) -> Phase {
+fn emptied(destination: &SideIo<'_>) -> TransferPhase {
     if destination.as_tcp().is_some() {
-        Phase::Fill
+        TransferPhase::Fill
     } else {
-        Phase::Flush
+        TransferPhase::Flush
     }
 }

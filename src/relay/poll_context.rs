@@ -7,7 +7,7 @@ use crate::clock::{self, Moment};
 use crate::types::Direction;
 
 use super::fairness;
-use super::framing::{Framing, Phase, Progress};
+use super::framing::{Framing, FramingProgress, HttpPhase};
 use super::shared::RelayShared;
 use super::stats::ConnStats;
 use super::{AnswerObserver, RelayArgs};
@@ -101,7 +101,7 @@ impl<'a> PollContext<'a> {
     pub(super) fn is_framed(&self) -> bool {
         self.framing
             .as_ref()
-            .is_some_and(|framing| framing.phase() != Phase::Unknown)
+            .is_some_and(|framing| framing.phase() != HttpPhase::Unknown)
     }
 
     /// How many of the next bytes of a direction framing need not see.
@@ -126,11 +126,11 @@ impl<'a> PollContext<'a> {
         self.advance(|framing| framing.end(direction));
     }
 
-    fn advance(&mut self, advance: impl FnOnce(&mut Framing) -> Progress) {
+    fn advance(&mut self, advance: impl FnOnce(&mut Framing) -> FramingProgress) {
         let Some(framing) = &mut self.framing else {
             return;
         };
-        if framing.phase() == Phase::Unknown {
+        if framing.phase() == HttpPhase::Unknown {
             return;
         }
         let progress = advance(framing);
@@ -149,13 +149,13 @@ impl<'a> PollContext<'a> {
         }
         self.stats.set_phase(phase, progress.requests);
         match phase {
-            Phase::Waiting => self.stats.wait_from(now),
-            Phase::Unknown if self.stats.last_direction() == Some(Direction::Upload) => {
+            HttpPhase::Waiting => self.stats.wait_from(now),
+            HttpPhase::Unknown if self.stats.last_direction() == Some(Direction::Upload) => {
                 self.stats.wait_from(now);
             }
             // Ended above, once it is known to be more than a 1xx.
-            Phase::Answer => {}
-            Phase::Idle | Phase::Request | Phase::Unknown => _ = self.stats.end_wait(),
+            HttpPhase::Answer => {}
+            HttpPhase::Idle | HttpPhase::Request | HttpPhase::Unknown => _ = self.stats.end_wait(),
         }
     }
 }

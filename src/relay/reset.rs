@@ -30,7 +30,7 @@ pub(super) struct ResetPropagation {
 
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ResetStep {
     /// Look again then; `None`: when the sockets wake us.
     Wait(Option<Moment>),
     /// Everything is delivered: reset the other side.
@@ -54,24 +54,24 @@ impl ResetPropagation {
     }
 
     /// `drained`: the direction that reads the reset side has ended, and its buffer is empty.
-    pub(super) fn step(&mut self, drained: bool, other: &SideIo<'_>, now: Moment) -> Step {
+    pub(super) fn step(&mut self, drained: bool, other: &SideIo<'_>, now: Moment) -> ResetStep {
         if other.reset.is_some() {
             // Nothing can be delivered any more.
-            return Step::Abort;
+            return ResetStep::Abort;
         }
         if self.deadline.is_some_and(|deadline| now >= deadline) {
-            return Step::GiveUp;
+            return ResetStep::GiveUp;
         }
         if !drained {
             // The directions are woken by their sockets; the timer is for the deadline only.
-            return Step::Wait(self.deadline);
+            return ResetStep::Wait(self.deadline);
         }
         if now < self.next_look {
-            return Step::Wait(Some(self.next_look));
+            return ResetStep::Wait(Some(self.next_look));
         }
         match other.is_delivered() {
-            Some(true) => return Step::Abort,
-            None if now.since(self.began) >= BLIND_WAIT => return Step::Abort,
+            Some(true) => return ResetStep::Abort,
+            None if now.since(self.began) >= BLIND_WAIT => return ResetStep::Abort,
             Some(false) | None => {}
         }
         self.next_look = now + self.pause;
@@ -79,6 +79,6 @@ impl ResetPropagation {
             self.next_look = self.next_look.min(deadline);
         }
         self.pause = (self.pause * 2).min(SLOWEST_LOOK);
-        Step::Wait(Some(self.next_look))
+        ResetStep::Wait(Some(self.next_look))
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::socket::TcpOptions;
 
-/// `upstream.tcp`: how connections are watched over. Durations of 0 mean never.
+/// `upstream.tcp`: how connections are supervised. Durations of 0 mean never.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TcpSettings {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::activity::Activity;
-use crate::sys::pipe::{Budget, PipeLimits, Refused};
+use crate::sys::pipe::{NoPipe, PipeBudget, PipeLimits};
 
 use super::thread_buffer;
 
@@ -21,9 +21,9 @@ const SMALL_READ: usize = 8 << 10;
 pub struct RelayShared {
     /// Wakes the supervisor: a byte has moved, or a connection has begun or ended.
     pub activity: Activity,
-    pub(super) pipes: Arc<Budget>,
+    pub(super) pipes: Arc<PipeBudget>,
     leftover: AtomicUsize,
-    fallbacks: [AtomicU64; Refused::ALL.len()],
+    fallbacks: [AtomicU64; NoPipe::ALL.len()],
     stalls: AtomicU64,
     reset_gave_up: AtomicU64,
     stall: Mutex<Option<String>>,
@@ -36,7 +36,7 @@ impl RelayShared {
     pub fn new(limits: PipeLimits) -> Self {
         Self {
             activity: Activity::default(),
-            pipes: Arc::new(Budget::new(limits)),
+            pipes: Arc::new(PipeBudget::new(limits)),
             leftover: AtomicUsize::new(0),
             fallbacks: Default::default(),
             stalls: AtomicU64::new(0),
@@ -62,7 +62,7 @@ impl RelayShared {
 
     /// How often splice was wanted and memory was used, by reason.
     pub fn fallbacks(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Refused::ALL
+        NoPipe::ALL
             .into_iter()
             .map(|why| (why.as_str(), self.fallbacks[why.index()].load(Relaxed)))
     }
@@ -85,7 +85,7 @@ impl RelayShared {
             .take()
     }
 
-    pub(super) fn fell_back(&self, why: Refused) {
+    pub(super) fn fell_back(&self, why: NoPipe) {
         self.fallbacks[why.index()].fetch_add(1, Relaxed);
     }
 

@@ -1,7 +1,7 @@
 //! The live numbers of one connection.
 //!
 //! Written by the data thread that carries the connection (one writer, relaxed stores), read by metrics, timers, the
-//! registry, the supervisor and the access line. Created at accept, so it outlives the dialling.
+//! registry, the supervisor and the `conn.close` line. Created at accept, so it outlives the dialling.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::{self, Moment};
 use crate::types::Direction;
 
-use super::framing::Phase;
+use super::framing::HttpPhase;
 
 /// A pair on which nothing was requested is at rest this long after it was connected, at the earliest: the first
 /// request of a client that has just been served may still be on its way.
@@ -118,7 +118,7 @@ impl ConnStats {
     /// has followed.
     pub fn waiting_since(&self) -> Option<Moment> {
         let waiting = moment(self.waiting.load(Relaxed));
-        if waiting.is_none() && self.phase() == Some(Phase::Request) {
+        if waiting.is_none() && self.phase() == Some(HttpPhase::Request) {
             let is_stuck = self.of(Direction::Upload).pending.load(Relaxed) > 0;
             return self.last_upload().filter(|_| is_stuck);
         }
@@ -126,13 +126,13 @@ impl ConnStats {
     }
 
     /// Where the connection is between its requests and answers; `None` without framing.
-    pub fn phase(&self) -> Option<Phase> {
-        Phase::from_byte(self.phase.load(Relaxed))
+    pub fn phase(&self) -> Option<HttpPhase> {
+        HttpPhase::from_byte(self.phase.load(Relaxed))
     }
 
     /// Whether framing says when this connection is at rest.
     pub fn is_framed(&self) -> bool {
-        !matches!(self.phase(), None | Some(Phase::Unknown))
+        !matches!(self.phase(), None | Some(HttpPhase::Unknown))
     }
 
     /// Requests so far on the connection to the present upstream; 0 without framing.
@@ -173,7 +173,7 @@ impl ConnStats {
         }
         if self.is_framed() {
             let is_used = self.requests() > 0 || age >= FIRST_REQUEST;
-            return self.phase() == Some(Phase::Idle) && is_used;
+            return self.phase() == Some(HttpPhase::Idle) && is_used;
         }
         let first = if self.of(Direction::Upload).moved.load(Relaxed) == 0 {
             FIRST_REQUEST
@@ -217,7 +217,7 @@ impl ConnStats {
     /// A request waits for its answer, if none does already.
     pub fn wait_diverted(&self, since: Moment) {
         if self.is_framed() {
-            self.set_phase(Phase::Waiting, 0);
+            self.set_phase(HttpPhase::Waiting, 0);
         }
         self.wait_from(since);
     }
@@ -231,7 +231,11 @@ impl ConnStats {
 
     /// A relay begins on this connection; its predecessors have moved nothing.
     pub(super) fn begin(&self, has_framing: bool) {
-        let phase = if has_framing { Phase::Idle as u8 } else { 0 };
+        let phase = if has_framing {
+            HttpPhase::Idle as u8
+        } else {
+            0
+        };
         self.phase.store(phase, Relaxed);
         self.requests.store(0, Relaxed);
         self.waiting.store(0, Relaxed);
@@ -261,7 +265,7 @@ impl ConnStats {
         }
     }
 
-    pub(super) fn set_phase(&self, phase: Phase, more_requests: u32) {
+    pub(super) fn set_phase(&self, phase: HttpPhase, more_requests: u32) {
         if more_requests > 0 {
             let requests = self.requests.load(Relaxed).saturating_add(more_requests);
             self.requests.store(requests, Relaxed);
@@ -374,13 +378,13 @@ mod tests {
             "a request may be on its way"
         );
         assert!(at_rest(start + FIRST_REQUEST));
-        for phase in [Phase::Request, Phase::Waiting, Phase::Answer] {
+        for phase in [HttpPhase::Request, HttpPhase::Waiting, HttpPhase::Answer] {
             stats.set_phase(phase, 0);
             assert!(!at_rest(start + Duration::from_secs(3600)), "{phase:?}");
         }
-        stats.set_phase(Phase::Idle, 1);
+        stats.set_phase(HttpPhase::Idle, 1);
         assert!(at_rest(start));
-        stats.set_phase(Phase::Unknown, 0);
+        stats.set_phase(HttpPhase::Unknown, 0);
         assert!(!at_rest(start), "silence decides again");
     }
 

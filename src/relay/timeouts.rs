@@ -24,12 +24,12 @@ const STALL_CONFIRM: Duration = Duration::from_secs(1);
 pub(super) struct Timeouts {
     pub(super) timer: Timer,
     armed: Wants,
-    sample: Sample,
+    sample: ProgressSample,
 }
 
 /// A limit that has been reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reached {
+pub(super) enum ReachedLimit {
     Idle,
     HalfOpen,
 }
@@ -44,7 +44,7 @@ struct Wants {
 
 /// The progress watchdog's last sample: bytes moved by direction.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sample {
+struct ProgressSample {
     at: Moment,
     bytes: [u64; 2],
     /// How long after `at` the next look is.
@@ -70,12 +70,12 @@ impl Timeouts {
         limits: &Limits,
         directions: [(&mut HalfDuplex, &mut SideIo<'_>); 2],
         ctx: &mut PollContext<'_>,
-    ) -> Option<Reached> {
+    ) -> Option<ReachedLimit> {
         let now = ctx.now();
         let (limit, reached) = if silence.is_half_open {
-            (limits.half_open_timeout, Reached::HalfOpen)
+            (limits.half_open_timeout, ReachedLimit::HalfOpen)
         } else {
-            (limits.idle_timeout, Reached::Idle)
+            (limits.idle_timeout, ReachedLimit::Idle)
         };
         if limit.is_some_and(|limit| now.since(silence.since) >= limit) {
             return Some(reached);
@@ -108,7 +108,7 @@ impl Timeouts {
                 continue;
             }
             if !doubted {
-                self.sample = Sample {
+                self.sample = ProgressSample {
                     at: now,
                     patience: STALL_CONFIRM,
                     in_doubt: true,
@@ -162,7 +162,7 @@ impl Timeouts {
         }
         if new.progress {
             let bytes = Direction::BOTH.map(|direction| ctx.stats.bytes(direction));
-            self.sample = Sample {
+            self.sample = ProgressSample {
                 at: now,
                 bytes,
                 patience: STALL,

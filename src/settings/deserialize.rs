@@ -13,7 +13,7 @@ use serde::forward_to_deserialize_any;
 pub(super) use diagnose::diagnose;
 pub(super) use error::{Error, What};
 
-use super::node::{Entry, KeyPath, Node, PathStep, Value};
+use super::node::{KeyPath, Node, PathStep, TableEntry, Value};
 
 mod diagnose;
 mod error;
@@ -284,8 +284,8 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'de> {
 
 struct Entries<'a> {
     reader: NodeDeserializer<'a>,
-    left: std::vec::IntoIter<(&'a String, &'a Entry)>,
-    value: Option<(&'a String, &'a Entry)>,
+    left: std::vec::IntoIter<(&'a String, &'a TableEntry)>,
+    value: Option<(&'a String, &'a TableEntry)>,
 }
 
 impl<'a> de::MapAccess<'a> for Entries<'a> {

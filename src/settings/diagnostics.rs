@@ -10,7 +10,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet, normali
 use super::node::Origin;
 use super::source_file::SourceFile;
 
-/// More would not be read.
+/// Problems shown at most.
 const MAX_PROBLEMS: usize = 50;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::Diagnostic;
-use super::node::{Entry, Node, Origin, Table, Value};
+use super::node::{Node, Origin, Table, TableEntry, Value};
 use super::source_file::SourceFile;
 use crate::sandbox;
 
@@ -158,7 +158,7 @@ fn entries(table: DeTable<'_>) -> Table {
         let key_origin = Origin::File(key.span());
         (
             key.into_inner().into_owned(),
-            Entry {
+            TableEntry {
                 key: key_origin,
                 node: item(value),
             },

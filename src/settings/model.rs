@@ -29,7 +29,7 @@ use super::byte_size::ByteSize;
 pub struct Settings {
     /// Version of the file format; 1 is the only one.
     pub schema: u32,
-    /// Other defaults for another origin to run in.
+    /// Other defaults for another environment.
     pub profile: Profile,
     /// At least one.
     #[serde(rename = "listener")]
@@ -172,12 +172,12 @@ impl Default for FaultsSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct ReadinessSettings {
     /// What `/readyz` requires of upstreams.
-    pub upstream: Readiness,
+    pub upstream: ReadinessRule,
 }
 
 /// What `/readyz` requires of upstreams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Readiness {
+pub enum ReadinessRule {
     #[default]
     None,
     /// One healthy address.
@@ -325,16 +325,16 @@ impl From<ZoneSetting> for String {
 
 // === impl Readiness ===
 
-impl std::str::FromStr for Readiness {
+impl std::str::FromStr for ReadinessRule {
     type Err = String;
 
     /// Also what `/readyz?upstream=` takes.
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "none" => Ok(Readiness::None),
-            "any" => Ok(Readiness::Any),
-            "all" => Ok(Readiness::All),
-            _ => text.parse().map(Readiness::AtLeast).map_err(|_| {
+            "none" => Ok(ReadinessRule::None),
+            "any" => Ok(ReadinessRule::Any),
+            "all" => Ok(ReadinessRule::All),
+            _ => text.parse().map(ReadinessRule::AtLeast).map_err(|_| {
                 format!(
                     "expected none, any, all or a number of addresses, found the text `{}`",
                     text.escape_debug()
@@ -344,42 +344,42 @@ impl std::str::FromStr for Readiness {
     }
 }
 
-impl Serialize for Readiness {
+impl Serialize for ReadinessRule {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Readiness::None => serializer.serialize_str("none"),
-            Readiness::Any => serializer.serialize_str("any"),
-            Readiness::All => serializer.serialize_str("all"),
-            Readiness::AtLeast(number) => serializer.serialize_u64(*number as u64),
+            ReadinessRule::None => serializer.serialize_str("none"),
+            ReadinessRule::Any => serializer.serialize_str("any"),
+            ReadinessRule::All => serializer.serialize_str("all"),
+            ReadinessRule::AtLeast(number) => serializer.serialize_u64(*number as u64),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Readiness {
+impl<'de> Deserialize<'de> for ReadinessRule {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reads;
         impl serde::de::Visitor<'_> for Reads {
-            type Value = Readiness;
+            type Value = ReadinessRule;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("\"none\", \"any\", \"all\" or a number of addresses")
             }
 
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Readiness, E> {
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ReadinessRule, E> {
                 text.parse().map_err(E::custom)
             }
 
-            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Readiness, E> {
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<ReadinessRule, E> {
                 let words = serde::de::Unexpected::Unsigned(number);
                 usize::try_from(number)
-                    .map(Readiness::AtLeast)
+                    .map(ReadinessRule::AtLeast)
                     .map_err(|_| E::invalid_value(words, &self))
             }
 
-            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Readiness, E> {
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<ReadinessRule, E> {
                 let words = serde::de::Unexpected::Signed(number);
                 usize::try_from(number)
-                    .map(Readiness::AtLeast)
+                    .map(ReadinessRule::AtLeast)
                     .map_err(|_| E::invalid_value(words, &self))
             }
         }

@@ -45,11 +45,11 @@ pub(super) enum Value {
 }
 
 /// The entries of a table.
-pub(super) type Table = BTreeMap<String, Entry>;
+pub(super) type Table = BTreeMap<String, TableEntry>;
 
 /// One `key = value`.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct TableEntry {
     /// Origin of the key itself.
     pub key: Origin,
     pub node: Node,
@@ -141,7 +141,7 @@ impl Node {
             None => {
                 table.insert(
                     key.to_owned(),
-                    Entry {
+                    TableEntry {
                         key: key_origin,
                         node,
                     },
@@ -149,7 +149,7 @@ impl Node {
             }
             Some(rest) => table
                 .entry(key.to_owned())
-                .or_insert_with(|| Entry {
+                .or_insert_with(|| TableEntry {
                     key: key_origin,
                     node: Node::table(Origin::Default),
                 })

@@ -1,4 +1,4 @@
-//! Profiles: other defaults for another origin to run in. One table.
+//! Profiles: other defaults for another environment. One table.
 
 use super::node::{Node, Origin};
 

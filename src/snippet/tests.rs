@@ -39,7 +39,7 @@ fn to(endpoints: Vec<EndpointSpec>) -> ResolvedTarget {
     }
 }
 
-fn expected(kind: Kind) -> PathBuf {
+fn expected(kind: SnippetKind) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/snippets");
     folder.join(format!("{kind}.expected"))
 }
@@ -48,7 +48,7 @@ fn expected(kind: Kind) -> PathBuf {
 fn documents_are_as_expected() {
     let bless = std::env::var_os("ENTRYWAY_BLESS").is_some_and(|value| value == "1");
     let mut wrong = Vec::new();
-    for kind in Kind::ALL {
+    for kind in SnippetKind::ALL {
         let text = render(kind, &peered());
         assert!(text.ends_with('\n') && !text.ends_with("\n\n"), "{kind}");
         if bless {
@@ -67,17 +67,17 @@ fn documents_are_as_expected() {
 fn without_a_target_the_files_under_config_are_printed() {
     let input = SnippetInput::default();
     for (kind, file) in [
-        (Kind::Systemd, SERVICE),
-        (Kind::K8s, KUBERNETES),
-        (Kind::Ecs, ECS),
-        (Kind::Compose, COMPOSE),
+        (SnippetKind::Systemd, SERVICE),
+        (SnippetKind::K8s, KUBERNETES),
+        (SnippetKind::Ecs, ECS),
+        (SnippetKind::Compose, COMPOSE),
     ] {
         assert_eq!(render(kind, &input), file);
     }
-    let edn = render(Kind::Edn, &input);
+    let edn = render(SnippetKind::Edn, &input);
     assert!(edn.contains(":system      \"SYSTEM\" ; put yours"), "{edn}");
-    assert!(!render(Kind::Cloudformation, &input).contains("SYSTEM"));
-    assert!(!render(Kind::Terraform, &input).contains("SYSTEM"));
+    assert!(!render(SnippetKind::Cloudformation, &input).contains("SYSTEM"));
+    assert!(!render(SnippetKind::Terraform, &input).contains("SYSTEM"));
 }
 
 #[test]
@@ -109,10 +109,10 @@ fn settings_reach_every_deployment() {
     ];
     assert_eq!(input.args(), args);
     for (kind, stop) in [
-        (Kind::Systemd, "TimeoutStopSec=70"),
-        (Kind::K8s, "terminationGracePeriodSeconds: 95"),
-        (Kind::Ecs, "\"stopTimeout\": 70"),
-        (Kind::Compose, "stop_grace_period: 70s"),
+        (SnippetKind::Systemd, "TimeoutStopSec=70"),
+        (SnippetKind::K8s, "terminationGracePeriodSeconds: 95"),
+        (SnippetKind::Ecs, "\"stopTimeout\": 70"),
+        (SnippetKind::Compose, "stop_grace_period: 70s"),
     ] {
         let text = render(kind, &input);
         assert!(args.iter().all(|arg| text.contains(arg)), "{text}");
@@ -121,7 +121,7 @@ fn settings_reach_every_deployment() {
             !text.contains(SAMPLE) && !text.contains("localhost:8182"),
             "{text}"
         );
-        if kind != Kind::Systemd {
+        if kind != SnippetKind::Systemd {
             assert!(text.contains("registry.example/entryway:1"), "{text}");
             assert!(
                 text.contains("\"healthcheck\", \"--admin=127.0.0.1:9001\""),
@@ -129,14 +129,14 @@ fn settings_reach_every_deployment() {
             );
         }
     }
-    assert!(render(Kind::Prometheus, &input).contains("127.0.0.1:9001"));
+    assert!(render(SnippetKind::Prometheus, &input).contains("127.0.0.1:9001"));
     assert_eq!(input.url(), "http://localhost:9000");
 }
 
 #[test]
 fn what_is_missing_is_marked_and_said() {
     let input = SnippetInput::default();
-    for kind in [Kind::K8s, Kind::Ecs, Kind::Compose] {
+    for kind in [SnippetKind::K8s, SnippetKind::Ecs, SnippetKind::Compose] {
         let text = render(kind, &input);
         assert!(
             text.contains("--vpce=REPLACE-WITH-YOUR-ENDPOINT-NAME"),
@@ -151,9 +151,9 @@ fn what_is_missing_is_marked_and_said() {
         let missing = super::missing(kind, &peered()).unwrap();
         assert!(!missing.contains("target"), "{missing}");
     }
-    assert!(missing(Kind::Systemd, &input).is_some());
-    assert_eq!(missing(Kind::Systemd, &peered()), None);
-    assert_eq!(missing(Kind::Alerts, &input), None);
+    assert!(missing(SnippetKind::Systemd, &input).is_some());
+    assert_eq!(missing(SnippetKind::Systemd, &peered()), None);
+    assert_eq!(missing(SnippetKind::Alerts, &input), None);
 }
 
 #[test]
@@ -162,12 +162,12 @@ fn a_unit_starts_with_the_file() {
         config: Some("/etc/entry way/50%.toml".to_owned()),
         ..peered()
     };
-    let unit = render(Kind::Systemd, &input);
+    let unit = render(SnippetKind::Systemd, &input);
     assert!(
         unit.contains("run \"--config=/etc/entry way/50%%.toml\"\n"),
         "{unit}"
     );
-    assert!(render(Kind::K8s, &input).contains("--peering"));
+    assert!(render(SnippetKind::K8s, &input).contains("--peering"));
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn a_regional_name_brings_its_zones_along() {
 #[test]
 fn a_client_map_is_one_that_we_read() {
     let input = peered();
-    let map = edn::read_client_map(&render(Kind::Edn, &input), None).unwrap();
+    let map = edn::read_client_map(&render(SnippetKind::Edn, &input), None).unwrap();
     let text = |text: &str| Some(Ok(text.to_owned()));
     assert_eq!(map.endpoint, text("http://localhost:8182"));
     assert_eq!(map.query_group, text("analytics"));
@@ -204,7 +204,7 @@ fn a_client_map_is_one_that_we_read() {
 /// Rules and dashboard speak only of metrics that exist, and of labels they have.
 #[test]
 fn metrics_in_the_texts_exist() {
-    for kind in [Kind::Alerts, Kind::Grafana] {
+    for kind in [SnippetKind::Alerts, SnippetKind::Grafana] {
         let text = render(kind, &peered());
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let names = text.split(|c| !word(c)).filter(|name| {
@@ -225,14 +225,14 @@ fn metrics_in_the_texts_exist() {
 
 #[test]
 fn a_catalog_holds_the_client_map_on_one_line() {
-    let text = render(Kind::Trino, &peered());
+    let text = render(SnippetKind::Trino, &peered());
     let config = text
         .lines()
         .find_map(|line| line.strip_prefix("datomic.client.config="));
     let map = edn::read_client_map(config.unwrap(), None).unwrap();
     assert_eq!(map.query_group, Some(Ok("analytics".to_owned())));
     assert_eq!(map.endpoint, Some(Ok("http://localhost:8182".to_owned())));
-    let unnamed = render(Kind::Trino, &SnippetInput::default());
+    let unnamed = render(SnippetKind::Trino, &SnippetInput::default());
     let config = unnamed.lines().last().unwrap();
     assert!(
         config.contains(":system      \"SYSTEM\"") && !config.contains(';'),
@@ -243,8 +243,8 @@ fn a_catalog_holds_the_client_map_on_one_line() {
 /// The component is cut out of the Deployment: the same container and volume, deeper by one patch.
 #[test]
 fn a_component_holds_the_deployments_sidecar() {
-    let deployment = render(Kind::K8s, &peered());
-    let component = render(Kind::Kustomize, &peered());
+    let deployment = render(SnippetKind::K8s, &peered());
+    let component = render(SnippetKind::Kustomize, &peered());
     assert!(component.contains("kind: Component"));
     let container = deployment.split("      initContainers:\n").nth(1).unwrap();
     let container = container.split("      containers:\n").next().unwrap();
@@ -259,20 +259,24 @@ fn a_component_holds_the_deployments_sidecar() {
 
 #[test]
 fn json_is_json() {
-    for kind in [Kind::Ecs, Kind::Grafana, Kind::Cloudwatch] {
+    for kind in [
+        SnippetKind::Ecs,
+        SnippetKind::Grafana,
+        SnippetKind::Cloudwatch,
+    ] {
         let _: serde_json::Value = serde_json::from_str(&render(kind, &peered())).unwrap();
     }
 }
 
 #[test]
 fn kinds_are_read_by_name() {
-    for kind in Kind::ALL {
+    for kind in SnippetKind::ALL {
         assert_eq!(kind.as_str().parse(), Ok(kind));
         assert!(!kind.about().is_empty());
     }
     assert!(
         "helm"
-            .parse::<Kind>()
+            .parse::<SnippetKind>()
             .unwrap_err()
             .to_string()
             .contains("cloudformation")

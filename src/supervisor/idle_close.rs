@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::connection::Entry;
 use crate::events::Reason;
-use crate::relay::{Command, ConnStats, Phase};
+use crate::relay::{ConnStats, ConnectionCommand, HttpPhase};
 use crate::types::Direction;
 use crate::upstream::constants;
 use crate::upstream::input::Intent;
@@ -73,11 +73,18 @@ impl<'a> Pair<'a> {
     }
 
     /// The command that closes this pair at rest; where framing shows it to be busy, as soon as it is.
-    pub(super) fn close(&self, reason: Reason, now: Moment, quiet: Duration) -> Option<Command> {
-        (self.stats.is_framed() || self.at_rest(now, quiet)).then(|| Command::CloseAtRest {
-            reason,
-            quiet,
-            until: now + COMMAND_STANDS,
+    pub(super) fn close(
+        &self,
+        reason: Reason,
+        now: Moment,
+        quiet: Duration,
+    ) -> Option<ConnectionCommand> {
+        (self.stats.is_framed() || self.at_rest(now, quiet)).then(|| {
+            ConnectionCommand::CloseAtRest {
+                reason,
+                quiet,
+                until: now + COMMAND_STANDS,
+            }
         })
     }
 
@@ -150,7 +157,7 @@ impl IdleCloser {
         snapshot: &Snapshot,
         rules: CloseRules,
         now: Moment,
-    ) -> Option<Command> {
+    ) -> Option<ConnectionCommand> {
         if let Some((_, view)) = found
             && rules.on_down == OnDown::CutSilent
             && let Some(order) = silent(pair, view, snapshot, now)
@@ -201,7 +208,7 @@ fn silent(
     view: &AddressView,
     snapshot: &Snapshot,
     now: Moment,
-) -> Option<Command> {
+) -> Option<ConnectionCommand> {
     let probed = view.down_by_silence?;
     if now.since(probed) < constants::CUT_SILENT || !snapshot.other_up(view.address.socket) {
         return None;
@@ -211,10 +218,10 @@ fn silent(
         return pair.close(Reason::EndpointSilent, now, QUIET);
     }
     let waits = match stats.phase() {
-        Some(Phase::Request | Phase::Waiting) => true,
-        Some(Phase::Idle | Phase::Answer) => false,
+        Some(HttpPhase::Request | HttpPhase::Waiting) => true,
+        Some(HttpPhase::Idle | HttpPhase::Answer) => false,
         // A byte that has not left its buffer waits as well: the upstream does not even take it.
-        Some(Phase::Unknown) | None => match stats.last_direction() {
+        Some(HttpPhase::Unknown) | None => match stats.last_direction() {
             Some(direction) => direction == Direction::Upload,
             None => stats.pending() > 0,
         },
@@ -222,7 +229,7 @@ fn silent(
     let heard = stats.last_download().is_some_and(|heard| heard >= probed);
     // One that connected after that probe has not been answered by the silence we know of.
     let older = pair.since < probed || now.since(pair.since) >= constants::CUT_SILENT;
-    (waits && !heard && older).then_some(Command::Cut(Reason::EndpointSilent))
+    (waits && !heard && older).then_some(ConnectionCommand::Cut(Reason::EndpointSilent))
 }
 
 /// Up to a tenth later, by connection: pairs that were opened together are not closed together.

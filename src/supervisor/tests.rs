@@ -52,15 +52,20 @@ async fn waiting() -> (Rig, tokio::net::TcpStream, Snapshot) {
 }
 
 /// Why this is a command to close at rest, if it is one.
-fn closes(command: Option<Command>) -> Option<Reason> {
+fn closes(command: Option<ConnectionCommand>) -> Option<Reason> {
     match command? {
-        Command::CloseAtRest { reason, .. } => Some(reason),
-        Command::Cut(_) => None,
+        ConnectionCommand::CloseAtRest { reason, .. } => Some(reason),
+        ConnectionCommand::Cut(_) => None,
     }
 }
 
 /// What is done about the only pair, `later` from now.
-fn evaluate(rig: &Rig, snapshot: &Snapshot, rules: CloseRules, later: Duration) -> Option<Command> {
+fn evaluate(
+    rig: &Rig,
+    snapshot: &Snapshot,
+    rules: CloseRules,
+    later: Duration,
+) -> Option<ConnectionCommand> {
     let now = clock::now() + later;
     let mut rest = IdleCloser::default();
     rest.begin_pass(snapshot, now);
@@ -164,7 +169,7 @@ async fn silence_cuts_who_waits_and_spares_who_is_answered() {
             view.state = HealthState::Down;
             view.down_by_silence = Some(clock::now());
             assert_eq!(evaluate(&rig, &snapshot, rules, secs(4)), None, "5 s first");
-            let cut = Some(Command::Cut(Reason::EndpointSilent));
+            let cut = Some(ConnectionCommand::Cut(Reason::EndpointSilent));
             assert_eq!(evaluate(&rig, &snapshot, rules, secs(6)), cut);
             let kept = CloseRules {
                 on_down: OnDown::Keep,

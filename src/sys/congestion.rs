@@ -1,7 +1,7 @@
 //! Congestion control on loopback legs.
 //!
 //! Where the system's choice is bbr, every stream inside the machine is paced by timers, and bulk is a third slower
-//! for nothing: a loopback leg has no loss and no queue to control (reference: data path, item 8). Legs that leave
+//! for nothing: a loopback leg has no loss and no queue to control (benches/README.md, "the loopback rule"). Legs that leave
 //! the machine keep the system's choice.
 
 use std::net::IpAddr;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-pub use budget::{Budget, LARGE, PipeLimits, Refused};
+pub use budget::{LARGE, NoPipe, PipeBudget, PipeLimits};
 
 mod budget;
 
@@ -34,7 +34,7 @@ pub struct Pipe {
     size: usize,
     /// Bytes inside. May exceed `size`: merged segments take one slot each, whatever their length.
     pending: usize,
-    budget: Arc<Budget>,
+    budget: Arc<PipeBudget>,
 }
 
 /// Empty pipes of one thread, kept for the next who needs one. Needs no lock.
@@ -48,9 +48,9 @@ pub struct PipePool {
 
 impl Pipe {
     /// A new pipe of at least this size.
-    fn open(size: usize, budget: &Arc<Budget>) -> Result<Self, Refused> {
+    fn open(size: usize, budget: &Arc<PipeBudget>) -> Result<Self, NoPipe> {
         if !budget.enter(size) {
-            return Err(Refused::Budget);
+            return Err(NoPipe::Budget);
         }
         match open_fds(size) {
             Ok((read, write, granted)) if granted >= size => {
@@ -66,11 +66,11 @@ impl Pipe {
             }
             Ok(_) => {
                 budget.leave(size);
-                Err(Refused::Small)
+                Err(NoPipe::Small)
             }
             Err(error) => {
                 budget.leave(size);
-                Err(Refused::of(&error))
+                Err(NoPipe::of(&error))
             }
         }
     }
@@ -119,7 +119,7 @@ impl PipePool {
     const KEEP_LARGE: usize = 4;
 
     /// An empty pipe of this size: a kept one, else a new one if the budget has room.
-    pub fn take(&mut self, size: usize, budget: &Arc<Budget>) -> Result<Pipe, Refused> {
+    pub fn take(&mut self, size: usize, budget: &Arc<PipeBudget>) -> Result<Pipe, NoPipe> {
         let kept = if size >= LARGE {
             &mut self.large
         } else {
@@ -237,8 +237,8 @@ mod tests {
         (near, listener.accept().unwrap().0)
     }
 
-    fn budget(pipes: usize, large: usize, pages: usize) -> Arc<Budget> {
-        Arc::new(Budget::new(PipeLimits {
+    fn budget(pipes: usize, large: usize, pages: usize) -> Arc<PipeBudget> {
+        Arc::new(PipeBudget::new(PipeLimits {
             pages,
             large,
             pipes,
@@ -252,12 +252,12 @@ mod tests {
         let first = pool.take(65536, &tight).unwrap();
         let large = pool.take(LARGE, &tight).unwrap();
         assert!(large.is_large() && !first.is_large());
-        assert_eq!(pool.take(65536, &tight).unwrap_err(), Refused::Budget);
+        assert_eq!(pool.take(65536, &tight).unwrap_err(), NoPipe::Budget);
         assert_eq!(tight.in_use(), 2);
         drop(first);
         assert_eq!(
             pool.take(LARGE, &tight).unwrap_err(),
-            Refused::Budget,
+            NoPipe::Budget,
             "one large is the limit"
         );
         pool.give(large);
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!((tight.in_use(), tight.existing()), (0, 0));
         assert_eq!(
             pool.take(65536, &budget(9, 0, 8)).unwrap_err(),
-            Refused::Budget,
+            NoPipe::Budget,
             "16 pages do not fit in 8"
         );
     }

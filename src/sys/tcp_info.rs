@@ -1,4 +1,5 @@
-//! What the kernel knows about a socket: unsent and unread bytes, TCP_INFO. The only `unsafe` code of the crate.
+//! What the kernel knows about a socket: unsent and unread bytes, TCP_INFO. One of two files with `unsafe` code; the other
+//! is `sys/process.rs`.
 #![allow(unsafe_code)]
 
 use std::io;

@@ -29,7 +29,7 @@ pub struct ServerTls {
 
 /// The set in use, and the files it comes from.
 #[derive(Debug)]
-pub struct Reloader {
+pub struct CertificateReloader {
     files: ServerFiles,
     current: ArcSwap<ServerTls>,
     /// What the files looked like when they were last read, successfully or not.
@@ -94,7 +94,7 @@ impl ServerTls {
 
 // === impl Reloader ===
 
-impl Reloader {
+impl CertificateReloader {
     pub fn new(files: ServerFiles) -> Result<Self, Error> {
         // Looked at before reading: a change while they are read is seen as one.
         let seen = stamps(&files);

@@ -11,9 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Action, Data, KeyOutcome, Look, View};
-use crate::admin::api_types::{Connections, Endpoints, Status};
-use crate::http::client::{self, Bounds, Target};
+use super::{Action, KeyOutcome, Look, TopData, View};
+use crate::admin::api_types::{ConnectionsJson, Endpoints, StatusJson};
+use crate::http::client::{self, Bounds, HttpTarget};
 use crate::http::query::encode;
 
 const READ_EVERY: Duration = Duration::from_secs(1);
@@ -24,14 +24,14 @@ const BOUNDS: Bounds = Bounds {
     body: 64 << 20,
 };
 
-enum Input {
+enum TerminalInput {
     Key(KeyEvent),
     Resize,
     Closed,
 }
 
 /// Shows the instance until q or Ctrl-C. Fails where standard output is not a terminal.
-pub async fn run(instance: Target, control: Option<PathBuf>) -> io::Result<()> {
+pub async fn run(instance: HttpTarget, control: Option<PathBuf>) -> io::Result<()> {
     let mut terminal = ratatui::try_init()?;
     let outcome = show(&mut terminal, instance, control).await;
     ratatui::restore();
@@ -40,7 +40,7 @@ pub async fn run(instance: Target, control: Option<PathBuf>) -> io::Result<()> {
 
 async fn show(
     terminal: &mut DefaultTerminal,
-    instance: Target,
+    instance: HttpTarget,
     control: Option<PathBuf>,
 ) -> io::Result<()> {
     let mut view = View::new(instance.to_string(), look());
@@ -54,7 +54,7 @@ async fn show(
         tokio::select! {
             _ = terminated.recv() => break,
             input = keys.recv() => match input {
-                Some(Input::Key(key)) => {
+                Some(TerminalInput::Key(key)) => {
                     changed = true;
                     // What a key does is seen at once.
                     draw_at = Instant::now();
@@ -68,12 +68,12 @@ async fn show(
                         }
                     }
                 }
-                Some(Input::Resize) => {
+                Some(TerminalInput::Resize) => {
                     changed = true;
                     draw_at = Instant::now();
                 }
                 // The terminal is gone.
-                Some(Input::Closed) | None => break,
+                Some(TerminalInput::Closed) | None => break,
             },
             Some(line) = lines.recv() => {
                 view.event(&line);
@@ -99,17 +99,17 @@ async fn show(
 }
 
 /// A thread of its own: reading a terminal blocks. It ends with the process, or with its receiver at the next key.
-fn read_keys() -> mpsc::Receiver<Input> {
+fn read_keys() -> mpsc::Receiver<TerminalInput> {
     let (sender, receiver) = mpsc::channel(16);
     std::thread::spawn(move || {
         loop {
             let input = match event::read() {
-                Ok(Event::Key(key)) => Input::Key(key),
-                Ok(Event::Resize(..)) => Input::Resize,
+                Ok(Event::Key(key)) => TerminalInput::Key(key),
+                Ok(Event::Resize(..)) => TerminalInput::Resize,
                 Ok(_) => continue,
-                Err(_) => Input::Closed,
+                Err(_) => TerminalInput::Closed,
             };
-            let over = matches!(input, Input::Closed);
+            let over = matches!(input, TerminalInput::Closed);
             if sender.blocking_send(input).is_err() || over {
                 return;
             }
@@ -119,7 +119,7 @@ fn read_keys() -> mpsc::Receiver<Input> {
 }
 
 /// Follows `/v1/events`, again after each end: the instance may restart.
-async fn follow(instance: Target, lines: mpsc::Sender<String>) {
+async fn follow(instance: HttpTarget, lines: mpsc::Sender<String>) {
     let mut last = String::from("none");
     loop {
         let headers = [("last-event-id", last.clone())];
@@ -145,15 +145,15 @@ async fn follow(instance: Target, lines: mpsc::Sender<String>) {
     }
 }
 
-async fn read(instance: &Target) -> Result<Data, String> {
-    let status: Status = get(instance, "/v1/status").await?;
+async fn read(instance: &HttpTarget) -> Result<TopData, String> {
+    let status: StatusJson = get(instance, "/v1/status").await?;
     let endpoints: Endpoints = get(instance, "/v1/endpoints").await?;
-    let connections: Connections = get(instance, "/v1/connections").await?;
+    let connections: ConnectionsJson = get(instance, "/v1/connections").await?;
     // An older instance has no history; the rest is shown all the same.
     let history = get(instance, "/v1/history?minutes=60")
         .await
         .unwrap_or_default();
-    Ok(Data {
+    Ok(TopData {
         status,
         endpoints: endpoints.endpoints,
         connections: connections.connections,
@@ -161,7 +161,7 @@ async fn read(instance: &Target) -> Result<Data, String> {
     })
 }
 
-async fn get<T: DeserializeOwned>(instance: &Target, path: &str) -> Result<T, String> {
+async fn get<T: DeserializeOwned>(instance: &HttpTarget, path: &str) -> Result<T, String> {
     let answer = client::get(instance, path, BOUNDS)
         .await
         .map_err(|error| error.to_string())?;
@@ -189,7 +189,7 @@ async fn change(control: Option<PathBuf>, action: &Action) -> String {
         ),
         Action::Close(id) => format!("/v1/connections/{id}/close"),
     };
-    match client::post(&Target::Unix(socket), &path, &[], BOUNDS).await {
+    match client::post(&HttpTarget::Unix(socket), &path, &[], BOUNDS).await {
         Ok(answer) if answer.status.is_success() => "done".to_owned(),
         Ok(answer) => format!("refused ({}): {}", answer.status, answer.text()),
         Err(error) => format!("not done: {error}"),

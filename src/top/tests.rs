@@ -2,15 +2,15 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::*;
-use crate::admin::api_types::{Address, Bytes, HistorySeries, Listener};
+use crate::admin::api_types::{AddressJson, BytesJson, HistorySeries, ListenerJson};
 
 const PLAIN: Look = Look {
     colour: false,
     unicode: false,
 };
 
-fn data() -> Data {
-    let endpoint = |name: &str, state: &str, active| Endpoint {
+fn data() -> TopData {
+    let endpoint = |name: &str, state: &str, active| EndpointJson {
         upstream: "default".to_owned(),
         name: name.to_owned(),
         zone: Some(name.to_owned()),
@@ -18,38 +18,38 @@ fn data() -> Data {
         intent: "ready".to_owned(),
         active,
         connections: 3,
-        addresses: vec![Address {
+        addresses: vec![AddressJson {
             address: "10.0.0.1:8182".to_owned(),
             state: state.to_owned(),
             reason: if state == "up" { "" } else { "refused" }.to_owned(),
             connect_ms: Some(0.4),
-            ..Address::default()
+            ..AddressJson::default()
         }],
-        ..Endpoint::default()
+        ..EndpointJson::default()
     };
-    let connection = |id, client: &str, age_s, upload| Connection {
+    let connection = |id, client: &str, age_s, upload| ConnectionJson {
         id,
         client: client.to_owned(),
         endpoint: Some("us-east-1a".to_owned()),
         age_s,
-        bytes: Bytes {
+        bytes: BytesJson {
             upload,
             download: 1,
         },
-        ..Connection::default()
+        ..ConnectionJson::default()
     };
-    Data {
-        status: Status {
+    TopData {
+        status: StatusJson {
             version: "1.2.3".to_owned(),
             ready: true,
             uptime_s: 61.0,
             control_socket: Some("/run/entryway.sock".to_owned()),
-            listeners: vec![Listener {
+            listeners: vec![ListenerJson {
                 connections: 2,
                 parked: 1,
-                ..Listener::default()
+                ..ListenerJson::default()
             }],
-            ..Status::default()
+            ..StatusJson::default()
         },
         endpoints: vec![
             endpoint("us-east-1a", "up", true),

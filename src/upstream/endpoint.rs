@@ -31,7 +31,7 @@ pub enum Role {
     PeeredOld,
 }
 
-/// What a recipe asks the upstream to keep: one endpoint, before DNS.
+/// What a target asks the upstream to keep: one endpoint, before DNS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSpec {
     /// Its name, unique within the upstream.
@@ -67,7 +67,7 @@ pub struct HopTarget {
 pub struct Endpoint {
     /// The upstream it belongs to.
     pub upstream: UpstreamName,
-    /// What the recipe said.
+    /// What the target says.
     pub spec: EndpointSpec,
 }
 
@@ -80,7 +80,7 @@ pub struct Address {
     pub target: Option<HopTarget>,
     /// Connect times of successful dials and probes (the stagger is 3 × their p99).
     pub connects: DurationWindow,
-    /// First-answer times of requests in traffic (suspicion by silence is 4 × their median). Shared with the tally
+    /// First-answer times of requests in traffic (suspicion by silence is 4 × their median). Shared with the statistics
     /// of every connection to this address.
     pub answers: Arc<DurationWindow>,
     /// Times of successful probes, for the history.
@@ -94,7 +94,7 @@ pub struct Address {
     dialled: AtomicU64,
 }
 
-/// One index to go, best first in an order.
+/// One address to try, with its endpoint.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub endpoint: Arc<Endpoint>,
@@ -269,7 +269,7 @@ impl EndpointSpec {
 // === impl Candidate ===
 
 impl PartialEq for Candidate {
-    /// The same index: the same endpoint and the same IP:port.
+    /// The same candidate: the same endpoint and the same IP:port.
     fn eq(&self, other: &Self) -> bool {
         self.endpoint.spec.name == other.endpoint.spec.name
             && self.address.socket == other.address.socket

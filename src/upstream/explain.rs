@@ -31,7 +31,7 @@ pub struct Explained {
     /// The endpoint's zone.
     pub zone: Option<Zone>,
     pub address: String,
-    /// Its index, from 1; `None`: never offered.
+    /// Its rank, from 1; `None`: never offered.
     pub rank: Option<usize>,
     /// What decided, most important first.
     pub reasons: Vec<String>,
@@ -156,8 +156,8 @@ impl Snapshot {
             (2, _, _) => "peered name".to_owned(),
             (0, Some(zone), Some(_)) => format!("own zone {zone}"),
             (_, Some(zone), Some(own)) => format!("other zone {zone} (own zone {own})"),
-            (0, _, _) => "near (own zone not address_state: by connect time)".to_owned(),
-            _ => "farther (own zone not address_state: by connect time)".to_owned(),
+            (0, _, _) => "near (own zone not known: ranked by connect time)".to_owned(),
+            _ => "farther (own zone not known: ranked by connect time)".to_owned(),
         }
     }
 
@@ -218,7 +218,7 @@ impl WhatIf {
         match text.split_once('=') {
             Some(("zone-down", zone)) if !zone.is_empty() => Ok(WhatIf::ZoneDown(Zone::new(zone))),
             _ => Err(format!(
-                "`{}` is no question; ask zone-down=ZONE",
+                "`{}` is not understood; use zone-down=ZONE",
                 text.escape_debug()
             )),
         }

@@ -18,7 +18,7 @@ pub struct LatencyRanking {
 // === impl LatencyRanking ===
 
 impl LatencyRanking {
-    /// An address's index; those never looked at come last.
+    /// An address's rank; those never looked at come last.
     pub fn rank(&self, socket: SocketAddr) -> usize {
         self.order
             .iter()
@@ -48,7 +48,7 @@ impl LatencyRanking {
         }
         let mut order = Vec::with_capacity(left.len());
         while !left.is_empty() {
-            // The one that stood first keeps its index unless the fastest of the rest is clearly nearer.
+            // The one that stood first keeps its rank unless the fastest of the rest is clearly nearer.
             let fastest = (0..left.len())
                 .filter_map(|index| Some((median(&left[index])?, index)))
                 .min();

@@ -97,7 +97,7 @@ impl Membership {
 }
 
 /// What the merge asks about addresses.
-pub trait Known {
+pub trait KnownAddresses {
     /// Whether an address is down, so that one that was never tried may take its place.
     fn is_down(&self, socket: SocketAddr) -> bool;
     /// Whether an address was never tried.
@@ -112,7 +112,7 @@ pub fn merge(
     now: Moment,
     probes: bool,
     is_complete: bool,
-    known: &impl Known,
+    known: &impl KnownAddresses,
 ) -> Merged {
     let mut merged = Merged::default();
     for member in members.iter_mut() {

@@ -225,7 +225,7 @@ fn health_warnings(health: &HealthSettings, failback: &FailbackSettings) -> Vec<
     if !health.probes() {
         say(
             true,
-            "health.kind off: only dials are verdict; a frozen endpoint, or one of another system, is not noticed",
+            "health.kind off: only failed connects are noticed; a frozen endpoint, or one of another system, is not noticed",
         );
         return found;
     }

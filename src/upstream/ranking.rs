@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::upstream::endpoint::Candidate;
 
-/// One address that may be used, with what decides its index.
+/// One address that may be used, with what decides its rank.
 #[derive(Clone, Debug)]
 pub(in crate::upstream) struct Ranked {
     pub(in crate::upstream) candidate: Candidate,
@@ -16,7 +16,7 @@ pub(in crate::upstream) struct Ranked {
     pub(in crate::upstream) ramp: Option<(Moment, Duration)>,
 }
 
-/// What decides an address's index, most important first.
+/// What decides an address's rank, most important first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SortKey {
     pub(in crate::upstream) drained: bool,
@@ -27,7 +27,7 @@ pub struct SortKey {
     pub(in crate::upstream) index: usize,
 }
 
-/// AddressHealth as the order sees it, best first.
+/// Health as the sort key sees it, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HealthClass {
     /// Up, or unknown in the first round.

@@ -111,7 +111,7 @@ pub struct UpstreamPolicy {
     pub health: HealthSettings,
     /// `upstream.failback.*`.
     pub failback: FailbackSettings,
-    /// Our own zone, where it is a setting (`--zone Z`); a detected one comes as a input.
+    /// Our own zone, where it is a setting (`--zone Z`); a detected one comes as an input.
     pub own_zone: Option<Zone>,
     /// What new connections do while nothing can be reached, for the log.
     pub while_unreachable: String,

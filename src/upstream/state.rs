@@ -46,7 +46,7 @@ pub struct EndpointState {
     pub left_out: usize,
 }
 
-/// Everything the upstream of one upstream knows.
+/// The state of one upstream.
 #[derive(Clone, Debug)]
 pub struct UpstreamState {
     upstream: UpstreamName,
@@ -62,8 +62,8 @@ pub struct UpstreamState {
     /// When we were late, from and to.
     stalls: VecDeque<(Moment, Moment)>,
     /// When the actor is to tick next, at the latest; a later one means that we were late.
-    beat_due: Option<Moment>,
-    /// Our own zone as it was detected, by name and by id; the setting successes.
+    tick_due: Option<Moment>,
+    /// Our own zone as it was detected, by name and by id; the setting wins.
     own_zone: Option<Zone>,
     own_zone_id: Option<Zone>,
     own_listeners: Vec<SocketAddr>,
@@ -111,7 +111,7 @@ impl UpstreamState {
             latency_ranked_at: None,
             silence: TimeoutMarkdownLimit::default(),
             stalls: VecDeque::new(),
-            beat_due: None,
+            tick_due: None,
             own_zone: None,
             own_zone_id: None,
             own_listeners,
@@ -234,7 +234,7 @@ impl UpstreamState {
 
     /// To be called whenever the actor wakes, before the inputs that wait are applied: tells whether we were late.
     pub fn check_stall(&mut self, now: Moment) -> Vec<Change> {
-        if let Some(due) = self.beat_due.replace(now + constants::TICK)
+        if let Some(due) = self.tick_due.replace(now + constants::TICK)
             && now.since(due) > constants::STALL
         {
             let late = now.since(due) + constants::TICK;
@@ -261,7 +261,7 @@ impl UpstreamState {
             let second = last.next_multiple(QUIET_TICK);
             by_itself.map_or(second, |due| due.min(second)).max(soon)
         };
-        self.beat_due = Some(due);
+        self.tick_due = Some(due);
         due
     }
 

@@ -444,7 +444,7 @@ impl Telemetry {
                     self.events,
                     WARN,
                     "dns.change",
-                    "a name has more addresses than are kept; those that are down give way",
+                    "a name has more addresses than are kept; those that are down are dropped first",
                     upstream = upstream,
                     name = name,
                     kept = *kept,

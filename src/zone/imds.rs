@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::metadata::{LARGEST, MetadataUrl, read_zone};
 use crate::addr::aws::is_zone_id;
-use crate::http::client::{self, Answer, Bounds, Error, Target};
+use crate::http::client::{self, Answer, Bounds, Error, HttpTarget};
 use crate::http::{Method, StatusCode};
 use crate::types::Zone;
 
@@ -33,7 +33,7 @@ pub(super) async fn zone(base: &MetadataUrl, end: Instant) -> Result<(Zone, Opti
 
 /// Whether there is a metadata service at all: tells a laptop from a container whose answers get lost.
 async fn connect(base: &MetadataUrl, end: Instant) -> Result<(), String> {
-    let Target::Tcp(address) = &base.target else {
+    let HttpTarget::Tcp(address) = &base.target else {
         return Ok(());
     };
     let half = Instant::now() + end.saturating_duration_since(Instant::now()) / 2;

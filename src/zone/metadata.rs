@@ -1,14 +1,14 @@
 //! What both metadata services have in common: where they are, what an answer may look like.
 
 use crate::addr::aws::region_of_zone;
-use crate::http::client::Target;
+use crate::http::client::HttpTarget;
 use crate::types::Zone;
 
 /// The base URL of a metadata service, `http://HOST[:PORT][/PATH]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetadataUrl {
     /// Whom to connect to.
-    pub(super) target: Target,
+    pub(super) target: HttpTarget,
     /// What stands before every path, without a final slash.
     pub(super) prefix: String,
 }
@@ -41,7 +41,7 @@ impl MetadataUrl {
     /// Where EC2 has it.
     pub fn imds() -> Self {
         Self {
-            target: Target::Tcp("169.254.169.254:80".to_owned()),
+            target: HttpTarget::Tcp("169.254.169.254:80".to_owned()),
             prefix: String::new(),
         }
     }
@@ -49,7 +49,7 @@ impl MetadataUrl {
     /// Where EC2 has it on IPv6.
     pub fn imds_ipv6() -> Self {
         Self {
-            target: Target::Tcp("[fd00:ec2::254]:80".to_owned()),
+            target: HttpTarget::Tcp("[fd00:ec2::254]:80".to_owned()),
             prefix: String::new(),
         }
     }
@@ -75,7 +75,7 @@ impl MetadataUrl {
             _ => ":80",
         };
         Ok(Self {
-            target: Target::Tcp(format!("{host}{port}")),
+            target: HttpTarget::Tcp(format!("{host}{port}")),
             prefix: path.trim_end_matches('/').to_owned(),
         })
     }

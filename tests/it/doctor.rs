@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
-use entryway::mock::{self, Mock, MockConfig, Mode};
+use entryway::mock::{self, Mock, MockConfig, ZoneMode};
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_entryway");
@@ -98,12 +98,12 @@ async fn warnings_are_exit_code_0_and_failures_1() {
     let (mock, flags) = zones([127, 0, 97, 1]);
     let mut args: Vec<&str> = flags.iter().map(String::as_str).collect();
     args.extend(["--listen=127.0.0.1:0", "--admin", NO_ADMIN]);
-    mock.set_mode("a", Mode::Status503).await.unwrap();
+    mock.set_mode("a", ZoneMode::Status503).await.unwrap();
     let output = doctor(&args);
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output).contains("WARN  http"), "{}", text(&output));
     for zone in ["b", "c"] {
-        mock.set_mode(zone, Mode::Refuse).await.unwrap();
+        mock.set_mode(zone, ZoneMode::Refuse).await.unwrap();
     }
     let output = doctor(&args);
     assert_eq!(output.status.code(), Some(1));
@@ -165,7 +165,7 @@ fn a_running_instance_is_examined_and_gone_through() {
         .build()
         .unwrap();
     runtime
-        .block_on(other.set_mode("a", Mode::OtherIdentity))
+        .block_on(other.set_mode("a", ZoneMode::OtherIdentity))
         .unwrap();
     let endpoint = format!("--endpoint={}", other.address("a").unwrap());
     let output = doctor(&[

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use entryway::app::Stop;
+use entryway::app::StopRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -127,7 +127,7 @@ async fn a_second_signal_ends_it_now() {
     let mut client = entryway.connect().await;
     client.write_all(b"?").await.unwrap();
     eventually("arrived", || frozen.bytes() == 1).await;
-    entryway.handles.stop(Stop::Signal);
+    entryway.handles.stop(StopRequest::Signal);
     eventually("draining", || {
         entryway.metric("entryway_draining", &[]) == 1.0
     })
@@ -162,7 +162,7 @@ async fn busy_and_half_closed_pairs_are_finished() {
     let (mut busy, mut busy_server) = stage.pair(entryway.address()).await;
     busy.write_all(b"q").await.unwrap();
     read_exactly(&mut busy_server, 1).await;
-    entryway.handles.stop(Stop::Signal);
+    entryway.handles.stop(StopRequest::Signal);
     eventually("draining", || {
         entryway.metric("entryway_draining", &[]) == 1.0
     })
@@ -205,7 +205,7 @@ async fn readiness_goes_first_and_accepting_goes_on_for_min_delay() {
     get(admin, "/readyz").await;
     get(admin, "/startupz").await;
     let began = Instant::now();
-    entryway.handles.stop(Stop::Signal);
+    entryway.handles.stop(StopRequest::Signal);
     eventually("draining", || {
         entryway.metric("entryway_draining", &[]) == 1.0
     })

@@ -321,7 +321,7 @@ async fn a_toxic_on_a_spliced_transfer_acts_and_goes_within_50_ms() {
     let id = entryway.handles.registry.oldest(1)[0].id;
     entryway.handles.registry.each(|entry| {
         assert_eq!(entry.id, id);
-        entry.commands.send(entryway::relay::Command::Cut(
+        entry.commands.send(entryway::relay::ConnectionCommand::Cut(
             entryway::events::Reason::Killed,
         ));
     });

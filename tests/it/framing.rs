@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use entryway::app::Stop;
+use entryway::app::StopRequest;
 use entryway::types::EndpointName;
 use entryway::upstream::input::{Input, Intent};
 use http_body_util::combinators::BoxBody;
@@ -143,7 +143,7 @@ async fn what_is_not_http_is_unknown_and_silence_decides() {
     read_exactly(&mut client, 3).await;
     phase_is(&entryway, "unknown").await;
     let began = Instant::now();
-    entryway.handles.stop(Stop::Signal);
+    entryway.handles.stop(StopRequest::Signal);
     assert_eq!(read_out(&mut client).await, (Vec::new(), End::Fin));
     let took = began.elapsed();
     drop(client);
@@ -174,7 +174,7 @@ async fn a_shutdown_closes_behind_the_answer_and_never_inside_it() {
     receiving.write_all(go_on).await.unwrap();
     read_exactly(&mut sending, go_on.len()).await;
 
-    entryway.handles.stop(Stop::Signal);
+    entryway.handles.stop(StopRequest::Signal);
     stays("both wait", Duration::from_secs(2), || {
         entryway.handles.registry.len() == 2
     })

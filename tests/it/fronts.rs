@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 
 use entryway::connection::Entry;
 use entryway::events::Reason;
-use entryway::relay::Command;
+use entryway::relay::ConnectionCommand;
 
 use crate::harness::client::{End, ping, read_out};
 use crate::harness::upstream::{Upstream, refused, reset};
@@ -222,7 +222,7 @@ async fn a_request_that_is_never_finished_does_not_outlive_a_kill() {
     let from = client.local_addr().unwrap();
     client.write_all(b"\x05").await.unwrap();
     let kill = |entry: &std::sync::Arc<Entry>| {
-        entry.commands.send(Command::Cut(Reason::Killed));
+        entry.commands.send(ConnectionCommand::Cut(Reason::Killed));
     };
     eventually("accepted", || entryway.handles.registry.len() == 1).await;
     entryway.handles.registry.each(kill);

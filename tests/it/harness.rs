@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use entryway::app::{Ended, Handles, Stop};
+use entryway::app::{Handles, ShutdownOutcome, StopRequest};
 use entryway::events::{Lines, Log};
 use entryway::settings::{self, Loaded};
 use entryway::{app, cli};
@@ -35,7 +35,7 @@ pub struct Entryway {
     /// Its admin HTTP.
     pub admin: Option<SocketAddr>,
     lines: Lines,
-    ended: oneshot::Receiver<Ended>,
+    ended: oneshot::Receiver<ShutdownOutcome>,
     thread: std::thread::JoinHandle<()>,
     _folder: tempfile::TempDir,
 }
@@ -167,13 +167,13 @@ impl Entryway {
     }
 
     /// Ends it in order and waits for the end, with how long that took.
-    pub async fn drain(self) -> (Ended, Duration, Past) {
-        self.handles.stop(Stop::Signal);
+    pub async fn drain(self) -> (ShutdownOutcome, Duration, Past) {
+        self.handles.stop(StopRequest::Signal);
         self.end().await
     }
 
     /// Waits for the end that something else has asked for.
-    pub async fn end(self) -> (Ended, Duration, Past) {
+    pub async fn end(self) -> (ShutdownOutcome, Duration, Past) {
         let began = Instant::now();
         let ended = self.ended.await.unwrap();
         let took = began.elapsed();

@@ -1,5 +1,5 @@
 use super::*;
-use crate::admin::api_types::{Bytes, Probe, RankedAddress};
+use crate::admin::api_types::{BytesJson, Probe, RankedAddress};
 use std::sync::Arc;
 
 const EVIL: &str = "<img src=x onerror=alert(1)>\"'&</script>\u{1b}";
@@ -7,16 +7,16 @@ const EVIL: &str = "<img src=x onerror=alert(1)>\"'&</script>\u{1b}";
 fn page(name: &str) -> Page {
     let name = name.to_owned();
     Page {
-        status: Status {
+        status: StatusJson {
             version: name.clone(),
             ready: true,
-            listeners: vec![Listener {
+            listeners: vec![ListenerJson {
                 name: name.clone(),
                 addresses: vec!["127.0.0.1:8182".to_owned()],
                 connections: 2,
                 parked: 1,
             }],
-            upstreams: vec![Upstream {
+            upstreams: vec![UpstreamJson {
                 name: name.clone(),
                 system: Some(name.clone()),
                 region: Some(name.clone()),
@@ -25,17 +25,17 @@ fn page(name: &str) -> Page {
                 healthy: 1,
                 addresses: 2,
             }],
-            ..Status::default()
+            ..StatusJson::default()
         },
         faults: vec![name.clone()],
-        endpoints: vec![Endpoint {
+        endpoints: vec![EndpointJson {
             upstream: name.clone(),
             name: name.clone(),
             host: format!("host {name}"),
             zone: Some(name.clone()),
             intent: "drain".to_owned(),
             active: true,
-            addresses: vec![Address {
+            addresses: vec![AddressJson {
                 address: name.clone(),
                 state: name.clone(),
                 since: name.clone(),
@@ -49,7 +49,7 @@ fn page(name: &str) -> Page {
                 in_dns: false,
                 identity: Some(name.clone()),
             }],
-            ..Endpoint::default()
+            ..EndpointJson::default()
         }],
         explain: Explain {
             order: vec![RankedAddress {
@@ -61,12 +61,12 @@ fn page(name: &str) -> Page {
             }],
             verdict: name.clone(),
         },
-        connections: vec![Connection {
+        connections: vec![ConnectionJson {
             client: name.clone(),
             endpoint: Some(name.clone()),
             address: Some(name.clone()),
-            bytes: Bytes::default(),
-            ..Connection::default()
+            bytes: BytesJson::default(),
+            ..ConnectionJson::default()
         }],
         history: History {
             series: vec![HistorySeries {

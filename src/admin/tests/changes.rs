@@ -47,9 +47,13 @@ async fn changes_go_through_the_control_socket() {
     assert!(text.contains("\"client.uid\":"), "{text}");
     assert_eq!(text.matches("\"event\":\"listener.up\"").count(), 3);
     // The whole of /v1/* is readable there too.
-    let status = client::get(&Target::Unix(running.control.clone()), "/v1/status", BOUNDS)
-        .await
-        .unwrap();
+    let status = client::get(
+        &HttpTarget::Unix(running.control.clone()),
+        "/v1/status",
+        BOUNDS,
+    )
+    .await
+    .unwrap();
     assert_eq!(status.status, 200);
     running.trigger.fire();
     running.task.await.unwrap();

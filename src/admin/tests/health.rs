@@ -35,7 +35,7 @@ async fn health_on_both_ports_and_all_names() {
     );
     assert_eq!(keys(&problem), ["detail", "hint", "title", "type"]);
     let verbose = client::get(
-        &Target::Tcp(running.admin.to_string()),
+        &HttpTarget::Tcp(running.admin.to_string()),
         "/readyz?verbose",
         BOUNDS,
     )
@@ -49,7 +49,7 @@ async fn health_on_both_ports_and_all_names() {
     );
     assert_eq!(running.get("/livez").await.0, 200);
     for listener in [running.admin, running.metrics] {
-        let metrics = client::get(&Target::Tcp(listener.to_string()), "/metrics", BOUNDS).await;
+        let metrics = client::get(&HttpTarget::Tcp(listener.to_string()), "/metrics", BOUNDS).await;
         assert!(
             metrics
                 .unwrap()

@@ -6,7 +6,7 @@ use crate::events::event;
 /// Follows `/v1/events` until `count` events have come: their ids and names.
 async fn follow(running: &Running, last: Option<String>, count: usize) -> Vec<(String, String)> {
     let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
-    let target = Target::Tcp(running.admin.to_string());
+    let target = HttpTarget::Tcp(running.admin.to_string());
     let following = tokio::spawn(async move {
         let headers = last.map(|last| ("last-event-id", last));
         let headers: Vec<(&str, &str)> = headers.iter().map(|(k, v)| (*k, v.as_str())).collect();
@@ -54,7 +54,7 @@ async fn events_are_streamed_from_where_a_reader_was() {
 #[tokio::test]
 async fn streams_end_with_the_listeners() {
     let running = start(None).await;
-    let target = Target::Tcp(running.admin.to_string());
+    let target = HttpTarget::Tcp(running.admin.to_string());
     let (sender, mut connected) = tokio::sync::mpsc::unbounded_channel();
     let following = tokio::spawn(async move {
         client::lines(&target, "/v1/events", &[], |_| {
@@ -74,7 +74,7 @@ async fn streams_end_with_the_listeners() {
 async fn the_page_is_there_for_our_hosts_alone() {
     let running = start(None).await;
     let get = |path: &'static str, host: &'static str| {
-        let target = Target::Tcp(running.admin.to_string());
+        let target = HttpTarget::Tcp(running.admin.to_string());
         async move {
             client::request(&target, http::Method::GET, path, &[("host", host)], BOUNDS)
                 .await
@@ -89,7 +89,7 @@ async fn the_page_is_there_for_our_hosts_alone() {
     assert!(!policy.contains("unsafe"), "{policy}");
     assert!(page.text().contains("<h1>entryway</h1>"));
     assert_eq!(get("/", "evil.example").await.status.as_u16(), 421);
-    let metrics = Target::Tcp(running.metrics.to_string());
+    let metrics = HttpTarget::Tcp(running.metrics.to_string());
     for path in ["/", "/v1/events", "/v1/history"] {
         let answer = client::get(&metrics, path, BOUNDS).await.unwrap();
         assert_eq!(answer.status.as_u16(), 404, "{path}");

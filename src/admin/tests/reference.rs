@@ -5,15 +5,15 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::super::api_types::*;
-use super::super::routes::ROUTES;
+use super::super::routes::{PATHS, PUBLIC_PATHS, ROUTES};
 use crate::guide::check_generated;
 
 fn text(value: &str) -> Option<String> {
     Some(value.to_owned())
 }
 
-fn status() -> Status {
-    Status {
+fn status() -> StatusJson {
+    StatusJson {
         version: "0.1.0".to_owned(),
         pid: 4711,
         generation: 1,
@@ -21,13 +21,13 @@ fn status() -> Status {
         ready: true,
         control_socket: text("/run/user/1000/entryway/8183.sock"),
         faults: text("127.0.0.1:8474"),
-        listeners: vec![Listener {
+        listeners: vec![ListenerJson {
             name: "datomic".to_owned(),
             addresses: vec!["127.0.0.1:8182".to_owned()],
             connections: 12,
             parked: 0,
         }],
-        upstreams: vec![Upstream {
+        upstreams: vec![UpstreamJson {
             name: "default".to_owned(),
             system: text("prod"),
             region: text("us-east-1"),
@@ -36,12 +36,12 @@ fn status() -> Status {
             healthy: 3,
             addresses: 3,
         }],
-        ..Status::default()
+        ..StatusJson::default()
     }
 }
 
-fn endpoint() -> Endpoint {
-    Endpoint {
+fn endpoint() -> EndpointJson {
+    EndpointJson {
         upstream: "default".to_owned(),
         name: "us-east-1a".to_owned(),
         host: "entry-http.prod.us-east-1.datomic.net".to_owned(),
@@ -51,7 +51,7 @@ fn endpoint() -> Endpoint {
         intent: "ready".to_owned(),
         active: true,
         connections: 12,
-        addresses: vec![Address {
+        addresses: vec![AddressJson {
             address: "10.0.1.5:8182".to_owned(),
             state: "up".to_owned(),
             since: "2026-11-29T10:00:00.000Z".to_owned(),
@@ -65,7 +65,7 @@ fn endpoint() -> Endpoint {
             in_dns: true,
             identity: text("prod-storage-s3datomic-1x/prod"),
         }],
-        ..Endpoint::default()
+        ..EndpointJson::default()
     }
 }
 
@@ -94,12 +94,23 @@ fn the_reference_page_lists_every_route() {
 }
 
 #[test]
+fn every_path_is_in_the_list_of_routes() {
+    for path in format!("{PUBLIC_PATHS} {PATHS}").split_whitespace() {
+        let request = format!("GET {path}");
+        assert!(
+            ROUTES.iter().any(|route| route.request == request),
+            "{request}"
+        );
+    }
+}
+
+#[test]
 fn the_reference_page_has_an_example_of_every_document() {
     let mut page = String::new();
     example(&mut page, "GET /v1/status", status());
     let endpoints = vec![endpoint()];
     example(&mut page, "GET /v1/endpoints", Endpoints { endpoints });
-    let connection = Connection {
+    let connection = ConnectionJson {
         id: 17,
         listener: "datomic".to_owned(),
         client: "127.0.0.1:50312".to_owned(),
@@ -109,27 +120,27 @@ fn the_reference_page_has_an_example_of_every_document() {
         idle_s: 0.4,
         at_rest: true,
         lane: "buffer".to_owned(),
-        bytes: Bytes {
+        bytes: BytesJson {
             upload: 512,
             download: 2048,
         },
-        ..Connection::default()
+        ..ConnectionJson::default()
     };
     let connections = vec![connection];
     example(
         &mut page,
         "GET /v1/connections",
-        Connections { connections },
+        ConnectionsJson { connections },
     );
-    let names = vec![Name {
+    let names = vec![NameJson {
         name: "entry-http.prod.us-east-1.datomic.net".to_owned(),
         addresses: vec!["10.0.1.5".to_owned()],
         ttl_s: Some(60.0),
         age_s: Some(12.5),
         last_change: text("2026-11-29T10:00:00.000Z"),
-        ..Name::default()
+        ..NameJson::default()
     }];
-    example(&mut page, "GET /v1/dns", Dns { names });
+    example(&mut page, "GET /v1/dns", DnsJson { names });
     let explain = Explain {
         order: vec![ranked()],
         verdict: "a new connection goes to us-east-1a 10.0.1.5:8182".to_owned(),

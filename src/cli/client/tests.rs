@@ -11,8 +11,8 @@ use super::*;
 
 const SOON: Duration = Duration::from_millis(300);
 
-fn at(running: &Running) -> Instance {
-    Instance {
+fn at(running: &Running) -> InstanceAddress {
+    InstanceAddress {
         admin: running.admin.to_string(),
         control: None,
     }
@@ -51,7 +51,7 @@ async fn status_on_one_screen_and_as_a_document() {
     assert_eq!(document["listeners"][0]["name"], "datomic");
     assert_eq!(document["endpoints"].as_array().unwrap().len(), 1);
     // Through the control socket alone, where admin HTTP is off.
-    let control = Instance {
+    let control = InstanceAddress {
         admin: "127.0.0.1:1".into(),
         control: Some(running.control.clone()),
     };
@@ -161,7 +161,7 @@ async fn changes_find_the_control_socket() {
 async fn nobody_there_is_69_and_a_stranger_too() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let stranger = Instance {
+    let stranger = InstanceAddress {
         admin: address.clone(),
         control: None,
     };

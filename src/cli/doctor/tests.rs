@@ -1,7 +1,7 @@
 use std::ffi::OsString;
 
 use super::*;
-use crate::admin::api_types::{Address, Endpoint, Listener, Upstream};
+use crate::admin::api_types::{AddressJson, EndpointJson, ListenerJson, UpstreamJson};
 
 async fn run_with(line: &[&str], env: &[(&str, &str)]) -> (Result<u8, CliError>, String) {
     let matches = args::command().get_matches_from([&["entryway", "doctor"], line].concat());
@@ -123,32 +123,32 @@ async fn odd_variables_are_warnings() {
 /// What an instance tells becomes what is examined: its endpoints, its timers, its own listen addresses.
 #[test]
 fn an_instance_is_a_subject() {
-    let status = Status {
+    let status = StatusJson {
         pid: 7,
-        listeners: vec![Listener {
+        listeners: vec![ListenerJson {
             addresses: vec!["127.0.0.1:9000".to_owned()],
-            ..Listener::default()
+            ..ListenerJson::default()
         }],
-        upstreams: vec![Upstream {
+        upstreams: vec![UpstreamJson {
             name: "prod".to_owned(),
             system: Some("sys".to_owned()),
-            ..Upstream::default()
+            ..UpstreamJson::default()
         }],
-        ..Status::default()
+        ..StatusJson::default()
     };
     let endpoints = Endpoints {
-        endpoints: vec![Endpoint {
+        endpoints: vec![EndpointJson {
             upstream: "prod".to_owned(),
             name: "entry-http".to_owned(),
             host: "entry-http.sys.us-east-1.datomic.net".to_owned(),
             port: 8182,
-            addresses: vec![Address {
+            addresses: vec![AddressJson {
                 address: "10.0.0.1:8182".to_owned(),
                 state: "down".to_owned(),
                 reason: "timeout".to_owned(),
-                ..Address::default()
+                ..AddressJson::default()
             }],
-            ..Endpoint::default()
+            ..EndpointJson::default()
         }],
     };
     let value = |value: Json| json!({"value": value, "source": "file"});

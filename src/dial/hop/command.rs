@@ -33,7 +33,7 @@ pub(super) struct Output {
 
 /// A running command. Dropping it kills its whole process group.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct RunningCommand {
     child: Child,
     /// Keeps a process 1 from collecting it as an orphan.
     _own: Option<OwnChild>,
@@ -125,7 +125,7 @@ pub(super) fn start(
     places: Places<'_>,
     stdio: Option<(OwnedFd, OwnedFd)>,
     output: &Output,
-) -> Result<Running, HopFault> {
+) -> Result<RunningCommand, HopFault> {
     let (stderr, their_stderr) = pipe()?;
     let (stdin, stdout, their_stdout) = match stdio {
         Some((stdin, stdout)) => (Some(stdin), None, stdout),
@@ -151,7 +151,7 @@ pub(super) fn start(
         tokio::spawn(output.clone().read(stream));
     }
     let own = child.is_own().then(|| OwnChild::register(child.pid()));
-    Ok(Running { child, _own: own })
+    Ok(RunningCommand { child, _own: own })
 }
 
 /// The end to read and the end to write.
@@ -173,9 +173,9 @@ fn not_started(program: &str, error: &io::Error) -> HopFault {
     })
 }
 
-// === impl Running ===
+// === impl RunningCommand ===
 
-impl Running {
+impl RunningCommand {
     pub(super) fn pid(&self) -> u32 {
         self.child.pid()
     }
@@ -199,7 +199,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCommand {
     fn drop(&mut self) {
         // Children of the command that outlive it are in its group too.
         self.signal(process::Signal::Kill);

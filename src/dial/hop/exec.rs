@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-use super::command::{self, Output, Places, Running};
+use super::command::{self, Output, Places, RunningCommand};
 use super::{HopFault, Opening, Reached, Refusal, Via};
 use crate::addr::HostPort;
 use crate::stream::{Stream, Wrapped};
@@ -55,7 +55,7 @@ impl Exec {
 }
 
 /// Waits for the end of the command; ends it where the stream is closed before.
-async fn reap(mut running: Running, is_closed: oneshot::Receiver<()>) {
+async fn reap(mut running: RunningCommand, is_closed: oneshot::Receiver<()>) {
     tokio::select! {
         _status = running.ended() => {}
         _dropped = is_closed => running.end().await,

@@ -19,16 +19,16 @@ use https::ProxyTls;
 mod https;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub(super) enum ProxyProtocol {
     Socks5,
     Http,
 }
 
 /// A proxy, and how it is spoken to.
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(super) struct ProxyHop {
     pub(super) address: HostPort,
-    pub(super) protocol: Protocol,
+    pub(super) protocol: ProxyProtocol,
     pub(super) login: Option<Credentials>,
     #[cfg(feature = "tls")]
     tls: Option<ProxyTls>,
@@ -49,7 +49,7 @@ pub(super) struct ProxyRoute {
 
 // === impl Proxy ===
 
-impl Proxy {
+impl ProxyHop {
     pub(super) fn new(kind: HopKind, route: &ProxyRoute, tcp: TcpOptions) -> Result<Self, String> {
         let login = match &route.credentials_file {
             Some(file) => Some(Credentials::read(file, route.user.as_deref())?),
@@ -67,8 +67,8 @@ impl Proxy {
         Ok(Self {
             address: route.address.clone(),
             protocol: match kind {
-                HopKind::Socks5 => Protocol::Socks5,
-                _ => Protocol::Http,
+                HopKind::Socks5 => ProxyProtocol::Socks5,
+                _ => ProxyProtocol::Http,
             },
             login,
             #[cfg(feature = "tls")]
@@ -87,8 +87,8 @@ impl Proxy {
     {
         let asked = async {
             match self.protocol {
-                Protocol::Socks5 => socks5::connect(stream, to).await,
-                Protocol::Http => connect::connect(stream, to, self.login.as_ref()).await,
+                ProxyProtocol::Socks5 => socks5::connect(stream, to).await,
+                ProxyProtocol::Http => connect::connect(stream, to, self.login.as_ref()).await,
             }
         };
         timeout(limit, asked).await.unwrap_or_else(|_late| {
@@ -103,13 +103,13 @@ impl Proxy {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         match self.protocol {
-            Protocol::Socks5 => socks5::greet(stream, self.login.as_ref()).await,
-            Protocol::Http => Ok(()),
+            ProxyProtocol::Socks5 => socks5::greet(stream, self.login.as_ref()).await,
+            ProxyProtocol::Http => Ok(()),
         }
     }
 }
 
-impl Via for Proxy {
+impl Via for ProxyHop {
     fn open<'a>(&'a self, to: &'a HostPort, limit: Duration) -> Opening<'a> {
         Box::pin(async move {
             #[cfg(feature = "tls")]

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::command;
-use super::proxy::{Proxy, ProxyRoute};
+use super::proxy::{ProxyHop, ProxyRoute};
 use super::supervise::Plan;
 use crate::addr::HostPort;
 use crate::sandbox::Need;
@@ -87,7 +87,7 @@ pub struct HopSpec {
     /// Equal for equal settings, and for no others.
     pub id: HopId,
     pub kind: HopKind,
-    pub(super) route: Route,
+    pub(super) route: HopRoute,
     /// Without secrets: commands are shown by their program.
     name: String,
     pub connect_timeout: Duration,
@@ -96,7 +96,7 @@ pub struct HopSpec {
 
 /// How it is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Route {
+pub(super) enum HopRoute {
     Proxy(ProxyRoute),
     Exec(Vec<String>),
     Supervised(Plan),
@@ -173,14 +173,14 @@ impl ViaSettings {
     /// What is wrong with the files that it names. Reads them.
     pub fn check_files(&self) -> Result<(), Wrong> {
         let Some(HopSpec {
-            route: Route::Proxy(route),
+            route: HopRoute::Proxy(route),
             kind,
             ..
         }) = self.hop()?
         else {
             return Ok(());
         };
-        let checked = Proxy::new(kind, &route, TcpOptions::default());
+        let checked = ProxyHop::new(kind, &route, TcpOptions::default());
         let key = match self.credentials_file {
             Some(_) => "credentials_file",
             None => "url",
@@ -200,12 +200,12 @@ impl ViaSettings {
         Err(("url", text.to_owned()))
     }
 
-    fn parse(&self, url: &str) -> Result<(HopKind, Route, String), Wrong> {
+    fn parse(&self, url: &str) -> Result<(HopKind, HopRoute, String), Wrong> {
         let wrong = |text: String| Err(("url", text));
         if let Some(text) = url.strip_prefix("exec:") {
             let words = command::split(text).map_err(|error| ("url", error))?;
             let name = format!("exec:{}", words[0]);
-            return Ok((HopKind::Exec, Route::Exec(words), name));
+            return Ok((HopKind::Exec, HopRoute::Exec(words), name));
         }
         if let Some(text) = url.strip_prefix("supervise:") {
             let words = command::split(text).map_err(|error| ("url", error))?;
@@ -234,7 +234,7 @@ impl ViaSettings {
         }
     }
 
-    fn proxy(&self, kind: HopKind, rest: &str) -> Result<(HopKind, Route, String), Wrong> {
+    fn proxy(&self, kind: HopKind, rest: &str) -> Result<(HopKind, HopRoute, String), Wrong> {
         let (user, host) = user_and_host(rest)?;
         let address = host_port(host, None)?;
         if user.is_some() && self.credentials_file.is_none() {
@@ -245,7 +245,7 @@ impl ViaSettings {
             .as_deref()
             .map_or_else(String::new, |user| format!("{user}@"));
         let name = format!("{}://{login}{address}", kind.as_str());
-        let route = Route::Proxy(ProxyRoute {
+        let route = HopRoute::Proxy(ProxyRoute {
             address,
             user,
             credentials_file: self.credentials_file.clone(),
@@ -257,7 +257,7 @@ impl ViaSettings {
         Ok((kind, route, name))
     }
 
-    fn ssh(&self, rest: &str) -> Result<(HopKind, Route, String), Wrong> {
+    fn ssh(&self, rest: &str) -> Result<(HopKind, HopRoute, String), Wrong> {
         let (user, host) = user_and_host(rest)?;
         let (host, port) = match host.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && !host.ends_with(':') => {
@@ -303,7 +303,7 @@ impl ViaSettings {
         Ok((HopKind::Ssh, route, format!("ssh://{target}{port}")))
     }
 
-    fn ssm(&self, rest: &str) -> Result<(HopKind, Route, String), Wrong> {
+    fn ssm(&self, rest: &str) -> Result<(HopKind, HopRoute, String), Wrong> {
         let (target, query) = rest.split_once('?').unwrap_or((rest, ""));
         let fine = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
         if target.is_empty() || target.starts_with('-') || !target.chars().all(fine) {
@@ -346,7 +346,7 @@ impl ViaSettings {
         &self,
         words: Vec<String>,
         speaks: Speaks,
-    ) -> Result<(HopKind, Route, String), Wrong> {
+    ) -> Result<(HopKind, HopRoute, String), Wrong> {
         if !command::uses(&words, 'l') {
             let text = "a supervised command needs %l, the local port that is chosen for it";
             return Err(("supervise", text.to_owned()));
@@ -355,7 +355,7 @@ impl ViaSettings {
             return Err(("ready_timeout", "`ready_timeout` cannot be 0".to_owned()));
         }
         let name = format!("supervise:{}", words[0]);
-        let route = Route::Supervised(Plan {
+        let route = HopRoute::Supervised(Plan {
             words,
             speaks,
             ready_timeout: self.ready_timeout,
@@ -439,17 +439,17 @@ impl HopKind {
 impl HopSpec {
     /// Whether it is a command that is kept alive.
     pub fn is_supervised(&self) -> bool {
-        matches!(self.route, Route::Supervised(_))
+        matches!(self.route, HopRoute::Supervised(_))
     }
 
     /// What it needs of the machine: the program that it starts, or the system's resolver for the name of a proxy. Its
     /// files are settings of their own.
     pub fn need(&self) -> Option<Need> {
         match &self.route {
-            Route::Exec(words) => Some(Need::Command(words.clone())),
-            Route::Supervised(plan) => Some(Need::Command(plan.words.clone())),
-            Route::Proxy(proxy) if proxy.address.host.parse::<IpAddr>().is_ok() => None,
-            Route::Proxy(_) => Some(Need::SystemResolver),
+            HopRoute::Exec(words) => Some(Need::Command(words.clone())),
+            HopRoute::Supervised(plan) => Some(Need::Command(plan.words.clone())),
+            HopRoute::Proxy(proxy) if proxy.address.host.parse::<IpAddr>().is_ok() => None,
+            HopRoute::Proxy(_) => Some(Need::SystemResolver),
         }
     }
 
@@ -535,7 +535,7 @@ mod tests {
     #[test]
     fn ssh_keeps_the_users_own_configuration() {
         let hop = via("ssh://me@bastion:2222").hop().unwrap().unwrap();
-        let Route::Supervised(plan) = &hop.route else {
+        let HopRoute::Supervised(plan) = &hop.route else {
             panic!("{hop:?}");
         };
         let line = plan.words.join(" ");
@@ -550,7 +550,7 @@ mod tests {
         assert_eq!(plan.speaks, Speaks::Socks5);
         let hop = via("ssm://i-1?region=r").hop().unwrap().unwrap();
         assert!(
-            matches!(&hop.route, Route::Supervised(plan) if plan.speaks == Speaks::Forward
+            matches!(&hop.route, HopRoute::Supervised(plan) if plan.speaks == Speaks::Forward
                 && plan.words.join(" ").contains(r#""localPortNumber":["%l"]} --region r"#))
         );
     }

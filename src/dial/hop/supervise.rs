@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::command::{self, Output, Places, Running};
+use super::command::{self, Output, Places, RunningCommand};
 use super::proxy::{dial, within};
 use super::{HopFault, HopHealth, Lease, Opening, Reached, Refusal, Speaks, Via, hints, socks5};
 use crate::addr::HostPort;
@@ -58,7 +58,7 @@ pub(super) struct Supervised {
 
 /// Runs the commands of one hop.
 #[derive(Debug)]
-pub struct Supervisor {
+pub struct CommandSupervisor {
     plan: Arc<Plan>,
     health: HopHealth,
     output: Output,
@@ -79,7 +79,7 @@ pub(super) fn supervise(
     tcp: TcpOptions,
     health: HopHealth,
     output: Output,
-) -> (Supervised, Supervisor) {
+) -> (Supervised, CommandSupervisor) {
     let plan = Arc::new(plan);
     let (wanted, asked) = mpsc::unbounded_channel();
     let supervised = Supervised {
@@ -88,7 +88,7 @@ pub(super) fn supervise(
         processes: Mutex::default(),
         wanted,
     };
-    let supervisor = Supervisor {
+    let supervisor = CommandSupervisor {
         plan,
         health,
         output,
@@ -165,7 +165,7 @@ impl Via for Supervised {
 
 // === impl Supervisor ===
 
-impl Supervisor {
+impl CommandSupervisor {
     /// Runs until `stop` turns true or its hop is gone; then every command ends after its last connection.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut tasks = JoinSet::new();
@@ -216,7 +216,7 @@ impl Keeper {
         let mut retiring = JoinSet::new();
         let mut pause = BACKOFF.0;
         let mut restart_for = None;
-        let mut next: Option<(Running, u16)> = None;
+        let mut next: Option<(RunningCommand, u16)> = None;
         loop {
             let (mut running, port) = match next.take() {
                 Some(ready) => ready,
@@ -292,7 +292,7 @@ impl Keeper {
         while retiring.join_next().await.is_some() {}
     }
 
-    async fn watch(&self, running: &mut Running, stop: &mut watch::Receiver<bool>) -> Left {
+    async fn watch(&self, running: &mut RunningCommand, stop: &mut watch::Receiver<bool>) -> Left {
         let old = async {
             match self.plan.renew_after {
                 Some(after) => sleep(after).await,
@@ -308,7 +308,7 @@ impl Keeper {
     }
 
     /// Starts the command and waits until its port answers.
-    async fn start(&self) -> Result<(Running, u16), HopFault> {
+    async fn start(&self) -> Result<(RunningCommand, u16), HopFault> {
         let reservation = reserve_port()
             .map_err(|error| HopFault::new(format!("no local port for the command: {error}")))?;
         let port = reservation.port();
@@ -376,7 +376,7 @@ async fn answers(port: u16, speaks: Speaks) -> std::io::Result<()> {
 }
 
 /// Ends a command after its last connection.
-async fn retire(running: Running, users: Arc<()>) {
+async fn retire(running: RunningCommand, users: Arc<()>) {
     while Arc::strong_count(&users) > 1 {
         sleep(LEASE_INTERVAL).await;
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{NAME, ips, spec};
 use crate::dns::ask::Ask;
-use crate::dns::{DnsSettings, Family, NameSpec, Records, Resolver, ResolverHandle};
+use crate::dns::{AddressFamily, DnsSettings, NameSpec, Records, Resolver, ResolverHandle};
 use crate::metrics::Metrics;
 use crate::upstream::input::{AnswerSource, LookupError};
 
@@ -16,7 +16,7 @@ use crate::upstream::input::{AnswerSource, LookupError};
 #[derive(Debug, Default)]
 struct Script {
     says: Mutex<Option<Result<Records, LookupError>>>,
-    asked: Mutex<Vec<(Instant, String, Family)>>,
+    asked: Mutex<Vec<(Instant, String, AddressFamily)>>,
 }
 
 impl Ask for Arc<Script> {
@@ -24,17 +24,17 @@ impl Ask for Arc<Script> {
         None
     }
 
-    async fn ask(&self, host: &str, family: Family) -> Result<Records, LookupError> {
+    async fn ask(&self, host: &str, family: AddressFamily) -> Result<Records, LookupError> {
         let asked = (Instant::now(), host.to_owned(), family);
         self.asked.lock().unwrap().push(asked);
         match family {
-            Family::V4 => self
+            AddressFamily::V4 => self
                 .says
                 .lock()
                 .unwrap()
                 .clone()
                 .unwrap_or(Err(LookupError::Timeout)),
-            Family::V6 => Err(LookupError::NoData),
+            AddressFamily::V6 => Err(LookupError::NoData),
         }
     }
 
@@ -62,7 +62,7 @@ impl Script {
         let asked = self.asked.lock().unwrap();
         let times: Vec<_> = asked
             .iter()
-            .filter(|(_, host, family)| host == name && *family == Family::V4)
+            .filter(|(_, host, family)| host == name && *family == AddressFamily::V4)
             .map(|(at, ..)| *at)
             .collect();
         times

@@ -2,9 +2,9 @@
 
 use super::*;
 
-const FAIL: Verdict = Verdict::Fail;
+const FAIL: CheckVerdict = CheckVerdict::Fail;
 
-async fn of_answer(answer: &'static str) -> Report {
+async fn of_answer(answer: &'static str) -> Diagnosis {
     report(&subject_at(says(answer).await)).await
 }
 
@@ -12,7 +12,12 @@ async fn of_answer(answer: &'static str) -> Report {
 async fn three_zones_that_answer_are_well() {
     let mock = mock_zones([127, 0, 61, 1]);
     let report = report(&subject(way_of(&mock))).await;
-    assert_eq!(report.verdict(), Verdict::Pass, "{}", report.text(false));
+    assert_eq!(
+        report.verdict(),
+        CheckVerdict::Pass,
+        "{}",
+        report.text(false)
+    );
     let identity = report
         .checks
         .iter()
@@ -42,17 +47,17 @@ async fn a_closed_port() {
 #[tokio::test]
 async fn one_zone_refused_is_covered_by_the_others() {
     let mock = mock_zones([127, 0, 62, 1]);
-    mock.set_mode("b", Mode::Refuse).await.unwrap();
+    mock.set_mode("b", ZoneMode::Refuse).await.unwrap();
     let report = report(&subject(way_of(&mock))).await;
     let check = assert_rule(
         &report,
         &rules::TCP_REFUSED,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "no listener",
         "describe-groups",
     );
     assert!(check.subject.starts_with("b "));
-    assert_eq!(report.verdict(), Verdict::Warn);
+    assert_eq!(report.verdict(), CheckVerdict::Warn);
 }
 
 #[tokio::test]
@@ -76,7 +81,7 @@ async fn closed_at_once_after_accept() {
 async fn reset_at_once_after_accept() {
     let mock = mock_zones([127, 0, 63, 1]);
     for zone in ["a", "b", "c"] {
-        mock.set_mode(zone, Mode::Rst).await.unwrap();
+        mock.set_mode(zone, ZoneMode::Rst).await.unwrap();
     }
     let report = report(&subject(way_of(&mock))).await;
     assert_rule(
@@ -164,7 +169,7 @@ async fn another_service() {
 async fn a_web_page() {
     let mock = mock_zones([127, 0, 64, 1]);
     for zone in ["a", "b", "c"] {
-        mock.set_mode(zone, Mode::Html).await.unwrap();
+        mock.set_mode(zone, ZoneMode::Html).await.unwrap();
     }
     let report = report(&subject(way_of(&mock))).await;
     assert_rule(
@@ -285,17 +290,17 @@ async fn a_slow_answer_is_a_warning() {
     assert_rule(
         &report,
         &rules::HTTP_SLOW,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "overloaded",
         "upstream.health.timeout",
     );
-    assert_eq!(report.verdict(), Verdict::Warn);
+    assert_eq!(report.verdict(), CheckVerdict::Warn);
 }
 
 #[tokio::test]
 async fn two_systems_in_one_upstream() {
     let mock = mock_zones([127, 0, 66, 1]);
-    mock.set_mode("c", Mode::OtherIdentity).await.unwrap();
+    mock.set_mode("c", ZoneMode::OtherIdentity).await.unwrap();
     let report = report(&subject(way_of(&mock))).await;
     let check = assert_rule(
         &report,
@@ -346,7 +351,7 @@ async fn with_tcp_probes_a_connect_is_enough() {
     let report = report(&subject).await;
     assert_eq!(
         report.verdict(),
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "one address only:\n{}",
         report.text(false)
     );
@@ -375,7 +380,7 @@ async fn small_requests_are_answered_and_large_ones_are_lost() {
     assert_rule(
         &report,
         &rules::BYTES_MTU,
-        Verdict::Fail,
+        CheckVerdict::Fail,
         "MTU",
         "ping -M do",
     );

@@ -11,7 +11,7 @@ pub(super) const VPCE: &str =
 pub(super) const ZONE_A: &str = "vpce-0123456789abcdef0-abcd1234-us-east-1a.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com";
 pub(super) const HTTP: &str = "entry-http.prod.us-east-1.datomic.net";
 pub(super) const ENTRY: &str = "entry.prod.us-east-1.datomic.net";
-const FAIL: Verdict = Verdict::Fail;
+const FAIL: CheckVerdict = CheckVerdict::Fail;
 
 pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -48,8 +48,8 @@ fn peering() -> UpstreamTarget {
     })
 }
 
-pub(super) async fn of(target: UpstreamTarget, servers: &[&FakeDns]) -> Report {
-    let subject = Input {
+pub(super) async fn of(target: UpstreamTarget, servers: &[&FakeDns]) -> Diagnosis {
+    let subject = DoctorInput {
         dns: settings_of(servers),
         ..subject(target)
     };
@@ -57,15 +57,15 @@ pub(super) async fn of(target: UpstreamTarget, servers: &[&FakeDns]) -> Report {
 }
 
 /// The stages up to names alone: for answers that no test may connect to.
-pub(super) async fn names_of(target: UpstreamTarget, servers: &[&FakeDns]) -> Report {
-    let subject = Input {
+pub(super) async fn names_of(target: UpstreamTarget, servers: &[&FakeDns]) -> Diagnosis {
+    let subject = DoctorInput {
         dns: settings_of(servers),
         ..subject(target)
     };
     let names = crate::doctor::dns_lookup::look_up(&subject).await;
     let mut checks = dns_checks::check_servers(&names);
     checks.extend(dns_checks::check_names(&subject, &names));
-    Report::new(checks, &HashSet::new(), 1)
+    Diagnosis::new(checks, &HashSet::new(), 1)
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn a_query_group_that_does_not_exist_is_told_from_a_system_that_does_not()
     let dns = fake_dns().await;
     dns.set(HTTP, A, [ips("10.0.0.1")]);
     let report = names_of(group(), &[&dns]).await;
-    let rule = |report: &Report, rule: &Rule| {
+    let rule = |report: &Diagnosis, rule: &Rule| {
         report
             .checks
             .iter()
@@ -132,7 +132,7 @@ async fn peering_tells_which_name_lives() {
         .iter()
         .find(|check| check.stage == Stage::Names && check.subject == HTTP)
         .unwrap();
-    assert_eq!(line.verdict, Verdict::Skip);
+    assert_eq!(line.verdict, CheckVerdict::Skip);
     assert!(line.evidence.contains(ENTRY), "{}", line.evidence);
 }
 
@@ -172,7 +172,7 @@ async fn one_server_fails_and_another_answers() {
         let check = assert_rule(
             &report,
             &rules::RESOLVER_ONE_BAD,
-            Verdict::Warn,
+            CheckVerdict::Warn,
             "VPN's server",
             "dig @127.0.0.1",
         );
@@ -216,7 +216,7 @@ async fn no_resolver_at_all() {
     };
     // Without the file this machine is asked; one that cannot be read names nobody.
     std::fs::create_dir(&files.resolv_conf).unwrap();
-    let subject = Input {
+    let subject = DoctorInput {
         files,
         ..subject(peering())
     };
@@ -245,7 +245,7 @@ async fn only_with_a_search_domain() {
         "nameserver 127.0.0.1\nsearch corp.test\n",
     )
     .unwrap();
-    let subject = Input {
+    let subject = DoctorInput {
         files,
         dns: settings(&dns),
         ..subject(explicit(&[("db", 8182, None)]))

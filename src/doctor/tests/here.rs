@@ -2,7 +2,7 @@
 
 use super::*;
 
-const FAIL: Verdict = Verdict::Fail;
+const FAIL: CheckVerdict = CheckVerdict::Fail;
 
 #[tokio::test]
 async fn the_port_is_held_by_another_program() {
@@ -29,7 +29,7 @@ async fn the_port_is_held_by_another_program() {
         report
             .checks
             .iter()
-            .any(|check| check.stage == Stage::Through && check.verdict == Verdict::Skip)
+            .any(|check| check.stage == Stage::Through && check.verdict == CheckVerdict::Skip)
     );
     assert_eq!(report.verdict(), FAIL);
 }
@@ -73,7 +73,7 @@ async fn an_endpoint_that_is_our_own_listener() {
 
 #[tokio::test]
 async fn wrong_and_odd_settings() {
-    let subject = Input {
+    let subject = DoctorInput {
         wrong: vec!["a TCP endpoint has no path\u{1b}[2J".to_owned()],
         odd: vec!["ENTRYWAY_ENDPONT is not a setting".to_owned()],
         ..subject(explicit(&[]))
@@ -82,7 +82,7 @@ async fn wrong_and_odd_settings() {
     assert_rule(
         &report,
         &rules::SETTINGS_ODD,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "misspelt",
         "entryway check",
     );
@@ -113,14 +113,14 @@ async fn a_route_that_does_not_exist() {
 #[tokio::test]
 async fn through_a_running_instance() {
     let mock = mock_zones([127, 0, 92, 1]);
-    let stands_in = |addresses: Vec<SocketAddr>| Instance {
+    let stands_in = |addresses: Vec<SocketAddr>| RunningInstance {
         pid: std::process::id(),
         addresses,
         down: Vec::new(),
         hops: Vec::new(),
         examined: true,
     };
-    let with = |instance: Instance| Input {
+    let with = |instance: RunningInstance| DoctorInput {
         listen: instance.addresses.clone(),
         instance: Some(instance),
         ..subject(way_of(&mock))
@@ -128,7 +128,7 @@ async fn through_a_running_instance() {
     // Stands in for entryway: a port that answers as the system does.
     let same = mock_zones([127, 0, 93, 1]);
     let fine = report(&with(stands_in(vec![same.address("a").unwrap()]))).await;
-    assert_eq!(fine.verdict(), Verdict::Pass, "{}", fine.text(false));
+    assert_eq!(fine.verdict(), CheckVerdict::Pass, "{}", fine.text(false));
     let line = fine
         .checks
         .iter()
@@ -140,7 +140,7 @@ async fn through_a_running_instance() {
         line.evidence
     );
 
-    same.set_mode("a", Mode::Fin).await.unwrap();
+    same.set_mode("a", ZoneMode::Fin).await.unwrap();
     let closed = report(&with(stands_in(vec![same.address("a").unwrap()]))).await;
     assert_rule(
         &closed,
@@ -150,7 +150,7 @@ async fn through_a_running_instance() {
         "entryway status",
     );
 
-    same.set_mode("b", Mode::OtherIdentity).await.unwrap();
+    same.set_mode("b", ZoneMode::OtherIdentity).await.unwrap();
     let other = report(&with(stands_in(vec![same.address("b").unwrap()]))).await;
     let check = assert_rule(
         &other,
@@ -173,7 +173,7 @@ async fn through_a_running_instance() {
     assert_rule(
         &behind,
         &rules::THROUGH_DISAGREES,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "just come back",
         "endpoint probe",
     );
@@ -193,32 +193,37 @@ async fn timers_that_will_hurt() {
     assert_rule(
         &report,
         &rules::LIMIT_KEEPALIVE,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "350 s",
         "below 350s",
     );
     assert_rule(
         &report,
         &rules::LIMIT_DRAIN,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "terminationGracePeriodSeconds",
         "--max-drain 25s",
     );
     assert_rule(
         &report,
         &rules::LIMIT_HOLD,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "60 s by default",
         "hold_timeout",
     );
     assert_rule(
         &report,
         &rules::LIMIT_FILES,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "ulimit -n",
         "LimitNOFILE",
     );
-    assert_eq!(report.verdict(), Verdict::Warn, "{}", report.text(false));
+    assert_eq!(
+        report.verdict(),
+        CheckVerdict::Warn,
+        "{}",
+        report.text(false)
+    );
     subject.targets[0].keepalive = Duration::ZERO;
     let off = host_checks::check_limits(&subject, &[]);
     assert!(
@@ -248,7 +253,7 @@ async fn local_ports_towards_an_address() {
         host_checks::check_local_ports(&[at], Some(1000))
             .unwrap()
             .verdict,
-        Verdict::Pass
+        CheckVerdict::Pass
     );
 }
 
@@ -266,8 +271,8 @@ async fn an_instance_that_has_used_its_open_files() {
         .unwrap();
     let mut said = [0; 5];
     std::io::Read::read_exact(instance.stdout.as_mut().unwrap(), &mut said).unwrap();
-    let subject = Input {
-        instance: Some(Instance {
+    let subject = DoctorInput {
+        instance: Some(RunningInstance {
             pid: instance.id(),
             addresses: Vec::new(),
             down: Vec::new(),
@@ -280,7 +285,7 @@ async fn an_instance_that_has_used_its_open_files() {
     let check = assert_rule(
         &report,
         &rules::LIMIT_FILES_USED,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "leak",
         "entryway status",
     );
@@ -292,8 +297,8 @@ async fn an_instance_that_has_used_its_open_files() {
 #[tokio::test]
 async fn redacted_reports_name_nobody() {
     let mock = mock_zones([127, 0, 95, 1]);
-    mock.set_mode("b", Mode::OtherIdentity).await.unwrap();
-    mock.set_mode("c", Mode::Refuse).await.unwrap();
+    mock.set_mode("b", ZoneMode::OtherIdentity).await.unwrap();
+    mock.set_mode("c", ZoneMode::Refuse).await.unwrap();
     let mut subject = subject(way_of(&mock));
     subject.targets[0].system = Some("prod".to_owned());
     let mut report = report(&subject).await;

@@ -2,7 +2,7 @@ use super::*;
 use crate::settings::{UpstreamSettings, assign_hops};
 
 /// One endpoint behind this `via`, whose name no resolver knows.
-fn behind(via: &str) -> Input {
+fn behind(via: &str) -> DoctorInput {
     let mut settings = UpstreamSettings::default();
     settings.via.url = via.to_owned();
     let mut target = explicit(&[("entry.prod.internal", 8182, None)]);
@@ -11,7 +11,7 @@ fn behind(via: &str) -> Input {
     subject(target)
 }
 
-fn of_stage(report: &Report, stage: Stage) -> Vec<&Check> {
+fn of_stage(report: &Diagnosis, stage: Stage) -> Vec<&Check> {
     let checks = report.checks.iter();
     checks.filter(|check| check.stage == stage).collect()
 }
@@ -22,7 +22,7 @@ async fn a_proxy_that_refuses_is_blamed_itself() {
     let check = assert_rule(
         &report,
         &rules::HOP_DOWN,
-        Verdict::Fail,
+        CheckVerdict::Fail,
         "down, or out of reach",
         "by hand",
     );
@@ -33,7 +33,7 @@ async fn a_proxy_that_refuses_is_blamed_itself() {
     );
     let tcp = of_stage(&report, Stage::Tcp);
     assert!(
-        tcp.iter().all(|check| check.verdict == Verdict::Skip),
+        tcp.iter().all(|check| check.verdict == CheckVerdict::Skip),
         "{tcp:?}"
     );
     assert_eq!(
@@ -49,7 +49,7 @@ async fn the_last_words_of_a_command_and_what_they_mean() {
     let check = assert_rule(
         &report,
         &rules::HOP_DOWN,
-        Verdict::Fail,
+        CheckVerdict::Fail,
         "accepts none of the keys",
         "entryway status",
     );
@@ -64,11 +64,11 @@ async fn the_last_words_of_a_command_and_what_they_mean() {
 async fn what_is_behind_a_hop_that_works_is_examined_through_it() {
     // `cat` says back what it is asked, which is no answer of Datomic.
     let report = report(&behind("exec:cat")).await;
-    assert_eq!(of_stage(&report, Stage::Hop)[0].verdict, Verdict::Pass);
+    assert_eq!(of_stage(&report, Stage::Hop)[0].verdict, CheckVerdict::Pass);
     let check = assert_rule(
         &report,
         &rules::HOP_ANSWER,
-        Verdict::Fail,
+        CheckVerdict::Fail,
         "another host or port",
         "curl",
     );
@@ -78,7 +78,7 @@ async fn what_is_behind_a_hop_that_works_is_examined_through_it() {
 #[tokio::test]
 async fn a_hop_that_a_running_instance_finds_down() {
     let mut subject = behind("exec:cat");
-    subject.instance = Some(Instance {
+    subject.instance = Some(RunningInstance {
         hops: vec![InstanceHop {
             upstream: "default".to_owned(),
             via: "ssh://bastion".to_owned(),
@@ -86,13 +86,13 @@ async fn a_hop_that_a_running_instance_finds_down() {
             last_error: Some("the command ended before it was ready: exit 255".to_owned()),
             last_output: vec!["Host key verification failed.".to_owned()],
         }],
-        ..Instance::default()
+        ..RunningInstance::default()
     });
     let report = report(&subject).await;
     let check = assert_rule(
         &report,
         &rules::HOP_DOWN,
-        Verdict::Fail,
+        CheckVerdict::Fail,
         "the host key is not known",
         "entryway status",
     );

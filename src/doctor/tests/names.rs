@@ -4,7 +4,7 @@ use super::dns::fake::{A, AAAA, Reply};
 use super::dns::{HTTP, VPCE, ZONE_A, fake_dns, ips, names_of, of, settings};
 use super::*;
 
-const FAIL: Verdict = Verdict::Fail;
+const FAIL: CheckVerdict = CheckVerdict::Fail;
 
 #[tokio::test]
 async fn a_vpc_endpoint_that_is_gone() {
@@ -42,11 +42,11 @@ async fn zones_of_a_vpc_endpoint() {
             .evidence
             .contains("zones with an endpoint: us-east-1a")
     });
-    assert_eq!(zones.unwrap().verdict, Verdict::Pass);
+    assert_eq!(zones.unwrap().verdict, CheckVerdict::Pass);
     assert_rule(
         &report,
         &rules::NAME_ONE_ADDRESS,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "one subnet only",
         "--vpc-endpoint-id vpce-0123456789abcdef0 ",
     );
@@ -56,7 +56,7 @@ async fn zones_of_a_vpc_endpoint() {
     assert_rule(
         &report,
         &rules::NAME_ZONES_MISSING,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "alias",
         "DnsEntries[].DnsName",
     );
@@ -77,7 +77,7 @@ async fn one_address_while_zones_are_configured() {
     let check = assert_rule(
         &report,
         &rules::NAME_SAME_ADDRESS,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "regional name",
         "its own name",
     );
@@ -95,7 +95,7 @@ async fn one_address_while_zones_are_configured() {
     let check = assert_rule(
         &report,
         &rules::NAME_ONE_ADDRESS,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "zonal name",
         "--vpce NAME",
     );
@@ -116,7 +116,7 @@ async fn public_mixed_and_split_answers() {
     assert_rule(
         &report,
         &rules::NAME_PUBLIC,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "split horizon",
         "--dns-server",
     );
@@ -125,7 +125,7 @@ async fn public_mixed_and_split_answers() {
     assert_rule(
         &report,
         &rules::NAME_MIXED,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "two zones",
         "--endpoint",
     );
@@ -135,7 +135,7 @@ async fn public_mixed_and_split_answers() {
     let check = assert_rule(
         &report,
         &rules::NAME_DISAGREE,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "first that answers",
         "resolv.conf",
     );
@@ -173,7 +173,7 @@ async fn local_answers_are_refused() {
     let dns = fake_dns().await;
     dns.set(HTTP, A, [ips("127.0.0.1")]);
     dns.set(HTTP, AAAA, [Reply::NoData]);
-    let mut subject = Input {
+    let mut subject = DoctorInput {
         dns: settings(&dns),
         ..subject(explicit(&[(HTTP, 8182, None)]))
     };
@@ -210,8 +210,8 @@ async fn the_worst_case_ends_in_time() {
     let dns = fake_dns().await;
     let names: Vec<String> = (0..12).map(|number| format!("zone{number}.test")).collect();
     let mock = mock_zones([127, 0, 88, 1]);
-    mock.set_mode("a", Mode::Silent).await.unwrap();
-    mock.set_mode("b", Mode::Freeze).await.unwrap();
+    mock.set_mode("a", ZoneMode::Silent).await.unwrap();
+    mock.set_mode("b", ZoneMode::Freeze).await.unwrap();
     for name in &names {
         let late = Reply::Delay(
             Duration::from_millis(1900),
@@ -225,7 +225,7 @@ async fn the_worst_case_ends_in_time() {
         .iter()
         .map(|name| (name.as_str(), port, None))
         .collect();
-    let mut subject = Input {
+    let mut subject = DoctorInput {
         dns: settings(&dns),
         ..subject(explicit(&endpoints))
     };

@@ -4,11 +4,11 @@ use super::dns::fake::{A, Reply};
 use super::dns::{VPCE, fake_dns, ip};
 use super::*;
 
-const FAIL: Verdict = Verdict::Fail;
+const FAIL: CheckVerdict = CheckVerdict::Fail;
 
 async fn silent(mock: &Mock, zones: &[&str]) {
     for zone in zones {
-        mock.set_mode(zone, Mode::Silent).await.unwrap();
+        mock.set_mode(zone, ZoneMode::Silent).await.unwrap();
     }
 }
 
@@ -44,7 +44,7 @@ async fn one_zone_does_not_answer() {
     let check = assert_rule(
         &report,
         &rules::TCP_TIMEOUT_SOME,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "outage",
         "failover covers it",
     );
@@ -131,7 +131,7 @@ fn silence_at_a_public_address_or_by_the_default_route() {
             zone: None,
             socket: SocketAddr::new(ip(address), 8182),
         },
-        route: Ok(ip_route::Route {
+        route: Ok(ip_route::IpRoute {
             source: ip("192.168.1.5"),
             interface: Some("wlan0".to_owned()),
             by_default: true,
@@ -179,7 +179,7 @@ fn silence_at_a_public_address_or_by_the_default_route() {
 async fn silence_after_accept() {
     let mock = mock_zones([127, 0, 75, 1]);
     for zone in ["a", "b", "c"] {
-        mock.set_mode(zone, Mode::Freeze).await.unwrap();
+        mock.set_mode(zone, ZoneMode::Freeze).await.unwrap();
     }
     let report = report(&subject(way_of(&mock))).await;
     assert_rule(
@@ -225,7 +225,7 @@ async fn a_connect_that_is_slower_than_its_limit() {
     let check = assert_rule(
         &report,
         &rules::TCP_SLOW,
-        Verdict::Warn,
+        CheckVerdict::Warn,
         "lost SYN",
         "longer --connect-timeout",
     );

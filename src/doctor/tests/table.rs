@@ -14,7 +14,7 @@ fn every_rule_is_whole_and_named_once() {
             "{} has no causes or steps",
             rule.id
         );
-        assert!(rule.verdict >= Verdict::Warn, "{}", rule.id);
+        assert!(rule.verdict >= CheckVerdict::Warn, "{}", rule.id);
         for text in rule.causes.iter().chain(rule.steps).chain([&rule.symptom]) {
             assert!(
                 !text.ends_with('.') && !text.is_empty(),
@@ -53,7 +53,7 @@ fn text_and_json_say_the_same() {
         Check::pass(Stage::Settings, "default", "fine"),
         Check::ruled(&rules::TCP_REFUSED, "a 10.0.0.1:8182", "after 2 ms", &facts).of("default"),
     ];
-    let report = Report::new(checks.clone(), &HashSet::new(), 1);
+    let report = Diagnosis::new(checks.clone(), &HashSet::new(), 1);
     let text = report.text(false);
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with("PASS  settings  default"), "{text}");
@@ -77,6 +77,6 @@ fn text_and_json_say_the_same() {
         rules::TCP_REFUSED.causes.len()
     );
     // Something else works: entryway goes there, and the failure is a warning.
-    let report = Report::new(checks, &HashSet::from(["default".to_owned()]), 1);
-    assert_eq!(report.verdict(), Verdict::Warn);
+    let report = Diagnosis::new(checks, &HashSet::from(["default".to_owned()]), 1);
+    assert_eq!(report.verdict(), CheckVerdict::Warn);
 }

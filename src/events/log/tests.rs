@@ -239,7 +239,7 @@ fn level_and_filters_change_while_it_runs() {
     event!(events, DEBUG, "probe.fail", "three");
     log.apply(&LogSettings {
         level: Level::DEBUG,
-        connections: Connections::Errors,
+        connections: ConnectionEvents::Errors,
         probes: Probes::Off,
         ..LogSettings::default()
     });
@@ -249,7 +249,7 @@ fn level_and_filters_change_while_it_runs() {
     close(&events, "upstream_rst");
     assert!(log.wants_close(Reason::UpstreamRst) && !log.wants_close(Reason::ClientFin));
     log.apply(&LogSettings {
-        connections: Connections::Off,
+        connections: ConnectionEvents::Off,
         level: Level::WARN,
         ..LogSettings::default()
     });
@@ -412,7 +412,7 @@ fn settings_read_and_refuse() {
         (
             Format::Logfmt,
             Level::DEBUG,
-            Connections::Errors,
+            ConnectionEvents::Errors,
             Probes::Off,
             Libraries::Off
         )

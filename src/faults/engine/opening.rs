@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{ENDING, Engine, lock};
 use crate::events::{Reason, event};
 use crate::faults::proxy::{EngineError, ProxySpec, ProxyView, differs};
-use crate::relay::Command;
+use crate::relay::ConnectionCommand;
 use crate::types::ListenerName;
 
 // === impl Engine ===
@@ -204,7 +204,7 @@ impl Engine {
                 if entry.listener == listener {
                     left = true;
                     if entry.candidate().is_none() {
-                        entry.commands.send(Command::Cut(Reason::Killed));
+                        entry.commands.send(ConnectionCommand::Cut(Reason::Killed));
                     } else {
                         entry.commands.set_diverted(true);
                     }

@@ -1,4 +1,4 @@
-//! Answers made to hurt: none is read beyond the limits, none outlasts the deadline.
+//! Hostile answers: none is read beyond the limits, none outlasts the deadline.
 
 use std::io;
 use std::pin::Pin;

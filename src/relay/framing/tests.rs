@@ -7,13 +7,13 @@ mod reference;
 use Direction::{Download, Upload};
 
 /// Shows bytes in one piece.
-fn show(framing: &mut Framing, direction: Direction, text: &str) -> Phase {
+fn show(framing: &mut Framing, direction: Direction, text: &str) -> HttpPhase {
     framing.inspect(direction, text.as_bytes());
     framing.phase()
 }
 
 /// The phase after these bytes, the same whether they come at once or byte by byte.
-fn after(parts: &[(Direction, &[u8])]) -> Phase {
+fn after(parts: &[(Direction, &[u8])]) -> HttpPhase {
     let mut whole = Framing::default();
     let mut single = Framing::default();
     for (direction, bytes) in parts {
@@ -31,12 +31,12 @@ fn after(parts: &[(Direction, &[u8])]) -> Phase {
     whole.phase()
 }
 
-fn after_request(request: impl AsRef<[u8]>) -> Phase {
+fn after_request(request: impl AsRef<[u8]>) -> HttpPhase {
     after(&[(Upload, request.as_ref())])
 }
 
 /// The phase after this answer to a plain GET.
-fn after_answer(answer: impl AsRef<[u8]>) -> Phase {
+fn after_answer(answer: impl AsRef<[u8]>) -> HttpPhase {
     after(&[
         (Upload, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
         (Download, answer.as_ref()),
@@ -51,21 +51,24 @@ fn it_is_small() {
 #[test]
 fn an_exchange_goes_through_its_phases() {
     let mut framing = Framing::default();
-    assert_eq!(framing.phase(), Phase::Idle);
-    assert_eq!(show(&mut framing, Upload, "POST / HT"), Phase::Request);
+    assert_eq!(framing.phase(), HttpPhase::Idle);
+    assert_eq!(show(&mut framing, Upload, "POST / HT"), HttpPhase::Request);
     let rest = "TP/1.1\r\nContent-Length: 4\r\n\r\nab";
-    assert_eq!(show(&mut framing, Upload, rest), Phase::Request);
+    assert_eq!(show(&mut framing, Upload, rest), HttpPhase::Request);
     assert_eq!(framing.opaque(Upload), 2);
-    assert_eq!(show(&mut framing, Upload, "cd"), Phase::Waiting);
+    assert_eq!(show(&mut framing, Upload, "cd"), HttpPhase::Waiting);
     let interim = "HTTP/1.1 102 Processing\r\n\r\n";
-    assert_eq!(show(&mut framing, Download, interim), Phase::Waiting);
-    assert_eq!(show(&mut framing, Download, "H"), Phase::Answer);
+    assert_eq!(show(&mut framing, Download, interim), HttpPhase::Waiting);
+    assert_eq!(show(&mut framing, Download, "H"), HttpPhase::Answer);
     let head = "TTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\n";
-    assert_eq!(show(&mut framing, Download, head), Phase::Answer);
+    assert_eq!(show(&mut framing, Download, head), HttpPhase::Answer);
     assert_eq!(framing.opaque(Download), 5);
     framing.skip(Download, 5);
-    assert_eq!(show(&mut framing, Download, "\r\n0\r\n"), Phase::Answer);
-    assert_eq!(show(&mut framing, Download, "X: y\r\n\r\n"), Phase::Idle);
+    assert_eq!(show(&mut framing, Download, "\r\n0\r\n"), HttpPhase::Answer);
+    assert_eq!(
+        show(&mut framing, Download, "X: y\r\n\r\n"),
+        HttpPhase::Idle
+    );
     assert!(framing.partial.is_none());
 }
 
@@ -73,13 +76,16 @@ fn an_exchange_goes_through_its_phases() {
 fn an_upload_that_waits_for_100_continue_is_a_request_under_way() {
     let head = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n";
     let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
-    assert_eq!(after(&[(Upload, head)]), Phase::Request);
-    assert_eq!(after(&[(Upload, head), (Download, go_on)]), Phase::Request);
+    assert_eq!(after(&[(Upload, head)]), HttpPhase::Request);
+    assert_eq!(
+        after(&[(Upload, head), (Download, go_on)]),
+        HttpPhase::Request
+    );
     let refused = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n";
     let early = [(Upload, head.as_slice()), (Download, refused)];
-    assert_eq!(after(&early), Phase::Request, "its body may still come");
+    assert_eq!(after(&early), HttpPhase::Request, "its body may still come");
     let whole = [early[0], early[1], (Upload, b"abc".as_slice())];
-    assert_eq!(after(&whole), Phase::Idle);
+    assert_eq!(after(&whole), HttpPhase::Idle);
 }
 
 #[test]
@@ -88,34 +94,34 @@ fn an_answer_until_the_close_is_complete_at_the_close_only() {
     show(&mut framing, Upload, "GET / HTTP/1.0\r\n\r\n");
     assert_eq!(
         show(&mut framing, Download, "HTTP/1.0 200 OK\r\n\r\nso far"),
-        Phase::Answer
+        HttpPhase::Answer
     );
     assert_eq!(framing.opaque(Download), u64::MAX);
     assert_eq!(framing.end(Download).answers, 1);
-    assert_eq!(framing.phase(), Phase::Idle);
+    assert_eq!(framing.phase(), HttpPhase::Idle);
 }
 
 #[test]
 fn bodiless_answers_end_with_their_head() {
     for status in ["204 No Content", "304 Not Modified"] {
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\n\r\n");
-        assert_eq!(after_answer(&answer), Phase::Idle, "{status}");
-        assert_eq!(after_answer(answer + "0123456789"), Phase::Unknown);
+        assert_eq!(after_answer(&answer), HttpPhase::Idle, "{status}");
+        assert_eq!(after_answer(answer + "0123456789"), HttpPhase::Unknown);
     }
     let head: (Direction, &[u8]) = (Upload, b"HEAD / HTTP/1.1\r\n\r\n");
     let get: (Direction, &[u8]) = (Upload, b"GET / HTTP/1.1\r\n\r\n");
     let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n";
-    assert_eq!(after(&[head, (Download, answer)]), Phase::Idle);
-    assert_eq!(after(&[head, get, (Download, answer)]), Phase::Waiting);
+    assert_eq!(after(&[head, (Download, answer)]), HttpPhase::Idle);
+    assert_eq!(after(&[head, get, (Download, answer)]), HttpPhase::Waiting);
     let with_body: (Direction, &[u8]) = (Download, b"abc");
     assert_eq!(
         after(&[head, (Download, answer), with_body]),
-        Phase::Unknown,
+        HttpPhase::Unknown,
         "a body behind an answer to HEAD is not believed"
     );
     assert_eq!(
         after(&[head, get, (Download, answer), with_body]),
-        Phase::Unknown
+        HttpPhase::Unknown
     );
 }
 
@@ -124,16 +130,16 @@ fn long_heads_and_split_lines_are_kept_within_bounds() {
     let long = "x".repeat(60_000);
     assert_eq!(
         after_request(format!("GET /{long} HTTP/1.1\r\n\r\n")),
-        Phase::Waiting
+        HttpPhase::Waiting
     );
     assert_eq!(
         after_request(format!("GET / HTTP/1.1\r\nCookie: {long}\r\n\r\n")),
-        Phase::Waiting
+        HttpPhase::Waiting
     );
     let many = "a:b\r\n".repeat(10_000);
     assert_eq!(
         after_request(format!("GET / HTTP/1.1\r\n{many}\r\n")),
-        Phase::Waiting
+        HttpPhase::Waiting
     );
     let mut framing = Framing::default();
     framing.inspect(Upload, b"GET / HTTP/1.1\r\nCookie: ");
@@ -142,28 +148,31 @@ fn long_heads_and_split_lines_are_kept_within_bounds() {
         let kept = framing.partial.as_ref().unwrap()[0].capacity();
         assert!(kept <= 4 * KEPT_LINE, "{kept}");
     }
-    assert_eq!(framing.phase(), Phase::Request);
+    assert_eq!(framing.phase(), HttpPhase::Request);
     assert_eq!(
         after_request("GET / HTTP/1.1\r\n".to_owned() + &"x:y\r\n".repeat(20_000)),
-        Phase::Unknown,
+        HttpPhase::Unknown,
         "above 64 KiB"
     );
 }
 
 #[test]
 fn bare_lf_and_folds_of_other_fields_are_understood() {
-    assert_eq!(after_request("GET / HTTP/1.1\nHost: x\n\n"), Phase::Waiting);
+    assert_eq!(
+        after_request("GET / HTTP/1.1\nHost: x\n\n"),
+        HttpPhase::Waiting
+    );
     assert_eq!(
         after_request("POST / HTTP/1.1\r\nX: a\r\n b\r\nContent-Length: 1\r\n\r\n"),
-        Phase::Request
+        HttpPhase::Request
     );
     assert_eq!(
         after_request("\r\n\r\nGET / HTTP/1.1\r\n\r\n"),
-        Phase::Waiting
+        HttpPhase::Waiting
     );
     assert_eq!(
         after_answer("HTTP/1.1 200\nContent-Length: 2\n\nok"),
-        Phase::Idle
+        HttpPhase::Idle
     );
 }
 
@@ -212,14 +221,18 @@ fn what_is_ambiguous_is_unknown() {
     ];
     for field in fields {
         let request = format!("{post}{field}\r\n\r\n");
-        assert_eq!(after_request(&request), Phase::Unknown, "{field:?}");
+        assert_eq!(after_request(&request), HttpPhase::Unknown, "{field:?}");
         let answer = format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n");
-        assert_eq!(after_answer(&answer), Phase::Unknown, "answer, {field:?}");
+        assert_eq!(
+            after_answer(&answer),
+            HttpPhase::Unknown,
+            "answer, {field:?}"
+        );
     }
     let folded_first = "POST / HTTP/1.1\r\n Content-Length: 5\r\n\r\n";
-    assert_eq!(after_request(folded_first), Phase::Unknown);
+    assert_eq!(after_request(folded_first), HttpPhase::Unknown);
     let old = "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
-    assert_eq!(after_request(old), Phase::Unknown);
+    assert_eq!(after_request(old), HttpPhase::Unknown);
     let chunks = [
         "5 x\r\n",
         "5\n",
@@ -237,9 +250,13 @@ fn what_is_ambiguous_is_unknown() {
     ];
     for chunk in chunks {
         let request = format!("{post}Transfer-Encoding: chunked\r\n\r\n{chunk}");
-        assert_eq!(after_request(&request), Phase::Unknown, "{chunk:?}");
+        assert_eq!(after_request(&request), HttpPhase::Unknown, "{chunk:?}");
         let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}");
-        assert_eq!(after_answer(&answer), Phase::Unknown, "answer, {chunk:?}");
+        assert_eq!(
+            after_answer(&answer),
+            HttpPhase::Unknown,
+            "answer, {chunk:?}"
+        );
     }
 }
 
@@ -262,7 +279,7 @@ fn what_is_not_http_is_unknown_at_once() {
     for begin in begins {
         assert_eq!(
             after_request(begin),
-            Phase::Unknown,
+            HttpPhase::Unknown,
             "{:?}",
             String::from_utf8_lossy(begin)
         );
@@ -279,18 +296,22 @@ fn what_is_not_http_is_unknown_at_once() {
     for answer in answers {
         assert_eq!(
             after_answer(answer),
-            Phase::Unknown,
+            HttpPhase::Unknown,
             "{:?}",
             String::from_utf8_lossy(answer)
         );
     }
-    assert_eq!(after(&[(Download, b"HTTP/1.1 200 OK")]), Phase::Unknown);
-    assert_eq!(after(&[(Download, b"220 hello\r\n")]), Phase::Unknown);
+    assert_eq!(after(&[(Download, b"HTTP/1.1 200 OK")]), HttpPhase::Unknown);
+    assert_eq!(after(&[(Download, b"220 hello\r\n")]), HttpPhase::Unknown);
     let twice = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".repeat(2);
-    assert_eq!(after_answer(twice), Phase::Unknown, "two answers to one");
+    assert_eq!(
+        after_answer(twice),
+        HttpPhase::Unknown,
+        "two answers to one"
+    );
     assert_eq!(
         after_request("GET / HTTP/1.1\r\n\r\n".repeat(33)),
-        Phase::Unknown,
+        HttpPhase::Unknown,
         "more than 32 unanswered"
     );
 }

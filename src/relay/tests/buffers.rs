@@ -230,7 +230,7 @@ async fn l4_a_splice_refused_with_a_full_pipe_loses_nothing() {
     let shared = Plan::default().shared;
     let mut buffer = TransferBuffer::new(true, Limits::PIPE_SIZE);
     buffer.after_read(256 << 10, 256 << 10, u64::MAX);
-    assert_eq!(buffer.mode(), buffer::Mode::Pipe);
+    assert_eq!(buffer.mode(), buffer::BufferKind::Pipe);
     far.write_all(b"in the pipe").await.unwrap();
     near.readable().await.unwrap();
     let pipe = buffer.empty_pipe(&shared).unwrap();
@@ -239,7 +239,7 @@ async fn l4_a_splice_refused_with_a_full_pipe_loses_nothing() {
     buffer.refuse_splice(&refusal, &shared).unwrap();
     assert_eq!(
         (buffer.mode(), buffer.rest()),
-        (buffer::Mode::Buffer, &b"in the pipe"[..])
+        (buffer::BufferKind::Buffer, &b"in the pipe"[..])
     );
     assert!(shared.fallbacks().any(|count| count == ("unsupported", 1)));
     assert_eq!(shared.pipes_in_use(), 0, "closed, not pooled: {buffer:?}");
@@ -248,7 +248,7 @@ async fn l4_a_splice_refused_with_a_full_pipe_loses_nothing() {
     buffer.after_read(256 << 10, 256 << 10, u64::MAX);
     assert_eq!(
         (buffer.mode(), shared.leftover_bytes()),
-        (buffer::Mode::Buffer, 0)
+        (buffer::BufferKind::Buffer, 0)
     );
 }
 

@@ -5,8 +5,8 @@ use super::*;
 const NO_QUIET: Duration = Duration::ZERO;
 
 /// A command that does not stand: it is carried out now or never.
-fn close(reason: Reason, quiet: Duration) -> Command {
-    Command::CloseAtRest {
+fn close(reason: Reason, quiet: Duration) -> ConnectionCommand {
+    ConnectionCommand::CloseAtRest {
         reason,
         quiet,
         until: Moment::default(),
@@ -124,7 +124,8 @@ async fn a_cut_resets_both_sides() {
     let mut rig = Plan::default().rig().await;
     rig.client.write_all(b"ask").await.unwrap();
     rig.server.read_exact(&mut [0; 3]).await.unwrap();
-    rig.commands.send(Command::Cut(Reason::EndpointSilent));
+    rig.commands
+        .send(ConnectionCommand::Cut(Reason::EndpointSilent));
     for end in [&mut rig.client, &mut rig.server] {
         let error = end.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
@@ -141,7 +142,7 @@ async fn a_cut_ends_a_close_under_way_and_a_relay_that_begins() {
     exchange(&mut rig).await;
     rig.commands.send(close(Reason::DrainIdle, NO_QUIET));
     assert_eq!(rig.client.read(&mut [0; 1]).await.unwrap(), 0);
-    rig.commands.send(Command::Cut(Reason::Killed));
+    rig.commands.send(ConnectionCommand::Cut(Reason::Killed));
     assert!(matches!(
         rig.done.await.unwrap(),
         Outcome::Commanded(Reason::Killed)

@@ -6,8 +6,8 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Stands for as long as a test takes; the quiet is for pairs without framing.
-fn close() -> Command {
-    Command::CloseAtRest {
+fn close() -> ConnectionCommand {
+    ConnectionCommand::CloseAtRest {
         reason: Reason::DrainIdle,
         quiet: Duration::from_secs(3600),
         until: crate::clock::now() + Duration::from_secs(3600),
@@ -39,7 +39,7 @@ async fn a_command_stands_until_the_answer_is_complete() {
         .unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!rig.done.is_finished());
-    assert_eq!(rig.stats.phase(), Some(Phase::Answer));
+    assert_eq!(rig.stats.phase(), Some(HttpPhase::Answer));
     rig.server.write_all(rest).await.unwrap();
     let mut end = Vec::new();
     rig.client.read_to_end(&mut end).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_command_stands_until_the_answer_is_complete() {
 async fn a_command_whose_time_is_over_is_dropped() {
     let mut rig = Plan::framed().rig().await;
     ask(&mut rig).await;
-    rig.commands.send(Command::CloseAtRest {
+    rig.commands.send(ConnectionCommand::CloseAtRest {
         reason: Reason::Rebalance,
         quiet: Duration::ZERO,
         until: crate::clock::now(),
@@ -112,7 +112,7 @@ async fn times_are_those_of_requests_pipelined_and_split_ones_too() {
     eventually("none waits", || rig.stats.waiting_since().is_none()).await;
     assert_eq!(rig.answers.framed.load(Relaxed), 2);
     assert_eq!(rig.answers.first_bytes.count(), 2);
-    assert_eq!(rig.stats.phase(), Some(Phase::Idle));
+    assert_eq!(rig.stats.phase(), Some(HttpPhase::Idle));
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn bytes_that_are_not_http_are_carried_like_any_other() {
     let mut rig = Plan::framed().rig().await;
     rig.client.write_all(b"\x16\x03\x01").await.unwrap();
     rig.server.read_exact(&mut [0; 3]).await.unwrap();
-    assert_eq!(rig.stats.phase(), Some(Phase::Unknown));
+    assert_eq!(rig.stats.phase(), Some(HttpPhase::Unknown));
     assert!(rig.stats.waiting_since().is_some());
     rig.server.write_all(b"hello").await.unwrap();
     rig.client.read_exact(&mut [0; 5]).await.unwrap();

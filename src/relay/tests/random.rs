@@ -6,7 +6,7 @@ use crate::sys::{socket, tcp_info};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Close {
-    /// Ends its half when it has said everything.
+    /// Ends its half when it has sent everything.
     Fin,
     /// Resets once the other end's kernel has everything.
     Reset,

@@ -60,7 +60,11 @@ pub(in crate::settings) fn diagnose(error: &Error, tree: &Node) -> Diagnostic {
         }
         What::UnknownWord(word, known) => {
             let problem = Diagnostic::new(
-                format!("`{}` is none of {}", word.escape_debug(), known.join(", ")),
+                format!(
+                    "`{}` is not one of {}",
+                    word.escape_debug(),
+                    known.join(", ")
+                ),
                 origin,
             );
             match closest(word, known.iter().copied()) {

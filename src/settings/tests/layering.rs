@@ -72,7 +72,7 @@ fn the_profile_itself_has_layers() {
     assert_eq!(loaded.settings.profile, Profile::Load);
     assert_eq!(
         loaded.settings.log.connections,
-        crate::events::Connections::Errors
+        crate::events::ConnectionEvents::Errors
     );
     assert_eq!(loaded.settings.upstreams[0].warm.spares, 0);
 }
@@ -99,7 +99,10 @@ fn lists_in_a_variable_are_separated_by_white_space() {
     let third = &load_with(&[], &env).unwrap().targets[0].endpoints[2];
     assert_eq!((third.host.as_str(), third.port), ("::2", 8182));
     assert_eq!(settings.listeners[0].bind.len(), 2);
-    assert_eq!(settings.log.connections, crate::events::Connections::Errors);
+    assert_eq!(
+        settings.log.connections,
+        crate::events::ConnectionEvents::Errors
+    );
     assert_eq!(settings.log.probes, crate::events::Probes::Off);
     assert!(settings.dns.allow_local_answers && settings.shutdown.strict_exit);
     assert_eq!(settings.upstreams[0].splice, Splice::Off);
@@ -130,11 +133,11 @@ fn booleans_and_switches() {
 #[test]
 fn words_numbers_and_off() {
     for (text, expected) in [
-        ("\"none\"", Readiness::None),
-        ("\"any\"", Readiness::Any),
-        ("\"all\"", Readiness::All),
-        ("2", Readiness::AtLeast(2)),
-        ("\"2\"", Readiness::AtLeast(2)),
+        ("\"none\"", ReadinessRule::None),
+        ("\"any\"", ReadinessRule::Any),
+        ("\"all\"", ReadinessRule::All),
+        ("2", ReadinessRule::AtLeast(2)),
+        ("\"2\"", ReadinessRule::AtLeast(2)),
     ] {
         let file = OneFile::new(format!("[readiness]\nupstream = {text}\n"));
         assert_eq!(

@@ -1,6 +1,6 @@
 //! How many pipes there may be, and what refuses one.
 //!
-//! Owns the counts of one assembly: pages (an unprivileged uid has a quota of them), large pipes, descriptors.
+//! Owns the counts of one instance: pages (an unprivileged uid has a quota of them), large pipes, descriptors.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,7 +12,7 @@ const PAGE: usize = 4096;
 
 /// Why there is no pipe to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refused {
+pub enum NoPipe {
     /// Our own bound on pipes, pages or large pipes.
     Budget,
     /// No descriptor left (EMFILE, ENFILE).
@@ -38,9 +38,9 @@ pub struct PipeLimits {
     pub pipes: usize,
 }
 
-/// The count of pipes of one assembly. Data threads add and subtract; the scrape reads.
+/// The count of pipes of one instance. Data threads add and subtract; the scrape reads.
 #[derive(Debug)]
-pub struct Budget {
+pub struct PipeBudget {
     limits: PipeLimits,
     pages: AtomicUsize,
     large: AtomicUsize,
@@ -50,26 +50,26 @@ pub struct Budget {
 
 // === impl Refused ===
 
-impl Refused {
+impl NoPipe {
     /// All of them.
-    pub const ALL: [Refused; 6] = [
-        Refused::Budget,
-        Refused::Descriptors,
-        Refused::Small,
-        Refused::Permission,
-        Refused::Unsupported,
-        Refused::Other,
+    pub const ALL: [NoPipe; 6] = [
+        NoPipe::Budget,
+        NoPipe::Descriptors,
+        NoPipe::Small,
+        NoPipe::Permission,
+        NoPipe::Unsupported,
+        NoPipe::Other,
     ];
 
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Refused::Budget => "budget",
-            Refused::Descriptors => "emfile",
-            Refused::Small => "small_pipe",
-            Refused::Permission => "eperm",
-            Refused::Unsupported => "unsupported",
-            Refused::Other => "other",
+            NoPipe::Budget => "budget",
+            NoPipe::Descriptors => "emfile",
+            NoPipe::Small => "small_pipe",
+            NoPipe::Permission => "eperm",
+            NoPipe::Unsupported => "unsupported",
+            NoPipe::Other => "other",
         }
     }
 
@@ -81,10 +81,10 @@ impl Refused {
     /// Classes an error of `pipe2`, `F_SETPIPE_SZ` or `splice` that is no fault of the connection.
     pub fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => Refused::Descriptors,
-            Some(libc::EPERM | libc::EACCES) => Refused::Permission,
-            Some(libc::ENOSYS | libc::EINVAL) => Refused::Unsupported,
-            _ => Refused::Other,
+            Some(libc::EMFILE | libc::ENFILE) => NoPipe::Descriptors,
+            Some(libc::EPERM | libc::EACCES) => NoPipe::Permission,
+            Some(libc::ENOSYS | libc::EINVAL) => NoPipe::Unsupported,
+            _ => NoPipe::Other,
         }
     }
 }
@@ -121,7 +121,7 @@ impl PipeLimits {
 
 // === impl Budget ===
 
-impl Budget {
+impl PipeBudget {
     /// An empty budget.
     pub fn new(limits: PipeLimits) -> Self {
         Self {

@@ -27,7 +27,7 @@ fn shown(members: &[Membership]) -> String {
 
 struct NothingKnown;
 
-impl Known for NothingKnown {
+impl KnownAddresses for NothingKnown {
     fn is_down(&self, _: SocketAddr) -> bool {
         false
     }
@@ -142,7 +142,7 @@ fn the_cap_holds_and_the_departed_make_room() {
 #[test]
 fn those_that_are_down_give_way_to_ones_never_tried() {
     struct Tried(Vec<SocketAddr>);
-    impl Known for Tried {
+    impl KnownAddresses for Tried {
         fn is_down(&self, socket: SocketAddr) -> bool {
             self.0.contains(&socket) && socket != at(199)
         }

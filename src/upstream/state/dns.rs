@@ -17,7 +17,7 @@ use crate::upstream::snapshot::{HealthState, NameView};
 /// Histories kept at most.
 const HISTORIES: usize = 256;
 
-impl membership::Known for BTreeMap<SocketAddr, AddressState> {
+impl membership::KnownAddresses for BTreeMap<SocketAddr, AddressState> {
     fn is_down(&self, socket: SocketAddr) -> bool {
         self.get(&socket)
             .is_some_and(|address_state| address_state.health.state() == HealthState::Down)

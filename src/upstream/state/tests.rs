@@ -14,7 +14,7 @@ use crate::upstream::snapshot::{HealthState, Snapshot};
 mod identity_and_dns;
 mod ranking_and_reload;
 
-/// A upstream and its clock. Zones a, b, c are endpoints `a`, `b`, `c` at 10.0.0.1, .2, .3; our own zone is a.
+/// An upstream and its clock. Zones a, b, c are endpoints `a`, `b`, `c` at 10.0.0.1, .2, .3; our own zone is a.
 struct Story {
     upstream: UpstreamState,
     now: Moment,

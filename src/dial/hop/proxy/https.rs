@@ -8,7 +8,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use super::{Proxy, ProxyRoute, within};
+use super::{ProxyHop, ProxyRoute, within};
 use crate::addr::HostPort;
 use crate::dial::hop::{HopFault, Reached, Refusal};
 use crate::stream::Stream;
@@ -40,7 +40,7 @@ impl ProxyTls {
     /// One TLS connection to `proxy`, and through it to `to`.
     pub(super) async fn open(
         &self,
-        proxy: &Proxy,
+        proxy: &ProxyHop,
         to: &HostPort,
         limit: Duration,
     ) -> Result<Reached, Refusal> {

@@ -13,7 +13,7 @@ struct Message {
 }
 
 /// What the bytes so far mean; for well-formed exchanges only.
-fn reference(upload: &[u8], download: &[u8]) -> Phase {
+fn reference(upload: &[u8], download: &[u8]) -> HttpPhase {
     let requests = requests(upload);
     let answers = answers(download, &requests);
     let done = |messages: &[Message]| {
@@ -24,13 +24,13 @@ fn reference(upload: &[u8], download: &[u8]) -> Phase {
     };
     let inside = |messages: &[Message]| messages.last().is_some_and(|last| !last.complete);
     if inside(&answers) {
-        Phase::Answer
+        HttpPhase::Answer
     } else if done(&requests) > done(&answers) {
-        Phase::Waiting
+        HttpPhase::Waiting
     } else if inside(&requests) {
-        Phase::Request
+        HttpPhase::Request
     } else {
-        Phase::Idle
+        HttpPhase::Idle
     }
 }
 
@@ -325,7 +325,7 @@ fn one(random: &mut fastrand::Rng, case: u64) -> u32 {
     let made = conversation(random);
     let byte_by_byte = random.u8(..) < 60;
     let mut framing = Framing::default();
-    let mut seen = Progress::default();
+    let mut seen = FramingProgress::default();
     let mut at = [0; 2];
     while at != [made.upload.len(), made.download.len()] {
         // An answer may come once the head of its request has gone.
@@ -372,7 +372,7 @@ fn one(random: &mut fastrand::Rng, case: u64) -> u32 {
         );
     }
     seen.answers += framing.end(Direction::Download).answers;
-    assert_eq!(framing.phase(), Phase::Idle, "case {case}");
+    assert_eq!(framing.phase(), HttpPhase::Idle, "case {case}");
     let count = u32::try_from(made.exchanges.len()).unwrap();
     assert_eq!(
         (seen.requests, seen.begun, seen.answers),

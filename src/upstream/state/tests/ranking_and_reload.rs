@@ -12,7 +12,7 @@ fn own_zone_by_name_or_id() {
         (Some("b"), None, None, "bac"),
         (None, Some("c"), None, "cab"),
         (None, Some("us-x"), Some("c"), "cab"),
-        // The setting successes, and what was detected translates it.
+        // The setting wins, and what was detected translates it.
         (Some("b"), Some("c"), None, "bac"),
         (Some("us-x"), Some("us-x"), Some("c"), "cab"),
         (Some("us-y"), Some("us-x"), Some("c"), "abc"),

@@ -35,6 +35,8 @@ mod names;
 mod new_connections;
 #[path = "netns/outage.rs"]
 mod outage;
+#[path = "netns/path.rs"]
+mod path;
 #[path = "netns/process.rs"]
 mod process;
 #[path = "netns/self_faults.rs"]
@@ -131,6 +133,9 @@ const ROWS: &[(&str, Row)] = &[
     ("waiting", live_connections::waiting),
     ("idle", live_connections::idle),
     ("vanished", live_connections::vanished_client),
+    ("mtu", path::full_size_packets_vanish),
+    ("route", path::blackhole_route),
+    ("slow-readers", path::slow_readers),
     ("every-second-probe", flips::every_second_probe),
     ("flips", flips::zone_flips),
     ("stopped", self_faults::stopped),

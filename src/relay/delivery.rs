@@ -14,6 +14,10 @@ use crate::clock::Moment;
 
 use super::side_io::{DeliveryState, SideIo};
 
+/// A probe may stay unanswered for this long although the peer is well: Linux answers one in 500 ms
+/// (`net.ipv4.tcp_invalid_ratelimit`), and the next probe comes after at most twice the time since the last.
+const PROBE_IGNORED: Duration = Duration::from_millis(1500);
+
 /// The watch over one side.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct DeliveryWatch {
@@ -28,7 +32,7 @@ pub(super) struct DeliveryWatch {
 pub(super) enum Delivery {
     Complete,
     Pending,
-    /// Nothing was acknowledged for `user_timeout`.
+    /// Nothing was acknowledged for `user_timeout`, or [`PROBE_IGNORED`] where that is longer.
     Dead,
 }
 
@@ -63,7 +67,8 @@ impl DeliveryWatch {
             };
         }
         let since = *self.unanswered_since.get_or_insert(now);
-        if now.since(since).min(state.last_ack) >= user_timeout {
+        let limit = user_timeout.max(PROBE_IGNORED);
+        if now.since(since).min(state.last_ack) >= limit {
             Delivery::Dead
         } else {
             Delivery::Pending
@@ -126,6 +131,22 @@ mod tests {
             watch.advance(closed(1), TIMEOUT, at(117)),
             Delivery::Pending
         );
+    }
+
+    #[test]
+    fn one_probe_that_the_peer_ignores_is_none() {
+        let mut watch = DeliveryWatch::default();
+        let at = |millis| Moment::at(Duration::from_millis(millis));
+        let mut seen = |millis| {
+            let state = DeliveryState {
+                last_ack: Duration::from_millis(400 + millis),
+                ..closed(0)
+            };
+            watch.advance(state, Duration::from_secs(1), at(millis))
+        };
+        assert_eq!(seen(0), Delivery::Pending);
+        assert_eq!(seen(1_100), Delivery::Pending);
+        assert_eq!(seen(1_500), Delivery::Dead);
     }
 
     #[test]

@@ -295,15 +295,22 @@ pub fn local_ports_run_out(_lab: &Topology, table: &mut Table) {
     std::fs::write(path, before.trim()).unwrap();
     drop((held, more));
     let local = proxy.metric("entryway_connect_attempts_total", &["result=\"local\""]);
+    let rounds = proxy.metric("entryway_local_fault_rounds_total", &[]);
+    let said = proxy
+        .process
+        .log()
+        .lines()
+        .filter(|line| line.contains("\"event\":\"resource\"") && line.contains("no local port"))
+        .count();
     let transitions = proxy.transitions() - changes;
     let after = eventually(5 * SECOND, || request(proxy.address, 5 * SECOND).ok());
     table.row(
         "30 local ports, all taken",
         "other zone, then FIN; no address blamed; served",
         format!(
-            "{count} held; a full: {}; all full: {refused:?}; {blamed} not up, {transitions} changes, {local} local; then {after:.1?}",
+            "{count} held; a full: {}; all full: {refused:?}; {blamed} not up, {transitions} changes, {local} local, {rounds} rounds, {said} lines; then {after:.1?}",
             elsewhere.map_or_else(|error| error.to_string(), |took| format!("served {took:.1?}"))
         ),
-        blamed == 0 && transitions == 0.0 && local > 0.0 && matches!(refused, Ok(Ok(0))),
+        blamed == 0 && transitions == 0.0 && local > 0.0 && rounds > 0.0 && said > 0 && matches!(refused, Ok(Ok(0))),
     );
 }

@@ -112,8 +112,14 @@ fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
 fn serve(mut stream: TcpStream, seen: &Mutex<Seen>, shared: &Shared) {
     let mut buffer = [0; 64 * 1024];
     let mut unread = Vec::new();
+    let mut kib_per_second = None;
     loop {
-        let got = stream.read(&mut buffer);
+        // A tenth of a second's worth every tenth of a second.
+        let most = kib_per_second.map_or(buffer.len(), |rate: usize| {
+            std::thread::park_timeout(Duration::from_millis(100));
+            (rate * 1024 / 10).clamp(1, buffer.len())
+        });
+        let got = stream.read(&mut buffer[..most]);
         let mut seen = seen.lock().unwrap();
         let end = match got {
             Ok(0) => "FIN",
@@ -121,7 +127,11 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Seen>, shared: &Shared) {
                 // The start tells who it was; the rest would only fill memory.
                 let room = 4096_usize.saturating_sub(seen.bytes.len());
                 seen.bytes.extend_from_slice(&buffer[..got.min(room)]);
+                kib_per_second = slowly(&seen.bytes);
                 drop(seen);
+                if kib_per_second.is_some() {
+                    continue;
+                }
                 unread.extend_from_slice(&buffer[..got]);
                 answer(&mut stream, &mut unread, shared);
                 continue;
@@ -132,6 +142,13 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Seen>, shared: &Shared) {
         seen.ended = Some((Instant::now(), end));
         return;
     }
+}
+
+/// The rate of a request for `/slowly/RATE`, in KiB a second.
+fn slowly(bytes: &[u8]) -> Option<usize> {
+    let rest = bytes.strip_prefix(b"POST /slowly/")?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
 }
 
 /// Answers what has been read whole. `/stream` is answered without end, `/wait` never.

@@ -114,6 +114,8 @@ pub enum Fault {
     BlackHole,
     /// The router drops what the zone sends; the zone hears everything.
     OneWay,
+    /// The router drops packets of more than 1000 bytes, both ways, and says nothing: a path MTU black hole.
+    LargePackets,
     /// The process is stopped: the kernel accepts, nobody answers.
     Freeze,
 }
@@ -124,6 +126,17 @@ impl Fault {
         match self {
             Fault::Refuse => topology.mode(zone, "refuse"),
             Fault::Freeze => topology.signal(zone, "STOP"),
+            Fault::LargePackets => {
+                qdisc("add", zone);
+                for way in ["ingress", "egress"] {
+                    // Load the length; up to 1000 goes on (-1), the rest is dropped (2).
+                    filter(
+                        zone,
+                        way,
+                        "4,128 0 0 0,37 0 1 1000,6 0 0 2,6 0 0 4294967295",
+                    );
+                }
+            }
             Fault::Unreachable | Fault::BlackHole | Fault::OneWay => {
                 self.to_route("add", zone);
             }
@@ -135,6 +148,7 @@ impl Fault {
         match self {
             Fault::Refuse => topology.mode(zone, "ok"),
             Fault::Freeze => topology.signal(zone, "CONT"),
+            Fault::LargePackets => qdisc("del", zone),
             Fault::Unreachable | Fault::BlackHole | Fault::OneWay => {
                 self.to_route("del", zone);
             }
@@ -174,22 +188,31 @@ pub fn silence(verb: &str, host: &str, address: &str) {
 
 /// Drops what a host sends. A route alone would let it through.
 fn drop_from(verb: &str, host: &str) {
-    sh(&format!("tc -n r qdisc {verb} dev r-{host} clsact"));
+    qdisc(verb, host);
     if verb == "add" {
         // One instruction: return 2, which is "drop".
-        let words = ["-n", "r", "filter", "add", "dev"];
-        let device = format!("r-{host}");
-        let output = Command::new("tc")
-            .args(words)
-            .args([&device, "ingress", "bpf", "da", "bytecode", "1,6 0 0 2,"])
-            .output()
-            .expect("tc");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        filter(host, "ingress", "1,6 0 0 2,");
     }
+}
+
+/// Where filters on the router's side of a host's link hang.
+fn qdisc(verb: &str, host: &str) {
+    sh(&format!("tc -n r qdisc {verb} dev r-{host} clsact"));
+}
+
+/// A filter in classic BPF, seen from the router: `ingress` is what the host sends.
+fn filter(host: &str, way: &str, bytecode: &str) {
+    let device = format!("r-{host}");
+    let output = Command::new("tc")
+        .args(["-n", "r", "filter", "add", "dev", &device, way])
+        .args(["bpf", "da", "bytecode", bytecode])
+        .output()
+        .expect("tc");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// The running entry points.

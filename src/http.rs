@@ -67,7 +67,6 @@ pub enum Caller {
 /// A request, its body read.
 #[derive(Debug)]
 pub struct Request {
-    /// The method.
     pub method: Method,
     /// The path as sent, not decoded.
     pub path: String,
@@ -79,7 +78,6 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The peer of a request.
     pub caller: Caller,
-    /// The body.
     pub body: Bytes,
 }
 

@@ -46,7 +46,6 @@ pub struct OwnZone {
 /// Who was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ZoneSource {
-    /// The setting.
     Setting,
     /// ECS task metadata, version 4.
     Ecs,

@@ -13,7 +13,6 @@ pub const SCHEMA_VERSION: u32 = 1;
 pub struct Versioned<T> {
     /// Version of the shape.
     pub schema_version: u32,
-    /// The value.
     #[serde(flatten)]
     pub value: T,
 }
@@ -21,7 +20,6 @@ pub struct Versioned<T> {
 /// `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StatusJson {
-    /// Our version.
     pub version: String,
     /// Our process.
     pub pid: u32,
@@ -44,9 +42,7 @@ pub struct StatusJson {
     /// Whether this process is restricted, and to what.
     #[serde(default)]
     pub sandbox: Sandbox,
-    /// The listeners.
     pub listeners: Vec<ListenerJson>,
-    /// The upstreams.
     pub upstreams: Vec<UpstreamJson>,
 }
 
@@ -70,7 +66,6 @@ pub struct Sandbox {
 /// A listener in `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ListenerJson {
-    /// Its name.
     pub name: String,
     /// Where it is bound.
     pub addresses: Vec<String>,
@@ -83,7 +78,6 @@ pub struct ListenerJson {
 /// An upstream in `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UpstreamJson {
-    /// Its name.
     pub name: String,
     /// The Datomic system, where the settings name it.
     pub system: Option<String>,
@@ -106,16 +100,12 @@ pub struct Endpoints {
     pub endpoints: Vec<EndpointJson>,
 }
 
-/// An endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EndpointJson {
-    /// Its upstream.
     pub upstream: String,
-    /// Its name.
     pub name: String,
     /// Its host as configured or derived.
     pub host: String,
-    /// Its port.
     pub port: u16,
     /// Its zone, where known.
     pub zone: Option<String>,
@@ -129,7 +119,6 @@ pub struct EndpointJson {
     pub active: bool,
     /// Open connections to it.
     pub connections: usize,
-    /// Its addresses.
     pub addresses: Vec<AddressJson>,
 }
 
@@ -146,7 +135,6 @@ pub struct AddressJson {
     pub reason: String,
     /// The median of its recent connects.
     pub connect_ms: Option<f64>,
-    /// The last probe.
     pub last_probe: Option<Probe>,
     /// Whether its name answers with it.
     pub in_dns: bool,
@@ -177,7 +165,6 @@ pub struct ConnectionsJson {
 pub struct ConnectionJson {
     /// Its number, as in the log.
     pub id: u64,
-    /// Its listener.
     pub listener: String,
     /// The client's `IP:PORT`.
     pub client: String,
@@ -215,7 +202,6 @@ pub struct DnsJson {
     pub names: Vec<NameJson>,
 }
 
-/// A name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NameJson {
     /// As asked.
@@ -270,9 +256,7 @@ pub struct Explain {
 /// One address in an order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RankedAddress {
-    /// Its upstream.
     pub upstream: String,
-    /// Its endpoint.
     pub endpoint: String,
     /// `IP:PORT`.
     pub address: String,
@@ -369,9 +353,7 @@ pub struct Changed {
 /// One endpoint an order took hold of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ChangedEndpoint {
-    /// Its upstream.
     pub upstream: String,
-    /// Its name.
     pub name: String,
     /// `drain`, `ready` or `probe`.
     pub action: String,
@@ -404,7 +386,6 @@ pub struct UpgradedJson {
 /// `/v1/version` and `version --output json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
-    /// Our version.
     pub version: String,
     /// The commit; absent outside a checkout.
     #[serde(default, skip_serializing_if = "Option::is_none")]

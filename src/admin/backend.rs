@@ -54,13 +54,11 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     fn health(&self) -> Health;
     /// Uptime, listeners and upstreams; admin fills in the rest.
     fn status(&self) -> api_types::StatusJson;
-    /// All endpoints.
     fn endpoints(&self) -> api_types::Endpoints;
     /// The first so many open connections.
     fn connections(&self, limit: usize) -> Vec<api_types::ConnectionJson>;
     /// All names.
     fn dns(&self) -> api_types::DnsJson;
-    /// All hops.
     fn hops(&self) -> api_types::HopsJson;
     /// The effective settings, each `{value, source}`, secrets left out.
     fn config(&self) -> serde_json::Value;

@@ -10,7 +10,6 @@ const BEAT_MAX: Duration = Duration::from_secs(5);
 /// One upstream, as counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamCounts {
-    /// Its name.
     pub name: String,
     /// Addresses that are up, suspect or returning.
     pub healthy: usize,

@@ -40,7 +40,6 @@ pub struct Shares {
 /// One upstream, running.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    /// Its name.
     pub name: UpstreamName,
     /// The Datomic system, where told.
     pub system: Option<String>,

@@ -24,7 +24,6 @@ use crate::upstream::{SnapshotReader, UpstreamHandle};
 /// What all connections of one listener share.
 #[derive(Debug)]
 pub struct ListenerContext {
-    /// The listener.
     pub listener: ListenerName,
     /// The upstream it leads to.
     pub upstream: UpstreamName,
@@ -60,9 +59,7 @@ pub struct ListenerContext {
 /// What a [`ListenerContext`] is made of.
 #[derive(Debug)]
 pub struct ContextParts {
-    /// The listener.
     pub listener: ListenerName,
-    /// The upstream.
     pub upstream: UpstreamName,
     /// What is known of it.
     pub view: SnapshotReader,

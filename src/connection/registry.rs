@@ -45,7 +45,6 @@ pub struct Entry {
     pub listener: ListenerName,
     /// The upstream it is for.
     pub upstream: UpstreamName,
-    /// The client.
     pub client: SocketAddr,
     /// When it was accepted.
     pub accepted: Moment,

@@ -79,7 +79,6 @@ pub struct RunningInstance {
     pub addresses: Vec<SocketAddr>,
     /// Its addresses that are down, and why it thinks so.
     pub down: Vec<(SocketAddr, String)>,
-    /// Its hops.
     pub hops: Vec<InstanceHop>,
     /// Whether the targets are its own (no target was given), so that it must lead where they lead.
     pub examined: bool,

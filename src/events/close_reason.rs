@@ -5,7 +5,6 @@ use std::time::Duration;
 /// Who ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClosedBy {
-    /// The client.
     Client,
     /// The endpoint.
     Upstream,

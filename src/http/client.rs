@@ -38,11 +38,9 @@ pub struct Bounds {
 /// An answer, its body read.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status.
     pub status: StatusCode,
     /// The header fields.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Bytes,
 }
 

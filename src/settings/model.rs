@@ -23,7 +23,6 @@ use crate::upstream::settings::{FailbackSettings, HealthSettings, ProbeKind};
 
 use super::byte_size::ByteSize;
 
-/// All settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {

@@ -23,7 +23,6 @@ pub enum ConnectError {
     Local(String),
 }
 
-/// The status of a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectStatus {
     /// The handshake has finished.

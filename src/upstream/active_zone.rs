@@ -18,7 +18,6 @@ pub struct ZoneRank {
     pub preference: (u8, usize, usize),
 }
 
-/// The active zone.
 #[derive(Clone, Debug, Default)]
 pub struct ActiveZone {
     zone: Option<String>,

@@ -471,7 +471,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// A command has come, or stands. One to close is carried out when the pair is at rest here and now.
+    /// A command has come, or stands. One to close is carried out when the connection is at rest here and now.
     fn handle_command(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
         let now = self.ctx.now();
         let command = self.commands.peek()?;

@@ -3,9 +3,9 @@
 //!
 //! [`Activity`]: crate::activity::Activity
 //!
-//! Does to established connections what no byte asks for: watches for overdue answers, closes pairs at rest early, cuts
-//! pairs that wait on a silent address, and ends everything at a shutdown. It only sends commands; the relay checks once
-//! more on its own thread. Never touches a socket.
+//! Does to established connections what no byte asks for: watches for overdue answers, closes connections at rest
+//! early, cuts connections that wait on a silent address, and ends everything at a shutdown. It only sends commands;
+//! the relay checks once more on its own thread. Never touches a socket.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -118,7 +118,7 @@ pub fn new(
 // === impl ShutdownControl ===
 
 impl ShutdownControl {
-    /// A shutdown: pairs at rest are closed as they come to rest; what is left after `max_delay` is reset.
+    /// A shutdown: connections at rest are closed as they come to rest; what is left after `max_delay` is reset.
     pub fn drain(&self, max_delay: Duration) {
         let since = clock::now();
         self.phase.send_if_modified(|phase| {
@@ -329,7 +329,7 @@ impl SupervisedUpstream {
     }
 }
 
-/// Asks a pair that has moved nothing for a while, and may have bytes that a peer does not acknowledge, to look.
+/// Asks a connection that has moved nothing for a while, and may have bytes that a peer does not acknowledge, to look.
 fn check_delivery(entry: &Entry, user_timeout: Duration, now: Moment) {
     let every = (user_timeout / 4).min(CHECK_DELIVERY);
     let quiet = entry.idle(now);

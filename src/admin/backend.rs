@@ -14,7 +14,7 @@ use crate::upstream::snapshot::Snapshot;
 /// What an operator wants of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointAction {
-    /// Use it last, close its pairs at rest.
+    /// Use it last, close its connections at rest.
     Drain,
     /// Use it.
     Ready,

@@ -127,8 +127,8 @@ impl ClosedBy {
 // === impl Reason ===
 
 impl Reason {
-    /// Both sides were served, or the pair was closed at rest as planned: what `log.connections = "errors"` leaves out. A
-    /// client's reset is how many load generators close; an endpoint's reset is not expected.
+    /// Both sides were served, or the connection was closed at rest as planned: what `log.connections = "errors"`
+    /// leaves out. A client's reset is how many load generators close; an endpoint's reset is not expected.
     pub fn is_expected(self) -> bool {
         use Reason::{ClientFin, ClientRst, DrainIdle, MaxAge, Rebalance, UpstreamFin};
         matches!(

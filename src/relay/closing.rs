@@ -20,7 +20,7 @@ const DELIVERY_LOOK: Duration = Duration::from_millis(250);
 /// Reads in one poll: a client that floods must not hold the thread.
 const READS: usize = 16;
 
-/// The early end of a pair at rest.
+/// The early end of a connection at rest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Closing {
     pub(super) reason: Reason,

@@ -16,11 +16,11 @@ use crate::events::Reason;
 pub enum ConnectionCommand {
     /// End it at rest, with a FIN to the client first.
     ///
-    /// Where framing knows the pair to be busy, the command stands until `until`, so that the pair is closed right
-    /// behind the answer under way. Otherwise it is dropped when the pair is not at rest.
+    /// Where framing knows the connection to be busy, the command stands until `until`, so that the connection is
+    /// closed right behind the answer under way. Otherwise it is dropped when the connection is not at rest.
     CloseAtRest {
         reason: Reason,
-        /// Silence that makes a pair at rest where there is no framing.
+        /// Silence that makes a connection at rest where there is no framing.
         quiet: Duration,
         until: Moment,
     },

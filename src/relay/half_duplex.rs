@@ -1,4 +1,4 @@
-//! One direction of a pair: Fill → Drain → Flush → End, one loop for memory and pipe.
+//! One direction of a connection: Fill → Drain → Flush → End, one loop for memory and pipe.
 //!
 //! The rules of the relay; each has a test of its name in `relay/tests`.
 //! - **L1** Only an empty buffer is filled: WouldBlock on fill is then always the source's, on drain always the
@@ -11,13 +11,13 @@
 //! - **L4** A buffer changes between memory and pipe only when empty, so that this cannot lose, repeat or reorder a
 //!   byte. (The one way out of a full pipe is to read all of it back into the leftover of the same direction.)
 //! - **L5** Each direction ends alone. The relay ends when both are done, a side is reset, or a timer fires. The
-//!   half-open timer is armed when the first direction ends; any byte re-arms it. A fully open pair has no idle timer
-//!   by default.
+//!   half-open timer is armed when the first direction ends; any byte re-arms it. A fully open connection has no idle
+//!   timer by default.
 //! - **L6** One splice asks for at most 1 MiB, flags NONBLOCK only, never MORE; and never for more than framing need
 //!   not see.
 //! - **L7** Every turn charges the coop budget, and a direction yields after 16 turns or 4 MiB, to the sockets of
-//!   others too: one bulk transfer cannot hold a thread. After 1 MiB where pairs that move little had a poll since its
-//!   last.
+//!   others too: one bulk transfer cannot hold a thread. After 1 MiB where connections that move little had a poll
+//!   since its last.
 //! - **L8** Bytes are counted when they leave the buffer, at once, with the direction that moved last.
 
 use std::io;
@@ -34,7 +34,7 @@ use super::shared::RelayShared;
 use super::side_io::SideIo;
 use super::thread_buffer::ThreadBuffer;
 
-/// One direction of a pair.
+/// One direction of a connection.
 #[derive(Debug)]
 pub(super) struct HalfDuplex {
     direction: Direction,
@@ -185,7 +185,8 @@ impl HalfDuplex {
         Poll::Pending
     }
 
-    /// Memory: reads into the thread's buffer and writes it out at once; keeps only what the destination would not take.
+    /// Memory: reads into the thread's buffer and writes it out at once; keeps only what the destination would not
+    /// take.
     fn pass_on(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,5 +1,5 @@
-//! What both directions of a pair share: its statistics and framing, a cached clock reading, and the byte budget after
-//! which a direction yields (rule L7).
+//! What both directions of a connection share: its statistics and framing, a cached clock reading, and the byte budget
+//! after which a direction yields (rule L7).
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ pub(super) const TURNS: u32 = 16;
 /// L7: bytes of one direction in one poll. A quarter of it costs 64 streams a fifth more CPU: their readers wake more
 /// often.
 const TURN_BYTES: usize = 4 << 20;
-/// L7: the same where pairs that move little share the thread. These then wait a tenth to a quarter less.
+/// L7: the same where connections that move little share the thread. These then wait a tenth to a quarter less.
 const TURN_BYTES_BESIDE_SMALL: usize = 1 << 20;
-/// Bytes in one poll that make a pair a large one, whose next turn may be cut short.
+/// Bytes in one poll that make a connection a large one, whose next turn may be cut short.
 const BULK: u64 = 256 << 10;
 
 /// Per-poll context shared by both directions.
@@ -97,7 +97,7 @@ impl<'a> PollContext<'a> {
         }
     }
 
-    /// Whether framing still understands this pair.
+    /// Whether framing still understands this connection.
     pub(super) fn is_framed(&self) -> bool {
         self.framing
             .as_ref()

@@ -21,16 +21,16 @@ pub struct TcpSettings {
     /// How long sent bytes may stay unacknowledged, or unread by the upstream.
     #[serde(with = "crate::duration")]
     pub user_timeout: Duration,
-    /// Ends a fully open pair on which nothing moved for this long.
+    /// Ends a fully open connection on which nothing moved for this long.
     #[serde(with = "crate::duration")]
     pub idle_timeout: Duration,
-    /// Ends a half-closed pair on which nothing moved for this long.
+    /// Ends a half-closed connection on which nothing moved for this long.
     #[serde(with = "crate::duration")]
     pub half_open_timeout: Duration,
     /// How long a reset waits for the other side to take what had been acknowledged; 0 means without limit.
     #[serde(with = "crate::duration")]
     pub reset_deadline: Duration,
-    /// Closes older pairs once they are at rest.
+    /// Closes older connections once they are at rest.
     #[serde(with = "crate::duration")]
     pub max_age: Duration,
 }
@@ -38,9 +38,9 @@ pub struct TcpSettings {
 /// The limits of one relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Ends a fully open pair that is silent for this long.
+    /// Ends a fully open connection that is silent for this long.
     pub idle_timeout: Option<Duration>,
-    /// Ends a half-closed pair that is silent for this long.
+    /// Ends a half-closed connection that is silent for this long.
     pub half_open_timeout: Option<Duration>,
     /// How long a reset waits for delivery; `None`: without limit.
     pub reset_deadline: Option<Duration>,
@@ -105,7 +105,7 @@ impl TcpSettings {
         }
     }
 
-    /// Age above which pairs at rest are closed.
+    /// Age above which connections at rest are closed.
     pub fn max_age(&self) -> Option<Duration> {
         some(self.max_age)
     }

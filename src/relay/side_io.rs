@@ -1,4 +1,4 @@
-//! I/O on one side of a pair: receive, send, splice, finish; the sticky reset flag; the watch for errors.
+//! I/O on one side of a connection: receive, send, splice, finish; the sticky reset flag; the watch for errors.
 //!
 //! Owns readiness. A receive or send that comes back short has proved that there is no more (no more room), so it
 //! clears readiness at once and saves the second call that would say so: inside `try_io` the count is kept aside and
@@ -24,7 +24,7 @@ use crate::sys::pipe::{self, Moved, Pipe};
 use crate::sys::socket::{self, Fault};
 use crate::sys::tcp_info;
 
-/// One side of a pair.
+/// One side of a connection.
 pub(super) struct SideIo<'a> {
     transport: Transport<'a>,
     /// Sticky: set by the first call on this side that reports a fault, never cleared. SO_ERROR is read-once, so the
@@ -197,7 +197,8 @@ impl<'a> SideIo<'a> {
         }
     }
 
-    /// Splices at most `most` bytes into an empty pipe. Pending means that the source is dry (L1) or at the urgent mark.
+    /// Splices at most `most` bytes into an empty pipe. Pending means that the source is dry (L1) or at the urgent
+    /// mark.
     pub(super) fn poll_splice_in(
         &mut self,
         cx: &mut Context<'_>,

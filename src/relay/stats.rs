@@ -11,7 +11,7 @@ use crate::types::Direction;
 
 use super::framing::HttpPhase;
 
-/// A pair on which nothing was requested is at rest this long after it was connected, at the earliest: the first
+/// A connection on which nothing was requested is at rest this long after it was connected, at the earliest: the first
 /// request of a client that has just been served may still be on its way.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 

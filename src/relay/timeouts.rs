@@ -1,7 +1,7 @@
 //! Limits on silence, and the progress watchdog, on one timer.
 //!
 //! Moving bytes never touches the timer: when it fires, the statistics are compared with the last sample, and it is
-//! armed again for what is still wanted. How a pair is closed is decided elsewhere.
+//! armed again for what is still wanted. How a connection is closed is decided elsewhere.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ struct ProgressSample {
     in_doubt: bool,
 }
 
-/// Since when a pair has been silent, as its limits see it.
+/// Since when a connection has been silent, as its limits see it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Silence {
     pub(super) since: Moment,

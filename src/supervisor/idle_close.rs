@@ -1,4 +1,4 @@
-//! Early closing: which pairs at rest are closed, and which waiting ones are cut.
+//! Early closing: which connections at rest are closed, and which waiting ones are cut.
 //!
 //! Pure but for the statistics it reads; `now` is an argument.
 
@@ -15,37 +15,37 @@ use crate::upstream::input::Intent;
 use crate::upstream::settings::OnDown;
 use crate::upstream::snapshot::{AddressView, EndpointView, HealthState, Snapshot};
 
-/// Silence that makes a pair at rest where HTTP framing does not tell.
+/// Silence that makes a connection at rest where HTTP framing does not tell.
 pub(super) const QUIET: Duration = Duration::from_secs(10);
 
-/// How long a command to close stands at a busy pair. Longer than a tick, so that it stands without a gap while it is
-/// repeated.
+/// How long a command to close stands at a busy connection. Longer than a tick, so that it stands without a gap while
+/// it is repeated.
 const COMMAND_STANDS: Duration = Duration::from_millis(300);
 
-/// A busy pair whose request has waited for longer is not closed for the sake of balance.
+/// A busy connection whose request has waited for longer is not closed for the sake of balance.
 const LONG_WAIT: Duration = Duration::from_millis(500);
 
-/// Quiet behind a download that lets a pair leave an address which answers, but wrongly.
+/// Quiet behind a download that lets a connection leave an address which answers, but wrongly.
 const UNHEALTHY_QUIET: Duration = Duration::from_millis(250);
 
 /// What rebalancing may catch up on when a pass came late.
 const CATCH_UP: Duration = Duration::from_millis(200);
 
-/// Share of the farther pairs that may be closed a second.
+/// Share of the farther connections that may be closed a second.
 const REBALANCE_SHARE: f64 = 0.05;
 
 /// What the settings of an upstream say about established connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CloseRules {
-    /// What happens to pairs that wait on a silent address.
+    /// What happens to connections that wait on a silent address.
     pub on_down: OnDown,
-    /// Age above which pairs at rest are closed.
+    /// Age above which connections at rest are closed.
     pub max_age: Option<Duration>,
     /// How long sent bytes may stay unacknowledged.
     pub user_timeout: Option<Duration>,
 }
 
-/// One connected pair.
+/// One established connection.
 #[derive(Debug)]
 pub(super) struct Pair<'a> {
     pub(super) id: u64,
@@ -72,7 +72,7 @@ impl<'a> Pair<'a> {
         self.stats.at_rest(now, self.since, quiet)
     }
 
-    /// The command that closes this pair at rest; where framing shows it to be busy, as soon as it is.
+    /// The command that closes this connection at rest; where framing shows it to be busy, as soon as it is.
     pub(super) fn close(
         &self,
         reason: Reason,
@@ -99,16 +99,16 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Decides about the pairs of one upstream, and keeps the pace of rebalancing: on average the stated share of the
-/// farther pairs a second, jittered, and in no second more than that.
+/// Decides about the connections of one upstream, and keeps the pace of rebalancing: on average the stated share of the
+/// farther connections a second, jittered, and in no second more than that.
 #[derive(Debug, Default)]
 pub(super) struct IdleCloser {
-    /// When the next pair may be closed. Advances by the stated spacing, not from the moment of a close, so that the
-    /// mean pace holds although passes come every 100 ms.
+    /// When the next connection may be closed. Advances by the stated spacing, not from the moment of a close, so that
+    /// the mean pace holds although passes come every 100 ms.
     next: Moment,
-    /// When pairs were closed in the last second.
+    /// When connections were closed in the last second.
     closed: VecDeque<Moment>,
-    /// Farther pairs seen in this pass, and in the last.
+    /// Farther connections seen in this pass, and in the last.
     farther: usize,
     farther_last: usize,
 }
@@ -130,7 +130,7 @@ impl IdleCloser {
         }
     }
 
-    /// Pairs a second.
+    /// Connections a second.
     fn rate(&self) -> f64 {
         (self.farther_last as f64 * REBALANCE_SHARE).max(1.0)
     }
@@ -149,7 +149,7 @@ impl IdleCloser {
         self.closed.push_back(now);
     }
 
-    /// What is to be done about this pair, if anything.
+    /// What is to be done about this connection, if anything.
     pub(super) fn evaluate(
         &mut self,
         pair: &Pair<'_>,
@@ -232,7 +232,7 @@ fn silent(
     (waits && !heard && older).then_some(ConnectionCommand::Cut(Reason::EndpointSilent))
 }
 
-/// Up to a tenth later, by connection: pairs that were opened together are not closed together.
+/// Up to a tenth later, by connection: connections that were opened together are not closed together.
 fn jittered(max_age: Duration, id: u64) -> Duration {
     let spread = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
     max_age + max_age.mul_f64(0.1 * spread as f64 / f64::from(1 << 24))

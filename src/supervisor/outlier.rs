@@ -1,9 +1,9 @@
 //! Outlier detection: a request whose first answer byte is long overdue makes its address suspect.
 //!
-//! It never marks an address down: slow queries are normal, and fast probes decide. How often one address may be suspected
-//! is limited by its health: one slow request once in 10 s; an address that is mute on every connection, with several
-//! requests overdue, at once, because a slow query shortly before would else hide a frozen process until the next regular
-//! probe.
+//! It never marks an address down: slow queries are normal, and fast probes decide. How often one address may be
+//! suspected is limited by its health: one slow request once in 10 s; an address that is mute on every connection, with
+//! several requests overdue, at once, because a slow query shortly before would else hide a frozen process until the
+//! next regular probe.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -54,7 +54,7 @@ impl OutlierDetector {
         self.discounted_until = now;
     }
 
-    /// Looks at one connected pair; what the upstream is to be sent.
+    /// Looks at one established connection; what the upstream is to be sent.
     pub(super) fn inspect(
         &mut self,
         entry: &Entry,

@@ -59,7 +59,7 @@ fn closes(command: Option<ConnectionCommand>) -> Option<Reason> {
     }
 }
 
-/// What is done about the only pair, `later` from now.
+/// What is done about the only connection, `later` from now.
 fn evaluate(
     rig: &Rig,
     snapshot: &Snapshot,
@@ -79,7 +79,7 @@ fn evaluate(
     })?
 }
 
-/// The views of the only pair's address, to be changed.
+/// The views of the only connection's address, to be changed.
 fn of_pair<'a>(rig: &Rig, snapshot: &'a mut Snapshot) -> (usize, &'a mut EndpointView) {
     let (candidate, _) = rig.context.registry.oldest(1)[0].candidate().unwrap();
     let socket = candidate.address.socket;
@@ -248,7 +248,7 @@ async fn rebalancing_is_slow() {
             let mut rest = IdleCloser::default();
             let start = clock::now() + secs(20);
             let mut closed = Vec::new();
-            // 100 pairs, 40 seconds of passes: 5 a second on average, and in no second more.
+            // 100 connections, 40 seconds of passes: 5 a second on average, and in no second more.
             for look in 0..400u32 {
                 let now = start + Duration::from_millis(100) * look;
                 rest.begin_pass(&snapshot, now);

@@ -38,7 +38,7 @@ pub const NEARER_EVERY: Duration = Duration::from_secs(1);
 pub const NEARER_SAMPLES: u64 = 3;
 /// How long another zone must lead, while ours is only suspect, before that counts as a move.
 pub const MOVE_SETTLES: Duration = Duration::from_secs(1);
-/// Pairs that wait on a silent address are cut this long after its first failed probe was sent.
+/// Connections that wait on a silent address are cut this long after its first failed probe was sent.
 pub const CUT_SILENT: Duration = Duration::from_secs(5);
 
 /// A request without a first answer byte for this long is suspicious, on a path whose round trip does not ask for more.

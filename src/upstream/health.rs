@@ -1,8 +1,8 @@
 //! The health of one address: a state machine over probe results and suspicions.
 //!
 //! A transition comes only after its threshold; a dial or a slow answer never marks an address down by itself; timeouts
-//! are distinguished from refusals. Has no clock: the caller filters what is void and says whether timeouts may mark this
-//! address down now ([`TimeoutMarkdownLimit`]).
+//! are distinguished from refusals. Has no clock: the caller filters what is void and says whether timeouts may mark
+//! this address down now ([`TimeoutMarkdownLimit`]).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -140,8 +140,8 @@ impl AddressHealth {
             .filter(|from| self.state == HealthState::Up && now.since(*from) < failback.ramp)
     }
 
-    /// Since when its being up counts as settled, so that farther pairs may move: after the ramp where it came back by
-    /// failback, else after the time that failback takes.
+    /// Since when its being up counts as settled, so that farther connections may move: after the ramp where it came
+    /// back by failback, else after the time that failback takes.
     pub fn settled(&self, now: Moment, failback: &FailbackSettings) -> Option<Moment> {
         self.settles_at(failback)
             .filter(|settled| self.state == HealthState::Up && *settled <= now)
@@ -164,7 +164,8 @@ impl AddressHealth {
         }
     }
 
-    /// A probe that was sent at `sent` has ended. `timeout_may_mark_down` says whether silence may mark this one down now.
+    /// A probe that was sent at `sent` has ended. `timeout_may_mark_down` says whether silence may mark this one down
+    /// now.
     pub fn probed(
         &mut self,
         now: Moment,

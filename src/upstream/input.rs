@@ -215,7 +215,7 @@ pub enum Intent {
     /// Use it.
     #[default]
     Ready,
-    /// Use it last, and close its pairs at rest.
+    /// Use it last, and close its connections at rest.
     Drain,
 }
 

@@ -37,7 +37,7 @@ pub struct HealthSettings {
     pub rise: u32,
     /// The identity every address must answer with: `auto` (that of the first round's majority), `off`, or a value.
     pub expect_s3_auth_path: ExpectIdentity,
-    /// What happens to pairs that wait on an address which is down and silent.
+    /// What happens to connections that wait on an address which is down and silent.
     pub on_down: OnDown,
 }
 
@@ -55,7 +55,7 @@ pub enum ProbeKind {
     Off,
 }
 
-/// What happens to pairs that wait on an address which is down and silent.
+/// What happens to connections that wait on an address which is down and silent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDown {
@@ -90,7 +90,7 @@ pub struct FailbackSettings {
     /// How long new connections take to shift.
     #[serde(with = "crate::duration")]
     pub ramp: Duration,
-    /// Whether pairs at rest on a farther zone are closed afterwards.
+    /// Whether connections at rest on a farther zone are closed afterwards.
     pub rebalance: Rebalance,
 }
 
@@ -98,7 +98,7 @@ pub struct FailbackSettings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rebalance {
-    /// Pairs at rest are closed, slowly.
+    /// Connections at rest are closed, slowly.
     #[default]
     Idle,
     Off,

@@ -58,13 +58,13 @@ pub struct Snapshot {
     pub first_round_done: bool,
     /// Every address was probed at least once (its first probe has answered or failed).
     pub all_probed: bool,
-    /// Which pairs at rest may be closed because a nearer zone is well again.
+    /// Which connections at rest may be closed because a nearer zone is well again.
     pub rebalance: Option<RebalanceCandidates>,
     /// What `order` reads: every address that may be used, best first while no ramp runs.
     pub(in crate::upstream) entries: Vec<Ranked>,
 }
 
-/// Pairs that may move back: those on these addresses, at rest, at a limited pace.
+/// Connections that may move back: those on these addresses, at rest, at a limited pace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RebalanceCandidates {
     pub since: Moment,
@@ -231,7 +231,7 @@ impl Snapshot {
     }
 
     /// Whether nothing is asked of established connections: every address is up as the right system, no endpoint is
-    /// drained, no pair is to move back.
+    /// drained, no connection is to move back.
     pub fn is_settled(&self) -> bool {
         self.rebalance.is_none()
             && self.all().all(|(endpoint, view)| {

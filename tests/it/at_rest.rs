@@ -1,4 +1,4 @@
-//! Only pairs at rest are closed early: an answer that takes 5 s survives drain, rebalance, max age and shutdown.
+//! Only connections at rest are closed early: an answer that takes 5 s survives drain, rebalance, max age and shutdown.
 
 use std::time::Duration;
 

@@ -112,7 +112,7 @@ async fn warm_up(client: &mut TcpStream, server: &mut TcpStream, lane: Lane) {
     }
 }
 
-/// Plays one cell on a pair; what was seen.
+/// Plays one cell on a connection; what was seen.
 async fn play(cell: Cell, (mut client, mut server): (TcpStream, TcpStream)) -> Seen {
     if cell.when != When::BeforeFirstByte {
         warm_up(&mut client, &mut server, cell.lane).await;
@@ -193,8 +193,8 @@ async fn breaks(other: &mut TcpStream) -> Back {
     Back::Arrived
 }
 
-/// All cells at once, in pairs made one after the other; with the local addresses of the clients. What a cell that
-/// breaks off was is told.
+/// All cells at once, in connections made one after the other; with the local addresses of the clients. What a cell
+/// that breaks off was is told.
 async fn play_all(
     stage: &Stage,
     at: SocketAddr,

@@ -1,4 +1,4 @@
-//! How it ends: pairs at rest soon, queries when they are answered, the rest at the deadline.
+//! How it ends: connections at rest soon, queries when they are answered, the rest at the deadline.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

@@ -11,7 +11,7 @@ use crate::harness::client::{fill, read_exactly};
 use crate::harness::upstream::{hung, pattern, refused, reset};
 use crate::harness::{Conf, Stage, stays};
 
-/// What a pair holds in its hands while it is looked at.
+/// What a connection holds in its hands while it is looked at.
 type Held = (Option<TcpStream>, Option<TcpStream>);
 
 /// One byte each way, and much more for the pipe lane.
@@ -25,7 +25,7 @@ async fn used(client: &mut TcpStream, server: &mut TcpStream, pipe: bool) {
     }
 }
 
-/// The states of an established pair; half of them are held in both lanes.
+/// The states of an established connection; half of them are held in both lanes.
 async fn state(number: usize, (mut client, mut server): (TcpStream, TcpStream)) -> Held {
     let pipe = number % 2 == 1;
     if number >= 2 {

@@ -291,7 +291,7 @@ impl Stage {
         self.listener.local_addr().unwrap()
     }
 
-    /// A pair through an entryway of its own, with `splice` as given: entryway, client, upstream.
+    /// A connection through an entryway of its own, with `splice` as given: entryway, client, upstream.
     pub async fn spliced_pair(&self, splice: &str) -> (Entryway, TcpStream, TcpStream) {
         let conf = Conf::to(&[self.address()]).upstream(&format!("splice = \"{splice}\""));
         let entryway = Entryway::start(&conf).await;

@@ -1,4 +1,4 @@
-//! Idle and half-open limits, where asked for; without them a quiet pair stays.
+//! Idle and half-open limits, where asked for; without them a quiet connection stays.
 
 use std::time::Duration;
 

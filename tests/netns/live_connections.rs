@@ -103,7 +103,7 @@ pub fn waiting(topology: &Topology, table: &mut Table) {
     );
 }
 
-/// An idle pair on a zone that falls silent, and nothing but keepalive to tell.
+/// An idle connection on a zone that falls silent, and nothing but keepalive to tell.
 pub fn idle(topology: &Topology, table: &mut Table) {
     let keep = "\n[[upstream]]\n[upstream.health]\non_down = \"keep\"\n";
     std::fs::write("/run/keep.toml", keep).unwrap();

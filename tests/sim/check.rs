@@ -342,7 +342,7 @@ impl Checker {
         }
     }
 
-    /// Pairs move only from farther addresses, while a nearer one is up and has been for long enough.
+    /// Connections move only from farther addresses, while a nearer one is up and has been for long enough.
     fn rebalance(&self, world: &World, seen: &Snapshot) {
         let Some(farther) = &seen.rebalance else {
             return;
@@ -357,7 +357,7 @@ impl Checker {
                 .all()
                 .any(|(_, view)| Some(view.tier) < tier && view.state == HealthState::Up);
             // A suspicion that is cleared does not interrupt the time of being up, so the start of the state itself
-            // says nothing; the snapshot says since when pairs may move.
+            // says nothing; the snapshot says since when connections may move.
             assert!(
                 farther.since <= world.now,
                 "{socket} gives its pairs away too early"

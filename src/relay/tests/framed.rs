@@ -5,7 +5,7 @@ use super::*;
 const GET: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Stands for as long as a test takes; the quiet is for pairs without framing.
+/// Stands for as long as a test takes; the quiet is for connections without framing.
 fn close() -> ConnectionCommand {
     ConnectionCommand::CloseAtRest {
         reason: Reason::DrainIdle,

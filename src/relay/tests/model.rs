@@ -179,7 +179,7 @@ async fn l7_an_elephant_yields_to_the_sockets_of_others() {
     elephant(true, 1 << 20).await;
 }
 
-/// Relays 32 MiB, with or without polls of small pairs in between, and checks what each poll moves.
+/// Relays 32 MiB, with or without polls of small connections in between, and checks what each poll moves.
 async fn elephant(beside_mice: bool, most: u64) {
     let endless = |length| Script {
         length,

@@ -1,4 +1,4 @@
-//! The rank of each address: its zone, its tier, its sort key; and which pairs may be rebalanced.
+//! The rank of each address: its zone, its tier, its sort key; and which connections may be rebalanced.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -178,7 +178,7 @@ impl UpstreamState {
         zones
     }
 
-    /// Which pairs at rest may move to a nearer zone that is well again, and has been for long enough.
+    /// Which connections at rest may move to a nearer zone that is well again, and has been for long enough.
     pub(in crate::upstream) fn rebalance_candidates(
         &self,
         now: Moment,

@@ -293,7 +293,8 @@ fn a_cleared_suspicion_needs_no_failback_and_does_not_delay_rebalancing() {
         story.told(|change| matches!(change, Change::Failover { .. } | Change::Failback { .. })),
         0
     );
-    // A suspicion that a probe clears does not interrupt the time of being up: it would else keep farther pairs for good.
+    // A suspicion that a probe clears does not interrupt the time of being up: it would else keep farther connections
+    // for good.
     assert!(story.see().rebalance.is_some());
 }
 

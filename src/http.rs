@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -40,6 +41,9 @@ const HEADER_MAX: usize = 16 * 1024;
 
 /// A request's body may be this long, and take as long as a header.
 pub const BODY_MAX: usize = 64 * 1024;
+
+/// How long a connection without any request stays when the listener ends: the request may be on its way.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// A connection is asked to end after this time, and ended `PATIENCE` later: bounds readers that never read.
 const AGE_MAX: Duration = Duration::from_secs(120);
@@ -170,7 +174,10 @@ async fn converse<H, F>(
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
+    let begun = Arc::new(Notify::new());
+    let first_request = Arc::clone(&begun);
     let service = service_fn(move |request| {
+        begun.notify_one();
         let handler = handler.clone();
         async move {
             Ok::<_, Infallible>(match read(request, caller, body_max).await {
@@ -190,6 +197,12 @@ async fn converse<H, F>(
         _ = connection.as_mut() => return,
         () = stop.fired() => {}
         () = tokio::time::sleep(AGE_MAX) => {}
+    }
+    // hyper ends a connection on which nothing was read yet at once, and the request that is on its way with it.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = first_request.notified() => {}
+        () = tokio::time::sleep(FIRST_REQUEST) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(PATIENCE, connection).await;

@@ -62,6 +62,22 @@ async fn raw(address: &str, bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
+async fn a_request_on_its_way_at_the_stop_is_answered() {
+    let (address, mut trigger, task) = start().await;
+    let mut early = TcpStream::connect(&address).await.unwrap();
+    // Accepted after the other one.
+    let served = raw(&address, b"GET /a HTTP/1.1\r\nConnection: close\r\n\r\n").await;
+    assert!(served.starts_with("HTTP/1.1 200"), "{served}");
+    trigger.fire();
+    trigger.finished().await;
+    early.write_all(b"GET /b HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    early.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    task.await.unwrap();
+}
+
+#[tokio::test]
 async fn get_post_and_slices() {
     let (address, _trigger, _task) = start().await;
     let target = HttpTarget::Tcp(address);

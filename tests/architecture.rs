@@ -411,6 +411,13 @@ fn every_file_is_compiled() {
             }
         }
     }
+    // Programs for tests that are crates of their own.
+    for manifest in files_below(&root().join("tests"), "Cargo.toml") {
+        let main = manifest.with_file_name("src").join("main.rs");
+        if main.exists() {
+            reach(&main, &mut reached);
+        }
+    }
     let fuzz = root().join("tests/fuzz");
     let fuzz_targets = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap_or_default();
     let forgotten: Vec<String> = ["src", "tests", "benches"]

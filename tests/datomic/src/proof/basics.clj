@@ -7,9 +7,9 @@
 
 (def schema
   (for [[ident type] {:item/id :db.type/long, :item/name :db.type/string, :item/text :db.type/string,
-                      :load/mark :db.type/uuid}]
+                      :load/mark :db.type/uuid, :load/page :db.type/long, :load/text :db.type/string}]
     (cond-> {:db/ident ident :db/valueType type :db/cardinality :db.cardinality/one}
-      (= ident :item/id) (assoc :db/unique :db.unique/identity))))
+      (#{:item/id :load/page} ident) (assoc :db/unique :db.unique/identity))))
 
 (def items 2500)
 
@@ -23,6 +23,7 @@
             {:server-type :peer-server :endpoint (:endpoint @options) :access-key "proof" :secret "proof-secret"
              :validate-hostnames false :trust-certs [(slurp (:certificate @options))]}
             {:server-type :cloud :region "us-east-1" :system "proof-system" :endpoint (:endpoint @options)})
+          (:map @options)
           more)))
 
 (defn connect [] (d/connect (client) {:db-name (:db @options)}))
@@ -99,10 +100,12 @@
            (catch Exception e
              [(= :cognitect.anomalies/incorrect (:cognitect.anomalies/category (ex-data e))) (explain e)])))))
 
+(def texts
+  "1.2 MB of text. Datomic's strings end at 4096 characters, so the size comes from many of them."
+  (for [i (range 300)] (str i "-" (str/join (repeat 4080 (char (+ 97 (mod i 26))))))))
+
 (defn- large-bodies [connection]
-  ;; Datomic's strings end at 4096 characters, so the size comes from many of them.
-  (let [texts (for [i (range 300)] (str i "-" (str/join (repeat 4080 (char (+ 97 (mod i 26)))))))
-        size (reduce + (map count texts))]
+  (let [size (reduce + (map count texts))]
     (check "a transaction of 1.2 MB"
       (let [{:keys [tempids]} (d/transact connection {:tx-data (for [t texts] {:db/id (subs t 0 4) :item/text t})})]
         [(= 300 (count tempids)) (str size " bytes up")]))

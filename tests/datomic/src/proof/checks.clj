@@ -9,9 +9,11 @@
 
 (def options "What the command line said, as a map of keyword to text." (atom {}))
 
-(defn report [name ok evidence]
+(defn report
+  "One line; `:title` of the options, where there is one, in front of the name."
+  [name ok evidence]
   (swap! counts update (if ok :passed :failed) inc)
-  (println (if ok "PASS" "FAIL") name (str evidence))
+  (println (if ok "PASS" "FAIL") (str (some-> (:title @options) (str ": ")) name) (str evidence))
   (flush)
   ok)
 
@@ -50,7 +52,7 @@
 
 ;; ---- the zones' control port
 
-(defn- http [method url]
+(defn http [method url]
   (let [c ^HttpURLConnection (.openConnection (URL. url))]
     (.setRequestMethod c method)
     (slurp (.getInputStream c))))
@@ -82,7 +84,7 @@
 (defn connections-to
   "How many connections entryway holds open to an endpoint."
   [endpoint]
-  (count (re-seq (re-pattern (str "\"endpoint\":\"" endpoint "\"")) (admin-text "/v1/connections"))))
+  (count (re-seq (re-pattern (str "\"endpoint\":\"" endpoint "\"")) (admin-text "/v1/connections?limit=10000"))))
 
 (defn- command
   "Runs the binary; whether it ended well, its result, and what it said beside."

@@ -1,11 +1,19 @@
 (ns proof.driver
   "The application's side. Arguments are KEY=VALUE:
     client=cloud|pro  endpoint=URL|HOST:PORT  db=NAME  control=URL  certificate=PEM (pro)
-    scenarios=basics[,faults]; faults need entryway: admin=HOST:PORT  bin=PATH"
+    scenarios=basics[,SCENARIO…]
+  The other scenarios need a proxy between client and zones, and the database that `basics` has made:
+    faults, errors: admin=HOST:PORT  bin=PATH
+    ways: ways=FILE
+    flips: admin=HOST:PORT  transactions=N  flips=N
+    drains: see proof.drains"
   (:require [clojure.string :as str]
             [proof.basics :as basics]
             [proof.checks :as checks]
-            [proof.faults :as faults]))
+            [proof.drains :as drains]
+            [proof.faults :as faults]
+            [proof.flips :as flips]
+            [proof.ways :as ways]))
 
 (defn- refused-signatures []
   (let [{:keys [refused requests]} (checks/journal)]
@@ -19,7 +27,11 @@
       (doseq [scenario (str/split scenarios #",")]
         (case scenario
           "basics" (basics/run)
-          "faults" (faults/run client)))
+          "faults" (faults/run client)
+          "errors" (faults/errors)
+          "ways" (ways/run)
+          "flips" (flips/run)
+          "drains" (drains/run)))
       (refused-signatures)
       (catch Throwable t
         (.printStackTrace t)

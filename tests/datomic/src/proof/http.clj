@@ -48,14 +48,32 @@
         (throw (EOFException. "closed inside a request body")))
       (assoc request :body body))))
 
-(defn- write-response [^OutputStream out {:keys [status type body headers]}]
+(defn- write-chunk [^OutputStream out ^bytes body from to]
+  (.write out (.getBytes (str (Long/toHexString (- to from)) "\r\n")))
+  (.write out body (int from) (int (- to from)))
+  (.write out (.getBytes "\r\n")))
+
+(defn- write-body
+  "The whole body, or in two chunks with a pause of `pause-ms` between them."
+  [^OutputStream out ^bytes body pause-ms]
+  (if-not pause-ms
+    (.write out body)
+    (let [end (alength body), middle (quot end 2)]
+      (write-chunk out body 0 middle)
+      (.flush out)
+      (Thread/sleep (long pause-ms))
+      (write-chunk out body middle end)
+      (.write out (.getBytes "0\r\n\r\n")))))
+
+(defn- write-response [^OutputStream out {:keys [status type body headers pause-ms]}]
   (let [^bytes body (if (string? body) (.getBytes ^String body "UTF-8") (or body (byte-array 0)))
         head (str "HTTP/1.1 " status " " (if (< status 400) "OK" "Error") "\r\n"
                   "Content-Type: " (or type "text/plain") "\r\n"
                   (apply str (for [[k v] headers] (str k ": " v "\r\n")))
-                  "Content-Length: " (alength body) "\r\n\r\n")]
+                  (if pause-ms "Transfer-Encoding: chunked" (str "Content-Length: " (alength body)))
+                  "\r\n\r\n")]
     (.write out (.getBytes head "ISO-8859-1"))
-    (.write out body)
+    (write-body out body pause-ms)
     (.flush out)))
 
 (defn converse

@@ -5,10 +5,10 @@
   for a success with an empty result. Each transaction writes a mark of its own and gives it as its
   tx-id, so that both the journal of the zones and the database can say what became of it."
   (:require [datomic.client.api :as d]
-            [proof.basics :refer [items]]
+            [proof.basics :refer [items texts]]
             [proof.checks :refer [report explain journal now]]))
 
-(defn- read-once [connection i]
+(defn read-once [connection i]
   (if (even? i)
     (= {:item/name "name 11"} (d/pull (d/db connection) [:item/name] [:item/id 11]))
     (= [[12 "name 12"]] (d/q '[:find ?id ?name :in $ ?id :where [?e :item/id ?id] [?e :item/name ?name]]
@@ -17,37 +17,63 @@
 (defn- slow-once [connection _]
   (= [[items]] (d/q '[:find (count ?e) :in $ ?pause :where [?e :item/id]] (d/db connection) {:sleep-ms 3000})))
 
-(defn- write-once [connection mark]
+(defn- paused-once
+  "An answer in two chunks, two seconds apart."
+  [connection _]
+  (= [[items]] (d/q '[:find (count ?e) :in $ ?pause :where [?e :item/id]] (d/db connection) {:pause-ms 2000})))
+
+(defn write-large
+  "1.2 MB up. Always the same, so that the database does not grow, and marked as every transaction is."
+  [connection mark]
+  (let [pages (map-indexed (fn [i text] {:load/page i :load/text text}) texts)
+        {:keys [tx-data]} (d/transact connection {:tx-id mark :tx-data (cons {:load/mark mark} pages)})]
+    (some #(= mark (:v %)) tx-data)))
+
+(defn- read-large
+  "1.2 MB down; needs one `write-large` before."
+  [connection _]
+  (= (set texts) (set (map first (d/q '[:find ?text :where [_ :load/text ?text]] (d/db connection))))))
+
+(defn write-once [connection mark]
   (= 2 (count (:tx-data (d/transact connection {:tx-id mark :tx-data [{:load/mark mark}]})))))
 
-(defn- timed
-  "One operation as a record: when, how long, and its error or nil."
+(defn timed
+  "One operation as a record: when, how long, and its error or nil. A client whose answer was cut may
+  hang past its own timeout, so it is given up after 75 s."
   [kind id f]
   (let [at (now)
-        error (try (when-not (f) "wrong answer") (catch Throwable t (explain t)))]
+        error (deref (future (try (when-not (f) "wrong answer") (catch Throwable t (explain t))))
+                     75000 "hangs past its own timeout")]
     {:kind kind :id id :at at :took (- (now) at) :error error}))
+
+(def usual
+  "What an application does: [threads kind pause-ms operation]."
+  [[6 :read 40 read-once] [3 :slow 20 slow-once] [3 :write 60 write-once]])
+
+(def demanding
+  "The same with what a drain cuts most easily: answers that pause, and large bodies both ways."
+  (concat usual [[2 :slow 20 paused-once] [1 :slow 700 read-large] [1 :write 900 write-large]]))
 
 (defn start
   "Starts the load; returns a function that ends it and gives its records. Each thread is a loop of
   one operation and a short pause; the pauses keep two cores from being the thing that is tested."
-  [connection]
-  (let [running (atom true)
-        records (atom [])
-        looping (fn [kind pause f]
-                  (future
-                    (loop [i 0]
-                      (when @running
-                        (let [id (random-uuid)]
-                          (swap! records conj (timed kind id #(f connection (if (= :write kind) id i)))))
-                        (Thread/sleep pause)
-                        (recur (inc i))))))
-        threads (doall (concat (repeatedly 6 #(looping :read 40 read-once))
-                               (repeatedly 3 #(looping :slow 20 slow-once))
-                               (repeatedly 3 #(looping :write 60 write-once))))]
-    (fn []
-      (reset! running false)
-      (run! deref threads)
-      @records)))
+  ([connection] (start connection usual))
+  ([connection kinds]
+   (let [running (atom true)
+         records (atom [])
+         looping (fn [kind pause f]
+                   (future
+                     (loop [i 0]
+                       (when @running
+                         (let [id (random-uuid)]
+                           (swap! records conj (timed kind id #(f connection (if (= :write kind) id i)))))
+                         (Thread/sleep pause)
+                         (recur (inc i))))))
+         threads (doall (for [[n kind pause f] kinds, _ (range n)] (looping kind pause f)))]
+     (fn []
+       (reset! running false)
+       (run! deref threads)
+       @records))))
 
 (defn- marks
   "How often each mark stands in the database."
@@ -55,7 +81,7 @@
   (frequencies (map first (d/q {:query '[:find ?mark ?e :where [?e :load/mark ?mark]]
                                 :args [(:db-after (d/transact connection {:tx-data []}))] :limit -1}))))
 
-(defn- excuse
+(defn excuse
   "Why a failed transaction may fail, nil where nothing excuses it. `lost` are the zones that were
   lost, from `since` on; who was sent later than `until` had been warned."
   [{:keys [transactions]} {:keys [lost since until]} {:keys [id at took]}]

@@ -8,6 +8,7 @@
             [datomic.s3-access-keys :as keys]
             [proof.engine :as engine]
             [proof.http :as http]
+            [proof.names :as names]
             [proof.zones :as zones])
   (:import [java.io ByteArrayInputStream ByteArrayOutputStream FileInputStream]
            [java.net InetAddress ServerSocket Socket]
@@ -93,6 +94,7 @@
     {:status (case (:cognitect.anomalies/category result)
                nil 200, :cognitect.anomalies/forbidden 403, :cognitect.anomalies/fault 500, 400)
      :type "application/transit+json"
+     :pause-ms (some :pause-ms (filter map? (:args operation)))
      :body (encode result)}))
 
 (defn- cloud-listener [_zone {:keys [request-method uri] :as request}]
@@ -175,6 +177,7 @@
     (println (str "CLOUD_PORT=" cloud))
     (println (str "PRO_PORT=" pro))
     (println (str "S3_PORT=" (listen "s3" #(serve-s3 tls %))))
+    (println (str "NAMES_PORT=" (names/serve ips)))
     (println (str "CONTROL_PORT=" (listen "control" #(http/converse % (partial control all)))))
     (println "STARTED=1")
     (flush)

@@ -6,6 +6,7 @@
     refuse  as a process that died: nothing listens, open connections end
     silent  as a network that drops everything: SYNs find a full queue, open connections get no answer
     freeze  as a process that was stopped: connections are accepted, nothing is answered
+    error   answers 503 to everything, its health check included
   A request that meets `silent` or `freeze` waits and is done when the zone is back, as it would be in
   a process that goes on: that is how a transaction could be applied long after its client gave up."
   (:require [proof.http :as http])
@@ -59,7 +60,9 @@
                    (fn [request]
                      (let [arrived ((:arrived listener) (:name zone) request)]
                        (wait-while-held zone)
-                       (let [response ((:handle listener) (:name zone) arrived)]
+                       (let [response (if (= :error (:mode @(:state zone)))
+                                        {:status 503 :body "not now"}
+                                        ((:handle listener) (:name zone) arrived))]
                          (wait-while-held zone)
                          response))))
     (finally
@@ -103,7 +106,7 @@
       (deliver over true)
       (run! #(.close ^SocketChannel %) fillers)
       (case mode
-        (:ok :freeze) (open-listeners zone)
+        (:ok :freeze :error) (open-listeners zone)
         :silent (swap! (:state zone) assoc :fillers (fill-queues zone))
         :refuse (do (doseq [listener (:listeners zone)] (.close ^ServerSocket @(:listening listener)))
                     (run! #(.close ^Socket %) @(:open zone)))))))

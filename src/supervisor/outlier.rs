@@ -3,7 +3,7 @@
 //! It never marks an address down: slow queries are normal, and fast probes decide. How often one address may be
 //! suspected is limited by its health: one slow request once in 10 s; an address that is mute on every connection, with
 //! several requests overdue, at once, because a slow query shortly before would else hide a frozen process until the
-//! next regular probe.
+//! next regular probe. Requests that were overdue when the address last spoke do not make it mute.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,10 +17,13 @@ use crate::upstream::input::{Input, Suspicion};
 use crate::upstream::snapshot::{AddressView, HealthState};
 
 /// The least wait that is suspicious, on a path whose round trip does not ask for more.
-const MIN_WAIT: Duration = constants::SILENCE_FLOOR;
+pub(super) const MIN_WAIT: Duration = constants::SILENCE_FLOOR;
 
 /// How many times the address's median answer time a wait must be.
 const MEDIAN_FACTOR: u32 = 4;
+
+/// So much later than it was heard the activity of an address may be recorded.
+pub(super) const HEARD_LATE: Duration = Duration::from_millis(200);
 
 /// So many overdue requests, and not a byte from the address on any connection: it is mute.
 const MUTE_REQUESTS: u32 = 2;
@@ -77,11 +80,14 @@ impl OutlierDetector {
             return None;
         }
         let socket = candidate.address.socket;
-        *self.overdue.entry(socket).or_default() += 1;
-        let silent = candidate
-            .address
-            .last_activity()
-            .is_none_or(|heard| now.since(heard) >= limit);
+        let heard = candidate.address.last_activity();
+        // The address has answered others while this one was overdue already: it is slow, and says nothing about the
+        // silence since. Else a few slow queries alone, while their application pauses, would look like a mute address.
+        let is_slow = heard.is_some_and(|heard| heard.since(since) >= limit + HEARD_LATE);
+        if !is_slow {
+            *self.overdue.entry(socket).or_default() += 1;
+        }
+        let silent = heard.is_none_or(|heard| now.since(heard) >= limit);
         let many = self
             .overdue_before
             .get(&socket)

@@ -3,6 +3,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::task::{LocalSet, spawn_local};
 
+use super::outlier::{HEARD_LATE, MIN_WAIT};
 use super::*;
 use crate::connection::tests::rig::*;
 use crate::connection::{ConnectionPhase, WhenAllDown};
@@ -380,6 +381,70 @@ async fn an_address_that_is_mute_on_all_connections_is_told_so() {
                 "both overdue in the look before, and nothing heard"
             );
             assert_eq!(look(500), [], "each request once");
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn requests_that_were_overdue_when_the_address_spoke_do_not_make_it_mute() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, mut snapshot) = waiting().await;
+            let all_wait = async |count: usize| {
+                eventually(|| {
+                    let waits = |entry: &Arc<Entry>| entry.stats.waiting_since().is_some();
+                    rig.context
+                        .registry
+                        .oldest(9)
+                        .iter()
+                        .filter(|entry| waits(entry))
+                        .count()
+                        == count
+                })
+                .await;
+            };
+            let mut clients = vec![rig.client().await];
+            clients[0].write_all(b"a slow query").await.unwrap();
+            all_wait(2).await;
+            let view = view_of_pair(&rig, &mut snapshot).clone();
+            let mut silence = OutlierDetector::default();
+            let mut look = |entries: &[Arc<Entry>], after: u64| {
+                let mut reported = Vec::new();
+                for entry in entries {
+                    let (candidate, _) = entry.candidate().unwrap();
+                    let now = entry.stats.waiting_since().unwrap() + Duration::from_millis(after);
+                    if let Some(Input::Suspect { why, .. }) =
+                        silence.inspect(entry, &candidate, Some(&view), now)
+                    {
+                        reported.push(why);
+                    }
+                }
+                silence.end_pass();
+                reported
+            };
+            // It answers others while these two are overdue, and then nobody asks for a while.
+            tokio::time::sleep(MIN_WAIT + HEARD_LATE + Duration::from_millis(50)).await;
+            let slow = rig.context.registry.oldest(2);
+            slow[0].candidate().unwrap().0.address.record_activity();
+            assert_eq!(look(&slow, 900), [Suspicion::SlowAnswer; 2]);
+            assert_eq!(look(&slow, 1000), [], "slow, not mute");
+            for _ in 0..2 {
+                clients.push(rig.client().await);
+                clients
+                    .last_mut()
+                    .unwrap()
+                    .write_all(b"hello?")
+                    .await
+                    .unwrap();
+            }
+            all_wait(4).await;
+            let new = rig.context.registry.oldest(4).split_off(2);
+            assert_eq!(look(&new, 300), [Suspicion::SlowAnswer; 2]);
+            assert_eq!(
+                look(&new, 400),
+                [Suspicion::Mute; 2],
+                "nothing since these were sent"
+            );
         })
         .await;
 }

@@ -38,6 +38,7 @@ fn main() {
         metrics: Metrics::default(),
         events: Events::new(Log::default()),
         own_listeners: Vec::new(),
+        names: Default::default(),
     });
     // Like the control thread: its own runtime, and something new 20 times a millisecond.
     std::thread::spawn(move || {

@@ -26,7 +26,9 @@ use crate::dns::ResolverHandle;
 use crate::drain::{self, DrainTrigger, DrainWatcher};
 use crate::events::{Events, Log, event};
 use crate::interference::Interference;
-use crate::listener::{Accepting, BindError, Bound, Front, Listener as RunningListener, Shortage};
+use crate::listener::{
+    Accepting, BindError, Bound, Front, Listener as RunningListener, SocketControl,
+};
 use crate::metrics::Metrics;
 use crate::metrics::emf::EmfWriter;
 use crate::readiness::Readiness;
@@ -50,7 +52,7 @@ pub use config::{Config, UpstreamConfig};
 pub use reload::{ReloadError, Reloader};
 pub use systemd::SocketError;
 pub use upgrade::{Handover, News, UpgradeRequest, Upgrader};
-pub use upstream::{Shares, Upstream};
+pub use upstream::{Shares, TargetNames, Upstream};
 
 mod backend;
 mod bind;
@@ -121,8 +123,8 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// What its connections share.
     pub route: Arc<ListenerContext>,
-    /// Whether it lacks what it needs to accept.
-    pub shortage: Shortage,
+    /// Its sockets' options; a gateway's are its own.
+    pub options: Option<SocketControl>,
     /// Of the URL to paste.
     pub scheme: &'static str,
 }
@@ -360,7 +362,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
             name: ListenerName::new(&listener.name),
             addresses,
             route,
-            shortage: running.shortage,
+            options: Some(running.options),
             scheme: "http",
         });
     }
@@ -385,6 +387,9 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
             Some(gateway)
         }
     };
+    for listener in &listeners {
+        core.spawn(Arc::clone(&listener.route).show_endpoints());
+    }
     drop(listening);
     instance_metrics::init(&metrics, workers.dispatcher().threads());
     let (draining, draining_watcher) = drain::channel();

@@ -58,11 +58,12 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
         Err(mut error) => {
             // Help and version are no errors and belong to standard output.
             let said = args::render_error(&mut error);
-            let _ = if error.use_stderr() {
-                write!(anstream::stderr(), "{said}")
-            } else {
-                write!(anstream::stdout(), "{said}")
-            };
+            if error.use_stderr() {
+                let _ = write!(anstream::stderr(), "{said}");
+            } else if let Err(error) = print(&said.to_string()) {
+                print_error(&format!("error: {error}\n"));
+                return error.code;
+            }
             return error.exit_code().try_into().unwrap_or(2);
         }
     };
@@ -93,6 +94,14 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
             error.code
         }
     }
+}
+
+/// Help and version, to standard output.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut to = Stdout::default();
+    to.write_all(text.as_bytes())?;
+    to.flush()?;
+    Ok(())
 }
 
 /// Whether the command has an end of its own for TERM and INT.

@@ -29,6 +29,7 @@ pub use hold_queue::{Policy, WhenAllDown};
 pub use metrics::EndpointMetrics;
 pub use registry::{ConnectionPhase, Entry, Registry};
 use reject::CloseMode;
+pub use shortage::Shortage;
 
 mod context;
 mod detour;
@@ -37,6 +38,7 @@ mod hold_queue;
 mod metrics;
 mod registry;
 mod reject;
+mod shortage;
 
 /// Registers an accepted connection and counts it against both limits, on the thread that accepted it: a drain waits
 /// for it from here on. `None`: the listener's limit or that of all (`most_in_all`) is reached. Boxed so that the

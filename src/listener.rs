@@ -9,25 +9,25 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use arc_swap::ArcSwap;
+use tokio::time::sleep;
 
 use accept_loop::AcceptLoops;
-use bind::listen;
 pub use bind::{BindError, Bound, ListenerSettings, SocketSettings, adopt, bind};
+use bind::{is_inherited, listen};
 pub use front::{Front, FrontKind, FrontNames};
 use rejections::Rejections;
 
-use crate::clock::{self, Moment};
 use crate::connection::{ListenerContext, WhenAllDown};
 use crate::drain::DrainWatcher;
 use crate::events::event;
 use crate::metrics::{Gauge, Metrics, family};
 use crate::sys::limits::DescriptorBudget;
-use crate::sys::socket::drop_new_syns;
+use crate::sys::socket::{self, TcpOptions, drop_new_syns};
 use crate::upstream::snapshot::ProbeMode;
 use crate::workers::{ConnectionHandler, Dispatcher};
 
@@ -59,9 +59,6 @@ const UNUSABLE_CHECKS: u32 = 3;
 /// Pause after a listening socket has failed: the first, and the longest. One that works for the longest has recovered.
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// A shortage is over when none was seen for this long.
-const SHORTAGE_OVER: Duration = Duration::from_secs(2);
-
 /// Pause between two attempts to bind again.
 const REBIND_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -74,24 +71,15 @@ pub struct Listener {
     metrics: Metrics,
     up: Gauge,
     addresses: Vec<SocketAddr>,
-    settings: SocketSettings,
+    /// A reload swaps them.
+    settings: Arc<ArcSwap<SocketSettings>>,
     rejections: Rejections,
     /// What serves its connections, where not the relay alone.
     handler: Option<ConnectionHandler>,
-    /// When the last `resource` line was logged.
-    resource_logged: Mutex<Option<Instant>>,
-    shortage: Shortage,
     open: OpenSockets,
     /// Whether somebody else holds the sockets as well ([`adopt`]): they are never closed in mode `refuse`, and what is in
     /// their queues at drain is left to the next process.
     shared: bool,
-}
-
-/// Whether a listener lacks what it needs to accept (descriptors, above all). Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Shortage {
-    /// When it was last seen, in ms of [`Moment`], plus one; 0 = never.
-    seen: Arc<AtomicU64>,
 }
 
 /// The sockets that a listener accepts from now, for who hands them over to another process. Cheap to clone.
@@ -111,11 +99,18 @@ pub struct Accepting {
     pub stop: DrainWatcher,
 }
 
+/// Changes the options of a running listener's sockets. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SocketControl {
+    settings: Arc<ArcSwap<SocketSettings>>,
+    open: OpenSockets,
+}
+
 /// A running listener, seen from outside.
 #[derive(Clone, Debug)]
 pub struct Running {
-    pub shortage: Shortage,
     pub sockets: OpenSockets,
+    pub options: SocketControl,
 }
 
 /// Why the sockets are closed.
@@ -154,17 +149,18 @@ impl Listener {
             dispatcher: dispatcher.clone(),
             budget,
             addresses: bound.addresses,
-            settings: bound.settings,
+            settings: Arc::new(ArcSwap::from_pointee(bound.settings)),
             rejections: Rejections::new(budget.rejecting),
             handler,
-            resource_logged: Mutex::default(),
-            shortage: Shortage::default(),
             open: OpenSockets::of(bound.sockets),
             shared: bound.shared,
         };
         let running = Running {
-            shortage: listener.shortage.clone(),
             sockets: listener.open.clone(),
+            options: SocketControl {
+                settings: Arc::clone(&listener.settings),
+                open: listener.open.clone(),
+            },
         };
         let blocker = stop.blocker();
         dispatcher.run_on(FIRST, move || async move {
@@ -220,7 +216,7 @@ impl Listener {
             Ok(loops) => loops,
             Err(error) => {
                 self.open.set(Vec::new());
-                self.log_shortage(&error);
+                self.route.accept_failed(&error);
                 return Close::Failed;
             }
         };
@@ -317,7 +313,7 @@ impl Listener {
             let bound: io::Result<Vec<_>> = self
                 .addresses
                 .iter()
-                .map(|address| listen(*address, &self.settings))
+                .map(|address| listen(*address, &self.settings.load()))
                 .collect();
             match bound {
                 Ok(sockets) => return sockets,
@@ -384,38 +380,12 @@ impl Listener {
         );
     }
 
-    /// Something that accepting needs is missing. At most one line a second.
-    fn log_shortage(&self, error: &io::Error) {
-        self.shortage.record();
-        self.log_resource("cannot accept", Some(error), None);
-    }
-
     fn log_limit(&self) {
-        self.log_resource(
+        self.route.log_resource(
             "connection limit reached; closing new connections",
             None,
             Some("raise the limit of open files (RLIMIT_NOFILE) or --max-connections"),
         );
-    }
-
-    /// At most one line a second, on however many threads it happens.
-    fn log_resource(&self, message: &str, error: Option<&io::Error>, hint: Option<&str>) {
-        let mut logged = self
-            .resource_logged
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if logged.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-            *logged = Some(Instant::now());
-            event!(
-                self.route.events,
-                WARN,
-                "resource",
-                message,
-                listener = self.route.listener.as_str(),
-                error = error.map(tracing::field::display),
-                hint = hint,
-            );
-        }
     }
 }
 
@@ -454,17 +424,24 @@ impl OpenSockets {
     }
 }
 
-// === impl Shortage ===
+// === impl SocketControl ===
 
-impl Shortage {
-    fn record(&self) {
-        self.seen.store(clock::now().as_millis() + 1, Relaxed);
-    }
-
-    pub fn is_present(&self) -> bool {
-        let seen = self.seen.load(Relaxed).checked_sub(1);
-        seen.is_some_and(|at| {
-            clock::now().since(Moment::at(Duration::from_millis(at))) < SHORTAGE_OVER
-        })
+impl SocketControl {
+    /// Keepalive and user timeout of clients that are not on loopback, from the next accepted connection on.
+    pub fn set_tcp(&self, tcp: TcpOptions) {
+        let current = self.settings.load();
+        if current.tcp == tcp {
+            return;
+        }
+        self.settings.store(Arc::new(SocketSettings {
+            tcp,
+            loopback_congestion: current.loopback_congestion,
+        }));
+        for listening in self.open.get().iter() {
+            if listening.local_addr().is_ok_and(|at| is_inherited(at.ip())) {
+                // What it accepts inherits them, except what the kernel refuses: said where the upstream leg meets it.
+                let _ = socket::keepalive(listening, &tcp);
+            }
+        }
     }
 }

@@ -9,7 +9,6 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::activity::Activity;
 use crate::clock;
 use crate::events::Events;
-use crate::metrics::Metrics;
+use crate::metrics::{Counter, Metrics, family};
 use crate::types::UpstreamName;
 
 use endpoint::EndpointSpec;
@@ -26,6 +25,7 @@ use input::Input;
 use settings::UpstreamPolicy;
 use snapshot::Snapshot;
 use state::UpstreamState;
+pub use telemetry::NamesInUse;
 use telemetry::Telemetry;
 
 pub mod active_zone;
@@ -64,6 +64,8 @@ pub struct UpstreamArgs {
     pub events: Events,
     /// Our own listening sockets: never used as addresses.
     pub own_listeners: Vec<SocketAddr>,
+    /// Who else follows which name.
+    pub names: NamesInUse,
 }
 
 /// The way in. Cheap to clone; never blocks.
@@ -72,7 +74,7 @@ pub struct UpstreamHandle {
     observations: mpsc::Sender<Input>,
     /// Answers and orders: few, and none may be lost.
     orders: mpsc::UnboundedSender<Input>,
-    dropped: Arc<AtomicU64>,
+    dropped: Counter,
     /// Connections are being dialled: the actor has to notice a stall of ours.
     dials: Arc<Activity>,
 }
@@ -117,7 +119,10 @@ pub fn start(
         fastrand::u64(..),
     );
     let first = Arc::new(publish::snapshot(&upstream, now, 0));
-    let mut telemetry = Telemetry::new(config.upstream, config.metrics, config.events);
+    let labels = [config.upstream.as_str()];
+    let dropped = config.metrics.counter(&family::INPUTS_DROPPED, &labels);
+    let mut telemetry =
+        Telemetry::new(config.upstream, config.metrics, config.events, config.names);
     telemetry.snapshot(&first, now);
     let current = Arc::new(ArcSwap::new(first));
     let (observations, seen) = mpsc::channel(QUEUE);
@@ -135,7 +140,7 @@ pub fn start(
     let feed = UpstreamHandle {
         observations,
         orders,
-        dropped: Arc::default(),
+        dropped,
         dials: Arc::clone(&actor.dials),
     };
     let view = SnapshotReader {
@@ -231,18 +236,13 @@ impl UpstreamHandle {
             _ => self.orders.send(input).is_ok(),
         };
         if !told {
-            self.dropped.fetch_add(1, Relaxed);
+            self.dropped.increment(1);
         }
     }
 
     /// Dials are under way. Cheap; to be repeated while they are.
     pub fn watch_dials(&self) {
         self.dials.record();
-    }
-
-    /// Inputs that were dropped because the queue was full (or the actor gone).
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Relaxed)
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Workers {
 #[derive(Clone, Debug)]
 pub struct Dispatcher {
     workers: Arc<[Worker]>,
+    /// [`STUCK_AFTER`], less in tests.
+    stuck_after: Duration,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,7 @@ impl Workers {
         }
         let dispatcher = Dispatcher {
             workers: workers.into(),
+            stuck_after: STUCK_AFTER,
         };
         Ok(Self {
             dispatcher,
@@ -225,7 +228,7 @@ impl Dispatcher {
         let least = self
             .workers
             .iter()
-            .filter(|worker| worker.unresponsive_for() < STUCK_AFTER)
+            .filter(|worker| self.is_responsive(worker))
             .min_by_key(|worker| worker.load())
             .unwrap_or(own);
         let lowest = least.load();
@@ -257,6 +260,18 @@ impl Dispatcher {
                 let _ = worker.work.send(Work::Ping);
             }
         }
+    }
+
+    /// The first thread from this turn on, in turns, that is not stuck; the turn's own where all are.
+    pub fn responsive_from(&self, turn: usize) -> usize {
+        let count = self.workers.len();
+        let in_turn = (0..count).map(|step| (turn % count + step) % count);
+        let mut responsive = in_turn.filter(|thread| self.is_responsive(&self.workers[*thread]));
+        responsive.next().unwrap_or(turn % count)
+    }
+
+    fn is_responsive(&self, worker: &Worker) -> bool {
+        worker.unresponsive_for() < self.stuck_after
     }
 
     /// How long the least responsive thread has left a ping unanswered.
@@ -300,6 +315,8 @@ impl Drop for Load {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::WhenAllDown;
+    use crate::connection::tests::rig::{Rig, policy};
 
     #[test]
     fn run_work_and_end() {
@@ -313,9 +330,10 @@ mod tests {
         workers.stop();
     }
 
-    #[test]
-    fn a_stuck_thread_is_seen_and_given_no_work() {
-        let workers = Workers::start(2).unwrap();
+    #[tokio::test]
+    async fn a_stuck_thread_is_seen_and_given_no_work() {
+        let mut workers = Workers::start(2).unwrap();
+        workers.dispatcher.stuck_after = Duration::from_millis(15);
         let dispatcher = workers.dispatcher();
         let (block, blocked) = std::sync::mpsc::channel::<()>();
         let (report, reported) = std::sync::mpsc::channel();
@@ -336,6 +354,29 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(dispatcher.workers[0].unresponsive_for(), Duration::ZERO);
+        // No connection goes there, although it has none and looks the least loaded; nor a gateway's handshake.
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                // Clients wait there, because there is nowhere to go.
+                let rig = Rig::new(&[], policy(WhenAllDown::Hold, 1000)).await;
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                let mut clients = Vec::new();
+                for _ in 0..4 {
+                    clients.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+                    let (stream, client) = listener.accept().unwrap();
+                    stream.set_nonblocking(true).unwrap();
+                    let open = connection::admit(client, &rig.context, 100).unwrap();
+                    dispatcher.serve(0, stream, open, None);
+                }
+                assert_eq!(dispatcher.loads(), [4, 0]);
+            })
+            .await;
+        assert_eq!(
+            [0, 1, 2, 3].map(|turn| dispatcher.responsive_from(turn)),
+            [0; 4]
+        );
+        drop(local);
         drop(block);
         while dispatcher.unresponsive_for() > Duration::ZERO {
             assert!(began.elapsed() < Duration::from_secs(10));

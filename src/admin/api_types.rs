@@ -149,6 +149,9 @@ pub struct Probe {
     pub at: String,
     /// `ok`, or what was wrong.
     pub result: String,
+    /// What was seen beyond that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// How long it took.
     pub ms: f64,
 }

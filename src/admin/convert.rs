@@ -109,6 +109,7 @@ impl AddressJson {
             last_probe: view.last_probe.as_ref().map(|probe| Probe {
                 at: wall(probe.at, now),
                 result: probe.result.clone(),
+                detail: probe.detail.clone(),
                 ms: millis(probe.took),
             }),
             in_dns: view.in_dns,

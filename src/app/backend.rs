@@ -108,10 +108,11 @@ impl Backend for AdminBackend {
             parked: listener.route.parked(),
         });
         let upstreams = self.handles.upstreams.iter().map(|upstream| {
+            let target = upstream.target_names();
             UpstreamJson::of(
                 &upstream.view.load(),
-                upstream.system.clone(),
-                upstream.region.clone(),
+                target.system.clone(),
+                target.region.clone(),
             )
         });
         StatusJson {

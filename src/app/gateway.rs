@@ -11,7 +11,7 @@ use crate::drain::DrainWatcher;
 use crate::events::{Events, event};
 use crate::gateway::authority::Routes;
 use crate::gateway::{self, Gateway, GatewayConfig};
-use crate::listener::{self, BindError, Bound, ListenerSettings, Shortage, SocketSettings};
+use crate::listener::{self, BindError, Bound, ListenerSettings, SocketSettings};
 use crate::metrics::Metrics;
 use crate::relay::TcpSettings;
 use crate::settings::Settings;
@@ -57,7 +57,7 @@ pub(super) fn listeners(
         name: ListenerName::new(NAME),
         addresses: addresses.to_vec(),
         route: route(upstream, &listener_to(&upstream.name)),
-        shortage: Shortage::default(),
+        options: None,
         scheme: "https",
     };
     upstreams.iter().map(way).collect()

@@ -1,5 +1,6 @@
 //! The hops of one upstream: which endpoints are behind which, and the tasks that hops need.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,10 @@ use crate::events::event;
 use crate::metrics::{Metrics, family};
 use crate::probe;
 use crate::types::UpstreamName;
-use crate::upstream::UpstreamHandle;
 use crate::upstream::endpoint::{Address, EndpointSpec};
 use crate::upstream::input::Input;
 use crate::upstream::settings::HealthSettings;
+use crate::upstream::{SnapshotReader, UpstreamHandle};
 
 /// A candidate that has not answered is asked again after this, and sooner where the hop was at fault.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -37,11 +38,18 @@ enum HopJob {
     /// Tell the upstream, and the metric of the upstream, about the hop.
     Follow {
         hop: Arc<Hop>,
-        hops: Hops,
+        set: Arc<ArcSwap<Hops>>,
         upstream: UpstreamName,
-        handle: UpstreamHandle,
+        ends: HopEnds,
         metrics: Metrics,
     },
+}
+
+/// The upstream that hops lead to: told of their health, and asked for the addresses behind them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct HopEnds {
+    pub(super) handle: UpstreamHandle,
+    pub(super) view: SnapshotReader,
 }
 
 /// Endpoints behind a hop whose names are only guesses.
@@ -73,14 +81,16 @@ impl HopTasks {
         (tasks, future)
     }
 
-    /// Hops for these specs. One that is known already goes on, with its connections and its command.
+    /// Hops for these specs, which `set` holds from then on. One that it holds already goes on, with its connections and
+    /// its command; one that is no longer in it ends with its last connection.
     pub(super) fn build(
         &self,
         specs: Vec<HopSpec>,
-        known: &Hops,
+        set: &Arc<ArcSwap<Hops>>,
         parts: &HopParts,
-        handle: &UpstreamHandle,
+        ends: &HopEnds,
     ) -> Hops {
+        let known = set.load_full();
         let mut fresh = Vec::new();
         let mut all = Vec::new();
         for spec in specs {
@@ -111,6 +121,7 @@ impl HopTasks {
             }
         }
         let hops = Hops::new(all);
+        set.store(Arc::new(hops.clone()));
         if hops.iter().next().is_some() {
             let up = [parts.upstream.as_str()];
             parts.metrics.gauge(&family::HOP_UP, &up).set(0.0);
@@ -118,9 +129,9 @@ impl HopTasks {
         for hop in fresh {
             let _ = self.jobs.send(HopJob::Follow {
                 hop,
-                hops: hops.clone(),
+                set: Arc::clone(set),
                 upstream: parts.upstream.clone(),
-                handle: handle.clone(),
+                ends: ends.clone(),
                 metrics: parts.metrics.clone(),
             });
         }
@@ -149,11 +160,11 @@ async fn run(mut wanted: mpsc::UnboundedReceiver<HopJob>, mut stop: watch::Recei
             HopJob::Supervise(supervisor) => drop(tasks.spawn(supervisor.run(stop))),
             HopJob::Follow {
                 hop,
-                hops,
+                set,
                 upstream,
-                handle,
+                ends,
                 metrics,
-            } => drop(tasks.spawn(follow(hop, hops, upstream, handle, metrics, stop))),
+            } => drop(tasks.spawn(follow(hop, set, upstream, ends, metrics, stop))),
         }
     }
     while tasks.join_next().await.is_some() {}
@@ -161,9 +172,9 @@ async fn run(mut wanted: mpsc::UnboundedReceiver<HopJob>, mut stop: watch::Recei
 
 async fn follow(
     hop: Arc<Hop>,
-    hops: Hops,
+    set: Arc<ArcSwap<Hops>>,
     upstream: UpstreamName,
-    handle: UpstreamHandle,
+    ends: HopEnds,
     metrics: Metrics,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -171,25 +182,49 @@ async fn follow(
     let id = hop.spec().id;
     // A hop that a reload has taken away is followed no longer.
     drop(hop);
+    let HopEnds { handle, mut view } = ends;
     loop {
         let now = *state.borrow_and_update();
         handle.send(Input::HopHealth {
             hop: id,
             is_up: now != HopState::Down,
         });
-        let all_up = hops
+        let all_up = set
+            .load()
             .iter()
             .all(|hop| hop.health().status().state == HopState::Up);
         metrics
             .gauge(&family::HOP_UP, &[upstream.as_str()])
             .set(if all_up { 1.0 } else { 0.0 });
-        tokio::select! {
-            changed = state.changed() => if changed.is_err() {
-                return;
-            },
-            _ = stop.wait_for(|stop| *stop) => return,
+        loop {
+            if let Some(hop) = set.load().get(id) {
+                keep_addresses(hop, &view);
+            }
+            tokio::select! {
+                changed = state.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_gone) => return,
+                },
+                () = view.changed() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
         }
     }
+}
+
+/// An address that has left no longer says whether the hop is silent.
+fn keep_addresses(hop: &Hop, view: &SnapshotReader) {
+    let id = hop.spec().id;
+    let snapshot = view.load();
+    let behind: Vec<SocketAddr> = snapshot
+        .all()
+        .filter_map(|(_, view)| {
+            let target = view.address.target.as_ref()?;
+            (target.hop == id).then_some(view.address.socket)
+        })
+        .collect();
+    hop.health()
+        .keep_addresses(|address| behind.contains(address));
 }
 
 // === impl Candidates ===
@@ -221,5 +256,126 @@ impl Candidates {
             }
             sleep(pause).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::addr::HostPort;
+    use crate::dial::hop::{HopSockets, ViaSettings};
+    use crate::events::{Events, Log};
+    use crate::types::EndpointName;
+    use crate::upstream::endpoint::{EndpointHop, Role};
+    use crate::upstream::input::Intent;
+    use crate::upstream::settings::UpstreamPolicy;
+    use crate::upstream::{self, NamesInUse, UpstreamArgs};
+
+    fn via(url: &str) -> HopSpec {
+        let via = ViaSettings {
+            url: url.to_owned(),
+            ..ViaSettings::default()
+        };
+        via.hop().unwrap().unwrap()
+    }
+
+    async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let began = tokio::time::Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// What is behind a hop is what its upstream has there now, and a hop that a reload takes away is let go.
+    #[tokio::test]
+    async fn departed_addresses_and_hops_are_forgotten() {
+        let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let spec = via(&format!("socks5://{}", proxy.local_addr().unwrap()));
+        let id = spec.id;
+        let endpoint = EndpointSpec {
+            name: EndpointName::new("e"),
+            host: "10.0.0.1".to_owned(),
+            port: 8182,
+            zone: None,
+            role: Role::Configured,
+            hop: Some(EndpointHop {
+                id,
+                remote_dns: false,
+            }),
+        };
+        let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
+        let (handle, view, actor) = upstream::start(UpstreamArgs {
+            upstream: UpstreamName::new("u"),
+            endpoints: vec![endpoint],
+            settings: UpstreamPolicy::default(),
+            metrics: metrics.clone(),
+            events: events.clone(),
+            own_listeners: Vec::new(),
+            names: NamesInUse::default(),
+        });
+        tokio::spawn(actor);
+        let (tasks, run) = HopTasks::new();
+        tokio::spawn(run);
+        let parts = HopParts {
+            upstream: UpstreamName::new("u"),
+            sockets: HopSockets::default(),
+            events,
+            metrics,
+        };
+        let ends = HopEnds {
+            handle: handle.clone(),
+            view: view.clone(),
+        };
+        let set = Arc::new(ArcSwap::from_pointee(Hops::default()));
+        tasks.build(vec![spec], &set, &parts, &ends);
+        let hop = Arc::clone(set.load().get(id).unwrap());
+        let health = hop.health();
+        // It gets through once: only a hop that has been up can turn silent.
+        let to = HostPort {
+            host: "10.0.0.1".to_owned(),
+            port: 8182,
+        };
+        let answers = async {
+            let (mut stream, _) = proxy.accept().await.unwrap();
+            for reply in [&[5, 0][..], &[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]] {
+                let _request = stream.read(&mut [0; 64]).await.unwrap();
+                stream.write_all(reply).await.unwrap();
+            }
+        };
+        let (opened, ()) = tokio::join!(hop.open(&to), answers);
+        opened.unwrap();
+        assert_eq!(health.status().state, HopState::Up);
+        let behind: Vec<_> = view
+            .load()
+            .all()
+            .map(|(_, view)| view.address.socket)
+            .collect();
+        let [here] = behind[..] else {
+            panic!("one address is behind the hop: {behind:?}");
+        };
+        let departed = SocketAddr::from(([10, 0, 0, 2], 8182));
+        // Both have answered once, and then only the one that is left is asked, in vain.
+        assert!(health.probed(departed, false) && health.probed(here, false));
+        let mut turn = 0;
+        until("the departed address still speaks for the hop", || {
+            turn += 1;
+            // Each publishes a snapshot.
+            let intent = [Intent::Drain, Intent::Ready][turn % 2];
+            handle.send(Input::Intent {
+                endpoint: EndpointName::new("e"),
+                intent,
+            });
+            !health.probed(here, true)
+        })
+        .await;
+        assert_eq!(health.status().state, HopState::Down);
+
+        let gone = Arc::downgrade(&hop);
+        drop(hop);
+        tasks.build(Vec::new(), &set, &parts, &ends);
+        until("the hop is held by nobody", || gone.upgrade().is_none()).await;
     }
 }

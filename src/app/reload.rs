@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::instance_metrics::reload_gauges;
 use super::systemd::Notifier;
-use super::upstream::{all_names, limits_of, names_of, policy_of, rules_of};
+use super::upstream::{TargetNames, all_names, limits_of, names_of, policy_of, rules_of};
 use super::{Config, Handles, StopRequest, wake};
 use crate::clock::{self, Moment};
 use crate::dial::hop::Hop;
@@ -232,7 +232,7 @@ impl Handles {
         !self
             .listeners
             .iter()
-            .any(|listener| listener.shortage.is_present())
+            .any(|listener| listener.route.shortage.is_present())
     }
 
     pub fn stop(&self, stop: StopRequest) {
@@ -298,6 +298,7 @@ impl Handles {
             else {
                 continue;
             };
+            upstream.target.store(Arc::new(TargetNames::of(part)));
             upstream.hosts.store(Arc::new(names_of(&endpoints)));
             upstream.rules.store(Arc::new(rules_of(&part.settings)));
             upstream.prober.set(part.settings.health.clone());
@@ -320,6 +321,9 @@ impl Handles {
             {
                 listener.route.dialer.store(Arc::new(dialer.clone()));
                 listener.route.limits.store(Arc::new(limits.clone()));
+                if let Some(options) = &listener.options {
+                    options.set_tcp(part.settings.tcp.options());
+                }
             }
             let settings = policy_of(&part.settings, &config.settings.listeners);
             upstream.feed.send(Input::Reconfigure {
@@ -354,11 +358,16 @@ impl Handles {
     fn reload_failed(&self, error: &ReloadError) {
         reload_gauges(&self.metrics, false);
         let lines = match error {
-            ReloadError::Invalid(report) => report
-                .problems
-                .iter()
-                .map(|problem| problem.line(report.source.as_ref()))
-                .collect(),
+            ReloadError::Invalid(report) => {
+                let problems = report.problems.iter();
+                let mut lines: Vec<String> = problems
+                    .map(|problem| problem.line(report.source.as_ref()))
+                    .collect();
+                if report.omitted > 0 {
+                    lines.push(format!("and {} more errors", report.omitted));
+                }
+                lines
+            }
             ReloadError::Failed(what) => vec![what.clone()],
         };
         for line in lines {

@@ -8,10 +8,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::hops::{Candidates, HopTasks};
+use super::hops::{Candidates, HopEnds, HopTasks};
 use super::{Config, UpstreamConfig};
 use crate::connection::{ContextParts, ListenerContext, Registry, WhenAllDown};
-use crate::dial::hop::{HopParts, HopSpec, Hops};
+use crate::dial::hop::{HopParts, HopSockets, HopSpec, Hops};
 use crate::dial::{DialSettings, Dialer, Preconnected, SpareLimit};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
 use crate::events::{Events, event};
@@ -28,23 +28,31 @@ use crate::types::{ListenerName, UpstreamName};
 use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::input::Input;
 use crate::upstream::settings::{HealthSettings, UpstreamPolicy};
-use crate::upstream::{self, SnapshotReader, UpstreamArgs, UpstreamHandle};
+use crate::upstream::{self, NamesInUse, SnapshotReader, UpstreamArgs, UpstreamHandle};
 
-/// What all upstreams together may have open.
+/// What all upstreams share: what they may have open together, and the names that they follow.
 #[derive(Clone, Debug)]
 pub struct Shares {
     spares: SpareLimit,
     probes: Arc<Semaphore>,
+    names: NamesInUse,
+}
+
+/// What the target of an upstream is called.
+#[derive(Clone, Debug, Default)]
+pub struct TargetNames {
+    /// The Datomic system, where told.
+    pub system: Option<String>,
+    /// The region, where told.
+    pub region: Option<String>,
 }
 
 /// One upstream, running.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     pub name: UpstreamName,
-    /// The Datomic system, where told.
-    pub system: Option<String>,
-    /// The region, where told.
-    pub region: Option<String>,
+    /// System and region; a reload swaps them.
+    pub(super) target: Arc<ArcSwap<TargetNames>>,
     /// What is known of it.
     pub view: SnapshotReader,
     /// Where facts go.
@@ -60,6 +68,8 @@ pub struct Upstream {
     pub(super) hop_tasks: HopTasks,
     hop_parts: HopParts,
     interference: Interference,
+    /// Those that are configured now.
+    hop_set: Arc<ArcSwap<Hops>>,
     pub(super) candidates: Arc<ArcSwap<Vec<EndpointSpec>>>,
     pub(super) health: Arc<ArcSwap<HealthSettings>>,
     own: Arc<[SocketAddr]>,
@@ -215,7 +225,30 @@ impl Shares {
         Self {
             spares: SpareLimit::new(budget.spares),
             probes: Arc::new(Semaphore::new(budget.probes)),
+            names: NamesInUse::default(),
         }
+    }
+}
+
+// === impl TargetNames ===
+
+impl TargetNames {
+    pub(super) fn of(upstream: &UpstreamConfig) -> Self {
+        Self {
+            system: upstream.system.clone(),
+            region: upstream.region.clone(),
+        }
+    }
+
+    /// The entry names of the system.
+    fn entries(&self) -> Vec<String> {
+        let (Some(system), Some(region)) = (&self.system, &self.region) else {
+            return Vec::new();
+        };
+        let names = ["entry", "entry-http"];
+        names
+            .map(|name| format!("{name}.{system}.{region}.datomic.net"))
+            .into()
     }
 }
 
@@ -225,19 +258,13 @@ impl Upstream {
     /// Names that a client of a front may ask for: those of the endpoints, as typed and as labels, and the entry names
     /// of the system.
     pub(super) fn front_names(&self) -> FrontNames {
-        let mut entry = Vec::new();
-        if let (Some(system), Some(region)) = (&self.system, &self.region) {
-            entry.extend(
-                ["entry", "entry-http"].map(|name| format!("{name}.{system}.{region}.datomic.net")),
-            );
-        }
-        let endpoints = Arc::clone(&self.candidates);
+        let (endpoints, target) = (Arc::clone(&self.candidates), Arc::clone(&self.target));
         FrontNames::new(move || {
             let endpoints = endpoints.load();
             let names = endpoints
                 .iter()
                 .flat_map(|endpoint| [endpoint.host.clone(), endpoint.name.to_string()]);
-            names.chain(entry.iter().cloned()).collect()
+            names.chain(target.load().entries()).collect()
         })
     }
 
@@ -266,6 +293,7 @@ impl Upstream {
             metrics: metrics.clone(),
             events: events.clone(),
             own_listeners: own.to_vec(),
+            names: shares.names.clone(),
         });
         tasks.spawn(actor);
         let warm = Preconnected::new(
@@ -276,11 +304,19 @@ impl Upstream {
         let dial = dial_settings(settings, config.settings.runtime.loopback_congestion);
         let hop_parts = HopParts {
             upstream: settings.name.clone(),
-            tcp: settings.tcp.options(),
+            sockets: HopSockets {
+                tcp: Arc::new(ArcSwap::from_pointee(settings.tcp.options())),
+                own: own.into(),
+            },
             events: events.clone(),
             metrics: metrics.clone(),
         };
-        let hops = hop_tasks.build(hop_specs, &Hops::default(), &hop_parts, &feed);
+        let hop_set = Arc::new(ArcSwap::from_pointee(Hops::default()));
+        let ends = HopEnds {
+            handle: feed.clone(),
+            view: view.clone(),
+        };
+        let hops = hop_tasks.build(hop_specs, &hop_set, &hop_parts, &ends);
         let dialer = Dialer::through(
             dial,
             own.to_vec(),
@@ -312,8 +348,7 @@ impl Upstream {
         );
         Self {
             name: settings.name.clone(),
-            system: upstream.system.clone(),
-            region: upstream.region.clone(),
+            target: Arc::new(ArcSwap::from_pointee(TargetNames::of(upstream))),
             view,
             feed,
             prober,
@@ -326,10 +361,16 @@ impl Upstream {
             hop_tasks: hop_tasks.clone(),
             hop_parts,
             interference: interference.clone(),
+            hop_set,
             candidates,
             health,
             own: own.into(),
         }
+    }
+
+    /// What its target is called now.
+    pub fn target_names(&self) -> Arc<TargetNames> {
+        self.target.load_full()
     }
 
     pub(super) fn supervised(&self) -> UpstreamEntry {
@@ -382,9 +423,15 @@ impl Upstream {
                 self.shares.spares.clone(),
             )
         };
+        let tcp = &self.hop_parts.sockets.tcp;
+        tcp.store(Arc::new(settings.tcp.options()));
+        let ends = HopEnds {
+            handle: self.feed.clone(),
+            view: self.view.clone(),
+        };
         let hops = self
             .hop_tasks
-            .build(hop_specs, known.hops(), &self.hop_parts, &self.feed);
+            .build(hop_specs, &self.hop_set, &self.hop_parts, &ends);
         let dialer = Dialer::through(
             dial_settings(settings, loopback),
             self.own.to_vec(),

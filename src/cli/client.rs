@@ -46,6 +46,15 @@ impl InstanceAddress {
                 admin: default(),
                 control: None,
             }),
+            [one] if one.admin.is_none() && one.control.is_none() => Err(CliError::new(
+                code::NOT_THERE,
+                format!(
+                    "the instance with pid {} has neither admin HTTP nor a control socket",
+                    one.pid
+                ),
+            )
+            .likely("it was started with --admin off and --control off")
+            .next("signals are the only way in: HUP reloads, TERM drains")),
             [one] => Ok(Self::of(one.clone())),
             several => {
                 let list: Vec<String> = several.iter().map(describe).collect();

@@ -446,8 +446,9 @@ fn line(listener: &Listener, handles: &Handles) -> String {
         .first()
         .map(ToString::to_string)
         .unwrap_or_default();
-    let name = upstream.system.as_deref().unwrap_or(upstream.name.as_str());
-    let region = upstream
+    let target = upstream.target_names();
+    let name = target.system.as_deref().unwrap_or(upstream.name.as_str());
+    let region = target
         .region
         .as_ref()
         .map(|region| format!(" ({region})"))

@@ -297,11 +297,43 @@ fn line(to: &mut dyn Write, indent: usize, parts: Vec<String>) -> Result<(), Cli
             write!(to, " · ")?;
             column += 3;
         }
-        write!(to, "{part}")?;
-        column += length;
+        let room = width.saturating_sub(column);
+        for (piece, text) in pieces(part, room, width - indent).into_iter().enumerate() {
+            if piece > 0 {
+                write!(to, "\n{:indent$}", "")?;
+                column = indent;
+            }
+            write!(to, "{text}")?;
+            column += text.chars().count();
+        }
     }
     writeln!(to)?;
     Ok(())
+}
+
+/// A part that is longer than a whole line, cut into pieces: the first for what is left of its line (`room`), the others
+/// for whole lines. It is cut behind white space, a dot or a hyphen, where there is one: such parts are long names, and
+/// sentences of other programs. Parts that fit, and those with colours, stay whole.
+fn pieces(part: &str, room: usize, whole: usize) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let (mut rest, mut room) = (part, room);
+    if part.contains('\x1b') {
+        return vec![part];
+    }
+    while let Some((end, _)) = rest.char_indices().nth(room) {
+        let fits = &rest[..end];
+        let cut = match fits.rfind([' ', '.', '-']) {
+            // Less than half of a line is no place to cut at.
+            Some(at) if at >= room / 2 => at + 1,
+            _ => end,
+        };
+        let (piece, after) = rest.split_at(cut);
+        pieces.push(piece.trim_end());
+        rest = after.trim_start();
+        room = whole;
+    }
+    pieces.push(rest);
+    pieces
 }
 
 /// The terminal's width, 80 at least; 80 where standard output is none.
@@ -389,4 +421,39 @@ fn painted(text: &str, well: bool) -> String {
     };
     let style = Style::new().fg_color(Some(colour.into()));
     format!("{style}{}{style:#}", clean(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_is_longer_than_a_line_is_cut_where_names_have_their_ends() {
+        let name = "vpce-0123456789abcdef0-abcd1234-us-east-1a.vpce-svc-0123456789abcdef0.us-east-1.vpce.amazonaws.com:8182";
+        let mut lines = Vec::new();
+        let parts = vec![
+            "  next connection:".to_owned(),
+            name.to_owned(),
+            "x".repeat(200),
+        ];
+        line(&mut lines, 4, parts).unwrap();
+        let text = String::from_utf8(lines).unwrap();
+        for one in text.lines() {
+            assert!(one.chars().count() <= 80, "{one}");
+        }
+        let whole: String = text.lines().map(str::trim_start).collect();
+        assert!(whole.contains(name), "nothing is lost: {text}");
+        let mut ends = text.lines().filter(|line| line.contains("vpce"));
+        assert!(ends.next().unwrap().ends_with(['.', '-']), "{text}");
+    }
+
+    #[test]
+    fn what_fits_and_what_has_colours_stays_whole() {
+        assert_eq!(pieces("short", 80, 76), ["short"]);
+        assert_eq!(pieces("", 10, 10), [""]);
+        let painted = painted(&"x".repeat(100), true);
+        assert_eq!(pieces(&painted, 80, 76), [painted.as_str()]);
+        assert_eq!(pieces("one two three", 8, 8), ["one two", "three"]);
+        assert_eq!(pieces("ääääääää", 4, 4), ["ääää", "ääää"]);
+    }
 }

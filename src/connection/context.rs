@@ -11,6 +11,7 @@ use super::detour::Detour;
 use super::hold_queue::{HoldQueue, Policy};
 use super::metrics::ListenerMetrics;
 use super::registry::Registry;
+use super::shortage::Shortage;
 use crate::clock::{self, Moment};
 use crate::dial::{self, Attempt, ClientData, Dialer};
 use crate::events::{Events, event};
@@ -41,6 +42,8 @@ pub struct ListenerContext {
     pub limits: ArcSwap<Limits>,
     /// What to do when nothing can be dialled; a reload swaps it ([`ListenerContext::set_policy`]).
     pub policy: ArcSwap<Policy>,
+    /// Whether what it needs to accept is missing.
+    pub shortage: Shortage,
     policy_changed: Notify,
     pub(super) relay: Arc<RelayShared>,
     pub(super) metrics: ListenerMetrics,
@@ -100,6 +103,7 @@ impl ListenerContext {
             dialer: ArcSwap::from_pointee(parts.dialer),
             limits: ArcSwap::from_pointee(parts.limits),
             policy: ArcSwap::from_pointee(parts.policy),
+            shortage: Shortage::default(),
             policy_changed: Notify::new(),
             admitted: AtomicIsize::new(0),
             round_failed: AtomicBool::new(false),
@@ -181,6 +185,18 @@ impl ListenerContext {
         self.round_failed.load(Relaxed)
     }
 
+    /// Shows the numbers of every endpoint from when it is known: counters at 0, so that their first increase is seen as
+    /// one. Runs until dropped.
+    pub async fn show_endpoints(self: Arc<Self>) {
+        let mut view = self.view.clone();
+        loop {
+            for endpoint in &view.load().endpoints {
+                let _shown = self.metrics.of(&endpoint.endpoint);
+            }
+            view.changed().await;
+        }
+    }
+
     /// Where a connection would be dialled now, best first.
     pub fn order(&self) -> Vec<Candidate> {
         self.view.load().order(clock::now(), fastrand::f64())
@@ -253,7 +269,7 @@ impl ListenerContext {
             }
             dial::ConnectOutcome::Refused => DialFailure::Refused,
             dial::ConnectOutcome::Timeout => DialFailure::Timeout,
-            dial::ConnectOutcome::Unreachable => DialFailure::Unreachable,
+            dial::ConnectOutcome::Unreachable(_) => DialFailure::Unreachable,
             dial::ConnectOutcome::Reset => DialFailure::Reset,
             dial::ConnectOutcome::Local(_) | dial::ConnectOutcome::Hop(_) => DialFailure::Local,
         };

@@ -27,6 +27,28 @@ const RESULTS: [&str; 7] = [
 /// Results of attempts that were started beside another.
 const HEDGES: [&str; 3] = ["won", "lost", "failed"];
 
+/// The usual ends of connections with an endpoint, and without one.
+const ENDS: [Reason; 8] = [
+    Reason::ClientFin,
+    Reason::UpstreamFin,
+    Reason::ClientRst,
+    Reason::UpstreamRst,
+    Reason::UserTimeout,
+    Reason::DrainIdle,
+    Reason::EndpointSilent,
+    Reason::EndpointUnhealthy,
+];
+const ENDS_NOWHERE: [Reason; 8] = [
+    Reason::ClientGone,
+    Reason::ConnectRefused,
+    Reason::ConnectTimeout,
+    Reason::Unreachable,
+    Reason::NoEndpoint,
+    Reason::HoldTimeout,
+    Reason::MaxConnections,
+    Reason::Resource,
+];
+
 /// Values of the label `reason` of rejected connections.
 const REJECTED_REASONS: [Reason; 4] = [
     Reason::MaxConnections,
@@ -167,7 +189,7 @@ impl EndpointMetrics {
             )
         };
         let spliced = |way: Direction| metrics.counter(&family::BYTES_SPLICED, &[way.as_str()]);
-        Self {
+        let this = Self {
             connections: metrics.gauge(&family::CONNECTIONS, &labels),
             bytes: endpoint.map(|_| Direction::BOTH.map(bytes)),
             spliced: Direction::BOTH.map(spliced),
@@ -182,16 +204,46 @@ impl EndpointMetrics {
             closed: [const { OnceLock::new() }; Reason::ALL.len()],
             labels: labels.map(str::to_owned),
             metrics: metrics.clone(),
+        };
+        // From the start, so that the first increase is seen as one.
+        let ends = if endpoint.is_some() {
+            ENDS
+        } else {
+            ENDS_NOWHERE
+        };
+        for reason in ends {
+            let _zero = this.closed_for(reason);
         }
+        if endpoint.is_some() {
+            for (place, result) in RESULTS.iter().enumerate() {
+                let _zero =
+                    this.of_result(&this.attempts[place], &family::CONNECT_ATTEMPTS, result);
+            }
+        }
+        this
     }
 
     pub(super) fn closed(&self, reason: Reason) {
+        self.closed_for(reason).increment(1);
+    }
+
+    fn closed_for(&self, reason: Reason) -> &Counter {
         let [listener, upstream, endpoint, zone] = self.labels.each_ref().map(String::as_str);
-        let counter = self.closed[reason as usize].get_or_init(|| {
+        self.closed[reason as usize].get_or_init(|| {
             let labels = [listener, upstream, endpoint, zone, reason.code()];
             self.metrics.counter(&family::CONNECTIONS_CLOSED, &labels)
-        });
-        counter.increment(1);
+        })
+    }
+
+    fn of_result<'a>(
+        &self,
+        counter: &'a OnceLock<Counter>,
+        of: &'static Family,
+        result: &str,
+    ) -> &'a Counter {
+        let [_, upstream, endpoint, zone] = self.labels.each_ref().map(String::as_str);
+        let labels = [upstream, endpoint, zone, result];
+        counter.get_or_init(|| self.metrics.counter(of, &labels))
     }
 
     /// Counts an attempt of traffic.
@@ -245,12 +297,7 @@ impl EndpointMetrics {
         let Some(place) = results.iter().position(|known| *known == result) else {
             return;
         };
-        let [_, upstream, endpoint, zone] = self.labels.each_ref().map(String::as_str);
-        let resolve = || {
-            self.metrics
-                .counter(of, &[upstream, endpoint, zone, result])
-        };
-        counters[place].get_or_init(resolve).increment(1);
+        self.of_result(&counters[place], of, result).increment(1);
     }
 
     /// Adds what the statistics have not reported yet.

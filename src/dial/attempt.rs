@@ -1,5 +1,6 @@
 //! One attempt: a socket, its options, and what an error of connect means.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -94,7 +95,8 @@ pub enum ConnectOutcome {
     /// A reset to our SYN: nothing listens there (or it was ourselves).
     Refused,
     Timeout,
-    Unreachable,
+    /// With the reason, for people.
+    Unreachable(Cow<'static, str>),
     /// Reset during the handshake.
     Reset,
     /// This process lacked something (a descriptor, a port, memory). Says nothing about the address.
@@ -336,7 +338,7 @@ impl ConnectOutcome {
         match ConnectError::classify(error) {
             ConnectError::Refused => ConnectOutcome::Refused,
             ConnectError::TimedOut => ConnectOutcome::Timeout,
-            ConnectError::Unreachable(_) => ConnectOutcome::Unreachable,
+            ConnectError::Unreachable(why) => ConnectOutcome::Unreachable(why.into()),
             ConnectError::Reset => ConnectOutcome::Reset,
             ConnectError::Local(why) => ConnectOutcome::Local(why),
         }
@@ -348,7 +350,7 @@ impl ConnectOutcome {
             ConnectOutcome::Ok => "ok",
             ConnectOutcome::Refused => "refused",
             ConnectOutcome::Timeout => "timeout",
-            ConnectOutcome::Unreachable => "unreachable",
+            ConnectOutcome::Unreachable(_) => "unreachable",
             ConnectOutcome::Reset => "reset",
             ConnectOutcome::Local(_) | ConnectOutcome::Hop(_) => "local",
             ConnectOutcome::LostRace { .. } => "lost_race",
@@ -362,7 +364,7 @@ impl fmt::Display for ConnectOutcome {
             ConnectOutcome::Ok => "connected",
             ConnectOutcome::Refused => "refused",
             ConnectOutcome::Timeout => "timed out",
-            ConnectOutcome::Unreachable => "unreachable",
+            ConnectOutcome::Unreachable(why) => return write!(f, "unreachable: {why}"),
             ConnectOutcome::Reset => "reset",
             ConnectOutcome::Local(error) => return write!(f, "local error: {error}"),
             ConnectOutcome::Hop(error) => return write!(f, "hop: {error}"),
@@ -388,7 +390,7 @@ impl Error {
             Error::NoCandidate => Reason::NoEndpoint,
             Error::Failed { outcome, .. } => match outcome {
                 ConnectOutcome::Timeout | ConnectOutcome::LostRace { .. } => Reason::ConnectTimeout,
-                ConnectOutcome::Unreachable | ConnectOutcome::Hop(_) => Reason::Unreachable,
+                ConnectOutcome::Unreachable(_) | ConnectOutcome::Hop(_) => Reason::Unreachable,
                 ConnectOutcome::Local(_) => Reason::Resource,
                 ConnectOutcome::Ok | ConnectOutcome::Refused | ConnectOutcome::Reset => {
                     Reason::ConnectRefused

@@ -12,10 +12,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 
 use super::ConnectOutcome;
@@ -112,9 +114,18 @@ pub struct Hops {
 #[derive(Clone, Debug)]
 pub struct HopParts {
     pub upstream: UpstreamName,
-    pub tcp: TcpOptions,
+    pub sockets: HopSockets,
     pub events: Events,
     pub metrics: Metrics,
+}
+
+/// How connections to hops are made. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct HopSockets {
+    /// Their options; a reload swaps them.
+    pub tcp: Arc<ArcSwap<TcpOptions>>,
+    /// Addresses we listen on, which are never dialled.
+    pub own: Arc<[SocketAddr]>,
 }
 
 // === impl Hops ===
@@ -216,11 +227,15 @@ impl Refusal {
     }
 
     fn rules(text: impl Into<String>) -> Self {
-        Self::new(About::Rules, ConnectOutcome::Unreachable, text)
+        let text = text.into();
+        let outcome = ConnectOutcome::Unreachable(text.clone().into());
+        Self::new(About::Rules, outcome, text)
     }
 
     fn unreachable(text: impl Into<String>) -> Self {
-        Self::new(About::Address, ConnectOutcome::Unreachable, text)
+        let text = text.into();
+        let outcome = ConnectOutcome::Unreachable(text.clone().into());
+        Self::new(About::Address, outcome, text)
     }
 
     fn refused(text: impl Into<String>) -> Self {
@@ -273,14 +288,17 @@ impl Hop {
             parts.metrics.clone(),
         );
         let (via, supervisor): (Box<dyn Via>, _) = match &spec.route {
-            HopRoute::Proxy(route) => (Box::new(ProxyHop::new(spec.kind, route, parts.tcp)?), None),
+            HopRoute::Proxy(route) => (
+                Box::new(ProxyHop::new(spec.kind, route, parts.sockets.clone())?),
+                None,
+            ),
             HopRoute::Exec(words) => {
                 let words = words.clone();
                 (Box::new(Exec { words, output }), None)
             }
             HopRoute::Supervised(plan) => {
                 let (via, supervisor) =
-                    supervise::supervise(plan.clone(), parts.tcp, health.clone(), output);
+                    supervise::supervise(plan.clone(), &parts.sockets, health.clone(), output);
                 (Box::new(via), Some(supervisor))
             }
         };

@@ -1,10 +1,14 @@
 //! Who answers for a name: the hosts file, then DNS servers or the system's resolver, as set.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::hosts::Hosts;
 use super::resolv_conf::ResolvConf;
@@ -27,7 +31,7 @@ pub(crate) trait Ask: Send + Sync + 'static {
         family: AddressFamily,
     ) -> impl Future<Output = Result<Records, LookupError>> + Send;
     /// Reads the system's files again where they have changed; whether they had.
-    fn refresh(&self) -> bool;
+    fn refresh(&self) -> impl Future<Output = bool> + Send;
     /// Takes other settings.
     fn set(&self, settings: DnsSettings);
     /// What of the system's files could not be used, in one line each.
@@ -47,6 +51,10 @@ pub struct SystemFiles {
 #[derive(Debug)]
 pub(crate) struct Configured {
     files: SystemFiles,
+    /// [`FileReading::of`], or a script in a test.
+    read: fn(&SystemFiles, Option<&[FileStamp; 2]>) -> Option<FileReading>,
+    /// A thread is still reading; it may hang for ever.
+    reading: Arc<AtomicBool>,
     system: SystemResolver,
     interference: Interference,
     state: Mutex<AskState>,
@@ -55,10 +63,22 @@ pub(crate) struct Configured {
 #[derive(Debug)]
 struct AskState {
     settings: DnsSettings,
-    /// The files' stamps when they were read.
-    stamps: [FileStamp; 2],
+    files: FileReading,
     config: Arc<ResolverConfig>,
 }
+
+/// What the system's files said, and their stamps when they were read.
+#[derive(Clone, Debug)]
+struct FileReading {
+    stamps: [FileStamp; 2],
+    system: Result<ResolvConf, String>,
+    /// Named in what of it could not be used.
+    path: PathBuf,
+    hosts: Hosts,
+}
+
+/// Reading the system's files may take this long; then what they said before stays.
+const READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// One reading of settings and files.
 #[derive(Debug)]
@@ -100,27 +120,24 @@ impl SystemFiles {
 // === impl ResolverConfig ===
 
 impl ResolverConfig {
+    /// Reads the files; blocks as long as they do.
     pub(crate) fn read(settings: &DnsSettings, files: &SystemFiles) -> Self {
-        let system = match read(&files.resolv_conf) {
-            Ok(text) => Ok(ResolvConf::parse(&text, interface_index)),
-            // resolv.conf(5): without the file this machine is asked.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Ok(ResolvConf::parse(b"", interface_index))
-            }
-            Err(error) => Err(format!("{}: {error}", files.resolv_conf.display())),
-        };
+        Self::new(settings, &FileReading::new(files, files.stamps()))
+    }
+
+    fn new(settings: &DnsSettings, files: &FileReading) -> Self {
+        let system = &files.system;
         let addresses: Result<Vec<SocketAddr>, String> = match &settings.servers[..] {
             [] => system.clone().map(|conf| conf.servers),
             set => Ok(set.to_vec()),
         };
         let server = |address| Arc::new(Server::new(address));
-        let conf = system.unwrap_or_default();
-        let hosts = read(&files.hosts).unwrap_or_default();
-        let path = files.resolv_conf.display();
+        let conf = system.clone().unwrap_or_default();
+        let path = files.path.display();
         Self {
             servers: addresses.map(|addresses| addresses.into_iter().map(server).collect()),
             search: conf.search,
-            hosts: Hosts::parse(&String::from_utf8_lossy(&hosts)),
+            hosts: files.hosts.clone(),
             skipped: conf
                 .skipped
                 .iter()
@@ -131,9 +148,42 @@ impl ResolverConfig {
     }
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+// === impl FileReading ===
+
+impl FileReading {
+    /// Reads the files where their stamps are not these.
+    fn of(files: &SystemFiles, known: Option<&[FileStamp; 2]>) -> Option<Self> {
+        let stamps = files.stamps();
+        (known != Some(&stamps)).then(|| Self::new(files, stamps))
+    }
+
+    fn new(files: &SystemFiles, stamps: [FileStamp; 2]) -> Self {
+        let system = match read_regular(&files.resolv_conf) {
+            Ok(text) => Ok(ResolvConf::parse(&text, interface_index)),
+            // resolv.conf(5): without the file this machine is asked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(ResolvConf::parse(b"", interface_index))
+            }
+            Err(error) => Err(format!("{}: {error}", files.resolv_conf.display())),
+        };
+        let hosts = read_regular(&files.hosts).unwrap_or_default();
+        Self {
+            stamps,
+            system,
+            path: files.resolv_conf.clone(),
+            hosts: Hosts::parse(&String::from_utf8_lossy(&hosts)),
+        }
+    }
+}
+
+/// Anything else (a pipe) may never end.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = sandbox::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
     let mut bytes = Vec::new();
-    sandbox::open(path)?.read_to_end(&mut bytes)?;
+    file.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -152,23 +202,53 @@ impl Configured {
         files: SystemFiles,
         interference: Interference,
     ) -> Self {
-        let stamps = files.stamps();
-        let config = Arc::new(ResolverConfig::read(&settings, &files));
+        let reading = FileReading::new(&files, files.stamps());
+        let config = Arc::new(ResolverConfig::new(&settings, &reading));
         Self {
             files,
+            read: FileReading::of,
+            reading: Arc::default(),
             system: SystemResolver::default(),
             interference,
             state: Mutex::new(AskState {
                 settings,
-                stamps,
+                files: reading,
                 config,
             }),
         }
     }
 
     pub(crate) fn config(&self) -> Arc<ResolverConfig> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&state.config)
+        Arc::clone(&self.lock().config)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, AskState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the files on a thread of its own, for at most [`READ_LIMIT`]: a file system that hangs must not stall
+    /// who asks. `None`: nothing has changed, or nothing can be said.
+    async fn read_if_changed(&self) -> Option<FileReading> {
+        if self.reading.swap(true, Relaxed) {
+            // An earlier thread has not come back.
+            return None;
+        }
+        let (sender, read) = oneshot::channel();
+        let known = self.lock().files.stamps;
+        let (files, look, reading) = (self.files.clone(), self.read, Arc::clone(&self.reading));
+        let started = std::thread::Builder::new()
+            .name("dns-files".to_owned())
+            .spawn(move || {
+                let found = look(&files, Some(&known));
+                reading.store(false, Relaxed);
+                // Nobody waits any more where it took too long; then the next look finds it.
+                let _ = sender.send(found);
+            });
+        if started.is_err() {
+            self.reading.store(false, Relaxed);
+            return None;
+        }
+        timeout(READ_LIMIT, read).await.ok()?.ok()?
     }
 }
 
@@ -194,25 +274,87 @@ impl Ask for Configured {
         }
     }
 
-    fn refresh(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamps = self.files.stamps();
-        let changed = stamps != state.stamps;
-        if changed {
-            state.stamps = stamps;
-            state.config = Arc::new(ResolverConfig::read(&state.settings, &self.files));
-        }
-        changed
+    async fn refresh(&self) -> bool {
+        let Some(found) = self.read_if_changed().await else {
+            return false;
+        };
+        let mut state = self.lock();
+        state.config = Arc::new(ResolverConfig::new(&state.settings, &found));
+        state.files = found;
+        true
     }
 
+    /// The files are looked at every two seconds anyway, and not here, on the control thread.
     fn set(&self, settings: DnsSettings) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.stamps = self.files.stamps();
-        state.config = Arc::new(ResolverConfig::read(&settings, &self.files));
+        let mut state = self.lock();
+        state.config = Arc::new(ResolverConfig::new(&settings, &state.files));
         state.settings = settings;
     }
 
     fn skipped(&self) -> Vec<String> {
         self.config().skipped.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(folder: &Path) -> SystemFiles {
+        SystemFiles {
+            resolv_conf: folder.join("resolv.conf"),
+            hosts: folder.join("hosts"),
+        }
+    }
+
+    /// A pipe that nobody writes would never be read to its end.
+    #[tokio::test]
+    async fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        for path in [&files.resolv_conf, &files.hosts] {
+            let made = std::process::Command::new("mkfifo").arg(path).status();
+            assert!(made.unwrap().success());
+        }
+        let resolver = Configured::new(
+            DnsSettings::default(),
+            files.clone(),
+            Interference::default(),
+        );
+        let why = resolver.config().servers.as_ref().unwrap_err().clone();
+        assert!(why.contains("not a regular file"), "{why}");
+        assert!(!resolver.refresh().await);
+        std::fs::remove_file(&files.resolv_conf).unwrap();
+        std::fs::write(&files.resolv_conf, "nameserver 10.0.0.2\n").unwrap();
+        assert!(resolver.refresh().await);
+        assert_eq!(resolver.config().servers.as_ref().unwrap().len(), 1);
+    }
+
+    /// A file system that hangs keeps one thread, never who asks: what the files said before stays in use.
+    #[tokio::test(start_paused = true)]
+    async fn files_that_hang_stall_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        std::fs::write(&files.resolv_conf, "nameserver 10.0.0.2\n").unwrap();
+        let mut resolver = Configured::new(DnsSettings::default(), files, Interference::default());
+        resolver.read = |_, _| {
+            loop {
+                std::thread::park();
+            }
+        };
+        let began = tokio::time::Instant::now();
+        assert!(!resolver.refresh().await);
+        assert!(began.elapsed() <= READ_LIMIT + Duration::from_millis(10));
+        // Further looks do not wait for it, nor do settings.
+        let again = tokio::time::Instant::now();
+        assert!(!resolver.refresh().await);
+        resolver.set(DnsSettings {
+            timeout: Duration::from_secs(7),
+            ..DnsSettings::default()
+        });
+        assert_eq!(again.elapsed(), Duration::ZERO);
+        let config = resolver.config();
+        assert_eq!(config.settings.timeout, Duration::from_secs(7));
+        assert_eq!(config.servers.as_ref().unwrap().len(), 1);
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::upstream::input::AnswerSource;
 
 /// The hosts file, read.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hosts(HashMap<String, Vec<IpAddr>>);
 
 // === impl Hosts ===

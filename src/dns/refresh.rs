@@ -99,7 +99,7 @@ pub(crate) async fn run<A: Ask>(shared: Arc<Shared<A>>, mut names: watch::Receiv
                 return;
             },
             // Also the pace at which a loop that panicked is started anew.
-            () = clock::aligned_sleep(FILES_EVERY) => if shared.ask.refresh() {
+            () = clock::aligned_sleep(FILES_EVERY) => if shared.ask.refresh().await {
                 shared.refresh();
             },
         }

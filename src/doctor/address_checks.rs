@@ -115,7 +115,7 @@ impl AddressChecks<'_> {
                 (Check::skip(Stage::Route, self.label(), evidence), false)
             }
             Err(why) => (self.ruled(&rules::ROUTE_NONE, &shown(why)), false),
-            Ok(route) if self.found.report.outcome == ProbeOutcome::Unreachable => (
+            Ok(route) if matches!(self.found.report.outcome, ProbeOutcome::Unreachable(_)) => (
                 self.ruled(&rules::ROUTE_UNREACHABLE, &route.describe()),
                 false,
             ),

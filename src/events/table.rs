@@ -58,8 +58,8 @@ kinds! {
         {"upstream" "endpoint" "zone" "server.address" "server.port" "connect.result" "connect.duration_ms"}
         ("" "endpoint", "" "server.address");
     "endpoint.state" [INFO WARN] "An address changed its state; a warning when it is marked down."
-        {"upstream" "endpoint" "zone" "server.address" "server.port" "from" "to" "reason" "changes" "window_s"
-         "hint"}
+        {"upstream" "endpoint" "zone" "server.address" "server.port" "from" "to" "reason" "detail" "changes"
+         "window_s" "hint"}
         ("" "endpoint", "" "server.address", "from" "from", "to" "to", "reason" "reason", "" "hint");
     "fault.set" [INFO WARN] "A fault is set; a warning where it cannot do what was meant."
         {"listener" "toxic" "type" "stream" "zone"} ("" "listener", "" "toxic", "" "type", "" "stream", "" "zone");

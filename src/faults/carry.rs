@@ -24,7 +24,7 @@ use crate::connection::{Diversion, DiversionEnd, Entry};
 use crate::events::Reason;
 use crate::relay::{ConnectionCommand, Diverted, Limits, Outcome, SourceState};
 use crate::stream::Stream;
-use crate::sys::socket::{Fault, fault_of};
+use crate::sys::socket::{self, Fault, fault_of};
 use crate::types::{Direction, Side};
 
 /// One read, as Toxiproxy copies.
@@ -89,6 +89,10 @@ pub(super) async fn carry(
         }
         None => entry.stats.begin_diverted(),
     }
+    // The kernel's timer counts the time during which the upstream's window is closed. The relay's watch, which tells a
+    // slow reader from a dead one, does not run here.
+    set_user_timeout(up, None);
+    let user_timeout = limits.user_timeout;
     let ended = {
         let (mut down_read, mut down_write) = tokio::io::split(Io(down));
         let (mut up_read, mut up_write) = tokio::io::split(Io(up));
@@ -168,6 +172,7 @@ pub(super) async fn carry(
     for direction in Direction::BOTH {
         entry.stats.set_diverted_pending(direction, 0);
     }
+    set_user_timeout(up, user_timeout);
     match ended {
         Close::None(end) => end,
         Close::Abort(outcome) => {
@@ -180,6 +185,14 @@ pub(super) async fn carry(
             finish(down).await;
             DiversionEnd::Ended(Outcome::Commanded(reason))
         }
+    }
+}
+
+/// The kernel's limit on unacknowledged bytes.
+fn set_user_timeout(stream: &Stream, timeout: Option<Duration>) {
+    if let Stream::Tcp(tcp) = stream {
+        // Refused, it stays as it is: a slow reader may be cut.
+        let _ = socket::user_timeout(tcp, timeout);
     }
 }
 

@@ -385,7 +385,7 @@ impl Stage {
         let Some(Item::Data(data, _)) = self.queue.front_mut() else {
             return self.pass();
         };
-        let left = usize::try_from(bytes - *transmitted).unwrap_or(0);
+        let left = usize::try_from(bytes.saturating_sub(*transmitted)).unwrap_or(0);
         if left == 0 {
             return self.close();
         }
@@ -635,6 +635,27 @@ mod tests {
         let mut slices = VecDeque::new();
         cut(1000, 64, 0, &mut slices);
         assert_eq!(slices.len(), 16, "as many as Toxiproxy's");
+    }
+
+    /// Toxiproxy takes any number of bytes; a limit below nothing lets nothing through.
+    #[test]
+    fn a_limit_at_the_ends_of_its_range_closes_or_passes() {
+        let start = Instant::now();
+        for (bytes, expected) in [
+            (i64::MIN, vec![(0, 8), (0, CLOSE)]),
+            (i64::MAX, vec![(0, 8), (0, 8)]),
+        ] {
+            let wide = toxic(1, "limit_data", r#"{"bytes":100}"#);
+            let attributes = format!(r#"{{"bytes":{bytes}}}"#);
+            let mut pipeline = with(vec![wide], start);
+            pipeline.push(Item::Data(vec![0; 8], start));
+            let mut seen = run(&mut pipeline, start, 10);
+            // With bytes counted already, the difference would go beyond the type.
+            pipeline.replace(vec![toxic(1, "limit_data", &attributes)], start);
+            pipeline.push(Item::Data(vec![0; 8], start));
+            seen.extend(run(&mut pipeline, start, 10));
+            assert_eq!(seen, expected, "{bytes}");
+        }
     }
 
     #[test]

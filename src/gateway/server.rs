@@ -28,8 +28,8 @@ use crate::workers::Dispatcher;
 /// How often the files are looked at; a change is in force, and refused clients closed, within 5 s.
 const FILE_CHECK: Duration = Duration::from_secs(1);
 
-/// Pause after an error of accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause after an error of accept: the first, and the longest.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// What a gateway is started with.
 #[derive(Debug)]
@@ -164,9 +164,10 @@ impl Shared {
             .and_then(|()| tokio::net::TcpListener::from_std(socket));
         let listener = match registered {
             Ok(listener) => listener,
-            Err(error) => return self.log_shortage(&error),
+            Err(error) => return self.accept_failed(&error),
         };
         let mut stop = self.stop.clone();
+        let mut pause = ACCEPT_PAUSE.0;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -174,10 +175,17 @@ impl Shared {
                 accepted = listener.accept() => accepted,
             };
             match accepted.and_then(|(stream, client)| Ok((stream.into_std()?, client))) {
-                Ok((stream, client)) => self.spread(stream, client),
+                Ok((stream, client)) => {
+                    pause = ACCEPT_PAUSE.0;
+                    self.spread(stream, client);
+                }
                 Err(error) => {
-                    self.log_shortage(&error);
-                    sleep(ACCEPT_PAUSE).await;
+                    self.accept_failed(&error);
+                    tokio::select! {
+                        () = stop.fired() => return,
+                        () = sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(ACCEPT_PAUSE.1);
                 }
             }
         }
@@ -185,7 +193,8 @@ impl Shared {
 
     /// Each peer is served on the next data thread: handshakes are the larger part of the work.
     fn spread(self: &Arc<Self>, stream: std::net::TcpStream, client: SocketAddr) {
-        let thread = self.next_thread.fetch_add(1, Relaxed) % self.dispatcher.threads().max(1);
+        let turn = self.next_thread.fetch_add(1, Relaxed);
+        let thread = self.dispatcher.responsive_from(turn);
         let shared = Arc::clone(self);
         self.dispatcher.run_on(thread, move || async move {
             if let Ok(stream) = TcpStream::from_std(stream) {
@@ -241,14 +250,10 @@ impl Shared {
         }
     }
 
-    fn log_shortage(&self, error: &io::Error) {
-        event!(
-            self.events,
-            WARN,
-            "resource",
-            "cannot accept",
-            listener = "gateway",
-            error = %error,
-        );
+    /// The ways to all upstreams lack the same, so that one of them says it.
+    fn accept_failed(&self, error: &io::Error) {
+        if let Some(way) = self.contexts.first() {
+            way.accept_failed(error);
+        }
     }
 }

@@ -94,7 +94,7 @@ impl Listener {
                     loops.spawn_local(Arc::clone(&self).accept_from(thread, socket));
                 }
             }
-            Err(error) => return self.log_shortage(&error),
+            Err(error) => return self.route.accept_failed(&error),
         }
         tokio::select! {
             () = stop.fired() => {}
@@ -137,11 +137,11 @@ impl Listener {
                     // So many lost connections in a row are none: the error is permanent.
                     AcceptError::Skip if skipped < BATCH => skipped += 1,
                     AcceptError::Skip | AcceptError::Wait => {
-                        self.log_shortage(&error);
+                        self.route.accept_failed(&error);
                         sleep(pause).await;
                         pause = (pause * 2).min(PAUSE.1);
                     }
-                    AcceptError::Fatal => return self.log_shortage(&error),
+                    AcceptError::Fatal => return self.route.accept_failed(&error),
                 }
             }
         }
@@ -149,7 +149,7 @@ impl Listener {
 
     fn admit(&self, thread: usize, stream: TcpStream, client: SocketAddr, wildcard: bool) {
         if wildcard {
-            self.settings.apply(&stream, client.ip());
+            self.settings.load().apply(&stream, client.ip());
         }
         let most = self.budget.max_connections;
         if let Some(open) = connection::admit(client, &self.route, most) {

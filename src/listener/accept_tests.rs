@@ -1,6 +1,7 @@
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream as Client;
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::Instant;
 
 use super::*;
 use crate::connection::Policy;

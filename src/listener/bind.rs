@@ -162,10 +162,7 @@ pub fn bind(
                 bound.sockets.push(socket);
                 bound.addresses.push(address);
             }
-            // Whatever the error: hosts without IPv6 answer with several. Only a port that is taken is worth an end.
-            Err(error)
-                if !asked && address.is_ipv6() && error.kind() != io::ErrorKind::AddrInUse =>
-            {
+            Err(error) if !asked && may_be_missing(address, &error) => {
                 bound.missing.push((address, error));
             }
             Err(error) => return Err(BindError::of(address, error)),
@@ -175,6 +172,18 @@ pub fn bind(
         return Err(BindError::Nothing);
     }
     Ok(bound)
+}
+
+/// Whether a default address that cannot be bound is skipped. Hosts without IPv6 answer with several errors; only a port
+/// that is taken is worth an end.
+fn may_be_missing(address: SocketAddr, error: &io::Error) -> bool {
+    address.is_ipv6() && error.kind() != io::ErrorKind::AddrInUse
+}
+
+/// Whether what a socket at this address accepts inherits the options for clients from it. Behind loopback clients need
+/// none, and behind a wildcard address they differ: there each is given its own when it is accepted.
+pub(super) fn is_inherited(ip: IpAddr) -> bool {
+    !ip.is_loopback() && !ip.is_unspecified()
 }
 
 /// Takes over bound sockets: from a service manager that keeps them (`shared`), so that clients are queued also while no
@@ -187,8 +196,7 @@ pub fn adopt(
     let mut addresses = Vec::new();
     for socket in &sockets {
         let address = socket.local_addr()?;
-        let ip = address.ip();
-        if !ip.is_loopback() && !ip.is_unspecified() {
+        if is_inherited(address.ip()) {
             // As for sockets of our own, a listener without keepalive is better than none.
             let _ = socket::keepalive(socket, &settings.tcp);
         }
@@ -222,10 +230,9 @@ impl Bound {
 
 pub(super) fn listen(address: SocketAddr, settings: &SocketSettings) -> io::Result<TcpListener> {
     let ip = address.ip();
-    // Accepted sockets inherit these, which costs nothing per connection. Behind a wildcard address clients differ, and
-    // each is given its options when it is accepted.
+    // Accepted sockets inherit these, which costs nothing per connection.
     let options = ListenOptions {
-        tcp: (!ip.is_loopback() && !ip.is_unspecified()).then_some(&settings.tcp),
+        tcp: is_inherited(ip).then_some(&settings.tcp),
         congestion: settings.loopback_congestion.choice(ip),
     };
     socket::listen(address, BACKLOG, &options)
@@ -270,6 +277,24 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
+
+    #[test]
+    fn a_host_without_ipv6_skips_the_default_address_whatever_the_error() {
+        let loopback = "[::1]:8182".parse().unwrap();
+        let error = io::Error::from_raw_os_error;
+        for errno in [
+            libc::EAFNOSUPPORT,
+            libc::EADDRNOTAVAIL,
+            libc::EACCES,
+            libc::EPERM,
+            libc::EPROTONOSUPPORT,
+        ] {
+            assert!(may_be_missing(loopback, &error(errno)), "{errno}");
+            let v4 = "127.0.0.1:8182".parse().unwrap();
+            assert!(!may_be_missing(v4, &error(errno)), "{errno}");
+        }
+        assert!(!may_be_missing(loopback, &error(libc::EADDRINUSE)));
+    }
 
     /// Whoever connects over loopback needs neither keepalive nor a user timeout, whatever the listener is bound to.
     #[test]

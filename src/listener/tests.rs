@@ -85,3 +85,34 @@ fn settings_read_and_unknown_keys_do_not() {
     assert_eq!(read.policy().hold_timeout, Duration::from_secs(30));
     assert!(toml::from_str::<ListenerSettings>("hold_timout = '30s'").is_err());
 }
+
+/// Options that a reload changes hold for the clients that come after it, on sockets that are bound already.
+#[test]
+fn options_of_running_sockets_change() {
+    // An address that other machines could reach, as far as the options are concerned; only this machine has it.
+    let Ok(listening) = TcpListener::bind("[::ffff:127.0.0.1]:0") else {
+        println!("not run: no IPv6 here");
+        return;
+    };
+    let port = listening.local_addr().unwrap().port();
+    let control = SocketControl {
+        settings: Arc::new(ArcSwap::from_pointee(sockets())),
+        open: OpenSockets::of(vec![listening]),
+    };
+    let accepted = || {
+        let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let listening = control.open.get();
+        let (stream, _) = listening[0].accept().unwrap();
+        let stream = socket2::SockRef::from(&stream);
+        stream.tcp_keepalive_time().unwrap()
+    };
+    let changed = TcpOptions {
+        keepalive: Some(Duration::from_secs(33)),
+        ..sockets().tcp
+    };
+    assert_ne!(accepted(), Duration::from_secs(33));
+    control.set_tcp(changed);
+    assert_eq!(accepted(), Duration::from_secs(33));
+    // Sockets that are bound again, and clients behind a wildcard address, get theirs from here.
+    assert_eq!(control.settings.load().tcp, changed);
+}

@@ -87,6 +87,8 @@ families! {
     CONNECT_ATTEMPTS "entryway_connect_attempts_total" Counter, &["upstream", "endpoint", "zone", "result"],
         "Attempts to connect for traffic, by result.";
     CONNECT_SECONDS "entryway_connect_seconds" Histogram(QUICK), ENDPOINT_LABELS, "Duration of successful connects.";
+    INPUTS_DROPPED "entryway_upstream_inputs_dropped_total" Counter, &["upstream"],
+        "Observations of an upstream's health that were dropped because its queue was full.";
     LOCAL_FAULT_ROUNDS "entryway_local_fault_rounds_total" Counter, &["upstream"],
         "Rounds of attempts that failed because this host lacked something (descriptors, local ports, memory).";
     CONNECT_HEDGES "entryway_connect_hedges_total" Counter, &["upstream", "endpoint", "zone", "result"],

@@ -22,7 +22,7 @@ pub(super) fn outcome(error: &io::Error) -> ProbeOutcome {
     match ConnectError::classify(error) {
         ConnectError::Refused => ProbeOutcome::Refused,
         ConnectError::TimedOut => ProbeOutcome::Timeout,
-        ConnectError::Unreachable(_) => ProbeOutcome::Unreachable,
+        ConnectError::Unreachable(why) => ProbeOutcome::Unreachable(why.into()),
         ConnectError::Reset => ProbeOutcome::Reset,
         ConnectError::Local(why) => ProbeOutcome::Local(why),
     }
@@ -33,7 +33,7 @@ pub(super) fn dial_outcome(outcome: ConnectOutcome) -> ProbeOutcome {
     match outcome {
         ConnectOutcome::Refused => ProbeOutcome::Refused,
         ConnectOutcome::Timeout => ProbeOutcome::Timeout,
-        ConnectOutcome::Unreachable => ProbeOutcome::Unreachable,
+        ConnectOutcome::Unreachable(why) => ProbeOutcome::Unreachable(why),
         ConnectOutcome::Reset => ProbeOutcome::Reset,
         ConnectOutcome::Local(_)
         | ConnectOutcome::Hop(_)

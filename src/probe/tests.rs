@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::dial::ConnectOutcome;
 use crate::upstream::identity::SystemId;
 use crate::upstream::input::ProbeOutcome;
 use crate::upstream::settings::{HealthSettings, ProbeKind};
@@ -228,7 +229,16 @@ async fn the_connection_itself_tells_too() {
     let emfile = io::Error::from_raw_os_error(libc::EMFILE);
     assert!(matches!(tcp::outcome(&emfile), ProbeOutcome::Local(_)));
     let no_route = io::Error::from_raw_os_error(libc::ENETUNREACH);
-    assert_eq!(tcp::outcome(&no_route), ProbeOutcome::Unreachable);
+    let unreachable = |text: &'static str| ProbeOutcome::Unreachable(text.into());
+    assert_eq!(tcp::outcome(&no_route), unreachable("network unreachable"));
+    // The kernel's answer for a `blackhole` route: it is named, for the probe as for what a dialer made of it.
+    let route = io::Error::from_raw_os_error(libc::EINVAL);
+    let named = unreachable("a `blackhole` route of this machine");
+    assert_eq!(tcp::outcome(&route), named);
+    assert_eq!(named.code(), "unreachable");
+    assert_eq!(named.detail(), Some("a `blackhole` route of this machine"));
+    let dialled = ConnectOutcome::Unreachable("a `blackhole` route of this machine".into());
+    assert_eq!(tcp::dial_outcome(dialled), named);
 }
 
 #[tokio::test]

@@ -246,10 +246,23 @@ impl Validator<'_> {
             vias.extend(via.map(|via| (format!("endpoint[{index}].via"), via)));
         }
         for (key, via) in vias {
-            let checked = via.hop().and_then(|_| via.check_files());
-            if let Err((wrong, text)) = checked {
-                let origin = node.origin_of(&format!("{key}.{wrong}"));
-                self.problems.push(Diagnostic::new(text, origin));
+            let checked = via.hop().and_then(|hop| via.check_files().map(|()| hop));
+            let proxy = match checked {
+                Ok(hop) => hop.and_then(|hop| hop.proxy().cloned()),
+                Err((wrong, text)) => {
+                    let origin = node.origin_of(&format!("{key}.{wrong}"));
+                    self.problems.push(Diagnostic::new(text, origin));
+                    continue;
+                }
+            };
+            let own =
+                proxy.and_then(|proxy| Some((self.own_listener(&proxy.host, proxy.port)?, proxy)));
+            if let Some((listener, proxy)) = own {
+                let title = format!("the proxy {proxy} is our own listener {listener}");
+                let origin = node.origin_of(&format!("{key}.url"));
+                self.problems.push(Diagnostic::new(title, origin).help(
+                    "give the proxy's own address, or listen elsewhere with --listen 127.0.0.1:PORT",
+                ));
             }
         }
     }

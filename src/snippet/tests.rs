@@ -282,3 +282,12 @@ fn kinds_are_read_by_name() {
             .contains("cloudformation")
     );
 }
+
+/// The guide says which name is to be replaced: the one that snippets have.
+#[test]
+fn the_guide_names_the_image_that_snippets_have() {
+    let guide = include_str!("../guide/sidecar.md");
+    let image = "replace-with-your-registry/entryway:latest";
+    assert!(guide.contains(image), "{guide}");
+    assert!(include_str!("../snippet.rs").contains(image));
+}

@@ -194,7 +194,7 @@ pub fn verdict(outcome: &ProbeOutcome) -> Option<ProbeVerdict> {
     Some(match outcome {
         ProbeOutcome::Success { .. } => ProbeVerdict::Ok,
         ProbeOutcome::Refused => ProbeVerdict::Unreachable("refused"),
-        ProbeOutcome::Unreachable => ProbeVerdict::Unreachable("unreachable"),
+        ProbeOutcome::Unreachable(_) => ProbeVerdict::Unreachable("unreachable"),
         ProbeOutcome::Timeout => ProbeVerdict::Timeout,
         ProbeOutcome::Reset => ProbeVerdict::BadResponse("reset".to_owned()),
         ProbeOutcome::BadAnswer(bad) => ProbeVerdict::BadResponse(bad.code.clone()),

@@ -17,6 +17,8 @@ pub enum Change {
         socket: SocketAddr,
         /// From what to what, and why.
         transition: Transition,
+        /// What the probe saw beyond the reason.
+        detail: Option<String>,
     },
     /// A probe ended. Reported for each endpoint that has the address.
     Probed {
@@ -86,8 +88,6 @@ pub enum Change {
     Conflict { endpoint: Arc<Endpoint> },
     /// An endpoint is no longer one.
     EndpointGone(Arc<Endpoint>),
-    /// A name is no longer asked for.
-    NameGone(String),
     /// We were late ourselves.
     Stall(Duration),
 }

@@ -3,6 +3,7 @@
 //! Plain data; what an input changes is decided in `state`. A timeout whose interval (from `sent` or `started` to its
 //! arrival) overlaps a stall of this process is void.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -148,7 +149,8 @@ pub enum ProbeOutcome {
     },
     /// The connection was refused.
     Refused,
-    Unreachable,
+    /// With the reason, for people.
+    Unreachable(Cow<'static, str>),
     /// Nothing within the deadline.
     Timeout,
     /// The connection was reset, or ended before an answer.
@@ -263,7 +265,7 @@ impl ProbeOutcome {
         match self {
             ProbeOutcome::Success { .. } => "ok",
             ProbeOutcome::Refused => "refused",
-            ProbeOutcome::Unreachable => "unreachable",
+            ProbeOutcome::Unreachable(_) => "unreachable",
             ProbeOutcome::Timeout => "timeout",
             ProbeOutcome::Reset => "reset",
             ProbeOutcome::BadAnswer(bad) => &bad.code,
@@ -277,6 +279,7 @@ impl ProbeOutcome {
         match self {
             ProbeOutcome::BadAnswer(bad) if !bad.detail.is_empty() => Some(&bad.detail),
             ProbeOutcome::Local(why) => Some(why),
+            ProbeOutcome::Unreachable(why) if !why.is_empty() => Some(why),
             _ => None,
         }
     }

@@ -3,9 +3,9 @@
 //! Owns the series of endpoints, probes and identity, the gauges of names, and their removal. Labels come from the
 //! configuration, except result codes, which are of a closed list.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -48,9 +48,14 @@ pub(in crate::upstream) struct Telemetry {
     /// Endpoints that are shown, and names that have series.
     endpoints: BTreeSet<String>,
     names: BTreeSet<String>,
+    shared_names: NamesInUse,
     /// Addresses that change between up and suspect, and how often they have done so lately.
     flapping: HashMap<(EndpointName, SocketAddr), Flapping>,
 }
+
+/// How many upstreams follow each name: its gauges end with the last. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct NamesInUse(Arc<Mutex<BTreeMap<String, usize>>>);
 
 /// The changes between up and suspect of one address in one window of time.
 #[derive(Debug)]
@@ -80,6 +85,30 @@ const NAME_GAUGES: [&Family; 3] = [
     &family::DNS_AGE_SECONDS,
 ];
 
+// === impl NamesInUse ===
+
+impl NamesInUse {
+    fn enter(&self, name: &str) {
+        *self.lock().entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// Whether nobody follows the name any more.
+    fn leave(&self, name: &str) -> bool {
+        let mut names = self.lock();
+        let users = names.get_mut(name);
+        if let Some(users) = users.filter(|users| **users > 1) {
+            *users -= 1;
+            return false;
+        }
+        names.remove(name);
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 // === impl Telemetry ===
 
 impl Telemetry {
@@ -87,6 +116,7 @@ impl Telemetry {
         upstream: UpstreamName,
         metrics: Metrics,
         events: Events,
+        shared_names: NamesInUse,
     ) -> Self {
         Self {
             upstream,
@@ -94,6 +124,7 @@ impl Telemetry {
             events,
             endpoints: BTreeSet::new(),
             names: BTreeSet::new(),
+            shared_names,
             flapping: HashMap::new(),
         }
     }
@@ -116,6 +147,7 @@ impl Telemetry {
             endpoint,
             socket,
             transition,
+            ..
         } = change
         else {
             return false;
@@ -223,8 +255,13 @@ impl Telemetry {
         }
         self.endpoints = shown;
         let named = names(snapshot).map(|view| view.name.clone()).collect();
+        for new in BTreeSet::difference(&named, &self.names) {
+            self.shared_names.enter(new);
+        }
         for gone in self.names.difference(&named) {
-            self.forget_name(gone);
+            if self.shared_names.leave(gone) {
+                self.forget_name(gone);
+            }
         }
         self.names = named;
         self.update_name_ages(snapshot, now);
@@ -277,7 +314,6 @@ impl Telemetry {
         }
     }
 
-    /// Another upstream that uses the name sets its gauges again with its next pass.
     fn forget_name(&self, name: &str) {
         self.metrics.remove_from(&NAME_GAUGES, &[("name", name)]);
     }
@@ -330,7 +366,6 @@ impl Telemetry {
                     ("zone", &zone),
                 ]);
             }
-            Change::NameGone(name) => self.forget_name(name),
             Change::Pin(_)
             | Change::Dns { .. }
             | Change::DnsError { .. }
@@ -346,6 +381,7 @@ impl Telemetry {
                 endpoint,
                 socket,
                 transition,
+                detail,
             } => {
                 let (from, to) = (transition.from.as_str(), transition.to.as_str());
                 let reason = &*transition.reason;
@@ -360,6 +396,7 @@ impl Telemetry {
                         from = from,
                         to = to,
                         reason = reason,
+                        detail = detail.as_deref(),
                     );
                 } else {
                     address_event!(
@@ -372,6 +409,7 @@ impl Telemetry {
                         from = from,
                         to = to,
                         reason = reason,
+                        detail = detail.as_deref(),
                     );
                 }
             }
@@ -587,7 +625,8 @@ mod tests {
     }
 
     fn telemetry(metrics: &Metrics, events: Events) -> Telemetry {
-        Telemetry::new(UpstreamName::new("u"), metrics.clone(), events)
+        let names = NamesInUse::default();
+        Telemetry::new(UpstreamName::new("u"), metrics.clone(), events, names)
     }
 
     /// Counters that alerts read are there before anything happened, and outlive an endpoint that is hidden for a while.
@@ -632,6 +671,44 @@ mod tests {
         assert_eq!(of_b("identity_mismatches_total"), Some(1.0));
     }
 
+    /// A name that one upstream leaves keeps its gauges as long as another follows it.
+    #[test]
+    fn a_shared_name_keeps_its_gauges() {
+        let (metrics, names) = (Metrics::default(), NamesInUse::default());
+        let of = |upstream: &str| {
+            let events = Events::new(Log::default());
+            Telemetry::new(
+                UpstreamName::new(upstream),
+                metrics.clone(),
+                events,
+                names.clone(),
+            )
+        };
+        let configured = EndpointSpec {
+            role: Role::Configured,
+            ..zonal("a")
+        };
+        let state = |endpoints: Vec<EndpointSpec>| {
+            let (name, policy) = (UpstreamName::new("u"), UpstreamPolicy::default());
+            UpstreamState::new(name, endpoints, policy, Vec::new(), at(0), 7)
+        };
+        let mut with = state(vec![configured]);
+        answer(&mut with, "a", 1);
+        let with = publish::snapshot(&with, at(1), 1);
+        let without = publish::snapshot(&state(Vec::new()), at(1), 2);
+        let gauge = || metrics.value("dns_addresses", &[("name", "a.test")]);
+        let (mut one, mut two) = (of("one"), of("two"));
+        one.snapshot(&with, at(1));
+        two.snapshot(&with, at(1));
+        assert_eq!(gauge(), Some(1.0));
+        one.snapshot(&without, at(2));
+        assert_eq!(gauge(), Some(1.0), "two still follows it");
+        // Told again it is the same user.
+        two.snapshot(&with, at(3));
+        two.snapshot(&without, at(4));
+        assert_eq!(gauge(), None);
+    }
+
     /// An upstream that serves one connection at a time is suspected and cleared several times a second.
     #[test]
     fn flapping_is_a_few_lines_and_a_sum() {
@@ -657,6 +734,7 @@ mod tests {
                 reason: "untouched".into(),
                 silent: false,
             },
+            detail: None,
         };
         for _ in 0..50 {
             let there = change(HealthState::Up, HealthState::Suspect);

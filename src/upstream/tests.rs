@@ -27,6 +27,7 @@ fn config(metrics: &Metrics, events: &Events) -> UpstreamArgs {
         metrics: metrics.clone(),
         events: events.clone(),
         own_listeners: Vec::new(),
+        names: NamesInUse::default(),
     }
 }
 
@@ -100,6 +101,44 @@ async fn facts_become_snapshots_events_and_numbers() {
     actor.await.expect("the actor ends with its last feed");
 }
 
+/// The code `unreachable` is one of many causes: the line and the last probe say which.
+#[tokio::test(start_paused = true)]
+async fn a_state_line_names_the_route() {
+    let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
+    let mut received = events.subscribe();
+    let (feed, mut view, actor) = start(config(&metrics, &events));
+    let _actor = tokio::spawn(actor);
+    let why = "a `blackhole` route of this machine";
+    for _ in 0..2 {
+        feed.send(probed(1, ProbeOutcome::Unreachable(why.into())));
+    }
+    let is_down = |seen: &Snapshot| {
+        let mut all = seen.all();
+        all.any(|(_, view)| view.state == HealthState::Down)
+    };
+    until(&mut view, is_down).await;
+    let seen = view.load();
+    let (_, down) = seen
+        .all()
+        .find(|(_, view)| view.state == HealthState::Down)
+        .unwrap();
+    let last = down.last_probe.as_ref().unwrap();
+    assert_eq!(
+        (last.result.as_str(), last.detail.as_deref()),
+        ("unreachable", Some(why))
+    );
+    let mut said = Vec::new();
+    while let Ok(event) = received.try_recv() {
+        if event.name == "endpoint.state" {
+            said.push(event.field("detail").map(ToString::to_string));
+        }
+    }
+    assert!(
+        said.iter().flatten().any(|detail| detail.contains(why)),
+        "{said:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_leaves_takes_its_series_along() {
     let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
@@ -133,7 +172,8 @@ async fn a_full_queue_drops_observations_only() {
     for _ in 0..QUEUE + 5 {
         feed.send(probed(1, OK));
     }
-    assert_eq!(feed.dropped(), 5);
+    let dropped = metrics.value("upstream_inputs_dropped_total", &[("upstream", "u")]);
+    assert_eq!(dropped, Some(5.0));
     feed.send(Input::Intent {
         endpoint: EndpointName::new("a"),
         intent: input::Intent::Drain,

@@ -22,6 +22,7 @@ pub mod child;
 pub mod client;
 pub mod conf;
 pub mod dns;
+pub mod namespace;
 pub mod upstream;
 
 /// What anything may take on a busy machine before a test calls it hanging.

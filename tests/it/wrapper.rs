@@ -7,7 +7,11 @@ use tokio::time::sleep;
 
 use crate::harness::child::{Process, command, run};
 use crate::harness::eventually;
+use crate::harness::namespace::prepared;
 use crate::harness::upstream::Upstream;
+
+/// What a parent may have done to the signal mask.
+const TERM_BLOCKED: &str = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])";
 
 /// `run` in front of an endpoint, without probes, on free ports, with this shell script as the child.
 fn words<'a>(endpoint: &'a str, script: &'a str) -> Vec<&'a str> {
@@ -152,29 +156,17 @@ async fn the_command_inherits_what_we_were_given() {
         &endpoint,
         "echo limit=$(ulimit -Sn); trap; kill -USR1 $$; echo alive",
     );
-    let inner: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
     // USR1 ignored by the parent stays ignored, SIGCHLD ignored does not cost the command's code, TERM blocked or not.
-    let script = format!(
-        "import os, signal, resource\n\
+    let before = format!(
+        "{TERM_BLOCKED}\n\
          signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n\
          signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n\
-         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n\
-         resource.setrlimit(resource.RLIMIT_NOFILE, ({wanted}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n\
-         a = [{}]\n\
-         os.execv('{}', ['entryway'] + a)",
-        inner.join(","),
-        crate::harness::child::BINARY
+         resource.setrlimit(resource.RLIMIT_NOFILE, ({wanted}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"
     );
-    let mut python = tokio::process::Command::new("python3");
-    python
-        .arg("-c")
-        .arg(script)
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true);
-    let Ok(output) = python.output().await else {
-        eprintln!("skipped: no python3 to set the state up with");
+    let Some(mut command) = prepared(&before, &words) else {
         return;
     };
+    let output = command.output().await.unwrap();
     let out = String::from_utf8_lossy(&output.stdout);
     assert_eq!(
         output.status.code(),
@@ -186,6 +178,22 @@ async fn the_command_inherits_what_we_were_given() {
         out.contains(&format!("limit={wanted}")) && out.contains("alive"),
         "{out}"
     );
+}
+
+/// A signal that our parent had blocked ends us all the same.
+#[tokio::test]
+async fn a_signal_blocked_by_the_parent_ends_us_all_the_same() {
+    let echo = Upstream::echo().await;
+    let endpoint = echo.address.to_string();
+    let wrapped = words(&endpoint, "");
+    // Without `-- sh -c SCRIPT`.
+    let plain = &wrapped[..wrapped.len() - 4];
+    let Some(command) = prepared(TERM_BLOCKED, plain) else {
+        return;
+    };
+    let mut process = Process::spawn(command);
+    eventually("it listens", || process.out().contains("listening")).await;
+    assert_eq!(process.term().await, 0, "{}", process.err());
 }
 
 #[tokio::test]

@@ -148,6 +148,7 @@ impl Checker {
                 socket,
                 transition,
                 endpoint,
+                ..
             } = change
             else {
                 continue;

@@ -256,7 +256,7 @@ impl World {
             .unwrap_or(Truth::Refuses)
         {
             Truth::Well(id) => (success(id), quick),
-            Truth::Refuses if transition => (ProbeOutcome::Unreachable, quick),
+            Truth::Refuses if transition => (ProbeOutcome::Unreachable("".into()), quick),
             Truth::Refuses => (ProbeOutcome::Refused, quick),
             Truth::Silent => (ProbeOutcome::Timeout, self.settings.health.timeout),
             Truth::Flaky if transition => (success("x"), quick),

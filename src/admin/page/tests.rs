@@ -44,7 +44,8 @@ fn page(name: &str) -> Page {
                 last_probe: Some(Probe {
                     at: name.clone(),
                     result: name.clone(),
-                    ms: 1.0,
+                    detail: None,
+                ms: 1.0,
                 }),
                 in_dns: false,
                 identity: Some(name.clone()),

@@ -60,6 +60,7 @@ fn endpoint() -> EndpointJson {
             last_probe: Some(Probe {
                 at: "2026-11-29T10:05:00.000Z".to_owned(),
                 result: "ok".to_owned(),
+                detail: Some("a `blackhole` route of this machine".to_owned()),
                 ms: 1.204,
             }),
             in_dns: true,

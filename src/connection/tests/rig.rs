@@ -58,6 +58,7 @@ impl Rig {
             metrics: metrics.clone(),
             events: events.clone(),
             own_listeners: Vec::new(),
+            names: Default::default(),
         });
         spawn_local(actor);
         for socket in endpoints {

@@ -345,6 +345,14 @@ mod tests {
         }
         assert!(!health.probed(address(2), true), "now all are");
         assert_eq!(health.status().state, HopState::Down);
+        // An address that has left does not speak for the hop any more, and one that comes does.
+        health.keep_addresses(|kept| *kept == address(1));
+        assert!(health.probed(address(1), false) && health.probed(address(3), false));
+        for _ in 0..SILENT_AFTER {
+            assert!(health.probed(address(1), true), "the third answers");
+        }
+        health.keep_addresses(|kept| *kept == address(1));
+        assert!(!health.probed(address(1), true), "the third has left");
         // A dead tunnel may accept connections.
         health.got_through(Duration::ZERO);
         assert_eq!(health.status().state, HopState::Down);

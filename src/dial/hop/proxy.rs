@@ -1,5 +1,6 @@
 //! A proxy at a fixed address, spoken to in SOCKS5 or HTTP CONNECT, over plain TCP or TLS.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,9 +8,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Credentials, HopFault, HopKind, Opening, Reached, Refusal, Via, connect, socks5};
-use crate::addr::HostPort;
+use super::{
+    Credentials, HopFault, HopKind, HopSockets, Opening, Reached, Refusal, Via, connect, socks5,
+};
+use crate::addr::{HostPort, is_own_listener};
 use crate::stream::Stream;
+use crate::sys::local_address::is_local_address;
 use crate::sys::socket::{self, TcpOptions};
 
 #[cfg(feature = "tls")]
@@ -32,7 +36,7 @@ pub(super) struct ProxyHop {
     pub(super) login: Option<Credentials>,
     #[cfg(feature = "tls")]
     tls: Option<ProxyTls>,
-    pub(super) tcp: TcpOptions,
+    sockets: HopSockets,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +54,11 @@ pub(super) struct ProxyRoute {
 // === impl Proxy ===
 
 impl ProxyHop {
-    pub(super) fn new(kind: HopKind, route: &ProxyRoute, tcp: TcpOptions) -> Result<Self, String> {
+    pub(super) fn new(
+        kind: HopKind,
+        route: &ProxyRoute,
+        sockets: HopSockets,
+    ) -> Result<Self, String> {
         let login = match &route.credentials_file {
             Some(file) => Some(Credentials::read(file, route.user.as_deref())?),
             None => None,
@@ -73,12 +81,13 @@ impl ProxyHop {
             login,
             #[cfg(feature = "tls")]
             tls,
-            tcp,
+            sockets,
         })
     }
 
     async fn dial(&self) -> Result<TcpStream, HopFault> {
-        dial(&self.address, &self.tcp).await
+        let (tcp, own) = (self.sockets.tcp.load(), &self.sockets.own);
+        dial(&self.address, &tcp, own).await
     }
 
     async fn ask<S>(&self, stream: &mut S, to: &HostPort, limit: Duration) -> Result<(), Refusal>
@@ -131,11 +140,24 @@ impl Via for ProxyHop {
     }
 }
 
-/// A plain connection to a proxy; its name is resolved by the system.
-pub(super) async fn dial(to: &HostPort, options: &TcpOptions) -> Result<TcpStream, HopFault> {
-    let connected = TcpStream::connect((to.host.as_str(), to.port)).await;
-    let tcp =
-        connected.map_err(|error| HopFault::new(format!("connect to the hop at {to}: {error}")))?;
+/// A plain connection to a proxy; its name is resolved by the system. Addresses that lead to one of `own`, our listening
+/// sockets, are not used: a front of ours that went through itself would go round until the descriptors run out.
+pub(super) async fn dial(
+    to: &HostPort,
+    options: &TcpOptions,
+    own: &[SocketAddr],
+) -> Result<TcpStream, HopFault> {
+    let failed = |error| HopFault::new(format!("connect to the hop at {to}: {error}"));
+    let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
+    let (ours, others): (Vec<_>, Vec<_>) = found
+        .map_err(failed)?
+        .partition(|socket| is_own_listener(*socket, own, is_local_address));
+    if others.is_empty() && !ours.is_empty() {
+        return Err(HopFault::new(format!(
+            "the hop at {to} is our own listener"
+        )));
+    }
+    let tcp = TcpStream::connect(&others[..]).await.map_err(failed)?;
     // A connection is worth more than an option.
     let _ = tcp.set_nodelay(true);
     let _ = socket::keepalive(&tcp, options);
@@ -150,4 +172,63 @@ pub(super) async fn within<T>(
     timeout(limit, step)
         .await
         .unwrap_or_else(|_late| Err(HopFault::new("the hop does not answer in time")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// A front of ours that was its own proxy would connect to itself for every connection that it makes.
+    #[tokio::test]
+    async fn a_hop_that_is_our_own_listener_is_not_dialled() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        for (host, own) in [
+            ("127.0.0.1", address),
+            ("localhost", address),
+            (
+                "127.0.0.1",
+                SocketAddr::from(([0, 0, 0, 0], address.port())),
+            ),
+        ] {
+            let to = HostPort {
+                host: host.to_owned(),
+                port: address.port(),
+            };
+            let route = ProxyRoute {
+                address: to,
+                user: None,
+                credentials_file: None,
+                ca: None,
+                cert: None,
+                key: None,
+                server_name: None,
+            };
+            let sockets = HopSockets {
+                own: Arc::new([own]),
+                ..HopSockets::default()
+            };
+            let hop = ProxyHop::new(HopKind::Socks5, &route, sockets).unwrap();
+            let target = HostPort {
+                host: "entry.test".to_owned(),
+                port: 8182,
+            };
+            let refusal = hop
+                .open(&target, Duration::from_secs(10))
+                .await
+                .unwrap_err();
+            assert_eq!(refusal.about(), super::super::About::Hop);
+            // The name may have an address that is not ours as well, which refuses.
+            let said = refusal.to_string();
+            assert!(
+                said.contains("our own listener") || host == "localhost",
+                "{host}: {said}"
+            );
+            let accepted = listener.accept().unwrap_err();
+            assert_eq!(accepted.kind(), std::io::ErrorKind::WouldBlock, "{host}");
+        }
+    }
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
+use super::HopSockets;
 use super::command;
 use super::proxy::{ProxyHop, ProxyRoute};
 use super::supervise::Plan;
 use crate::addr::HostPort;
 use crate::sandbox::Need;
-use crate::sys::socket::TcpOptions;
 use crate::types::HopId;
 
 /// `[upstream.via]`. In its short form, a text, it is the `url` alone.
@@ -180,7 +180,7 @@ impl ViaSettings {
         else {
             return Ok(());
         };
-        let checked = ProxyHop::new(kind, &route, TcpOptions::default());
+        let checked = ProxyHop::new(kind, &route, HopSockets::default());
         let key = match self.credentials_file {
             Some(_) => "credentials_file",
             None => "url",
@@ -450,6 +450,14 @@ impl HopSpec {
             HopRoute::Supervised(plan) => Some(Need::Command(plan.words.clone())),
             HopRoute::Proxy(proxy) if proxy.address.host.parse::<IpAddr>().is_ok() => None,
             HopRoute::Proxy(_) => Some(Need::SystemResolver),
+        }
+    }
+
+    /// The proxy that is connected to, where it is one.
+    pub fn proxy(&self) -> Option<&HostPort> {
+        match &self.route {
+            HopRoute::Proxy(route) => Some(&route.address),
+            HopRoute::Exec(_) | HopRoute::Supervised(_) => None,
         }
     }
 

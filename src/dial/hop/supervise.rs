@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -20,7 +21,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::command::{self, Output, Places, RunningCommand};
 use super::proxy::{dial, within};
-use super::{HopFault, HopHealth, Lease, Opening, Reached, Refusal, Speaks, Via, hints, socks5};
+use super::{
+    HopFault, HopHealth, HopSockets, Lease, Opening, Reached, Refusal, Speaks, Via, hints, socks5,
+};
 use crate::addr::HostPort;
 use crate::stream::Stream;
 use crate::sys::port_owner::{PortReservation, reserve_port};
@@ -50,7 +53,7 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Supervised {
     plan: Arc<Plan>,
-    tcp: TcpOptions,
+    tcp: Arc<ArcSwap<TcpOptions>>,
     /// One command for all targets, or one for each where the command names its target.
     processes: Mutex<HashMap<Option<HostPort>, watch::Receiver<Process>>>,
     wanted: mpsc::UnboundedSender<(Option<HostPort>, watch::Sender<Process>)>,
@@ -76,7 +79,7 @@ struct Process {
 /// The two ends of a supervised hop.
 pub(super) fn supervise(
     plan: Plan,
-    tcp: TcpOptions,
+    sockets: &HopSockets,
     health: HopHealth,
     output: Output,
 ) -> (Supervised, CommandSupervisor) {
@@ -84,7 +87,7 @@ pub(super) fn supervise(
     let (wanted, asked) = mpsc::unbounded_channel();
     let supervised = Supervised {
         plan: Arc::clone(&plan),
-        tcp,
+        tcp: Arc::clone(&sockets.tcp),
         processes: Mutex::default(),
         wanted,
     };
@@ -135,7 +138,8 @@ impl Supervised {
             host: Ipv4Addr::LOCALHOST.to_string(),
             port: running.port.unwrap_or_default(),
         };
-        let mut tcp = dial(&local, &self.tcp).await?;
+        // The port was chosen here, so it is none of our own listeners.
+        let mut tcp = dial(&local, &self.tcp.load(), &[]).await?;
         if self.plan.speaks == Speaks::Socks5 {
             socks5::greet(&mut tcp, None).await?;
         }

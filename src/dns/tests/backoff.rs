@@ -38,7 +38,7 @@ impl Ask for Arc<Script> {
         }
     }
 
-    fn refresh(&self) -> bool {
+    async fn refresh(&self) -> bool {
         false
     }
 

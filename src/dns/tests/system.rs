@@ -55,8 +55,8 @@ async fn changes_of_the_systems_files_are_picked_up() {
     assert_eq!(rig.addresses().await, ips(&["10.3.2.22"]));
 }
 
-#[test]
-fn resolv_conf_is_read_anew() {
+#[tokio::test]
+async fn resolv_conf_is_read_anew() {
     let folder = tempfile::tempdir().unwrap();
     let files = SystemFiles {
         resolv_conf: folder.path().join("resolv.conf"),
@@ -73,13 +73,13 @@ fn resolv_conf_is_read_anew() {
         servers.map(|server| server.addr.to_string()).collect()
     };
     assert_eq!(servers(), ["127.0.0.1:53"]);
-    assert!(!resolver.refresh());
+    assert!(!resolver.refresh().await);
     std::fs::write(
         &files.resolv_conf,
         "search a.test b..test\nnameserver 10.0.0.2\n",
     )
     .unwrap();
-    assert!(resolver.refresh());
+    assert!(resolver.refresh().await);
     assert_eq!(servers(), ["10.0.0.2:53"]);
     assert_eq!(resolver.config().search, ["a.test"]);
     let [skipped] = &resolver.skipped()[..] else {

@@ -112,6 +112,30 @@ impl Validator<'_> {
 
     /// A proxy that forwards to itself would go round until the sockets run out.
     fn check_own_listeners(&mut self, resolved: &ResolvedTarget, node: &Node) {
+        let configured = resolved.endpoints.iter().enumerate();
+        for (index, spec) in configured.filter(|(_, spec)| spec.role == Role::Configured) {
+            if let Some(listener) = self.own_listener(&spec.host, spec.port) {
+                let title = format!(
+                    "endpoint {}:{} is our own listener {listener}",
+                    spec.host, spec.port
+                );
+                let origin = self.target_origin(node, &format!("endpoint[{index}].address"));
+                self.problems.push(Diagnostic::new(title, origin).help(
+                    "give another endpoint, or listen elsewhere with --listen 127.0.0.1:PORT",
+                ));
+            }
+        }
+    }
+
+    /// The listener of ours that a connect to this host (an address, or `localhost`) would reach.
+    pub(super) fn own_listener(&self, host: &str, port: u16) -> Option<SocketAddr> {
+        let ips: Vec<IpAddr> = match host.parse::<IpAddr>() {
+            Ok(ip) => vec![ip],
+            Err(_) if host.eq_ignore_ascii_case("localhost") => {
+                vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+            }
+            Err(_) => return None,
+        };
         let mut listeners: Vec<SocketAddr> = Vec::new();
         for (_, listener) in self.items("listener") {
             let parse = |text: &str| text.parse::<SocketAddr>().ok();
@@ -127,32 +151,12 @@ impl Validator<'_> {
                 None => listeners.extend(DEFAULT_BINDS.iter().copied().filter_map(parse)),
             }
         }
-        let configured = resolved.endpoints.iter().enumerate();
-        for (index, spec) in configured.filter(|(_, spec)| spec.role == Role::Configured) {
-            let ips: Vec<IpAddr> = match spec.host.parse::<IpAddr>() {
-                Ok(ip) => vec![ip],
-                Err(_) if spec.host.eq_ignore_ascii_case("localhost") => {
-                    vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
-                }
-                Err(_) => continue,
-            };
-            let own = |listener: &&SocketAddr| {
-                ips.iter().any(|ip| {
-                    let socket = SocketAddr::new(*ip, spec.port);
-                    is_own_listener(socket, &[**listener], is_local_address)
-                })
-            };
-            if let Some(listener) = listeners.iter().find(own) {
-                let title = format!(
-                    "endpoint {}:{} is our own listener {listener}",
-                    spec.host, spec.port
-                );
-                let origin = self.target_origin(node, &format!("endpoint[{index}].address"));
-                self.problems.push(Diagnostic::new(title, origin).help(
-                    "give another endpoint, or listen elsewhere with --listen 127.0.0.1:PORT",
-                ));
-            }
-        }
+        listeners.into_iter().find(|listener| {
+            ips.iter().any(|ip| {
+                let socket = SocketAddr::new(*ip, port);
+                is_own_listener(socket, &[*listener], is_local_address)
+            })
+        })
     }
 }
 

@@ -148,12 +148,18 @@ impl UpstreamState {
             let place = self.zone_of(socket);
             self.silence.marked(now, &place);
         }
+        let last = self.addresses.get(&socket);
+        let last = last.and_then(|address_state| address_state.last_probe.as_ref());
+        let detail = last
+            .filter(|probe| probe.result == transition.reason)
+            .and_then(|probe| probe.detail.clone());
         for endpoint in self.holders(socket) {
-            let transition = transition.clone();
+            let (transition, detail) = (transition.clone(), detail.clone());
             self.changes.push(Change::Transition {
                 endpoint,
                 socket,
                 transition,
+                detail,
             });
         }
     }

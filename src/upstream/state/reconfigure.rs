@@ -111,13 +111,6 @@ impl UpstreamState {
                 self.changes
                     .push(Change::EndpointGone(Arc::clone(&endpoint)));
             }
-            if !self
-                .endpoints
-                .iter()
-                .any(|endpoint_state| endpoint_state.endpoint.spec.host == spec.host)
-            {
-                self.changes.push(Change::NameGone(spec.host.clone()));
-            }
         }
     }
 

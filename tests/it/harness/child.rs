@@ -24,7 +24,7 @@ pub fn command(args: &[&str]) -> Command {
     command
 }
 
-fn clean(command: &mut Command) {
+pub(super) fn clean(command: &mut Command) {
     for (name, _) in
         std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ENTRYWAY_"))
     {

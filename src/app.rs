@@ -37,7 +37,7 @@ use crate::sandbox;
 use crate::settings::{Loaded, ShutdownSettings};
 use crate::supervisor::{self, ShutdownControl};
 use crate::suspend;
-use crate::sys::limits::{self, DescriptorBudget};
+use crate::sys::limits::DescriptorBudget;
 use crate::sys::pipe::PipeLimits;
 use crate::sys::process::{Inherited, PassedSocket};
 use crate::types::{ListenerName, UpstreamName};
@@ -57,6 +57,7 @@ pub use upstream::{Shares, TargetNames, Upstream};
 mod backend;
 mod bind;
 mod config;
+mod descriptors;
 #[cfg(feature = "faults")]
 mod faults;
 #[cfg(feature = "gateway")]
@@ -292,7 +293,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
     let settings = &config.settings;
     let workers = settings.runtime.worker_threads();
     let budget = DescriptorBudget::of_process(workers, settings.spares());
-    warn_about_few_connections(&budget, &events);
+    descriptors::warn_about_few_connections(&budget, &events);
     let workers = Workers::start(workers).map_err(Error::Workers)?;
     let readiness = Readiness::default();
     let listening = readiness.register("listeners");
@@ -575,26 +576,6 @@ fn upstream_of<'a>(upstreams: &'a [Upstream], name: &str) -> &'a Upstream {
         .iter()
         .find(|upstream| upstream.name == name)
         .unwrap_or(&upstreams[0])
-}
-
-/// A small limit is felt much later, as connections that are closed: it is said before.
-fn warn_about_few_connections(budget: &DescriptorBudget, events: &Events) {
-    if budget.max_connections >= limits::FEW_CONNECTIONS {
-        return;
-    }
-    let text = format!(
-        "{} open files allow {} connections at once",
-        budget.descriptors, budget.max_connections
-    );
-    event!(
-        events,
-        WARN,
-        "resource",
-        text,
-        connections = budget.max_connections,
-        limit = budget.descriptors,
-        hint = "raise the limit of open files (RLIMIT_NOFILE, LimitNOFILE, ulimits)",
-    );
 }
 
 async fn keep_beating(heartbeat: Arc<AtomicU64>, dispatcher: Dispatcher) {

@@ -17,6 +17,8 @@ pub use types::*;
 
 #[cfg(feature = "gateway")]
 mod cert;
+#[cfg(all(feature = "faults", feature = "load"))]
+pub(super) mod drill;
 mod hint;
 mod shared;
 mod types;
@@ -408,7 +410,7 @@ fn optional() -> Vec<Command> {
         #[cfg(feature = "load")]
         super::load::command(),
         #[cfg(all(feature = "faults", feature = "load"))]
-        online(super::drill::command()).arg(output()),
+        online(drill::command()).arg(output()),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-use super::html;
+use super::html::{self, escape};
 use super::report::{Report, Summary};
 
 /// What a file holds.
@@ -116,20 +116,4 @@ fn numbers(summary: &Summary) -> Vec<(&'static str, f64)> {
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
     .collect()
-}
-
-/// For text and attributes of XML and HTML.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            character if character.is_control() => out.push(' '),
-            _ => out.push(character),
-        }
-    }
-    out
 }

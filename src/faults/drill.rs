@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::toxic::{Effect, Toxic};
+use super::toxic::{Effect, Toxic, seconds};
 use crate::interference::{ConnectFault, Disturbance, LookupFault};
 
 /// A drill that is not said to be alive for this long has lost whoever drives it.
@@ -276,7 +276,7 @@ impl Drill {
             "type": self.kind.as_str(),
             "stream": Value::Null,
             "zone": self.zone,
-            "ttl_left_s": super::engine::seconds(left),
+            "ttl_left_s": seconds(left),
             "connections": connections,
         })
     }

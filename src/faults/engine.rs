@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use super::carry::{self, Chain};
 use super::drill::{Drill, LiveFault, Zones};
 use super::proxy::{EngineError, Listeners, Opened, Proxy, ProxySpec, ProxyView};
-use super::toxic::{Subject, Toxic, ToxicRequest, parse_update, stream_of};
+use super::toxic::{Subject, Toxic, ToxicRequest, parse_update, seconds, stream_of};
 use crate::clock::{self, Moment};
 use crate::connection::{Detour, Diversion, DiversionEnd, Entry, ListenerContext, Registry};
 use crate::events::{Events, event};
@@ -407,10 +407,6 @@ impl Detour for Engine {
             carry::carry(down, up, diversion, &chain, changes).await
         })
     }
-}
-
-pub(super) fn seconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -473,6 +473,11 @@ fn toxicity(value: f32) -> Value {
         .map_or(Value::Null, |value| json!(value))
 }
 
+/// As JSON shows a time: to the millisecond.
+pub(super) fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

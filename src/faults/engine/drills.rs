@@ -14,6 +14,7 @@ use crate::connection::Entry;
 use crate::events::event;
 use crate::faults::drill::{DEADMAN, Drill, DrillKind, LiveFault};
 use crate::faults::proxy::EngineError;
+use crate::faults::toxic::seconds;
 use crate::interference::Disturbance;
 
 /// Quiet after which a connection without framing counts as at rest.
@@ -85,8 +86,8 @@ impl Engine {
         Ok(json!({
             "type": kind.as_str(),
             "zone": zone,
-            "ttl_s": super::seconds(ttl),
-            "deadman_s": super::seconds(DEADMAN),
+            "ttl_s": seconds(ttl),
+            "deadman_s": seconds(DEADMAN),
         }))
     }
 

@@ -83,7 +83,7 @@ struct Keeper {
     inherited: Inherited,
     /// Our own, for a successor.
     arguments: Vec<OsString>,
-    /// The process group of the process that it helps.
+    /// The process group of the process that it helps; 0: one of its own for each successor.
     group: i32,
 }
 
@@ -97,7 +97,7 @@ impl Helper {
             allowed,
             inherited,
             arguments: std::env::args_os().skip(1).collect(),
-            group: rustix::process::getpgrp().as_raw_nonzero().get(),
+            group: process::own_group(),
         };
         process::fork_helper(c"entryway-helper", theirs.into(), |socket| {
             // As in the process that it helps: each program that runs needs a socket.
@@ -362,7 +362,7 @@ mod tests {
             allowed: needs.into_iter().collect(),
             inherited: Inherited::take_over(),
             arguments: vec!["run".into()],
-            group: rustix::process::getpgrp().as_raw_nonzero().get(),
+            group: process::own_group(),
         };
         std::thread::spawn(move || keeper.serve(&theirs));
         Helper {

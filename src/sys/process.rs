@@ -147,6 +147,13 @@ impl FromTerminal {
     }
 }
 
+/// The process group of this process; 0 where it lies outside of our process namespace and has no number here, as in a
+/// container whose first process was given none of its own. (`rustix` takes it for a number that is never 0.)
+pub fn own_group() -> i32 {
+    // SAFETY: it reads one number of this process, and cannot fail.
+    unsafe { libc::getpgrp() }
+}
+
 /// Goes on as two processes. In the new one, which has a process group of its own and receives no signal, `body` runs
 /// with `socket`, the only descriptor that it has beside the standard ones; the process ends with it. What it starts has
 /// to unblock the signals, as [`lead_group_and_die_with_parent`] and [`Inherited::give_to`] do.

@@ -85,7 +85,7 @@ pub fn enter(allowed: Allowed, inherited: &Inherited) {
     };
     SANDBOX.get_or_init(|| {
         if !landlock::is_supported() {
-            return outside("this kernel has no Landlock".to_owned());
+            return outside("no Landlock in this kernel, or no permission to use it".to_owned());
         }
         let helper = match Helper::fork(allowed.clone(), inherited.clone()) {
             Ok(helper) => helper,

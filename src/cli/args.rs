@@ -18,10 +18,13 @@ pub use types::*;
 #[cfg(feature = "gateway")]
 mod cert;
 #[cfg(all(feature = "faults", feature = "load"))]
-pub(super) mod drill;
+mod drill;
 mod hint;
 mod shared;
 mod types;
+
+#[cfg(all(feature = "faults", feature = "load"))]
+pub(super) use drill::DRILLED_ZONE;
 
 const ABOUT: &str = "Forwards a local port to a healthy Datomic Cloud entry point";
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::args::{OutputFormat, drill::ZONE};
+use super::args::{DRILLED_ZONE, OutputFormat};
 use super::error::{CliError, code};
 use super::signals::interrupt;
 use super::{instance, load_words, output};
@@ -49,7 +49,7 @@ async fn drill_instance(
     patience: Duration,
     interrupt: Interrupt,
 ) -> Result<Report, CliError> {
-    let asked = matches.get_one::<String>(ZONE).map(String::as_str);
+    let asked = matches.get_one::<String>(DRILLED_ZONE).map(String::as_str);
     let zone = instance.zone(kind, asked).await.map_err(failed)?;
     let asserts = matches.get_many::<Vec<Term>>("assert").unwrap_or_default();
     let plan = Plan {

@@ -12,7 +12,7 @@ use crate::faults::DrillKind;
 use crate::load::slo::Term;
 
 /// Id of `--zone`, which is not the setting of that name.
-pub(in crate::cli) const ZONE: &str = "drilled-zone";
+pub(in crate::cli) const DRILLED_ZONE: &str = "drilled-zone";
 
 /// The subcommand and its flags, without those that name an instance.
 pub(super) fn command() -> Command {
@@ -35,7 +35,7 @@ pub(super) fn command() -> Command {
                 .help("zone-down zone-silent zone-slow all-down dns-fail dns-empty flap idle-cut sleep"),
         )
         .arg(
-            Arg::new(ZONE)
+            Arg::new(DRILLED_ZONE)
                 .long("zone")
                 .value_name("Z")
                 .help("Where it happens [default: the zone in use]"),

@@ -21,6 +21,7 @@ pub use report::{ASSERT_NAMES, Report, Summary};
 pub use run::run;
 
 pub mod embedded;
+pub mod haproxy;
 mod html;
 mod instance;
 mod measure;
@@ -77,6 +78,9 @@ pub trait Subject {
     /// Pause between two looks at it.
     const LOOK: Duration;
 
+    /// The method of our requests.
+    const METHOD: &'static str = "GET";
+
     /// Where requests go.
     fn target(&self) -> SocketAddr;
 
@@ -87,7 +91,7 @@ pub trait Subject {
     fn keep(&mut self) -> impl Future<Output = Result<(), Error>>;
 
     /// Takes the fault back.
-    fn clear(&mut self) -> impl Future<Output = Result<(), Error>>;
+    fn clear(&mut self, plan: &Plan) -> impl Future<Output = Result<(), Error>>;
 
     /// Looks at it.
     fn look(&mut self, plan: &Plan) -> impl Future<Output = Result<View, Error>>;

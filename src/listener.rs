@@ -119,6 +119,8 @@ enum Close {
     Drain,
     /// Mode `refuse`, and no address is usable.
     Unusable,
+    /// A fault that is set on purpose.
+    Refusing,
     /// A listening socket failed.
     Failed,
 }
@@ -155,6 +157,9 @@ impl Listener {
             open: OpenSockets::of(bound.sockets),
             shared: bound.shared,
         };
+        if listener.is_shared() {
+            listener.route.set_shared();
+        }
         let running = Running {
             sockets: listener.open.clone(),
             options: SocketControl {
@@ -181,14 +186,14 @@ impl Listener {
         let mut failing: Option<Duration> = None;
         loop {
             let close = listener.accept_all(&mut failing, &mut stop).await;
-            listener.up.set(0.0);
+            listener.set_up(false);
             // A failure that goes on is told by its `resource` lines.
             if close != Close::Failed || failing.is_none() {
                 listener.log_down(close);
             }
             match close {
                 Close::Drain => return,
-                Close::Unusable => {}
+                Close::Unusable | Close::Refusing => {}
                 Close::Failed => {
                     let pause = failing.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
                     failing = Some(pause);
@@ -224,14 +229,14 @@ impl Listener {
         let close = loop {
             if !up && failing.is_none() {
                 up = true;
-                self.up.set(1.0);
+                self.set_up(true);
                 self.log_up();
             }
             tokio::select! {
                 biased;
                 () = stop.fired() => break Close::Drain,
                 () = self.unusable() => break Close::Unusable,
-                () = self.route.refusing(true) => break Close::Unusable,
+                () = self.route.refusing(true), if !self.is_shared() => break Close::Refusing,
                 () = loops.failed() => break Close::Failed,
                 () = sleep(RETRY.1), if !up => *failing = None,
             }
@@ -271,6 +276,11 @@ impl Listener {
                 0
             };
         }
+    }
+
+    fn set_up(&self, up: bool) {
+        self.up.set(f64::from(u8::from(up)));
+        self.route.set_accepting(up);
     }
 
     fn refuses(&self) -> bool {
@@ -355,6 +365,10 @@ impl Listener {
             }
             Close::Unusable => {
                 let text = "closed while no address is usable";
+                event!(events, WARN, "listener.down", text, name = name);
+            }
+            Close::Refusing => {
+                let text = "closed by a fault that is set on purpose";
                 event!(events, WARN, "listener.down", text, name = name);
             }
             Close::Failed => {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::hops::HopTasks;
 use super::upstream::{self, Shares, Upstream};
@@ -25,6 +25,7 @@ use crate::listener::{self, Accepting, Front, ListenerSettings, SocketSettings};
 use crate::metrics::Metrics;
 use crate::relay::RelayShared;
 use crate::sandbox;
+use crate::sandbox::port_owner;
 use crate::settings::{FaultsSettings, Settings, UpstreamSettings};
 use crate::sys::limits::DescriptorBudget;
 use crate::types::{EndpointName, UpstreamName};
@@ -37,6 +38,9 @@ const BODY_MAX: usize = 8 * 1024 * 1024;
 
 /// How often the port is tried while the process that is replaced has it.
 const REBIND: Duration = Duration::from_millis(100);
+
+/// A port that is not let go for this long is said to be missing.
+const SAID_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a listener that is closed may take to accept its queue empty.
 const ENDING: Duration = Duration::from_secs(1);
@@ -108,6 +112,44 @@ pub(super) fn bind(
     bound.transpose()
 }
 
+fn say_listening(events: &Events, address: SocketAddr) {
+    event!(
+        events,
+        INFO,
+        "listener.up",
+        "listening",
+        name = "faults",
+        address = %address,
+    );
+}
+
+/// Takes the port when the process that is replaced lets it go: as soon as that one begins to drain. Where it does not,
+/// that is said.
+async fn take_over(address: SocketAddr, events: &Events) -> tokio::net::TcpListener {
+    let began = Instant::now();
+    let mut is_said = false;
+    loop {
+        let error = match listen(address) {
+            Ok(listener) => return listener,
+            Err(error) => error,
+        };
+        if began.elapsed() > SAID_AFTER && !is_said {
+            is_said = true;
+            let holder = port_owner(address).map(|holder| holder.to_string());
+            event!(
+                events,
+                WARN,
+                "listener.down",
+                "the faults API has not got its port from the process that is replaced; tried on",
+                name = "faults",
+                error = %error,
+                hint = holder,
+            );
+        }
+        sleep(REBIND).await;
+    }
+}
+
 fn listen(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -130,14 +172,10 @@ impl Bound {
         draining: DrainWatcher,
         tasks: &mut JoinSet<()>,
     ) -> Faults {
-        event!(
-            added.events,
-            INFO,
-            "listener.up",
-            "listening",
-            name = "faults",
-            address = %self.address,
-        );
+        let events = added.events.clone();
+        if self.listener.is_some() {
+            say_listening(&events, self.address);
+        }
         let max_connections = added.budget.admin;
         let engine = Engine::new(
             added.registry.clone(),
@@ -162,12 +200,14 @@ impl Bound {
         let api = Api::new(engine.clone());
         let (listener, address) = (self.listener, self.address);
         tasks.spawn(async move {
-            let mut listener = listener.or_else(|| listen(address).ok());
-            while listener.is_none() {
-                sleep(REBIND).await;
-                listener = listen(address).ok();
-            }
-            let Some(listener) = listener else { return };
+            let listener = match listener {
+                Some(listener) => listener,
+                None => {
+                    let listener = take_over(address, &events).await;
+                    say_listening(&events, address);
+                    listener
+                }
+            };
             let handler = move |request| {
                 let api = api.clone();
                 async move { api.answer(request).await }

@@ -10,6 +10,7 @@ use super::error::{CliError, code};
 use super::signals::interrupt;
 use super::{instance, load_words, output};
 use crate::drill::embedded::{Mocks, OWN, Proxy, SHORTENED};
+use crate::drill::haproxy::{self, HaProxy};
 use crate::drill::{self, Error, Instance, Interrupt, OutputKind, Plan, Report, Tell};
 use crate::faults::DrillKind;
 use crate::load::slo::Term;
@@ -32,7 +33,8 @@ pub async fn run(matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliErro
         false => {
             let reading = instance(matches).await?.reading();
             let (mut instance, patience) = Instance::open(reading).await.map_err(failed)?;
-            drill_instance(kind, matches, &mut instance, patience, interrupt).await?
+            let drilled = drill_instance(kind, matches, &mut instance, patience, interrupt);
+            drilled.await?.1
         }
     };
     let code = finish(&report, matches, to)?;
@@ -42,27 +44,31 @@ pub async fn run(matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliErro
     })
 }
 
-async fn drill_instance(
-    kind: DrillKind,
-    matches: &ArgMatches,
-    instance: &mut Instance,
-    patience: Duration,
-    interrupt: Interrupt,
-) -> Result<Report, CliError> {
-    let asked = matches.get_one::<String>(DRILLED_ZONE).map(String::as_str);
-    let zone = instance.zone(kind, asked).await.map_err(failed)?;
+/// What the flags say about a drill of this subject.
+fn plan(kind: DrillKind, matches: &ArgMatches, zone: Option<String>, patience: Duration) -> Plan {
     let asserts = matches.get_many::<Vec<Term>>("assert").unwrap_or_default();
-    let plan = Plan {
+    Plan {
         kind,
         zone,
         length: matches.get_one("for").copied().unwrap_or_default(),
         rate: matches.get_one("rate").copied().unwrap_or_default(),
         asserts: asserts.flatten().cloned().collect(),
         patience,
-    };
-    drill::run(&plan, instance, &mut Progress, interrupt)
-        .await
-        .map_err(failed)
+    }
+}
+
+async fn drill_instance(
+    kind: DrillKind,
+    matches: &ArgMatches,
+    instance: &mut Instance,
+    patience: Duration,
+    interrupt: Interrupt,
+) -> Result<(Plan, Report), CliError> {
+    let asked = matches.get_one::<String>(DRILLED_ZONE).map(String::as_str);
+    let zone = instance.zone(kind, asked).await.map_err(failed)?;
+    let plan = plan(kind, matches, zone, patience);
+    let report = drill::run(&plan, instance, &mut Progress, interrupt).await;
+    Ok((plan, report.map_err(failed)?))
 }
 
 /// Mocks and an entryway of the drill's own.
@@ -71,7 +77,20 @@ async fn embedded(
     matches: &ArgMatches,
     interrupt: Interrupt,
 ) -> Result<Report, CliError> {
+    let compares = matches.contains_id("compare");
+    if compares && !haproxy::plays(kind) {
+        return Err(CliError::new(
+            code::NOT_UNDERSTOOD,
+            format!("{kind} cannot be compared: it happens inside of entryway, and the mock zones cannot play it"),
+        )
+        .next("compare zone-down, zone-silent, zone-slow, all-down or flap"));
+    }
     let mocks = Mocks::start().map_err(failed)?;
+    // Before the first drill: where there is none, nothing has been waited for.
+    let other = match compares {
+        true => Some(HaProxy::start(&mocks).await.map_err(failed)?),
+        false => None,
+    };
     let loaded = load_words(mocks.arguments())?;
     let proxy = Proxy::start(loaded).await.map_err(failed)?;
     let (mut instance, patience) = Instance::open(proxy.admin()).await.map_err(failed)?;
@@ -79,7 +98,19 @@ async fn embedded(
         Duration::ZERO,
         &format!("an entryway before three mock zones, its own is {OWN}; {SHORTENED}"),
     );
-    drill_instance(kind, matches, &mut instance, patience, interrupt).await
+    let drilled = drill_instance(kind, matches, &mut instance, patience, interrupt.clone()).await?;
+    let (plan, mut report) = drilled;
+    if let Some(mut other) = other
+        && !report.interrupted
+    {
+        // It has the zones to itself.
+        drop(proxy);
+        let name = other.name();
+        Progress.tell(Duration::ZERO, &format!("the same with {name}"));
+        let theirs = drill::run(&plan, &mut other, &mut Progress, interrupt).await;
+        report.compare(name, theirs.map_err(failed)?);
+    }
+    Ok(report)
 }
 
 fn finish(report: &Report, matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliError> {

@@ -56,6 +56,10 @@ pub struct ListenerContext {
     local_fault_logged: Mutex<Option<Moment>>,
     /// It accepts nothing, whatever the state of its upstream.
     refusing: watch::Sender<bool>,
+    /// Whether its sockets accept.
+    accepting: watch::Sender<bool>,
+    /// Somebody else holds its sockets as well.
+    shared: AtomicBool,
     detour: OnceLock<Arc<dyn Detour>>,
 }
 
@@ -109,6 +113,8 @@ impl ListenerContext {
             round_failed: AtomicBool::new(false),
             local_fault_logged: Mutex::default(),
             refusing: watch::Sender::new(false),
+            accepting: watch::Sender::new(false),
+            shared: AtomicBool::new(false),
             detour: OnceLock::new(),
         })
     }
@@ -134,9 +140,35 @@ impl ListenerContext {
         self.detour.get().map(|detour| &**detour)
     }
 
-    /// Closes the listening sockets, or opens them again.
+    /// Closes the listening sockets, or opens them again. Of sockets that somebody else holds as well connections are
+    /// reset instead: closing them would refuse nobody.
     pub fn set_refusing(&self, refusing: bool) {
         self.refusing.send_replace(refusing);
+    }
+
+    pub fn is_refusing(&self) -> bool {
+        *self.refusing.borrow()
+    }
+
+    /// The listening sockets accept, or do not any more. For the listener.
+    pub fn set_accepting(&self, accepting: bool) {
+        self.accepting.send_replace(accepting);
+    }
+
+    /// Waits until the listening sockets accept, or do not.
+    pub async fn accepts(&self, wanted: bool) {
+        let mut accepting = self.accepting.subscribe();
+        // The sender is this context's own.
+        let _ = accepting.wait_for(|accepting| *accepting == wanted).await;
+    }
+
+    /// Somebody else holds the listening sockets as well. For the listener.
+    pub fn set_shared(&self) {
+        self.shared.store(true, Relaxed);
+    }
+
+    pub fn is_shared(&self) -> bool {
+        self.shared.load(Relaxed)
     }
 
     /// Waits until the listening sockets are to be closed, or may be open.

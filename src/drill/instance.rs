@@ -180,7 +180,7 @@ impl Subject for Instance {
         let answer: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let stands = Duration::from_secs_f64(answer["ttl_s"].as_f64().unwrap_or(0.0).max(0.0));
         if stands < plan.length {
-            self.clear().await?;
+            self.clear(plan).await?;
             let most = crate::duration::show(stands);
             return Err(Error::Cannot {
                 what: format!("faults of this instance end after {most}"),
@@ -195,7 +195,7 @@ impl Subject for Instance {
         self.change(Method::POST, path).await.map(drop)
     }
 
-    async fn clear(&mut self) -> Result<(), Error> {
+    async fn clear(&mut self, _plan: &Plan) -> Result<(), Error> {
         let path = "/faults/drill";
         self.change(Method::DELETE, path).await.map(drop)
     }

@@ -130,6 +130,8 @@ impl Report {
     pub fn compare(&mut self, program: String, other: Report) {
         let mut summary = other.summary;
         summary.timeline.clear();
+        self.interrupted |= other.interrupted;
+        self.summary.interrupted |= other.interrupted;
         self.summary.compare = Some(Box::new(Compared { program, summary }));
     }
 

@@ -89,7 +89,7 @@ pub async fn run<S: Subject>(
     let was_set = drill.times.set != clock::Moment::default();
     let is_set = was_set && drill.times.cleared == clock::Moment::default();
     if is_set {
-        if let Err(error) = drill.subject.clear().await {
+        if let Err(error) = drill.subject.clear(plan).await {
             drill.say(&format!("the fault ends by itself within 5 s: {error}"));
         }
         drill.times.cleared = clock::now();
@@ -151,7 +151,7 @@ impl<S: Subject> Drill<'_, S> {
             None => plan.kind.to_string(),
         });
         self.stand().await?;
-        self.subject.clear().await?;
+        self.subject.clear(plan).await?;
         self.times.cleared = clock::now();
         self.say("the fault is over");
         self.wait_for_return().await
@@ -262,7 +262,7 @@ impl Load {
             path: "/".to_owned(),
         };
         let plan = LoadPlan {
-            workload: Workload::http(&target.authority, "/", None, 0, true),
+            workload: Workload::http(&target.authority, "/", Some(S::METHOD), 0, true),
             target,
             pace: Pace::Rate {
                 per_second: plan.rate,

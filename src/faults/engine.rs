@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::carry::{self, Chain};
 use super::drill::{Drill, LiveFault, Zones};
-use super::proxy::{EngineError, Listeners, Opened, Proxy, ProxySpec, ProxyView};
+use super::proxy::{EngineError, Listeners, Proxy, ProxySpec, ProxyView};
 use super::toxic::{Subject, Toxic, ToxicRequest, parse_update, seconds, stream_of};
 use crate::clock::{self, Moment};
 use crate::connection::{Detour, Diversion, DiversionEnd, Entry, ListenerContext, Registry};
@@ -459,17 +459,6 @@ impl Inner {
             is_live
         });
         removed.is_empty()
-    }
-
-    /// Opens a listener; without an address it is any port of the loopback interface.
-    fn open(&self, name: &str, listen: &str, upstream: &str) -> Result<Opened, EngineError> {
-        let listen = match listen {
-            "" => "127.0.0.1:0".to_owned(),
-            listen => listen.replace("localhost", "127.0.0.1"),
-        };
-        self.listeners
-            .open(name, &listen, upstream)
-            .map_err(EngineError::Listen)
     }
 
     /// Whether the proxy of a connection is disabled or gone.

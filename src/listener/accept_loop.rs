@@ -20,6 +20,7 @@ use crate::drain::{self, DrainBlocker, DrainTrigger, DrainWatcher};
 use crate::events::Reason;
 use crate::metrics::family;
 use crate::sys::accept::{AcceptError, accept, classify};
+use crate::sys::socket::reset_on_close;
 
 /// Data threads that accept.
 const THREADS: usize = 2;
@@ -150,6 +151,11 @@ impl Listener {
     fn admit(&self, thread: usize, stream: TcpStream, client: SocketAddr, wildcard: bool) {
         if wildcard {
             self.settings.load().apply(&stream, client.ip());
+        }
+        if self.is_shared() && self.route.is_refusing() {
+            // As a closed port answers, which this one cannot be.
+            let _ = reset_on_close(&stream);
+            return;
         }
         let most = self.budget.max_connections;
         if let Some(open) = connection::admit(client, &self.route, most) {

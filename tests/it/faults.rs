@@ -407,3 +407,30 @@ async fn only_a_free_loopback_address_is_taken() {
     let (code, _, err) = run(&args).await;
     assert_eq!(code, 73, "{err}");
 }
+
+#[tokio::test]
+async fn a_listener_whose_port_was_taken_meanwhile_is_said_and_comes_back() {
+    let upstream = Upstream::echo().await;
+    let (entryway, faults) = start(&upstream).await;
+    let path = "/proxies/datomic";
+    ok(faults, "POST", path, r#"{"enabled":false}"#).await;
+    let down = entryway.events("listener.down");
+    assert!(
+        down[0]["message"].as_str().unwrap().contains("on purpose"),
+        "{down:?}"
+    );
+    let taken = tokio::net::TcpListener::bind(entryway.address()).await;
+    let taken = taken.unwrap();
+    let (status, answer) = api(faults, "POST", path, r#"{"enabled":true}"#).await;
+    assert_eq!(status, 500, "{answer}");
+    let said = answer["error"].as_str().unwrap();
+    assert!(said.contains("does not accept again yet"), "{said}");
+    let warned = |line: &Value| line["level"] == "warn" && line["listener"] == "datomic";
+    assert!(entryway.events("fault.set").iter().any(warned));
+    drop(taken);
+    let up = || entryway.metric("entryway_listener_up", &[("listener", "datomic")]) == 1.0;
+    eventually("it accepts again by itself", up).await;
+    ping(&mut entryway.connect().await, b"again").await;
+    assert_eq!(ok(faults, "GET", path, "").await["enabled"], true);
+    no_leaks(entryway).await;
+}

@@ -245,3 +245,48 @@ async fn nobody_is_refused_during_a_restart() {
     clients.await.unwrap();
     drop(last);
 }
+
+/// Closing a socket that the service manager holds would leave clients waiting in its queue, and could not be undone.
+#[cfg(feature = "faults")]
+#[tokio::test]
+async fn a_disabled_listener_of_the_manager_resets_and_comes_back() {
+    use crate::harness::client::{End, http_raw, read_out};
+    let echo = Upstream::echo().await;
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let conf = Conf::to(&[echo.address]).rest(r#"faults.bind = "127.0.0.1:0""#);
+    let (_folder, file) = config(&conf);
+    let process = Process::spawn(activated(&file, &[&socket], 1, "datomic", true));
+    let faults = || {
+        let up = process.events("listener.up");
+        let line = up.iter().find(|line| line["name"] == "faults")?;
+        line["address"]
+            .as_str()?
+            .parse::<std::net::SocketAddr>()
+            .ok()
+    };
+    eventually("it takes faults", || faults().is_some()).await;
+    let set = async |enabled: bool| {
+        let body = format!("{{\"enabled\":{enabled}}}");
+        let request = format!(
+            "POST /proxies/datomic HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (status, answer) = http_raw(faults().unwrap(), request.as_bytes()).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    let mut open = TcpStream::connect(address).await.unwrap();
+    ping(&mut open, b"before").await;
+    for _ in 0..2 {
+        set(false).await;
+        assert_eq!(read_out(&mut open).await.1, End::Fin);
+        match TcpStream::connect(address).await {
+            Ok(mut refused) => assert_eq!(read_out(&mut refused).await.1, End::Reset),
+            // The reset may come before the connect is noticed.
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        }
+        set(true).await;
+        open = TcpStream::connect(address).await.unwrap();
+        ping(&mut open, b"after").await;
+    }
+}

@@ -391,3 +391,40 @@ async fn the_service_manager_learns_the_new_process() {
         "{messages:?}"
     );
 }
+
+#[cfg(feature = "faults")]
+#[tokio::test]
+async fn the_new_process_has_the_port_of_the_faults_api() {
+    use crate::harness::client::http;
+    let echo = Upstream::echo().await;
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let faults = free.local_addr().unwrap();
+    drop(free);
+    let text = faults.to_string();
+    let service = Service::start(echo.address, &["--faults", &text], &[]).await;
+    let set = "/faults/drill?kind=sleep&ttl=60s";
+    assert_eq!(http(faults, "POST", set).await.0, 200);
+    let (code, out, err) = service.upgrade(&[]).await;
+    assert_eq!(code, 0, "{out}{err}");
+    let began = tokio::time::Instant::now();
+    // Asked anew each time: the old process closes the port, and then the new one takes it.
+    let list = loop {
+        assert!(began.elapsed() < LONG, "{}", service.process.err());
+        if TcpStream::connect(faults).await.is_ok() {
+            let (status, list) = http(faults, "GET", "/faults").await;
+            if status == 200 && list.contains("\"faults\":[]") {
+                break list;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(list.contains("\"deadman_s\":null"), "{list}");
+    let status = service.status().await;
+    assert_eq!(
+        (status["generation"].as_u64(), status["faults"].as_str()),
+        (Some(2), Some(text.as_str()))
+    );
+    assert_eq!(http(faults, "POST", set).await.0, 200);
+    let ready = get(service.admin, "/readyz?verbose").await;
+    assert!(ready.contains("drill: sleep"), "{ready}");
+}

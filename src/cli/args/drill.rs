@@ -78,6 +78,14 @@ pub(super) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Drill an entryway before three mock zones, both started for it in this process"),
         )
+        .arg(
+            Arg::new("compare")
+                .long("compare")
+                .value_name("haproxy")
+                .value_parser(PossibleValuesParser::new(["haproxy"]))
+                .requires("embedded")
+                .help("Then drill HAProxy before the same mock zones, and print both side by side"),
+        )
 }
 
 fn length(text: &str) -> Result<Duration, String> {

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{ENDING, Engine, lock};
+use crate::connection::{ListenerContext, WhenAllDown};
 use crate::events::{Reason, event};
 use crate::faults::proxy::{EngineError, ProxySpec, ProxyView, differs};
 use crate::relay::ConnectionCommand;
 use crate::types::ListenerName;
+
+/// The sockets of a listener are opened and closed within this time, unless something is in the way.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1);
 
 // === impl Engine ===
 
@@ -44,12 +48,27 @@ impl Engine {
             is_configured: false,
         };
         if enabled {
-            let opened = self.inner.open(name, listen, upstream)?;
-            spec.listen = opened.listen;
-            spec.context = Some(opened.context);
+            self.open(&mut spec)?;
         }
         self.insert(spec, enabled);
         self.proxy(name)
+    }
+
+    /// Opens the listener of a proxy that was added; without an address on any port of the loopback interface.
+    fn open(&self, spec: &mut ProxySpec) -> Result<(), EngineError> {
+        let listen = match spec.listen.as_str() {
+            "" => "127.0.0.1:0".to_owned(),
+            listen => listen.replace("localhost", "127.0.0.1"),
+        };
+        let opened = self
+            .inner
+            .listeners
+            .open(&spec.name, &listen, &spec.upstream);
+        let opened = opened.map_err(EngineError::Listen)?;
+        opened.context.set_detour(Arc::new(self.clone()));
+        spec.listen = opened.listen;
+        spec.context = Some(opened.context);
+        Ok(())
     }
 
     /// Adds a proxy, or replaces one that listens or leads elsewhere; one that does not differ stays as it is.
@@ -66,7 +85,7 @@ impl Engine {
                 return Ok(proxy);
             }
             self.may_change(name)?;
-            self.close(name).await;
+            self.close(name).await?;
         }
         self.create_now(name, listen, upstream, enabled)
     }
@@ -83,7 +102,7 @@ impl Engine {
         let proxy = self.proxy(name)?;
         if differs(&proxy, listen, upstream)? {
             self.may_change(name)?;
-            self.close(name).await;
+            self.close(name).await?;
             if let Some(proxy) = self.inner.lock().get_mut(name) {
                 listen.clone_into(&mut proxy.spec.listen);
                 upstream.clone_into(&mut proxy.spec.upstream);
@@ -98,7 +117,7 @@ impl Engine {
         let _opening = self.inner.opening.lock().await;
         self.proxy(name)?;
         self.may_change(name)?;
-        self.close(name).await;
+        self.close(name).await?;
         let removed = self.inner.lock().remove(name);
         for toxic in removed.iter().flat_map(|proxy| &proxy.toxics) {
             self.inner.cleared(name, toxic);
@@ -121,34 +140,30 @@ impl Engine {
     }
 
     pub(super) async fn set_enabled(&self, name: &str, enabled: bool) -> Result<(), EngineError> {
-        let (proxy, context) = {
+        let (mut spec, is_enabled) = {
             let proxies = self.inner.lock();
             let proxy = proxies.get(name).ok_or(EngineError::ProxyNotFound)?;
-            let context = proxy.spec.context.clone();
-            (proxy.view(), context.filter(|_| proxy.spec.is_configured))
+            (proxy.spec.clone(), proxy.enabled)
         };
-        if proxy.enabled == enabled {
+        if is_enabled == enabled {
             return Ok(());
         }
         if !enabled {
-            self.close(name).await;
-            return Ok(());
+            return self.close(name).await;
         }
-        let opened = match context {
+        let settled = match spec.context.clone().filter(|_| spec.is_configured) {
             Some(context) => {
                 context.set_refusing(false);
-                self.settled(name, true).await;
-                None
+                accepts(&context, true).await
             }
-            None => Some(self.inner.open(name, &proxy.listen, &proxy.upstream)?),
+            None => {
+                self.open(&mut spec)?;
+                true
+            }
         };
         if let Some(proxy) = self.inner.lock().get_mut(name) {
             proxy.enabled = true;
-            if let Some(opened) = opened {
-                opened.context.set_detour(Arc::new(self.clone()));
-                proxy.spec.listen = opened.listen;
-                proxy.spec.context = Some(opened.context);
-            }
+            proxy.spec = spec;
             self.inner.count(proxy);
         }
         event!(
@@ -160,26 +175,45 @@ impl Engine {
             "type" = "down",
         );
         self.inner.changed();
-        Ok(())
+        match settled {
+            true => Ok(()),
+            false => {
+                Err(self.unsettled(name, "does not accept again yet; it is tried every second"))
+            }
+        }
+    }
+
+    /// A listener is not as it was asked to be: said in the log, and to whoever has asked.
+    fn unsettled(&self, name: &str, how: &str) -> EngineError {
+        let text = format!("{name} {how}");
+        event!(
+            self.inner.events,
+            WARN,
+            "fault.set",
+            text,
+            listener = name,
+            "type" = "down",
+        );
+        EngineError::Listen(text)
     }
 
     /// Closes the sockets of a proxy, and then its connections.
-    async fn close(&self, name: &str) {
-        let is_configured = {
+    async fn close(&self, name: &str) -> Result<(), EngineError> {
+        let configured = {
             let mut proxies = self.inner.lock();
             let Some(proxy) = proxies.get_mut(name).filter(|proxy| proxy.enabled) else {
-                return;
+                return Ok(());
             };
             proxy.enabled = false;
-            if let Some(context) = &proxy.spec.context
-                && proxy.spec.is_configured
-            {
-                context.set_refusing(true);
-            } else {
-                proxy.spec.context = None;
-            }
+            let context = match proxy.spec.is_configured {
+                true => proxy.spec.context.clone(),
+                false => {
+                    proxy.spec.context = None;
+                    None
+                }
+            };
             self.inner.count(proxy);
-            proxy.spec.is_configured
+            context
         };
         event!(
             self.inner.events,
@@ -189,11 +223,16 @@ impl Engine {
             listener = name,
             "type" = "down",
         );
-        if is_configured {
-            self.settled(name, false).await;
-        } else {
-            self.inner.listeners.close(name).await;
-        }
+        let settled = match configured {
+            Some(context) => {
+                context.set_refusing(true);
+                accepts(&context, false).await
+            }
+            None => {
+                self.inner.listeners.close(name).await;
+                true
+            }
+        };
         self.inner.changed();
         let started = Instant::now();
         let listener = ListenerName::new(name);
@@ -215,20 +254,20 @@ impl Engine {
             }
             tokio::time::sleep(ENDING / 50).await;
         }
-    }
-
-    /// Waits until a listener's sockets are as they should be, for a second at most.
-    async fn settled(&self, name: &str, enabled: bool) {
-        let wanted = f64::from(u8::from(enabled));
-        for _ in 0..200 {
-            let up = self
-                .inner
-                .metrics
-                .value("entryway_listener_up", &[("listener", name)]);
-            if up == Some(wanted) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        match settled {
+            true => Ok(()),
+            false => Err(self.unsettled(name, "still accepts after a second")),
         }
     }
+}
+
+/// Waits until the sockets of a listener of the settings are as they should be, a second at most; whether they are. Where
+/// somebody else holds them, or mode `refuse` keeps them closed, they stay what they are.
+async fn accepts(context: &ListenerContext, wanted: bool) -> bool {
+    if context.is_shared() {
+        return true;
+    }
+    let settled = timeout(SETTLES_WITHIN, context.accepts(wanted)).await;
+    let may_stay_closed = context.policy.load().when_all_down == WhenAllDown::Refuse;
+    settled.is_ok() || wanted && may_stay_closed
 }

@@ -145,3 +145,61 @@ async fn assertions_decide_and_files_say_the_same() {
     }
     assert!(!html.contains("<script") && !html.contains("href=") && !html.contains("src="));
 }
+
+/// HAProxy needs to be installed; where it is not, that is what the command says.
+#[tokio::test]
+async fn haproxy_meets_the_same_drill() {
+    let is_there = std::process::Command::new("haproxy")
+        .arg("-v")
+        .output()
+        .is_ok();
+    let mut args = embedded("zone-down", "2s");
+    args.extend(["--compare", "haproxy"]);
+    let (code, out, err) = run(&args).await;
+    if !is_there {
+        println!("haproxy is not installed: only the error was looked at");
+        assert_eq!(code, 1, "{out}{err}");
+        assert!(err.contains("haproxy cannot be run"), "{err}");
+        return;
+    }
+    assert_eq!(code, 0, "{out}{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let other = &report["compare"];
+    assert!(
+        other["program"].as_str().unwrap().starts_with("HAProxy "),
+        "{report}"
+    );
+    assert_eq!(
+        (&other["kind"], &other["zone"]),
+        (&report["kind"], &report["zone"])
+    );
+    for key in [
+        "/detection_ms",
+        "/failover_ms",
+        "/failback_ms",
+        "/added_ms/max",
+    ] {
+        assert!(number(other, key) >= 0.0);
+    }
+    assert!(number(other, "/requests") > 100.0);
+    assert_eq!(other["held"], Value::Null, "it has no such thing");
+}
+
+#[tokio::test]
+async fn what_cannot_be_compared_is_said_before_anything_starts() {
+    for (args, said) in [
+        (
+            &["dns-fail", "--embedded", "--compare", "haproxy"][..],
+            "cannot be compared",
+        ),
+        (&["zone-down", "--compare", "haproxy"], "--embedded"),
+        (
+            &["zone-down", "--embedded", "--compare", "nginx"],
+            "haproxy",
+        ),
+    ] {
+        let (code, _, err) = run(args).await;
+        assert_eq!(code, 2, "{args:?}: {err}");
+        assert!(err.contains(said), "{err}");
+    }
+}

@@ -2,7 +2,8 @@
   "The other ways in to the same zones: client maps as people have them, each with a proxy of its own.
 
   A way is `{:title TEXT :map CLIENT-MAP :zones #{ZONE…}}`: what its map says wins over the usual one,
-  and its requests may reach no other zones. With `:loses?` the zone that serves dies under load and comes back."
+  and its requests may reach no other zones. In place of `:map` stand `:file` and `:path`, the keys that lead to the map
+  in a bigger file, whose tagged literals are left as they are. With `:loses?` the zone that serves dies under load and comes back."
   (:require [clojure.edn :as edn]
             [clojure.set :as set]
             [proof.basics :as basics]
@@ -29,8 +30,11 @@
         records (finish)]
     (load/judge "a zone lost" connection records {:lost #{zone} :since lost-at :until (+ lost-at 500)})))
 
-(defn- one-way [{:keys [title map zones loses?]} number]
-  (swap! options merge {:title title :map map :db (str "way-" number)})
+(defn- client-map [{:keys [map file path]}]
+  (or map (get-in (edn/read-string {:default tagged-literal} (slurp file)) path)))
+
+(defn- one-way [{:keys [title zones loses?] :as way} number]
+  (swap! options merge {:title title :map (client-map way) :db (str "way-" number)})
   (let [before (:requests (journal))]
     (basics/run)
     (when loses? (lose))

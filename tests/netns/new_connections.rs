@@ -269,8 +269,8 @@ pub fn local_ports_run_out(_lab: &Topology, table: &mut Table) {
             crate::topology::PORT
         );
         let mut held = Vec::new();
-        // A probe or a request may have one for a moment.
-        eventually(5 * SECOND, || {
+        // A probe or a request may have one for a moment, a connection of an earlier row for the minute of TIME_WAIT.
+        eventually(70 * SECOND, || {
             held.extend(std::iter::from_fn(|| TcpStream::connect(&to).ok()));
             (held.len() == 30).then_some(())
         });

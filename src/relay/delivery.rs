@@ -57,8 +57,11 @@ impl DeliveryWatch {
     }
 
     fn advance(&mut self, state: DeliveryState, user_timeout: Duration, now: Moment) -> Delivery {
-        self.is_in_charge = state.unsent && !state.in_flight;
-        if !self.is_in_charge || !state.probes {
+        // Once in charge it stays so until everything is acknowledged: a window that opens by less than a segment leaves
+        // the kernel's count of the closed time running, and its timer would end the connection as soon as it is back.
+        self.is_in_charge = state.unsent && (!state.in_flight || self.is_in_charge);
+        let is_awaited = state.probes || state.in_flight;
+        if !self.is_in_charge || !is_awaited {
             self.unanswered_since = None;
             return if state.unsent {
                 Delivery::Pending
@@ -152,7 +155,6 @@ mod tests {
     #[test]
     fn where_segments_are_under_way_the_kernel_decides() {
         let mut watch = DeliveryWatch::default();
-        watch.advance(closed(1), TIMEOUT, at(1));
         let in_flight = DeliveryState {
             in_flight: true,
             ..closed(100)
@@ -167,5 +169,38 @@ mod tests {
             ..in_flight
         };
         assert_eq!(watch.advance(done, TIMEOUT, at(101)), Delivery::Complete);
+    }
+
+    #[test]
+    fn a_window_that_opens_a_little_leaves_the_watch_in_charge() {
+        let mut watch = DeliveryWatch::default();
+        watch.advance(closed(1), TIMEOUT, at(1));
+        let in_flight = |last_ack| DeliveryState {
+            in_flight: true,
+            probes: false,
+            ..closed(last_ack)
+        };
+        for second in 2..100 {
+            assert_eq!(
+                watch.advance(in_flight(0), TIMEOUT, at(second)),
+                Delivery::Pending
+            );
+            assert!(watch.is_in_charge);
+        }
+        // What is under way then stays unacknowledged.
+        assert_eq!(
+            watch.advance(in_flight(14), TIMEOUT, at(114)),
+            Delivery::Pending
+        );
+        assert_eq!(
+            watch.advance(in_flight(15), TIMEOUT, at(115)),
+            Delivery::Dead
+        );
+        let done = DeliveryState {
+            unsent: false,
+            ..in_flight(0)
+        };
+        assert_eq!(watch.advance(done, TIMEOUT, at(116)), Delivery::Complete);
+        assert!(!watch.is_in_charge);
     }
 }

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use engine::{Progress, Stop, run, run_sampled};
+pub(crate) use html::escape;
 pub use output::{Kind as OutputKind, write as write_output};
 pub use recorder::{Sample, Samples};
 pub use report::{Report, SLO_NAMES, Summary};

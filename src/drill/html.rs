@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::report::{Summary, time};
+use crate::load::escape;
 
 /// Size of the chart in SVG units, and the room around the plot.
 const WIDTH: f64 = 860.0;
@@ -265,20 +266,4 @@ fn marks(out: &mut String, summary: &Summary, scale: &Scale) -> std::fmt::Result
         )?;
     }
     Ok(())
-}
-
-/// For text and attributes of XML and HTML.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            character if character.is_control() => out.push(' '),
-            _ => out.push(character),
-        }
-    }
-    out
 }

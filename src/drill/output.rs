@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-use super::html::{self, escape};
+use super::html;
 use super::report::{Report, Summary};
+use crate::load::escape;
 
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 //!
 //! The kernel's TCP_USER_TIMEOUT is not that rule: it counts the time during which the peer's window is closed, and so
 //! ends a connection whose peer reads slowly although it answers every probe of the window. So while bytes wait behind
-//! a closed window, the kernel's timer is switched off, and this watch ends the connection when a probe of the window
-//! stays unanswered for `user_timeout`. Everywhere else the kernel's timer stays on, with its precision.
+//! a closed window, the kernel's timer is switched off, and until all of them are acknowledged this watch ends the
+//! connection when nothing answers what was sent for `user_timeout`. Otherwise the kernel's timer is on, with its precision.
 //!
 //! The watch has no timer of its own: the supervisor asks for a check of connections that have been waiting, several
 //! times in each `user_timeout`.
@@ -21,7 +21,7 @@ const PROBE_IGNORED: Duration = Duration::from_millis(1500);
 /// The watch over one side.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct DeliveryWatch {
-    /// A probe of the closed window has been unanswered since.
+    /// A probe of the closed window, or bytes that it let through, have been unanswered since.
     unanswered_since: Option<Moment>,
     /// The kernel's timer is off.
     is_in_charge: bool,

@@ -38,7 +38,7 @@ mod closing;
 mod command;
 mod delivery;
 mod fairness;
-mod framing;
+pub mod framing;
 mod half_duplex;
 mod poll_context;
 mod reset;

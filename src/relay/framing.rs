@@ -50,18 +50,18 @@ pub enum HttpPhase {
 
 /// What some bytes have brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct FramingProgress {
+pub struct FramingProgress {
     /// Heads of requests that are complete now.
-    pub(super) requests: u32,
+    pub requests: u32,
     /// Final (not 1xx) answers that have begun.
-    pub(super) begun: u32,
+    pub begun: u32,
     /// Answers that are complete now.
-    pub(super) answers: u32,
+    pub answers: u32,
 }
 
 /// The state of both directions of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Framing {
+pub struct Framing {
     scanners: [Scanner; 2],
     /// The part of a line that has been seen, by direction; `None` while neither has one.
     partial: Option<Box<[Vec<u8>; 2]>>,
@@ -149,7 +149,8 @@ impl HttpPhase {
 // === impl Framing ===
 
 impl Framing {
-    pub(super) fn phase(&self) -> HttpPhase {
+    /// Where the connection is now.
+    pub fn phase(&self) -> HttpPhase {
         if self.unknown {
             HttpPhase::Unknown
         } else if self.is_inside(Direction::Download) {
@@ -164,7 +165,7 @@ impl Framing {
     }
 
     /// How many of the next bytes cannot change anything but a count, and need not be shown.
-    pub(super) fn opaque(&self, direction: Direction) -> u64 {
+    pub fn opaque(&self, direction: Direction) -> u64 {
         let scanner = &self.scanners[direction.index()];
         match scanner.state {
             _ if self.unknown => u64::MAX,
@@ -175,7 +176,7 @@ impl Framing {
     }
 
     /// These bytes were read next in this direction.
-    pub(super) fn inspect(&mut self, direction: Direction, mut bytes: &[u8]) -> FramingProgress {
+    pub fn inspect(&mut self, direction: Direction, mut bytes: &[u8]) -> FramingProgress {
         let mut progress = FramingProgress::default();
         while !bytes.is_empty() && !self.unknown {
             let opaque = self.opaque(direction);
@@ -193,14 +194,14 @@ impl Framing {
     }
 
     /// This many bytes, at most [`Framing::opaque`], passed unseen.
-    pub(super) fn skip(&mut self, direction: Direction, bytes: u64) -> FramingProgress {
+    pub fn skip(&mut self, direction: Direction, bytes: u64) -> FramingProgress {
         let mut progress = FramingProgress::default();
         self.pass(direction, bytes, &mut progress);
         progress
     }
 
     /// The source of this direction has ended in order.
-    pub(super) fn end(&mut self, direction: Direction) -> FramingProgress {
+    pub fn end(&mut self, direction: Direction) -> FramingProgress {
         let mut progress = FramingProgress::default();
         if !self.unknown && self.scanners[direction.index()].state == ParserState::UntilClose {
             self.complete(direction, &mut progress);
@@ -208,9 +209,15 @@ impl Framing {
         progress
     }
 
+    /// Memory for lines that are split between two pieces, in bytes.
+    pub fn kept(&self) -> usize {
+        let lines = self.partial.as_deref();
+        lines.map_or(0, |both| both.iter().map(Vec::capacity).sum())
+    }
+
     fn pass(&mut self, direction: Direction, bytes: u64, progress: &mut FramingProgress) {
         let scanner = &mut self.scanners[direction.index()];
-        if self.unknown || scanner.state == ParserState::UntilClose {
+        if bytes == 0 || self.unknown || scanner.state == ParserState::UntilClose {
             return;
         }
         debug_assert!(bytes <= scanner.left);
@@ -286,22 +293,15 @@ impl Framing {
             (ParserState::Start, Direction::Upload) => may_begin_request(line),
             (ParserState::Start, Direction::Download) => may_begin_answer(line),
             (ParserState::ChunkEnd, _) => line == b"\r",
-            (ParserState::ChunkSize, _) => line.len() <= KEPT_LINE,
             _ => true,
         };
         if !plausible {
             return Flow::Break(());
         }
         if line.len() > KEPT_LINE {
-            let dropped = KEPT_FRONT..line.len() - KEPT_BACK;
-            if self.scanners[direction.index()].state != ParserState::Start {
-                // A length is never this long, and a name is known by now.
-                let name = field_name(&line[..KEPT_FRONT]);
-                if name.is_none_or(|name| Field::of(name) != Field::Other) {
-                    return Flow::Break(());
-                }
-            }
-            line.drain(dropped);
+            may_be_long(self.scanners[direction.index()].state, line)?;
+            line.drain(KEPT_FRONT..line.len() - KEPT_BACK);
+            line.shrink_to(KEPT_LINE);
         }
         Flow::Continue(())
     }
@@ -313,11 +313,15 @@ impl Framing {
         line: &[u8],
         progress: &mut FramingProgress,
     ) -> Flow {
+        let state = self.scanners[direction.index()].state;
+        if line.len() > KEPT_LINE {
+            // As if it had come in pieces.
+            may_be_long(state, line)?;
+        }
         let (line, has_cr) = match line {
             [line @ .., b'\r'] => (line, true),
             _ => (line, false),
         };
-        let state = self.scanners[direction.index()].state;
         match (state, direction) {
             (ParserState::Start, Direction::Upload) if line.is_empty() => Flow::Continue(()),
             (ParserState::Start, Direction::Upload) => self.scanners[0].request_line(line),
@@ -661,6 +665,18 @@ fn ends_in_chunked(value: &[u8]) -> bool {
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     codings.next().is_some_and(is_chunked)
         && codings.all(|coding| !is_chunked(coding) && is_token(coding))
+}
+
+/// Whether the middle of such a line can be dropped: a length is never this long, and a name is known by now.
+fn may_be_long(state: ParserState, line: &[u8]) -> Flow {
+    match state {
+        ParserState::Start => Flow::Continue(()),
+        ParserState::Fields | ParserState::Trailers => {
+            let name = field_name(&line[..KEPT_FRONT]);
+            known(name.is_some_and(|name| Field::of(name) == Field::Other))
+        }
+        _ => Flow::Break(()),
+    }
 }
 
 /// Whether a request line may begin like this.

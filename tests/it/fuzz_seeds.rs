@@ -17,6 +17,10 @@ const SEEDS: &[&[u8]] = &[
     b"\x05\x01\x00\x03\x05entry\x1f\xf6early",
     b"\x04\x01\x1f\xf6\0\0\0\x01me\0entry\0early",
     b"CONNECT [::1]:8182 HTTP/1.1\r\nHost: x\r\n\r\nearly",
+    b"\x01GET /a HTTP/1.1\r\nHost: x\r\n\r\nHEAD /b HT\x01TP/1.1\r\n\r\n\x02HTTP/1.1 200 OK\r\nContent-Le\x02ngth: 5\r\n\r\nhel\x02loHTTP/1.1 200 OK\r\n\r\n",
+    b"\x01POST / HTTP/1.1\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n\x02HTTP/1.1 100 Continue\r\n\r\n\x013;a=b\r\nab\x01c\r\n0\r\nX: y\r\n\r\n\x04HTTP/1.1 200 OK\r\n\r\nuntil the end",
+    b"\x01POST / HTTP/1.1\nContent-Length: 4\n\nab\x02HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n\x03cd",
+    b"\x01GET / HTTP/1.1\r\nUpgrade: x\r\n fold\r\n\r\n\x02HTTP/1.1 101 Switching Protocols\r\n\r\nanything",
 ];
 
 #[test]
@@ -27,5 +31,6 @@ fn every_target_takes_every_seed() {
         targets::hosts_and_resolv_conf(seed);
         targets::probe_response(seed);
         targets::front_request(seed);
+        targets::http_framing(seed);
     }
 }

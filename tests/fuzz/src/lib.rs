@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use entryway::dns::{DnsSettings, SystemFiles};
 use entryway::listener::front::parse::{self, Parsed};
+use entryway::relay::framing::{Framing, FramingProgress};
+use entryway::types::Direction;
 use entryway::upstream::settings::HealthSettings;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -101,6 +103,79 @@ pub fn front_request(data: &[u8]) {
             assert_eq!(parse(&[data, b"more"].concat()), whole);
         }
     }
+}
+
+/// The bytes are an exchange: a byte from 1 to 4 begins a piece and says where it goes (1 and 3 up, 2 and 4 down) and
+/// whether that side ends behind it (3 and 4). How the pieces are cut, and whether bodies are shown or only counted,
+/// changes nothing of what is known of the exchange; what is kept of split lines stays small.
+pub fn http_framing(data: &[u8]) {
+    let mut whole = Framing::default();
+    let mut single = Framing::default();
+    let mut counted = Framing::default();
+    let is_mark = |byte: &u8| (1..=4).contains(byte);
+    let mut rest = data;
+    while let [first, others @ ..] = rest {
+        let (mark, from) = if is_mark(first) {
+            (*first, others)
+        } else {
+            (1, rest)
+        };
+        let (bytes, next) = from.split_at(from.iter().position(is_mark).unwrap_or(from.len()));
+        rest = next;
+        let way = match mark {
+            1 | 3 => Direction::Upload,
+            _ => Direction::Download,
+        };
+        let mut seen = [FramingProgress::default(); 3];
+        add(&mut seen[0], whole.inspect(way, bytes));
+        for byte in bytes {
+            add(
+                &mut seen[1],
+                single.inspect(way, std::slice::from_ref(byte)),
+            );
+            assert!(single.kept() <= KEPT, "{} bytes are kept", single.kept());
+        }
+        let mut left = bytes;
+        while !left.is_empty() {
+            let unseen = usize::try_from(counted.opaque(way)).unwrap_or(usize::MAX);
+            if unseen > 0 {
+                let passed = unseen.min(left.len());
+                add(&mut seen[2], counted.skip(way, passed as u64));
+                left = &left[passed..];
+            } else {
+                let shown = left.len().min(7);
+                add(&mut seen[2], counted.inspect(way, &left[..shown]));
+                left = &left[shown..];
+            }
+        }
+        if mark > 2 {
+            for (framing, seen) in [&mut whole, &mut single, &mut counted]
+                .into_iter()
+                .zip(&mut seen)
+            {
+                add(seen, framing.end(way));
+            }
+        }
+        let states = [&whole, &single, &counted].map(|framing| {
+            let opaque = Direction::BOTH.map(|way| framing.opaque(way));
+            (framing.phase(), opaque)
+        });
+        assert!(
+            states[0] == states[1] && states[0] == states[2],
+            "{states:?}"
+        );
+        assert!(seen[0] == seen[1] && seen[0] == seen[2], "{seen:?}");
+        assert!(whole.kept() <= KEPT && counted.kept() <= KEPT);
+    }
+}
+
+/// Most that two split lines may take: each is cut at 4 KiB, and grows by doubling.
+const KEPT: usize = 2 * 8192;
+
+fn add(sum: &mut FramingProgress, more: FramingProgress) {
+    sum.requests += more.requests;
+    sum.begun += more.begun;
+    sum.answers += more.answers;
 }
 
 /// The bytes are a settings file: it is taken, or every problem of it can be printed.

@@ -7,6 +7,7 @@
 //! round. A run that another process disturbed (more than 10 % of a core) is set aside and repeated, at most three
 //! times; `--noisy` keeps it, for machines that are never quiet. A run with a wrong byte is never compared.
 //! One row has its upstream 4 ms away, where the machine can do that (`distance`).
+//! `--only 'entryway faults'` compares entryway with its faults API open to itself without it.
 //! `PEER_ENTRYWAY=/path` adds another build of entryway, `PEER_HAPROXY`, `PEER_NGINX`, … name peers by path.
 //! Last answer: README.md, "Measured".
 #![allow(clippy::expect_used, reason = "a bench may stop at the first surprise")]

@@ -41,6 +41,11 @@ const KINDS: &[(&str, Start)] = &[
     ("entryway loopback rule", |dir, port, up| {
         entryway(dir, port, up, None, "auto", "")
     }),
+    // The API open and no toxic set.
+    ("entryway faults", |dir, port, up| {
+        let open = "[faults]\nbind = \"127.0.0.1:0\"\n";
+        entryway(dir, port, up, None, "system", open)
+    }),
     ("entryway warm", |dir, port, up| {
         let spares = "[upstream.warm]\nspares = 32\n[log]\nconnections = \"off\"\n";
         entryway(dir, port, up, None, "system", spares)

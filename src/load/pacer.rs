@@ -1,18 +1,32 @@
 //! Waits until a moment with the precision of the kernel's high-resolution timers.
 //!
 //! tokio's own timers tick once a millisecond; at an answer time of a few milliseconds that error would stand in every
-//! percentile. On Linux a timer descriptor (`timerfd_create(2)`) is used instead.
+//! percentile. On Linux a timer descriptor (`timerfd_create(2)`) is used instead. A thread still needs some time to wake up;
+//! the timer is set earlier by what it took lately, and the rest is spun.
 
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
+use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
 use crate::clock::{self, Moment};
+
+/// The most that a timer is set too early. Answers of the thread wait while it spins.
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
+const LONGEST_LEAD: Duration = Duration::from_micros(200);
+
+/// The share of a wait that may be spun: at high rates the CPU belongs to the requests.
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
+const SPUN: u32 = 10;
 
 /// A timer of one thread.
 #[derive(Debug)]
 pub(super) struct Pacer {
     #[cfg(all(target_os = "linux", not(entryway_portable)))]
     timer: tokio::net::unix::pipe::Receiver,
+    /// How long waking up took lately.
+    #[cfg(all(target_os = "linux", not(entryway_portable)))]
+    waking: Cell<Duration>,
 }
 
 // === impl Pacer ===
@@ -27,16 +41,29 @@ impl Pacer {
         // tokio has no timer descriptor; the reading end of a pipe is registered and read in the same way.
         Ok(Self {
             timer: tokio::net::unix::pipe::Receiver::from_owned_fd_unchecked(timer)?,
+            waking: Cell::new(Duration::ZERO),
         })
     }
 
     /// Returns at `moment`, at once where it has passed.
     pub(super) async fn until(&self, moment: Moment) -> io::Result<()> {
-        use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
-        let wait = moment.since(clock::now());
+        let now = clock::now();
+        let wait = moment.since(now);
         if wait.is_zero() {
             return Ok(());
         }
+        let early = wait - self.waking.get().min(wait / SPUN);
+        self.sleep(early).await?;
+        let late = clock::now().since(now + early).min(LONGEST_LEAD);
+        self.waking.set((self.waking.get() * 7 + late) / 8);
+        while clock::now() < moment {
+            std::hint::spin_loop();
+        }
+        Ok(())
+    }
+
+    async fn sleep(&self, wait: Duration) -> io::Result<()> {
+        use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
         let spec = Itimerspec {
             it_interval: Timespec {
                 tv_sec: 0,
@@ -44,7 +71,11 @@ impl Pacer {
             },
             it_value: Timespec {
                 tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: wait.subsec_nanos().into(),
+                // A timer of nothing would be no timer.
+                tv_nsec: wait
+                    .subsec_nanos()
+                    .max(u32::from(wait.as_secs() == 0))
+                    .into(),
             },
         };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec)?;

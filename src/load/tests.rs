@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::connection::{Bytes, Connection, Failure};
 use super::pacer::Arrivals;
 use super::workload::{BodyEnd, Chunks, read_head};
-use super::{LoadPlan, LoadTarget, Pace, Ramp, Workload, hlog};
+use super::{LoadPlan, LoadTarget, Pace, REQUEST_TIMEOUT, Ramp, Workload, hlog};
 
 #[test]
 fn heads_say_how_their_body_ends() {
@@ -140,6 +141,24 @@ fn arrivals_are_complete_in_order_and_within_their_stage() {
             );
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_never_answers_is_given_up_after_its_time() {
+    // Connections to it stay in its queue.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let target = LoadTarget {
+        authority: address.to_string(),
+        addresses: vec![address],
+        path: "/".to_owned(),
+    };
+    let workload = Workload::http(&target.authority, "/", None, 0, true);
+    let mut connection = Connection::open(&target).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let outcome = connection.exchange(&workload, &mut Bytes::default()).await;
+    assert_eq!(outcome, Err(Failure::Timeout));
+    assert!(began.elapsed() >= REQUEST_TIMEOUT && !connection.is_reusable());
 }
 
 #[test]

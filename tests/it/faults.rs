@@ -212,6 +212,67 @@ async fn bad_requests_change_nothing_and_faults_end_by_time() {
     no_leaks(entryway).await;
 }
 
+#[tokio::test]
+async fn odd_names_and_bodies_are_taken_as_they_are() {
+    let upstream = Upstream::echo().await;
+    let (entryway, faults) = start(&upstream).await;
+    for attributes in [
+        r#"{"latency":"long"}"#,
+        r#"{"latency":1.5}"#,
+        r#"{"jitter":[]}"#,
+        r#"[1]"#,
+        r#""latency""#,
+    ] {
+        let body = format!(r#"{{"type":"latency","attributes":{attributes}}}"#);
+        let (status, answer) = api(faults, "POST", TOXICS, &body).await;
+        assert_eq!(status, 400, "{attributes}: {answer}");
+    }
+    let names = [
+        ("söder", "s%C3%B6der", 200),
+        ("日本 🎌", "%E6%97%A5%E6%9C%AC%20%F0%9F%8E%8C", 200),
+        ("%", "%25", 200),
+        // Decoded before it is split, as Toxiproxy does: only /reset reaches it.
+        ("a/b", "a%2Fb", 404),
+    ];
+    for (name, path, status) in names {
+        let body = format!(r#"{{"name":"{name}","type":"noop","ttl":"24h"}}"#);
+        ok(faults, "POST", TOXICS, &body).await;
+        let (got, shown) = api(faults, "GET", &format!("{TOXICS}/{path}"), "").await;
+        assert_eq!(got, status, "{name}");
+        assert!(status == 404 || shown["name"] == name, "{shown}");
+        let (again, _) = api(faults, "POST", TOXICS, &body).await;
+        assert_eq!(again, 409, "{name} twice");
+    }
+    let list = ok(faults, "GET", "/faults", "").await;
+    let list = list["faults"].as_array().unwrap();
+    let left = list.iter().map(|one| one["ttl_left_s"].as_f64().unwrap());
+    let left: Vec<f64> = left.collect();
+    assert!(
+        left.len() == names.len() && left.iter().all(|left| *left <= 600.0),
+        "more than faults.max_ttl: {left:?}"
+    );
+    ok(faults, "POST", "/reset", "").await;
+    let long = "x".repeat(1 << 20);
+    let body = format!(r#"{{"name":"{long}","type":"noop"}}"#);
+    let made = ok(faults, "POST", TOXICS, &body).await;
+    assert_eq!(made["name"].as_str().map(str::len), Some(1 << 20));
+    let taken = upstream.address;
+    let body = format!(r#"{{"name":"taken","listen":"{taken}","upstream":"{taken}"}}"#);
+    assert_eq!(api(faults, "POST", "/proxies", &body).await.0, 500);
+    let populate = async |listen: &str| {
+        let body = format!(r#"[{{"name":"extra","listen":"{listen}","upstream":"{taken}"}}]"#);
+        ok(faults, "POST", "/populate", &body).await
+    };
+    let first = populate("127.0.0.1:0").await;
+    let second = populate(first["proxies"][0]["listen"].as_str().unwrap()).await;
+    assert_eq!(first, second);
+    let listed = ok(faults, "GET", "/proxies", "").await;
+    assert_eq!(listed.as_object().unwrap().len(), 2, "{listed}");
+    ping(&mut entryway.connect().await, b"hello").await;
+    ok(faults, "DELETE", "/proxies/extra", "").await;
+    no_leaks(entryway).await;
+}
+
 /// A transfer that never ends, between threads of its own, so that nothing in the test holds it up. Every byte is checked.
 struct Transfer {
     /// Bytes that have arrived.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::harness::child::{Process, command, run};
+use crate::harness::child::{BINARY, Process, command, run};
 use crate::harness::eventually;
 
 /// What a server of these tests does with each request.
@@ -193,6 +193,88 @@ async fn failures_are_named_by_their_cause() {
         assert_eq!(json["requests"]["by_error"][cause], 20, "{json}");
         assert!(json["latency_ms"]["p50"].is_null());
     }
+}
+
+#[tokio::test]
+async fn a_target_that_hangs_up_at_once_answers_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let (code, json, err) = load(address, &["--rate", "50", "--duration", "400ms"]).await;
+    assert_eq!(code, 0, "{err}");
+    // Whether a request was on its way already decides between the two.
+    let by_error = &json["requests"]["by_error"];
+    let both = ["closed", "reset"].map(|cause| by_error[cause].as_u64().unwrap_or(0));
+    assert_eq!((count(&json, "ok"), both.iter().sum()), (0, 20), "{json}");
+}
+
+#[tokio::test]
+async fn a_rate_beyond_the_machine_is_said_with_the_one_reached() {
+    let server = server(Answers::Ok(Duration::ZERO)).await;
+    let flags = ["--rate", "1000000", "--duration", "300ms"];
+    let (code, json, err) = load(server, &flags).await;
+    assert_eq!(code, 0, "{err}");
+    let counted = ["ok", "failed", "skipped"].map(|field| count(&json, field));
+    assert_eq!(counted.iter().sum::<u64>(), 300_000, "{json}");
+    let achieved = json["rate"]["achieved"].as_f64().unwrap();
+    assert!(achieved < 900_000.0, "{json}");
+    let said = json["warnings"].to_string();
+    let reached = format!("1000000/s were asked for and {achieved:.0}/s reached");
+    assert!(said.contains(&reached), "{json}");
+}
+
+#[tokio::test]
+async fn a_generator_that_stood_still_says_so() {
+    let server = server(Answers::Ok(Duration::ZERO)).await.to_string();
+    let words = ["load", &server, "--rate", "100", "--duration", "3s"];
+    let more = ["--warmup", "0s", "--output", "json"];
+    let mut process = Process::spawn(command(&[&words[..], &more].concat()));
+    eventually("a second of progress", || process.err().contains("ok/s")).await;
+    process.signal(Signal::STOP);
+    // The pause is what is measured.
+    tokio::time::sleep(Duration::from_millis(1300)).await;
+    process.signal(Signal::CONT);
+    let status = process.wait().await;
+    assert_eq!(status.code(), Some(0), "{}", process.err());
+    let json: Value = serde_json::from_str(process.out().lines().next().unwrap()).unwrap();
+    let said = json["warnings"].to_string();
+    assert!(said.contains("was stopped for 1."), "{json}");
+    assert!(
+        json["latency_ms"]["max"].as_f64().unwrap() >= 1000.0,
+        "{json}"
+    );
+}
+
+#[tokio::test]
+async fn a_result_that_finds_no_room_fails_the_run_and_not_the_result() {
+    let server = server(Answers::Ok(Duration::ZERO)).await;
+    let folder = tempfile::tempdir().unwrap();
+    for ending in ["json", "hlog", "html", "csv"] {
+        let file = folder.path().join(format!("full.{ending}"));
+        std::os::unix::fs::symlink("/dev/full", &file).unwrap();
+        let file = file.to_str().unwrap();
+        let flags = ["--rate", "100", "--duration", "100ms", "--out", file];
+        let (code, json, err) = load(server, &flags).await;
+        assert_eq!(code, 71, "{err}");
+        assert_eq!(count(&json, "ok"), 10, "{json}");
+        assert!(
+            err.contains(file) && err.contains("only this file is missing"),
+            "{err}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn too_few_descriptors_are_said_before_the_start() {
+    let mut shell = tokio::process::Command::new("sh");
+    shell.arg("-c").arg("ulimit -n 1024; exec \"$0\" \"$@\"");
+    shell.arg(BINARY).args(["load", "127.0.0.1:1"]);
+    let output = shell.args(["--connections", "10000"]).output().await;
+    let output = output.unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(71), "{err}");
+    assert!(err.contains("and 1024 are allowed"), "{err}");
+    assert!(output.stdout.is_empty());
 }
 
 #[tokio::test]

@@ -247,13 +247,15 @@ pub fn races(_lab: &Topology, table: &mut Table) {
     let connects = threads * each;
     table.row(
         &format!("{connects} connects, slow links"),
-        "races; no byte to two; losers closed ≤ 50ms",
+        "races; no byte to two; losers closed: p95 ≤ 50ms, all ≤ 500ms",
         format!(
             "{hedges} hedges, {losers} losers accepted, slowest closed {slowest:.1?}, {late} late; {twice} twice; {failed} fail"
         ),
         hedges > connects as f64 / 10.0
             && twice == 0
-            && late == 0
+            // The end itself waits in the queue of the slow link, up to its 300 ms.
+            && late * 20 <= losers
+            && slowest <= 500 * MS
             && failed == 0
             && all_ended
             && places.len() == connects,
@@ -301,12 +303,14 @@ pub fn local_ports_run_out(_lab: &Topology, table: &mut Table) {
     drop((held, more));
     let local = proxy.metric("entryway_connect_attempts_total", &["result=\"local\""]);
     let rounds = proxy.metric("entryway_local_fault_rounds_total", &[]);
-    let said = proxy
-        .process
-        .log()
-        .lines()
-        .filter(|line| line.contains("\"event\":\"resource\"") && line.contains("no local port"))
-        .count();
+    let lines = || {
+        let log = proxy.process.log();
+        let told =
+            |line: &&str| line.contains("\"event\":\"resource\"") && line.contains("no local port");
+        let count = log.lines().filter(told).count();
+        (count > 0).then_some(count)
+    };
+    let said = within(5 * SECOND, lines).unwrap_or(0);
     let transitions = proxy.transitions() - changes;
     let after = eventually(5 * SECOND, || request(proxy.address, 5 * SECOND).ok());
     table.row(

@@ -33,7 +33,7 @@ pub fn full_size_packets_vanish(topology: &Topology, table: &mut Table) {
         proxy.state("a"),
         proxy.metric("entryway_bytes_total", &["download", "zone=\"a\""]),
     );
-    let line = within(SECOND, || closed_line(&proxy, "user_timeout"));
+    let line = within(5 * SECOND, || closed_line(&proxy, "user_timeout"));
     Fault::LargePackets.end(topology, "a");
     let hint = line
         .as_ref()
@@ -74,11 +74,15 @@ pub fn blackhole_route(_lab: &Topology, table: &mut Table) {
     let down = within(20 * SECOND, || {
         (proxy.state("a") == "down").then(|| began.elapsed())
     });
-    let named = proxy
-        .process
-        .log()
-        .lines()
-        .any(|line| line.contains("endpoint.state") && line.contains("blackhole"));
+    // Lines are written by a thread of their own: the state can be seen before the line.
+    let named = within(5 * SECOND, || {
+        let log = proxy.process.log();
+        let mut lines = log.lines();
+        lines
+            .any(|line| line.contains("endpoint.state") && line.contains("blackhole"))
+            .then_some(())
+    })
+    .is_some();
     sh(&format!("ip route del blackhole {route}"));
     table.row(
         "a blackhole route of this machine",

@@ -119,7 +119,7 @@ pub struct StartContext {
 
 /// A listener with its bound addresses.
 #[derive(Clone, Debug)]
-pub struct Listener {
+pub struct BoundListener {
     pub name: ListenerName,
     pub addresses: Vec<SocketAddr>,
     /// What its connections share.
@@ -134,7 +134,7 @@ pub struct Listener {
 #[derive(Clone, Debug)]
 pub struct Handles {
     /// In the order of the settings, as the upstreams.
-    pub listeners: Arc<[Listener]>,
+    pub listeners: Arc<[BoundListener]>,
     pub upstreams: Arc<[Upstream]>,
     pub registry: Registry,
     pub metrics: Metrics,
@@ -288,7 +288,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
         .copied()
         .chain(admin.addresses());
     #[cfg(feature = "faults")]
-    let own = own.chain(faults.as_ref().map(faults::Bound::address));
+    let own = own.chain(faults.as_ref().map(faults::BoundFaultsApi::address));
     let own: Vec<SocketAddr> = own.collect();
     let settings = &config.settings;
     let workers = settings.runtime.worker_threads();
@@ -333,7 +333,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
         accepting.fire();
     }
     let mut open_sockets = Vec::new();
-    let mut listeners: Vec<Listener> = Vec::new();
+    let mut listeners: Vec<BoundListener> = Vec::new();
     let mut bound = bound.into_iter();
     for (listener, bound) in settings.listeners.iter().zip(bound.by_ref()) {
         let upstream = upstream_of(&upstreams, &listener.upstream);
@@ -359,7 +359,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
             },
         );
         open_sockets.push((listener.name.clone(), is_managed, running.sockets));
-        listeners.push(Listener {
+        listeners.push(BoundListener {
             name: ListenerName::new(&listener.name),
             addresses,
             route,

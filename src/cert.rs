@@ -55,7 +55,7 @@ pub enum Error {
 
 /// Where files go, and whether they may replace others.
 #[derive(Clone, Debug)]
-pub struct Output {
+pub struct CertificateFolder {
     pub folder: PathBuf,
     pub force: bool,
 }
@@ -77,7 +77,11 @@ pub struct Description {
 }
 
 /// Creates an authority: `ca.pem`, `ca.key` and an empty `ca.crl`.
-pub fn create_authority(output: &Output, name: &str, days: u32) -> Result<Vec<PathBuf>, Error> {
+pub fn create_authority(
+    output: &CertificateFolder,
+    name: &str,
+    days: u32,
+) -> Result<Vec<PathBuf>, Error> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = params(Vec::new(), name, days);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -97,7 +101,7 @@ pub fn create_authority(output: &Output, name: &str, days: u32) -> Result<Vec<Pa
 /// Issues a certificate for a server of these DNS names; the first one names the files.
 pub fn issue_server(
     authority: &Path,
-    output: &Output,
+    output: &CertificateFolder,
     names: &[String],
     days: u32,
 ) -> Result<Vec<PathBuf>, Error> {
@@ -124,7 +128,7 @@ pub fn issue_server(
 /// Issues a certificate for a client: `identity` is a URI or a DNS name.
 pub fn issue_client(
     authority: &Path,
-    output: &Output,
+    output: &CertificateFolder,
     identity: &str,
     days: u32,
 ) -> Result<Vec<PathBuf>, Error> {
@@ -253,7 +257,7 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
 
 fn issue(
     authority: &Path,
-    output: &Output,
+    output: &CertificateFolder,
     name: &str,
     alternatives: Vec<SanType>,
     purpose: ExtendedKeyUsagePurpose,
@@ -370,7 +374,7 @@ fn file_name(name: &str) -> String {
 }
 
 /// Writes all files or, where one exists already, none.
-fn write_all(output: &Output, files: &[(&str, String)]) -> Result<Vec<PathBuf>, Error> {
+fn write_all(output: &CertificateFolder, files: &[(&str, String)]) -> Result<Vec<PathBuf>, Error> {
     fs::create_dir_all(&output.folder).map_err(|error| io_error(&output.folder, error))?;
     let paths: Vec<PathBuf> = files
         .iter()

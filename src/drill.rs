@@ -1,7 +1,7 @@
 //! `entryway drill`: sets a fault on purpose, drives requests through it, and says what became of them.
 //!
 //! One run has three parts: some seconds before the fault, the fault, and the time until its zone is used again. What
-//! is drilled ([`Subject`]) is a running instance, one of the drill's own before mock zones, or a HAProxy before the
+//! is drilled ([`DrillSubject`]) is a running instance, one of the drill's own before mock zones, or a HAProxy before the
 //! same mocks. Every number is taken here, from outside: requests are the drill's own, states are asked for every few
 //! milliseconds. A fault of an instance ends with its ttl, or when the drill is not heard of for five seconds.
 
@@ -16,8 +16,8 @@ use crate::faults::DrillKind;
 use crate::load::slo::Term;
 
 pub use instance::Instance;
-pub use output::{Kind as OutputKind, write as write_output};
-pub use report::{ASSERT_NAMES, Report, Summary};
+pub use output::{DrillOutput as OutputKind, write as write_output};
+pub use report::{ASSERT_NAMES, DrillReport, DrillSummary};
 pub use run::run;
 
 pub mod embedded;
@@ -31,7 +31,7 @@ mod run;
 
 /// What a drill does.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct DrillPlan {
     pub kind: DrillKind,
     /// Where it happens; `None` for kinds that do not happen to one zone.
     pub zone: Option<String>,
@@ -66,7 +66,7 @@ pub enum Error {
 
 /// How things stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
+pub struct DrillView {
     /// An address that the fault acts on is marked down.
     pub is_down: bool,
     /// The zone that new connections go to.
@@ -74,7 +74,7 @@ pub struct View {
 }
 
 /// What is drilled.
-pub trait Subject {
+pub trait DrillSubject {
     /// Pause between two looks at it.
     const LOOK: Duration;
 
@@ -85,23 +85,23 @@ pub trait Subject {
     fn target(&self) -> SocketAddr;
 
     /// Sets the fault.
-    fn set(&mut self, plan: &Plan) -> impl Future<Output = Result<(), Error>>;
+    fn set(&mut self, plan: &DrillPlan) -> impl Future<Output = Result<(), Error>>;
 
     /// Says that the drill is alive: about once a second while the fault stands.
     fn keep(&mut self) -> impl Future<Output = Result<(), Error>>;
 
     /// Takes the fault back.
-    fn clear(&mut self, plan: &Plan) -> impl Future<Output = Result<(), Error>>;
+    fn clear(&mut self, plan: &DrillPlan) -> impl Future<Output = Result<(), Error>>;
 
     /// Looks at it.
-    fn look(&mut self, plan: &Plan) -> impl Future<Output = Result<View, Error>>;
+    fn look(&mut self, plan: &DrillPlan) -> impl Future<Output = Result<DrillView, Error>>;
 
     /// Which zone our connections lead to, by the port on our side; of those that are open.
     fn zones_of(&mut self) -> impl Future<Output = Result<HashMap<u16, String>, Error>>;
 
     /// Whether a zone other than the drilled one has answered anybody since the fault was set, where this can be said
     /// without asking for connections.
-    fn others_answer(&mut self, plan: &Plan) -> impl Future<Output = Result<bool, Error>>;
+    fn others_answer(&mut self, plan: &DrillPlan) -> impl Future<Output = Result<bool, Error>>;
 
     /// Connections that were held so far, where there is such a thing.
     fn held(&mut self) -> impl Future<Output = Result<Option<u64>, Error>>;

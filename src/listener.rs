@@ -115,7 +115,7 @@ pub struct Running {
 
 /// Why the sockets are closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Close {
+enum CloseCause {
     Drain,
     /// Mode `refuse`, and no address is usable.
     Unusable,
@@ -188,13 +188,13 @@ impl Listener {
             let close = listener.accept_all(&mut failing, &mut stop).await;
             listener.set_up(false);
             // A failure that goes on is told by its `resource` lines.
-            if close != Close::Failed || failing.is_none() {
+            if close != CloseCause::Failed || failing.is_none() {
                 listener.log_down(close);
             }
             match close {
-                Close::Drain => return,
-                Close::Unusable | Close::Refusing => {}
-                Close::Failed => {
+                CloseCause::Drain => return,
+                CloseCause::Unusable | CloseCause::Refusing => {}
+                CloseCause::Failed => {
                     let pause = failing.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
                     failing = Some(pause);
                     tokio::select! {
@@ -215,14 +215,14 @@ impl Listener {
         self: &Arc<Self>,
         failing: &mut Option<Duration>,
         stop: &mut DrainWatcher,
-    ) -> Close {
+    ) -> CloseCause {
         let sockets = self.open.get();
         let loops = match AcceptLoops::start(self, &sockets) {
             Ok(loops) => loops,
             Err(error) => {
                 self.open.set(Vec::new());
                 self.route.accept_failed(&error);
-                return Close::Failed;
+                return CloseCause::Failed;
             }
         };
         let mut up = false;
@@ -234,19 +234,19 @@ impl Listener {
             }
             tokio::select! {
                 biased;
-                () = stop.fired() => break Close::Drain,
-                () = self.unusable() => break Close::Unusable,
-                () = self.route.refusing(true), if !self.is_shared() => break Close::Refusing,
-                () = loops.failed() => break Close::Failed,
+                () = stop.fired() => break CloseCause::Drain,
+                () = self.unusable() => break CloseCause::Unusable,
+                () = self.route.refusing(true), if !self.is_shared() => break CloseCause::Refusing,
+                () = loops.failed() => break CloseCause::Failed,
                 () = sleep(RETRY.1), if !up => *failing = None,
             }
         };
         loops.stop().await;
         self.open.set(Vec::new());
-        if self.is_shared() && close == Close::Drain {
+        if self.is_shared() && close == CloseCause::Drain {
             return close;
         }
-        if close == Close::Drain {
+        if close == CloseCause::Drain {
             for socket in sockets.iter() {
                 // Where the kernel refuses, only clients of the very last moment are reset.
                 let _ = drop_new_syns(socket);
@@ -351,10 +351,10 @@ impl Listener {
         }
     }
 
-    fn log_down(&self, close: Close) {
+    fn log_down(&self, close: CloseCause) {
         let (events, name) = (&self.route.events, self.route.listener.as_str());
         match close {
-            Close::Drain => {
+            CloseCause::Drain => {
                 event!(
                     events,
                     INFO,
@@ -363,15 +363,15 @@ impl Listener {
                     name = name
                 );
             }
-            Close::Unusable => {
+            CloseCause::Unusable => {
                 let text = "closed while no address is usable";
                 event!(events, WARN, "listener.down", text, name = name);
             }
-            Close::Refusing => {
+            CloseCause::Refusing => {
                 let text = "closed by a fault that is set on purpose";
                 event!(events, WARN, "listener.down", text, name = name);
             }
-            Close::Failed => {
+            CloseCause::Failed => {
                 event!(
                     events,
                     ERROR,

@@ -95,7 +95,7 @@ impl Metrics {
     /// Every series of a family: its label values in the family's order, and its value.
     pub fn series(&self, family: &Family) -> Vec<(Box<[Box<str>]>, f64)> {
         let found = self.registry.read(family.name, &[]);
-        let number = |(labels, reading): registry::Sample| (labels, reading.number());
+        let number = |(labels, reading): registry::SeriesSample| (labels, reading.number());
         found.into_iter().map(number).collect()
     }
 

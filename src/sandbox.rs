@@ -21,10 +21,10 @@ use std::sync::OnceLock;
 
 use crate::sys::port_owner::{self, PortOwner};
 use crate::sys::process::Inherited;
-pub use child::{Child, Output, start_command, start_successor};
+pub use child::{Child, ChildOutput, start_command, start_successor};
 use helper::Helper;
 pub(crate) use program::HANDOVER;
-pub use program::Places;
+pub use program::Placeholders;
 
 mod child;
 mod helper;
@@ -54,7 +54,7 @@ pub struct Allowed {
 
 /// Whether the sandbox holds, as `/v1/status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
+pub struct SandboxStatus {
     pub on: bool,
     /// Why not.
     pub reason: Option<String>,
@@ -70,7 +70,7 @@ pub struct Status {
 
 #[derive(Debug)]
 struct Sandbox {
-    status: Status,
+    status: SandboxStatus,
     inside: Option<(Helper, Allowed)>,
 }
 
@@ -80,7 +80,7 @@ static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 /// restricted. `inherited`: what a process started by the helper is to get back. Done once.
 pub fn enter(allowed: Allowed, inherited: &Inherited) {
     let outside = |reason: String| Sandbox {
-        status: Status::outside(reason),
+        status: SandboxStatus::outside(reason),
         inside: None,
     };
     SANDBOX.get_or_init(|| {
@@ -93,7 +93,7 @@ pub fn enter(allowed: Allowed, inherited: &Inherited) {
         };
         match landlock::restrict(&allowed) {
             Ok(version) => Sandbox {
-                status: Status {
+                status: SandboxStatus {
                     on: true,
                     reason: None,
                     landlock: Some(version),
@@ -112,15 +112,15 @@ pub fn enter(allowed: Allowed, inherited: &Inherited) {
 /// Leaves this process as it is, and says why.
 pub fn stay_outside(reason: &str) {
     SANDBOX.get_or_init(|| Sandbox {
-        status: Status::outside(reason.to_owned()),
+        status: SandboxStatus::outside(reason.to_owned()),
         inside: None,
     });
 }
 
 /// Whether the sandbox holds.
-pub fn status() -> Status {
+pub fn status() -> SandboxStatus {
     SANDBOX.get().map_or_else(
-        || Status::outside("not asked for".to_owned()),
+        || SandboxStatus::outside("not asked for".to_owned()),
         |sandbox| sandbox.status.clone(),
     )
 }
@@ -229,9 +229,9 @@ impl Allowed {
     }
 }
 
-// === impl Status ===
+// === impl SandboxStatus ===
 
-impl Status {
+impl SandboxStatus {
     fn outside(reason: String) -> Self {
         Self {
             on: false,

@@ -11,6 +11,7 @@ pub mod limits;
 pub mod local_address;
 pub mod pipe;
 pub mod port_owner;
+pub mod private_folder;
 pub mod process;
 pub mod socket;
 pub mod tcp_info;

@@ -20,6 +20,23 @@ const LONG_BUT_ONE_SUBJECT: &[(&str, &str)] = &[];
 /// The only files with `unsafe`: each wraps one system call that no library in the tree offers.
 const UNSAFE_FILES: &[&str] = &["src/sys/tcp_info.rs", "src/sys/process.rs"];
 
+/// Names of types that stand more than once, and why. Every other name says which part of the crate it belongs to.
+const SHARED_TYPE_NAMES: &[(&str, &str)] = &[
+    ("Error", "the error of a module: `module::Error`"),
+    (
+        "Shared",
+        "private: what the clones of a module's handle have in common",
+    ),
+    (
+        "Inner",
+        "private: what is behind the `Arc` of a module's handle",
+    ),
+    (
+        "Reads",
+        "private: a serde visitor inside the function that uses it",
+    ),
+];
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -329,6 +346,69 @@ fn unsafe_stays_in_its_files_and_long_files_are_one_subject() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_type_name_stands_once_in_the_crate() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in files_below(&root().join("src"), ".rs") {
+        let name = relative(&path);
+        if name.contains("/tests") {
+            continue;
+        }
+        for line in without_tests(&fs::read_to_string(&path).unwrap()).lines() {
+            let Some(name_of_type) = declared_type(line) else {
+                continue;
+            };
+            places.entry(name_of_type).or_default().push(name.clone());
+        }
+    }
+    assert!(
+        places.len() > 300,
+        "declarations are found: {}",
+        places.len()
+    );
+    let allowed = |name: &str| SHARED_TYPE_NAMES.iter().any(|(shared, _)| *shared == name);
+    let twice: Vec<_> = places
+        .iter()
+        .filter(|(name, places)| places.len() > 1 && !allowed(name))
+        .collect();
+    assert!(
+        twice.is_empty(),
+        "give each a name that says which: {twice:#?}"
+    );
+    for (name, _) in SHARED_TYPE_NAMES {
+        assert!(
+            places[*name].len() > 1,
+            "`{name}` stands once: take it out of the list"
+        );
+    }
+}
+
+/// The name that a line declares. Associated types of a trait belong to their trait.
+fn declared_type(line: &str) -> Option<String> {
+    let mut words = line.split_whitespace().peekable();
+    while words.peek().is_some_and(|word| word.starts_with("pub")) {
+        let visibility = words.next()?;
+        if visibility.contains('(') && !visibility.ends_with(')') {
+            words.next();
+        }
+    }
+    let keyword = words.next()?;
+    let is_alias = keyword == "type";
+    if !is_alias && !["struct", "enum", "union", "trait"].contains(&keyword) {
+        return None;
+    }
+    // An alias at the start of a line is a type of the crate; a deeper one is a trait's.
+    if is_alias && line.starts_with(' ') {
+        return None;
+    }
+    let name: String = words
+        .next()?
+        .chars()
+        .take_while(|c| c.is_alphanumeric())
+        .collect();
+    name.starts_with(char::is_uppercase).then_some(name)
 }
 
 #[test]

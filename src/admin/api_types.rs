@@ -41,14 +41,14 @@ pub struct StatusJson {
     pub faults: Option<String>,
     /// Whether this process is restricted, and to what.
     #[serde(default)]
-    pub sandbox: Sandbox,
+    pub sandbox: SandboxJson,
     pub listeners: Vec<ListenerJson>,
     pub upstreams: Vec<UpstreamJson>,
 }
 
 /// The sandbox in `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sandbox {
+pub struct SandboxJson {
     /// It is in force.
     pub on: bool,
     /// Why not.

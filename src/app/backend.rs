@@ -7,7 +7,7 @@ use super::upgrade::{UpgradeError, UpgradeRequest};
 use super::{Handles, ReloadError, Reloader, instance_metrics};
 use crate::admin::api_types::{
     BytesJson, Changed, ChangedEndpoint, ConnectionJson, DnsJson, EndpointJson, Endpoints, Explain,
-    HopRow, HopsJson, ListenerJson, NameJson, Reloaded, Sandbox, StatusJson, UpgradedJson,
+    HopRow, HopsJson, ListenerJson, NameJson, Reloaded, SandboxJson, StatusJson, UpgradedJson,
     UpstreamJson,
 };
 use crate::admin::{
@@ -124,7 +124,7 @@ impl Backend for AdminBackend {
             sandbox: {
                 let sandbox = sandbox::status();
                 let files = sandbox.files.iter();
-                Sandbox {
+                SandboxJson {
                     on: sandbox.on,
                     reason: sandbox.reason,
                     landlock: sandbox.landlock,

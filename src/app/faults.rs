@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::hops::HopTasks;
 use super::upstream::{self, Shares, Upstream};
-use super::{Config, Listener, UpstreamConfig};
+use super::{BoundListener, Config, UpstreamConfig};
 use crate::admin::AdminBindError;
 use crate::connection::{Registry, WhenAllDown};
 use crate::dns::ResolverHandle;
@@ -47,7 +47,7 @@ const ENDING: Duration = Duration::from_secs(1);
 
 /// The API, bound and not yet served.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct BoundFaultsApi {
     /// `None` while the process that is replaced has the port.
     listener: Option<tokio::net::TcpListener>,
     address: SocketAddr,
@@ -76,10 +76,10 @@ pub(super) struct AddedListeners {
     pub settings: Settings,
     pub relay: Arc<RelayShared>,
     pub budget: DescriptorBudget,
-    pub added: Mutex<HashMap<String, Added>>,
+    pub added: Mutex<HashMap<String, AddedListener>>,
 }
 
-pub(super) struct Added {
+pub(super) struct AddedListener {
     /// The upstream with its tasks, which end with it.
     _upstream: (Arc<[Upstream]>, ResolverHandle, JoinSet<()>),
     stop: DrainTrigger,
@@ -89,19 +89,21 @@ pub(super) struct Added {
 pub(super) fn bind(
     settings: &FaultsSettings,
     replaces: bool,
-) -> Result<Option<Bound>, AdminBindError> {
+) -> Result<Option<BoundFaultsApi>, AdminBindError> {
     let bound = settings.bind.map(|address| match listen(address) {
         Ok(listener) => {
             let address = listener.local_addr().unwrap_or(address);
-            Ok(Bound {
+            Ok(BoundFaultsApi {
                 listener: Some(listener),
                 address,
             })
         }
-        Err(error) if replaces && error.kind() == std::io::ErrorKind::AddrInUse => Ok(Bound {
-            listener: None,
-            address,
-        }),
+        Err(error) if replaces && error.kind() == std::io::ErrorKind::AddrInUse => {
+            Ok(BoundFaultsApi {
+                listener: None,
+                address,
+            })
+        }
         Err(error) => Err(AdminBindError {
             what: "faults",
             address,
@@ -156,9 +158,9 @@ fn listen(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(listener)
 }
 
-// === impl Bound ===
+// === impl BoundFaultsApi ===
 
-impl Bound {
+impl BoundFaultsApi {
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -168,7 +170,7 @@ impl Bound {
         self,
         added: AddedListeners,
         drills: DrillGround,
-        listeners: &[Listener],
+        listeners: &[BoundListener],
         draining: DrainWatcher,
         tasks: &mut JoinSet<()>,
     ) -> Faults {
@@ -362,7 +364,7 @@ impl Listeners for AddedListeners {
                 stop: stopped,
             },
         );
-        let added = Added {
+        let added = AddedListener {
             _upstream: (upstreams, resolver, tasks),
             stop,
         };

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Config, Error, Listener, Upstream};
+use super::{BoundListener, Config, Error, Upstream};
 use crate::connection::{ListenerContext, Registry, WhenAllDown};
 use crate::drain::DrainWatcher;
 use crate::events::{Events, event};
@@ -52,8 +52,8 @@ pub(super) fn listeners(
     upstreams: &[Upstream],
     addresses: &[SocketAddr],
     route: impl Fn(&Upstream, &ListenerSettings) -> Arc<ListenerContext>,
-) -> Vec<Listener> {
-    let way = |upstream: &Upstream| Listener {
+) -> Vec<BoundListener> {
+    let way = |upstream: &Upstream| BoundListener {
         name: ListenerName::new(NAME),
         addresses: addresses.to_vec(),
         route: route(upstream, &listener_to(&upstream.name)),
@@ -87,7 +87,7 @@ pub(super) fn routes(config: &Config) -> Routes {
 pub(super) fn start(
     config: &Config,
     bound: Bound,
-    ways: &[Listener],
+    ways: &[BoundListener],
     shared: Shared<'_>,
 ) -> Result<Gateway, Error> {
     let settings = config.settings.gateway.clone();

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::{OUTPUT, OutputFormat};
 use super::error::{CliError, code};
-use crate::cert::{self, Description, Error, Output};
+use crate::cert::{self, CertificateFolder, Description, Error};
 
 pub(super) fn run(matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliError> {
     let Some((verb, matches)) = matches.subcommand() else {
@@ -23,7 +23,7 @@ pub(super) fn run(matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliErr
         "ca" | "show" => PathBuf::new(),
         _ => path("ca").unwrap_or_default(),
     };
-    let target = || Output {
+    let target = || CertificateFolder {
         folder: path("out").unwrap_or_else(|| authority.clone()),
         force: matches.get_flag("force"),
     };

@@ -40,7 +40,7 @@ pub struct ChildCommand {
 
 /// The running command.
 #[derive(Debug)]
-pub struct Child {
+pub struct WrappedCommand {
     child: tokio::process::Child,
     _own: Option<OwnChild>,
 }
@@ -105,7 +105,7 @@ impl ChildCommand {
         listen: Option<SocketAddr>,
         admin: Option<SocketAddr>,
         inherited: &Inherited,
-    ) -> Result<Child, CliError> {
+    ) -> Result<WrappedCommand, CliError> {
         let mut command = std::process::Command::new(&self.words[0]);
         command.args(&self.words[1..]);
         for name in NOT_FOR_CHILDREN {
@@ -126,7 +126,7 @@ impl ChildCommand {
             .spawn()
             .map_err(|error| self.not_started(&error.to_string()))?;
         let _own = child.id().map(OwnChild::register);
-        Ok(Child { child, _own })
+        Ok(WrappedCommand { child, _own })
     }
 }
 
@@ -144,9 +144,9 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
-// === impl Child ===
+// === impl WrappedCommand ===
 
-impl Child {
+impl WrappedCommand {
     /// Its exit code, 128+n when signal n ended it. Cancel-safe.
     pub async fn wait(&mut self) -> u8 {
         let status = self.child.wait().await;

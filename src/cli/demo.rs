@@ -14,6 +14,8 @@ use crate::demo;
 use crate::events::Log;
 use crate::mock::{self, Mock, MockConfig};
 use crate::settings::Loaded;
+#[cfg(feature = "gateway")]
+use crate::sys::private_folder::PrivateFolder;
 
 /// The preferred listen address.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8182);
@@ -45,9 +47,10 @@ pub async fn run(forever: bool) -> Result<u8, CliError> {
 pub async fn run_laptop() -> Result<u8, CliError> {
     let mock = mock::start(MockConfig::default())
         .map_err(|error| CliError::new(code::CANNOT_BIND, error.to_string()))?;
-    let folder = Folder::new()?;
+    let folder =
+        PrivateFolder::new("demo").map_err(|error| CliError::new(code::OS, error.to_string()))?;
     let (interrupt, signals) = interrupt();
-    let played = demo::laptop::run(&mock, &folder.0, interrupt).await;
+    let played = demo::laptop::run(&mock, folder.path(), interrupt).await;
     code_of(played, signals).await
 }
 
@@ -60,34 +63,6 @@ pub async fn run_laptop() -> Result<u8, CliError> {
         "this build has no gateway, which the laptop tunnel needs",
     )
     .next("cargo run --release -- demo --laptop"))
-}
-
-/// A folder that only we can read, removed at the end.
-#[cfg(feature = "gateway")]
-struct Folder(std::path::PathBuf);
-
-#[cfg(feature = "gateway")]
-impl Folder {
-    fn new() -> Result<Self, CliError> {
-        use std::os::unix::fs::DirBuilderExt;
-        let name = format!(
-            "entryway-demo-{}-{:x}",
-            std::process::id(),
-            fastrand::u64(..)
-        );
-        let path = std::env::temp_dir().join(name);
-        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|error| CliError::new(code::OS, format!("{}: {error}", path.display())))?;
-        Ok(Self(path))
-    }
-}
-
-#[cfg(feature = "gateway")]
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What is left in the folder for temporary files is removed by the system.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 async fn code_of(

@@ -9,9 +9,9 @@ use super::args::{DRILLED_ZONE, OutputFormat};
 use super::error::{CliError, code};
 use super::signals::interrupt;
 use super::{instance, load_words, output};
-use crate::drill::embedded::{Mocks, OWN, Proxy, SHORTENED};
+use crate::drill::embedded::{EmbeddedProxy, Mocks, OWN, SHORTENED};
 use crate::drill::haproxy::{self, HaProxy};
-use crate::drill::{self, Error, Instance, Interrupt, OutputKind, Plan, Report, Tell};
+use crate::drill::{self, DrillPlan, DrillReport, Error, Instance, Interrupt, OutputKind, Tell};
 use crate::faults::DrillKind;
 use crate::load::slo::Term;
 
@@ -45,9 +45,14 @@ pub async fn run(matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliErro
 }
 
 /// What the flags say about a drill of this subject.
-fn plan(kind: DrillKind, matches: &ArgMatches, zone: Option<String>, patience: Duration) -> Plan {
+fn plan(
+    kind: DrillKind,
+    matches: &ArgMatches,
+    zone: Option<String>,
+    patience: Duration,
+) -> DrillPlan {
     let asserts = matches.get_many::<Vec<Term>>("assert").unwrap_or_default();
-    Plan {
+    DrillPlan {
         kind,
         zone,
         length: matches.get_one("for").copied().unwrap_or_default(),
@@ -63,11 +68,11 @@ async fn drill_instance(
     instance: &mut Instance,
     patience: Duration,
     interrupt: Interrupt,
-) -> Result<(Plan, Report), CliError> {
+) -> Result<(DrillPlan, DrillReport), CliError> {
     let asked = matches.get_one::<String>(DRILLED_ZONE).map(String::as_str);
     let zone = instance.zone(kind, asked).await.map_err(failed)?;
     let plan = plan(kind, matches, zone, patience);
-    let report = drill::run(&plan, instance, &mut Progress, interrupt).await;
+    let report = drill::run(&plan, instance, &mut DrillProgress, interrupt).await;
     Ok((plan, report.map_err(failed)?))
 }
 
@@ -76,7 +81,7 @@ async fn embedded(
     kind: DrillKind,
     matches: &ArgMatches,
     interrupt: Interrupt,
-) -> Result<Report, CliError> {
+) -> Result<DrillReport, CliError> {
     let compares = matches.contains_id("compare");
     if compares && !haproxy::plays(kind) {
         return Err(CliError::new(
@@ -92,9 +97,9 @@ async fn embedded(
         false => None,
     };
     let loaded = load_words(mocks.arguments())?;
-    let proxy = Proxy::start(loaded).await.map_err(failed)?;
+    let proxy = EmbeddedProxy::start(loaded).await.map_err(failed)?;
     let (mut instance, patience) = Instance::open(proxy.admin()).await.map_err(failed)?;
-    Progress.tell(
+    DrillProgress.tell(
         Duration::ZERO,
         &format!("an entryway before three mock zones, its own is {OWN}; {SHORTENED}"),
     );
@@ -106,14 +111,14 @@ async fn embedded(
         // It has the zones to itself.
         drop(proxy);
         let name = other.name();
-        Progress.tell(Duration::ZERO, &format!("the same with {name}"));
-        let theirs = drill::run(&plan, &mut other, &mut Progress, interrupt).await;
+        DrillProgress.tell(Duration::ZERO, &format!("the same with {name}"));
+        let theirs = drill::run(&plan, &mut other, &mut DrillProgress, interrupt).await;
         report.compare(name, theirs.map_err(failed)?);
     }
     Ok(report)
 }
 
-fn finish(report: &Report, matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliError> {
+fn finish(report: &DrillReport, matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliError> {
     if output(matches) == OutputFormat::Json {
         let json = serde_json::to_string(&report.summary).map_err(std::io::Error::other)?;
         writeln!(to, "{json}")?;
@@ -147,9 +152,9 @@ fn failed(error: Error) -> CliError {
 }
 
 /// Progress on standard error.
-struct Progress;
+struct DrillProgress;
 
-impl Tell for Progress {
+impl Tell for DrillProgress {
     fn tell(&mut self, at: Duration, what: &str) {
         // A courtesy: a reader that is gone is no failure.
         let _ = writeln!(anstream::stderr(), "{:6.2} s  {what}", at.as_secs_f64());

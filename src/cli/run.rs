@@ -15,15 +15,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::block_on;
-use super::child::{self, Child};
+use super::child::{self, WrappedCommand};
 use super::error::{CliError, code};
 use super::signals::Signals;
 use super::status_line::StatusLine;
 use crate::addr::HostPort;
 use crate::admin::{AdminBindError, control_folder};
 use crate::app::{
-    self, Handles, Handover, Listener, News, Reloader, ShutdownOutcome, StartContext, StopRequest,
-    UpgradeRequest,
+    self, BoundListener, Handles, Handover, News, Reloader, ShutdownOutcome, StartContext,
+    StopRequest, UpgradeRequest,
 };
 use crate::events::Log;
 use crate::listener::BindError;
@@ -140,7 +140,7 @@ struct Run {
     all_gone: bool,
     /// The command, until it is started.
     waiting: Option<child::ChildCommand>,
-    child: Option<Child>,
+    child: Option<WrappedCommand>,
     /// CMD's, or the one of the signal that came before it was started.
     exit_code: Option<u8>,
     /// A signal or request was passed on to the child, so that the next signal to us is the second.
@@ -156,7 +156,7 @@ impl Run {
             let status = self.status.clone();
             tokio::spawn(print_listening(
                 self.handles.clone(),
-                Output::Stdout,
+                StandardStream::Stdout,
                 status,
             ));
         }
@@ -213,7 +213,11 @@ impl Run {
         let Some(command) = self.waiting.take() else {
             return Ok(());
         };
-        tokio::spawn(print_listening(self.handles.clone(), Output::Stderr, None));
+        tokio::spawn(print_listening(
+            self.handles.clone(),
+            StandardStream::Stderr,
+            None,
+        ));
         let listen = self
             .handles
             .listeners
@@ -359,7 +363,7 @@ async fn next_news(news: &mut Option<mpsc::UnboundedReceiver<News>>) -> News {
     }
 }
 
-async fn ended(child: &mut Option<Child>) -> u8 {
+async fn ended(child: &mut Option<WrappedCommand>) -> u8 {
     match child {
         Some(child) => child.wait().await,
         None => std::future::pending().await,
@@ -367,14 +371,18 @@ async fn ended(child: &mut Option<Child>) -> u8 {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Output {
+enum StandardStream {
     Stdout,
     Stderr,
 }
 
 /// Prints one line per listener, once every address has answered its first probe or a second has passed. Written on a
 /// thread of its own: a pipe that nobody reads must stall neither the proxy nor the start of a command.
-async fn print_listening(handles: Handles, output: Output, status: Option<StatusLine<io::Stderr>>) {
+async fn print_listening(
+    handles: Handles,
+    output: StandardStream,
+    status: Option<StatusLine<io::Stderr>>,
+) {
     let until = Instant::now() + FIRST_PROBES;
     let probed = async {
         while !handles
@@ -401,8 +409,8 @@ async fn print_listening(handles: Handles, output: Output, status: Option<Status
         }
         // Where nobody reads any more the proxy goes on.
         let _ = match output {
-            Output::Stderr => io::stderr().write_all(lines.as_bytes()),
-            Output::Stdout => {
+            StandardStream::Stderr => io::stderr().write_all(lines.as_bytes()),
+            StandardStream::Stdout => {
                 let mut stdout = io::stdout().lock();
                 stdout
                     .write_all(lines.as_bytes())
@@ -417,7 +425,7 @@ async fn print_listening(handles: Handles, output: Output, status: Option<Status
 }
 
 /// What the client map needs, to be pasted.
-fn paste_line(listener: &Listener) -> Option<String> {
+fn paste_line(listener: &BoundListener) -> Option<String> {
     let address = listener.addresses.first()?;
     let host = match address.ip().is_loopback() {
         true => "localhost".to_owned(),
@@ -432,7 +440,7 @@ fn paste_line(listener: &Listener) -> Option<String> {
     ))
 }
 
-fn line(listener: &Listener, handles: &Handles) -> String {
+fn line(listener: &BoundListener, handles: &Handles) -> String {
     let Some(upstream) = handles
         .upstreams
         .iter()

@@ -29,7 +29,7 @@ use crate::sys::socket::TcpOptions;
 use crate::types::{HopId, UpstreamName};
 use crate::upstream::endpoint::{Address, HopTarget};
 
-use command::Output;
+use command::LastLines;
 pub use credentials::Credentials;
 use exec::Exec;
 pub use health::{HopHealth, HopState, HopStatus};
@@ -278,7 +278,7 @@ impl Hop {
         spec: HopSpec,
         parts: &HopParts,
     ) -> Result<(Arc<Self>, Option<CommandSupervisor>), String> {
-        let output = Output::default();
+        let output = LastLines::default();
         let health = HopHealth::new(
             parts.upstream.clone(),
             spec.to_string(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::dns_lookup::{
-    LookedUpName, Names, WITHIN, addresses, in_use, key, sibling, system_names,
+    LookedUpName, LookedUpNames, WITHIN, addresses, in_use, key, sibling, system_names,
 };
 use super::input::{DoctorInput, UpstreamTarget};
 use super::ip_route;
@@ -19,7 +19,7 @@ use crate::upstream::endpoint::{EndpointSpec, Role};
 use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Stage `resolver`: one line a server.
-pub(super) fn check_servers(names: &Names) -> Vec<Check> {
+pub(super) fn check_servers(names: &LookedUpNames) -> Vec<Check> {
     let asked: Vec<&LookedUpName> = names
         .values()
         .filter(|name| name.source == AnswerSource::Dns)
@@ -110,7 +110,7 @@ fn is_sensible<T>(result: &Result<T, &LookupError>) -> bool {
 }
 
 /// Stage `names`: one line an endpoint, one for the candidates of a VPC endpoint, and what is odd about them together.
-pub(super) fn check_names(subject: &DoctorInput, names: &Names) -> Vec<Check> {
+pub(super) fn check_names(subject: &DoctorInput, names: &LookedUpNames) -> Vec<Check> {
     let mut checks = Vec::new();
     for target in &subject.targets {
         let (remote, ours): (Vec<_>, Vec<_>) = target
@@ -133,7 +133,11 @@ pub(super) fn check_names(subject: &DoctorInput, names: &Names) -> Vec<Check> {
     checks
 }
 
-fn check_name(target: &UpstreamTarget, endpoint: &EndpointSpec, names: &Names) -> Vec<Check> {
+fn check_name(
+    target: &UpstreamTarget,
+    endpoint: &EndpointSpec,
+    names: &LookedUpNames,
+) -> Vec<Check> {
     let facts = Facts::of_host(&endpoint.host, endpoint.port)
         .or("system", target.system.as_deref())
         .or("region", target.region.as_deref());
@@ -258,7 +262,7 @@ fn check_missing(
 }
 
 /// The zones of a VPC endpoint: those that do not answer are no fault, none at all is odd.
-fn check_zones(target: &UpstreamTarget, names: &Names) -> Option<Check> {
+fn check_zones(target: &UpstreamTarget, names: &LookedUpNames) -> Option<Check> {
     let candidates: Vec<&EndpointSpec> = target
         .endpoints
         .iter()
@@ -291,7 +295,7 @@ fn check_zones(target: &UpstreamTarget, names: &Names) -> Option<Check> {
 }
 
 /// One address only.
-fn check_number(target: &UpstreamTarget, names: &Names) -> Option<Check> {
+fn check_number(target: &UpstreamTarget, names: &LookedUpNames) -> Option<Check> {
     let used = in_use(names, target);
     let sockets: BTreeSet<SocketAddr> = used
         .iter()

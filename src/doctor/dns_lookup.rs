@@ -38,10 +38,10 @@ pub(super) struct LookedUpName {
 }
 
 /// All names, by host in lower case.
-pub(super) type Names = BTreeMap<String, LookedUpName>;
+pub(super) type LookedUpNames = BTreeMap<String, LookedUpName>;
 
 /// Looks up every name of every target, the sibling of each peered name, and of a query group also the system's names.
-pub(super) async fn look_up(subject: &DoctorInput) -> Names {
+pub(super) async fn look_up(subject: &DoctorInput) -> LookedUpNames {
     let mut hosts = BTreeSet::new();
     // The names of others are resolved by their hops.
     let endpoints = subject.targets.iter().flat_map(|target| &target.endpoints);
@@ -67,7 +67,7 @@ pub(super) async fn look_up(subject: &DoctorInput) -> Names {
             (host, name)
         });
     }
-    let mut names = Names::new();
+    let mut names = LookedUpNames::new();
     while let Some(ended) = asked.join_next().await {
         // A lookup that panicked says nothing; its name is missing and reported as such.
         names.extend(ended);
@@ -76,14 +76,17 @@ pub(super) async fn look_up(subject: &DoctorInput) -> Names {
 }
 
 /// The addresses of an endpoint, if its name has any.
-pub(super) fn addresses<'n>(names: &'n Names, endpoint: &EndpointSpec) -> &'n [IpAddr] {
+pub(super) fn addresses<'n>(names: &'n LookedUpNames, endpoint: &EndpointSpec) -> &'n [IpAddr] {
     let name = names.get(&key(&endpoint.host));
     name.and_then(|name| name.result.as_deref().ok())
         .unwrap_or_default()
 }
 
 /// The endpoints that take part: those whose name answers; of peered names the older only while the newer has none.
-pub(super) fn in_use<'w>(names: &Names, target: &'w UpstreamTarget) -> Vec<&'w EndpointSpec> {
+pub(super) fn in_use<'w>(
+    names: &LookedUpNames,
+    target: &'w UpstreamTarget,
+) -> Vec<&'w EndpointSpec> {
     let new_lives = target
         .endpoints
         .iter()

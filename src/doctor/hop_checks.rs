@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::dns_lookup::{self, Names};
+use super::dns_lookup::{self, LookedUpNames};
 use super::input::{DoctorInput, InstanceHop, UpstreamTarget};
 use super::probe_all::patient;
 use super::report::Check;
@@ -65,9 +65,9 @@ struct Behind {
 }
 
 /// Starts the hops of every upstream and waits until their commands are ready; started beside the DNS lookups.
-pub(super) struct Started(Vec<RunningHops>);
+pub(super) struct StartedHops(Vec<RunningHops>);
 
-pub(super) async fn start(subject: &DoctorInput) -> Started {
+pub(super) async fn start(subject: &DoctorInput) -> StartedHops {
     let mut all: Vec<RunningHops> = subject.targets.iter().map(RunningHops::start).collect();
     let ready = async {
         for running in &mut all {
@@ -75,14 +75,14 @@ pub(super) async fn start(subject: &DoctorInput) -> Started {
         }
     };
     let _ = timeout(READY_WITHIN, ready).await;
-    Started(all)
+    StartedHops(all)
 }
 
 /// Probes what is behind the hops, then ends them.
 pub(super) async fn probe_behind(
-    started: Started,
+    started: StartedHops,
     subject: &DoctorInput,
-    names: &Names,
+    names: &LookedUpNames,
 ) -> Vec<HopResult> {
     let mut results = Vec::new();
     for (index, (running, target)) in started.0.into_iter().zip(&subject.targets).enumerate() {
@@ -120,7 +120,7 @@ pub(super) async fn probe_behind(
     results
 }
 
-async fn probe_all(hops: &Hops, target: &UpstreamTarget, names: &Names) -> Vec<Behind> {
+async fn probe_all(hops: &Hops, target: &UpstreamTarget, names: &LookedUpNames) -> Vec<Behind> {
     let dialer = Arc::new(Dialer::through(
         DialSettings {
             connect_timeout: target.connect_timeout,
@@ -164,7 +164,7 @@ async fn probe_all(hops: &Hops, target: &UpstreamTarget, names: &Names) -> Vec<B
 fn targets_of(
     hops: &Hops,
     target: &UpstreamTarget,
-    names: &Names,
+    names: &LookedUpNames,
 ) -> Vec<(EndpointSpec, HopId, HostPort)> {
     let mut targets = Vec::new();
     for endpoint in &target.endpoints {

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::dns_lookup::{self, Names};
+use super::dns_lookup::{self, LookedUpNames};
 use super::input::{DoctorInput, UpstreamTarget};
 use super::ip_route::{self, IpRoute};
 use crate::probe::{self, ProbeReport, host_header};
@@ -59,7 +59,7 @@ pub(super) struct ProbeResult {
 
 /// Every address of every endpoint in use, each once per way. An address that two names of a way share goes to the
 /// name whose zone is known.
-pub(super) fn targets_of(subject: &DoctorInput, names: &Names) -> Vec<AddressTarget> {
+pub(super) fn targets_of(subject: &DoctorInput, names: &LookedUpNames) -> Vec<AddressTarget> {
     let mut peers = Vec::new();
     for (index, target) in subject.targets.iter().enumerate() {
         let mut seen = BTreeSet::new();

@@ -35,12 +35,12 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Mocks {
     pub(super) mock: Mock,
-    names: Names,
+    names: EmbeddedNames,
 }
 
 /// An entryway in this process; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct EmbeddedProxy {
     handles: Handles,
     admin: SocketAddr,
     thread: Option<JoinHandle<()>>,
@@ -48,7 +48,7 @@ pub struct Proxy {
 
 /// Answers for the names of the zones.
 #[derive(Debug)]
-struct Names {
+struct EmbeddedNames {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -67,7 +67,7 @@ impl Mocks {
             .map_err(|error| cannot(format!("start the mock zones: {error}")))?;
         let zones = mock.zones().iter();
         let addresses = zones.map(|zone| (host(zone.name()), zone.address().ip()));
-        let names = Names::start(addresses.collect())
+        let names = EmbeddedNames::start(addresses.collect())
             .map_err(|error| cannot(format!("start a DNS server for the mock zones: {error}")))?;
         Ok(Self { mock, names })
     }
@@ -98,9 +98,9 @@ fn host(zone: &str) -> String {
     format!("{zone}.drill.internal")
 }
 
-// === impl Proxy ===
+// === impl EmbeddedProxy ===
 
-impl Proxy {
+impl EmbeddedProxy {
     /// Starts it; returns once all zones are healthy.
     pub async fn start(mut loaded: Loaded) -> Result<Self, Error> {
         for upstream in &mut loaded.settings.upstreams {
@@ -170,7 +170,7 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for EmbeddedProxy {
     fn drop(&mut self) {
         self.handles.stop(StopRequest::Now);
         if let Some(thread) = self.thread.take() {
@@ -180,9 +180,9 @@ impl Drop for Proxy {
     }
 }
 
-// === impl Names ===
+// === impl EmbeddedNames ===
 
-impl Names {
+impl EmbeddedNames {
     fn start(addresses: BTreeMap<String, IpAddr>) -> std::io::Result<Self> {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         socket.set_read_timeout(Some(LOOK))?;
@@ -210,7 +210,7 @@ impl Names {
     }
 }
 
-impl Drop for Names {
+impl Drop for EmbeddedNames {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {

@@ -6,9 +6,8 @@
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,9 +15,10 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
 use super::embedded::{Mocks, OWN};
-use super::{Error, Plan, Subject, View};
+use super::{DrillPlan, DrillSubject, DrillView, Error};
 use crate::faults::{DrillKind, FLAP, SLOW_BY};
 use crate::mock::ZoneMode;
+use crate::sys::private_folder::PrivateFolder;
 use crate::sys::process::lead_group_and_die_with_parent;
 
 /// Looked for on PATH.
@@ -38,12 +38,8 @@ pub struct HaProxy<'a> {
     flap: Option<Instant>,
     is_down: bool,
     process: Child,
-    folder: Folder,
+    folder: PrivateFolder,
 }
-
-/// A folder that only we can read, removed at the end.
-#[derive(Debug)]
-struct Folder(PathBuf);
 
 /// Whether the mocks can play this kind.
 pub fn plays(kind: DrillKind) -> bool {
@@ -70,13 +66,17 @@ impl<'a> HaProxy<'a> {
             .await
             .map_err(|error| cannot(format!("haproxy cannot be run: {error}")))?;
         let failed = |error: std::io::Error| cannot(format!("start haproxy: {error}"));
-        let folder = Folder::new().map_err(failed)?;
+        let folder = PrivateFolder::new("drill").map_err(failed)?;
         // The port is taken here and handed over, so that nobody else can have it.
         let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let file = folder.0.join("haproxy.cfg");
-        std::fs::write(&file, configuration(mocks, &folder.socket())).map_err(failed)?;
-        let log = std::fs::File::create(folder.0.join("log")).map_err(failed)?;
+        let file = folder.path().join("haproxy.cfg");
+        std::fs::write(
+            &file,
+            configuration(mocks, &folder.path().join("stats.sock")),
+        )
+        .map_err(failed)?;
+        let log = std::fs::File::create(folder.path().join("log")).map_err(failed)?;
         let mut command = Command::new(PROGRAM);
         command
             .arg("-db")
@@ -116,7 +116,7 @@ impl<'a> HaProxy<'a> {
             }
             let has_ended = self.process.try_wait().is_ok_and(|ended| ended.is_some());
             if has_ended || began.elapsed() > STARTS_WITHIN {
-                let said = std::fs::read_to_string(self.folder.0.join("log"));
+                let said = std::fs::read_to_string(self.folder.path().join("log"));
                 let said = said.unwrap_or_default();
                 let last = said.lines().find(|line| line.contains("ALERT"));
                 return Err(Error::Cannot {
@@ -132,7 +132,7 @@ impl<'a> HaProxy<'a> {
     fn states(&self) -> std::io::Result<HashMap<String, bool>> {
         const NAME: usize = 1;
         const STATUS: usize = 17;
-        let mut socket = UnixStream::connect(self.folder.socket())?;
+        let mut socket = UnixStream::connect(self.folder.path().join("stats.sock"))?;
         socket.set_read_timeout(Some(Duration::from_secs(1)))?;
         // Servers only.
         socket.write_all(b"show stat -1 4 -1\n")?;
@@ -150,7 +150,7 @@ impl<'a> HaProxy<'a> {
             .collect())
     }
 
-    async fn play(&self, plan: &Plan, well: bool) -> Result<(), Error> {
+    async fn play(&self, plan: &DrillPlan, well: bool) -> Result<(), Error> {
         let mode = match plan.kind {
             _ if well => ZoneMode::Ok,
             DrillKind::ZoneSilent => ZoneMode::DeadSilent,
@@ -176,7 +176,7 @@ impl<'a> HaProxy<'a> {
     }
 
     /// Requests of clients that each zone other than the drilled one has seen: the checks are GETs.
-    fn others(&self, plan: &Plan) -> HashMap<String, u64> {
+    fn others(&self, plan: &DrillPlan) -> HashMap<String, u64> {
         let zones = self.mocks.mock.zones().iter();
         zones
             .filter(|zone| {
@@ -189,7 +189,7 @@ impl<'a> HaProxy<'a> {
     }
 }
 
-impl Subject for HaProxy<'_> {
+impl DrillSubject for HaProxy<'_> {
     const LOOK: Duration = Duration::from_millis(5);
     const METHOD: &'static str = "POST";
 
@@ -197,7 +197,7 @@ impl Subject for HaProxy<'_> {
         self.address
     }
 
-    async fn set(&mut self, plan: &Plan) -> Result<(), Error> {
+    async fn set(&mut self, plan: &DrillPlan) -> Result<(), Error> {
         self.before = self.others(plan);
         self.is_down = true;
         self.flap = (plan.kind == DrillKind::Flap).then(Instant::now);
@@ -208,12 +208,12 @@ impl Subject for HaProxy<'_> {
         Ok(())
     }
 
-    async fn clear(&mut self, plan: &Plan) -> Result<(), Error> {
+    async fn clear(&mut self, plan: &DrillPlan) -> Result<(), Error> {
         self.flap = None;
         self.play(plan, true).await
     }
 
-    async fn look(&mut self, plan: &Plan) -> Result<View, Error> {
+    async fn look(&mut self, plan: &DrillPlan) -> Result<DrillView, Error> {
         if let Some(began) = self.flap {
             let is_down = (began.elapsed().as_millis() / FLAP.as_millis()).is_multiple_of(2);
             if is_down != self.is_down {
@@ -226,7 +226,7 @@ impl Subject for HaProxy<'_> {
             .map_err(|error| Error::Lost(format!("haproxy: {error}")))?;
         let is_down = |zone: &str| states.get(zone) == Some(&false);
         let mut zones = self.mocks.mock.zones().iter().map(|zone| zone.name());
-        Ok(View {
+        Ok(DrillView {
             is_down: is_down(plan.zone.as_deref().unwrap_or(OWN)),
             // The first is used, then the first of the others, in this order.
             in_use: zones.find(|zone| !is_down(zone)).map(str::to_owned),
@@ -237,7 +237,7 @@ impl Subject for HaProxy<'_> {
         Ok(HashMap::new())
     }
 
-    async fn others_answer(&mut self, plan: &Plan) -> Result<bool, Error> {
+    async fn others_answer(&mut self, plan: &DrillPlan) -> Result<bool, Error> {
         let now = self.others(plan);
         Ok(now
             .iter()
@@ -299,30 +299,4 @@ backend zones
 {servers}",
         socket.display()
     )
-}
-
-// === impl Folder ===
-
-impl Folder {
-    fn new() -> std::io::Result<Self> {
-        let name = format!(
-            "entryway-drill-{}-{:x}",
-            std::process::id(),
-            fastrand::u64(..)
-        );
-        let path = std::env::temp_dir().join(name);
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("stats.sock")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What is left in the folder for temporary files is removed by the system.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

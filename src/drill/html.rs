@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::{Summary, time};
+use super::report::{DrillSummary, time};
 use crate::load::escape;
 
 /// Size of the chart in SVG units, and the room around the plot.
@@ -31,14 +31,14 @@ svg{width:100%;height:auto}svg text{fill:var(--dim);font-size:11px}svg text.mark
 ";
 
 /// The page.
-pub(super) fn page(summary: &Summary) -> String {
+pub(super) fn page(summary: &DrillSummary) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = write_page(&mut out, summary);
     out
 }
 
-fn write_page(out: &mut String, summary: &Summary) -> std::fmt::Result {
+fn write_page(out: &mut String, summary: &DrillSummary) -> std::fmt::Result {
     let title = escape(&format!("Drill: {}", summary.title()));
     let interrupted = match summary.interrupted {
         true => " It was interrupted.",
@@ -88,7 +88,7 @@ fn write_page(out: &mut String, summary: &Summary) -> std::fmt::Result {
     writeln!(out, "</body></html>")
 }
 
-fn numbers(out: &mut String, summary: &Summary) -> std::fmt::Result {
+fn numbers(out: &mut String, summary: &DrillSummary) -> std::fmt::Result {
     let other = summary.compare.as_ref();
     writeln!(out, "<table>")?;
     if let Some(other) = other {
@@ -121,7 +121,7 @@ struct Scale {
 // === impl Scale ===
 
 impl Scale {
-    fn of(summary: &Summary) -> Self {
+    fn of(summary: &DrillSummary) -> Self {
         let slices = &summary.timeline;
         let step = match slices.as_slice() {
             [first, second, ..] => second.t_s - first.t_s,
@@ -150,7 +150,7 @@ impl Scale {
     }
 }
 
-fn chart(out: &mut String, summary: &Summary) -> std::fmt::Result {
+fn chart(out: &mut String, summary: &DrillSummary) -> std::fmt::Result {
     let scale = Scale::of(summary);
     let floor = HEIGHT - BOTTOM;
     writeln!(
@@ -219,7 +219,7 @@ fn axes(out: &mut String, scale: &Scale) -> std::fmt::Result {
 }
 
 /// A bar below the plot for each piece of time in which requests failed; the more, the higher.
-fn failures(out: &mut String, summary: &Summary, scale: &Scale) -> std::fmt::Result {
+fn failures(out: &mut String, summary: &DrillSummary, scale: &Scale) -> std::fmt::Result {
     let floor = HEIGHT - BOTTOM;
     let slices = &summary.timeline;
     let width = (scale.x(scale.to) - scale.x(scale.from)) / slices.len() as f64;
@@ -237,7 +237,7 @@ fn failures(out: &mut String, summary: &Summary, scale: &Scale) -> std::fmt::Res
     Ok(())
 }
 
-fn marks(out: &mut String, summary: &Summary, scale: &Scale) -> std::fmt::Result {
+fn marks(out: &mut String, summary: &DrillSummary, scale: &Scale) -> std::fmt::Result {
     let after = |ms: Option<f64>| ms.map(|ms| ms / 1000.0);
     let failback = after(summary.failback_ms).map(|seconds| seconds + summary.for_s);
     let marks = [

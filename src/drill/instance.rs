@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Error, Plan, Subject, View};
+use super::{DrillPlan, DrillSubject, DrillView, Error};
 use crate::admin::api_types::{
     ConnectionJson, ConnectionsJson, EndpointJson, Endpoints, StatusJson,
 };
@@ -127,7 +127,7 @@ impl Instance {
     }
 
     /// Bytes that came from zones other than the drilled one, by connection.
-    async fn elsewhere(&mut self, plan: &Plan) -> Result<HashMap<u64, u64>, Error> {
+    async fn elsewhere(&mut self, plan: &DrillPlan) -> Result<HashMap<u64, u64>, Error> {
         let connections = self.connections().await?;
         let other = |connection: &&ConnectionJson| {
             let zone = connection.endpoint.as_ref();
@@ -160,14 +160,14 @@ impl Instance {
     }
 }
 
-impl Subject for Instance {
+impl DrillSubject for Instance {
     const LOOK: Duration = Duration::from_millis(10);
 
     fn target(&self) -> SocketAddr {
         self.listener
     }
 
-    async fn set(&mut self, plan: &Plan) -> Result<(), Error> {
+    async fn set(&mut self, plan: &DrillPlan) -> Result<(), Error> {
         if plan.rate == 0.0 {
             self.before = Some(self.elsewhere(plan).await?);
         }
@@ -195,12 +195,12 @@ impl Subject for Instance {
         self.change(Method::POST, path).await.map(drop)
     }
 
-    async fn clear(&mut self, _plan: &Plan) -> Result<(), Error> {
+    async fn clear(&mut self, _plan: &DrillPlan) -> Result<(), Error> {
         let path = "/faults/drill";
         self.change(Method::DELETE, path).await.map(drop)
     }
 
-    async fn look(&mut self, plan: &Plan) -> Result<View, Error> {
+    async fn look(&mut self, plan: &DrillPlan) -> Result<DrillView, Error> {
         let endpoints = self.endpoints().await?;
         let is_meant = |endpoint: &&EndpointJson| match &plan.zone {
             Some(zone) => zone_of(endpoint) == *zone,
@@ -208,7 +208,7 @@ impl Subject for Instance {
         };
         let meant = endpoints.iter().filter(is_meant);
         let mut addresses = meant.flat_map(|endpoint| &endpoint.addresses);
-        Ok(View {
+        Ok(DrillView {
             is_down: addresses.any(|address| address.state == "down"),
             in_use: endpoints.iter().find(|one| one.active).map(zone_of),
         })
@@ -226,7 +226,7 @@ impl Subject for Instance {
             .collect())
     }
 
-    async fn others_answer(&mut self, plan: &Plan) -> Result<bool, Error> {
+    async fn others_answer(&mut self, plan: &DrillPlan) -> Result<bool, Error> {
         if self.before.is_none() {
             return Ok(false);
         }

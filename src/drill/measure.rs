@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Plan, Times};
+use super::{DrillPlan, Times};
 use crate::clock::Moment;
 use crate::load::Sample;
 
@@ -30,7 +30,7 @@ pub(super) struct Seen {
 
 /// Latency beyond what was usual before the fault, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Added {
+pub struct LatencyIncrease {
     pub p50: Option<f64>,
     pub p99: Option<f64>,
     pub max: Option<f64>,
@@ -67,7 +67,7 @@ impl Seen {
     }
 
     /// When the first answer came from a zone that is not the drilled one.
-    pub(super) fn first_other_answer(&self, set: Moment, plan: &Plan) -> Option<Moment> {
+    pub(super) fn first_other_answer(&self, set: Moment, plan: &DrillPlan) -> Option<Moment> {
         let drilled = plan.zone.as_ref()?;
         let answers = self.answers_since(set).filter(|(port, _)| {
             let zone = self.zones.get(port);
@@ -98,14 +98,14 @@ impl Seen {
     }
 
     /// How much longer requests took while the fault stood than the usual one before it.
-    pub(super) fn added(&self, times: Times) -> Added {
+    pub(super) fn added(&self, times: Times) -> LatencyIncrease {
         let before = self.latencies(times.began, times.set);
         let during = self.latencies(times.set, times.cleared);
         let Some(usual) = quantile(&before, 0.5) else {
-            return Added::default();
+            return LatencyIncrease::default();
         };
         let beyond = |share| quantile(&during, share).map(|it| millis(it.saturating_sub(usual)));
-        Added {
+        LatencyIncrease {
             p50: beyond(0.5),
             p99: beyond(0.99),
             max: beyond(1.0),
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_first_answer_from_another_zone_is_by_its_time() {
-        let plan = Plan {
+        let plan = DrillPlan {
             kind: DrillKind::ZoneDown,
             zone: Some("a".to_owned()),
             length: Duration::from_secs(1),

@@ -5,12 +5,12 @@ use std::io;
 use std::path::Path;
 
 use super::html;
-use super::report::{Report, Summary};
+use super::report::{DrillReport, DrillSummary};
 use crate::load::escape;
 
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum DrillOutput {
     Json,
     /// A test suite with one case for each assertion.
     Junit,
@@ -18,9 +18,9 @@ pub enum Kind {
     Html,
 }
 
-// === impl Kind ===
+// === impl DrillOutput ===
 
-impl Kind {
+impl DrillOutput {
     /// By the ending of the name.
     ///
     /// # Errors
@@ -44,28 +44,28 @@ impl Kind {
 /// # Errors
 ///
 /// What the system says.
-pub fn write(report: &Report, path: &str, kind: Kind) -> io::Result<()> {
+pub fn write(report: &DrillReport, path: &str, kind: DrillOutput) -> io::Result<()> {
     let content = match kind {
-        Kind::Json => {
+        DrillOutput::Json => {
             let mut json = serde_json::to_vec_pretty(&report.summary)?;
             json.push(b'\n');
             json
         }
-        Kind::Junit => junit(&report.summary).into_bytes(),
-        Kind::Html => html::page(&report.summary).into_bytes(),
+        DrillOutput::Junit => junit(&report.summary).into_bytes(),
+        DrillOutput::Html => html::page(&report.summary).into_bytes(),
     };
     std::fs::write(path, content)
 }
 
 /// One case for each assertion; without any, one for the drill, so that it is seen to have run.
-fn junit(summary: &Summary) -> String {
+fn junit(summary: &DrillSummary) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = write_junit(&mut out, summary);
     out
 }
 
-fn write_junit(out: &mut String, summary: &Summary) -> std::fmt::Result {
+fn write_junit(out: &mut String, summary: &DrillSummary) -> std::fmt::Result {
     let name = escape(&format!("entryway drill {}", summary.title()));
     let missed = summary.asserts.iter().filter(|verdict| !verdict.ok).count();
     let cases = summary.asserts.len().max(1);
@@ -101,7 +101,7 @@ fn write_junit(out: &mut String, summary: &Summary) -> std::fmt::Result {
 }
 
 /// The numbers of the report that were seen.
-fn numbers(summary: &Summary) -> Vec<(&'static str, f64)> {
+fn numbers(summary: &DrillSummary) -> Vec<(&'static str, f64)> {
     let count = |number: Option<u64>| number.map(|number| number as f64);
     let added = &summary.added_ms;
     [

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::measure::{Added, Seen, Slice, millis};
-use super::{Plan, Times};
+use super::measure::{LatencyIncrease, Seen, Slice, millis};
+use super::{DrillPlan, Times};
 use crate::clock::Moment;
 use crate::load::slo::{Quantity, Term, Verdict};
 
@@ -30,9 +30,9 @@ pub const ASSERT_NAMES: &[&str] = &[
 
 /// The results of one drill.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct DrillReport {
     /// What stands in the JSON.
-    pub summary: Summary,
+    pub summary: DrillSummary,
     /// Whether it was ended early.
     pub interrupted: bool,
 }
@@ -40,7 +40,7 @@ pub struct Report {
 /// The JSON. Times are milliseconds since the fault was set, of `failback_ms` since it was taken back; what was not
 /// seen is null.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
+pub struct DrillSummary {
     pub schema_version: u32,
     pub kind: &'static str,
     pub zone: Option<String>,
@@ -58,7 +58,7 @@ pub struct Summary {
     pub repeated: Option<u64>,
     /// Requests that were due while too many were under way, and were not sent.
     pub skipped: Option<u64>,
-    pub added_ms: Added,
+    pub added_ms: LatencyIncrease,
     pub failback_ms: Option<f64>,
     /// Connections that waited for an address.
     pub held: Option<u64>,
@@ -76,18 +76,18 @@ pub struct Summary {
 pub struct Compared {
     pub program: String,
     #[serde(flatten)]
-    pub summary: Summary,
+    pub summary: DrillSummary,
 }
 
-// === impl Report ===
+// === impl DrillReport ===
 
-impl Report {
-    pub(super) fn new(plan: &Plan, times: Times, seen: Seen, interrupted: bool) -> Self {
+impl DrillReport {
+    pub(super) fn new(plan: &DrillPlan, times: Times, seen: Seen, interrupted: bool) -> Self {
         let since_set = |at: Option<Moment>| at.map(|at| millis(at.since(times.set)));
         let has_load = plan.rate > 0.0;
         let count = |number: u64| has_load.then_some(number);
         let was_set = times.set != Moment::default();
-        let mut summary = Summary {
+        let mut summary = DrillSummary {
             schema_version: SCHEMA_VERSION,
             kind: plan.kind.as_str(),
             zone: plan.zone.clone(),
@@ -127,7 +127,7 @@ impl Report {
     }
 
     /// Puts the same drill of another program beside it.
-    pub fn compare(&mut self, program: String, other: Report) {
+    pub fn compare(&mut self, program: String, other: DrillReport) {
         let mut summary = other.summary;
         summary.timeline.clear();
         self.interrupted |= other.interrupted;
@@ -144,9 +144,9 @@ impl Report {
     }
 }
 
-// === impl Summary ===
+// === impl DrillSummary ===
 
-impl Summary {
+impl DrillSummary {
     fn evaluate(&mut self, terms: &[Term]) {
         self.asserts = terms
             .iter()

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::measure::Seen;
-use super::report::Report;
-use super::{Error, Interrupt, Plan, Subject, Tell, Times, View};
+use super::report::DrillReport;
+use super::{DrillPlan, DrillSubject, DrillView, Error, Interrupt, Tell, Times};
 use crate::clock;
 use crate::load::{self, LoadPlan, LoadTarget, Pace, Samples, Stop, Workload};
 
@@ -34,8 +34,8 @@ const ONE_THREAD: f64 = 5_000.0;
 const ENDLESS: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Under way.
-struct Drill<'a, S> {
-    plan: &'a Plan,
+struct DrillRun<'a, S> {
+    plan: &'a DrillPlan,
     subject: &'a mut S,
     tell: &'a mut dyn Tell,
     began: Instant,
@@ -46,7 +46,7 @@ struct Drill<'a, S> {
 }
 
 /// Our own requests.
-struct Load {
+struct DrillLoad {
     stop: Stop,
     ended: oneshot::Receiver<std::io::Result<u64>>,
 }
@@ -56,19 +56,19 @@ struct Load {
 /// # Errors
 ///
 /// The subject cannot be drilled, or was lost on the way.
-pub async fn run<S: Subject>(
-    plan: &Plan,
+pub async fn run<S: DrillSubject>(
+    plan: &DrillPlan,
     subject: &mut S,
     tell: &mut dyn Tell,
     mut interrupt: Interrupt,
-) -> Result<Report, Error> {
+) -> Result<DrillReport, Error> {
     let samples = Samples::default();
     let load = match plan.rate > 0.0 {
-        true => Some(Load::start(plan, subject, &samples)?),
+        true => Some(DrillLoad::start(plan, subject, &samples)?),
         false => None,
     };
     let now = clock::now();
-    let mut drill = Drill {
+    let mut drill = DrillRun {
         plan,
         subject,
         tell,
@@ -104,7 +104,7 @@ pub async fn run<S: Subject>(
     if let (Some(before), Ok(Some(after))) = (drill.seen.held, drill.subject.held().await) {
         drill.seen.held = Some(after.saturating_sub(before));
     }
-    Ok(Report::new(plan, drill.times, drill.seen, interrupted))
+    Ok(DrillReport::new(plan, drill.times, drill.seen, interrupted))
 }
 
 /// Returns when the drill is to end at once; never when nobody can say so any more.
@@ -114,9 +114,9 @@ async fn interrupted(interrupt: &mut Interrupt) {
     }
 }
 
-// === impl Drill ===
+// === impl DrillRun ===
 
-impl<S: Subject> Drill<'_, S> {
+impl<S: DrillSubject> DrillRun<'_, S> {
     async fn play(&mut self, has_load: bool) -> Result<(), Error> {
         let plan = self.plan;
         if has_load {
@@ -204,7 +204,7 @@ impl<S: Subject> Drill<'_, S> {
         }
     }
 
-    async fn look(&mut self) -> Result<View, Error> {
+    async fn look(&mut self) -> Result<DrillView, Error> {
         let asked = clock::now();
         let view = self.subject.look(self.plan).await?;
         let now = clock::now();
@@ -251,10 +251,14 @@ impl<S: Subject> Drill<'_, S> {
     }
 }
 
-// === impl Load ===
+// === impl DrillLoad ===
 
-impl Load {
-    fn start<S: Subject>(plan: &Plan, subject: &S, samples: &Samples) -> Result<Self, Error> {
+impl DrillLoad {
+    fn start<S: DrillSubject>(
+        plan: &DrillPlan,
+        subject: &S,
+        samples: &Samples,
+    ) -> Result<Self, Error> {
         let address = subject.target();
         let target = LoadTarget {
             authority: address.to_string(),

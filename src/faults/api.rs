@@ -37,7 +37,7 @@ struct ProxyRequest {
     enabled: Option<bool>,
 }
 
-type Answer = Result<Reply, ApiError>;
+type ApiResult = Result<Reply, ApiError>;
 
 /// What a request asks for.
 enum Call<'a> {
@@ -137,7 +137,7 @@ impl Api {
         }
     }
 
-    async fn carry_out(&self, call: Call<'_>, request: &Request) -> Answer {
+    async fn carry_out(&self, call: Call<'_>, request: &Request) -> ApiResult {
         let engine = &self.engine;
         let body = &request.body;
         Ok(match call {
@@ -212,7 +212,7 @@ impl Api {
         Ok(self.engine.set_drill(kind, zone, ttl)?)
     }
 
-    async fn create(&self, body: &[u8]) -> Answer {
+    async fn create(&self, body: &[u8]) -> ApiResult {
         let request: ProxyRequest = parse(body)?;
         let name = required(request.name, "name")?;
         let upstream = required(request.upstream, "upstream")?;
@@ -225,7 +225,7 @@ impl Api {
         Ok(shown(StatusCode::CREATED, &proxy_json(&proxy)))
     }
 
-    async fn update(&self, name: &str, body: &[u8]) -> Answer {
+    async fn update(&self, name: &str, body: &[u8]) -> ApiResult {
         let proxy = self.engine.proxy(name)?;
         let request: ProxyRequest = parse(body)?;
         let listen = request.listen.unwrap_or(proxy.listen);
@@ -238,7 +238,7 @@ impl Api {
         Ok(shown(StatusCode::OK, &proxy_json(&proxy)))
     }
 
-    async fn populate(&self, body: &[u8]) -> Answer {
+    async fn populate(&self, body: &[u8]) -> ApiResult {
         let requests = match parse_all(body) {
             Ok(requests) => requests,
             Err(error) => return Ok(populated(Some(error), None)),

@@ -49,7 +49,7 @@ pub(super) trait Chain: Sync {
 }
 
 /// How one direction ended.
-enum DirectionEnd {
+enum CarriedEnd {
     /// The source's FIN was passed on.
     Finished,
     /// No toxics any more; bytes that the destination has not taken yet, and what is known of the source.
@@ -122,7 +122,7 @@ pub(super) async fn carry(
         tokio::pin!(upload, download);
         let limits = watch_limits(entry, chain, limits, connected, &is_half_open);
         tokio::pin!(limits);
-        let mut ends: [Option<DirectionEnd>; 2] = [None, None];
+        let mut ends: [Option<CarriedEnd>; 2] = [None, None];
         loop {
             let (side, end) = tokio::select! {
                 end = &mut upload, if ends[0].is_none() => (Side::Downstream, end),
@@ -134,33 +134,33 @@ pub(super) async fn carry(
                 Side::Upstream => Side::Downstream,
             };
             match end {
-                DirectionEnd::Finished => {
+                CarriedEnd::Finished => {
                     first.get_or_insert(side);
                     is_half_open.set(true);
                 }
-                DirectionEnd::Clear(..) => {}
-                DirectionEnd::Close => break Close::Gracefully(Reason::Killed),
-                DirectionEnd::Reset => break Close::Abort(Outcome::Commanded(Reason::Killed)),
-                DirectionEnd::SourceReset(fault) => {
-                    break Close::Abort(Outcome::Reset(side, fault));
+                CarriedEnd::Clear(..) => {}
+                CarriedEnd::Close => break CarriedClose::Gracefully(Reason::Killed),
+                CarriedEnd::Reset => break CarriedClose::Abort(Outcome::Commanded(Reason::Killed)),
+                CarriedEnd::SourceReset(fault) => {
+                    break CarriedClose::Abort(Outcome::Reset(side, fault));
                 }
-                DirectionEnd::DestinationReset(fault) => {
-                    break Close::Abort(Outcome::Reset(other, fault));
+                CarriedEnd::DestinationReset(fault) => {
+                    break CarriedClose::Abort(Outcome::Reset(other, fault));
                 }
-                DirectionEnd::Failed(error) => break Close::Abort(Outcome::Internal(error)),
+                CarriedEnd::Failed(error) => break CarriedClose::Abort(Outcome::Internal(error)),
             }
             ends[usize::from(side == Side::Upstream)] = Some(end);
             match ends {
-                [Some(DirectionEnd::Finished), Some(DirectionEnd::Finished)] => {
+                [Some(CarriedEnd::Finished), Some(CarriedEnd::Finished)] => {
                     let first = first.unwrap_or(Side::Downstream);
-                    break Close::None(DiversionEnd::Ended(Outcome::Finished { first }));
+                    break CarriedClose::None(DiversionEnd::Ended(Outcome::Finished { first }));
                 }
                 [Some(upload), Some(download)] => {
                     let resume = |end| match end {
-                        DirectionEnd::Clear(rest, source) => (rest, source),
+                        CarriedEnd::Clear(rest, source) => (rest, source),
                         _ => (Vec::new(), SourceState::Finished),
                     };
-                    break Close::None(DiversionEnd::Resume(Box::new(Diverted {
+                    break CarriedClose::None(DiversionEnd::Resume(Box::new(Diverted {
                         directions: [resume(upload), resume(download)],
                         first_end: first,
                     })));
@@ -174,13 +174,13 @@ pub(super) async fn carry(
     }
     set_user_timeout(up, user_timeout);
     match ended {
-        Close::None(end) => end,
-        Close::Abort(outcome) => {
+        CarriedClose::None(end) => end,
+        CarriedClose::Abort(outcome) => {
             down.abort();
             up.abort();
             DiversionEnd::Ended(outcome)
         }
-        Close::Gracefully(reason) => {
+        CarriedClose::Gracefully(reason) => {
             let _ = Io(up).shutdown().await;
             finish(down).await;
             DiversionEnd::Ended(Outcome::Commanded(reason))
@@ -196,7 +196,7 @@ fn set_user_timeout(stream: &Stream, timeout: Option<Duration>) {
     }
 }
 
-enum Close {
+enum CarriedClose {
     None(DiversionEnd),
     Abort(Outcome),
     Gracefully(Reason),
@@ -222,13 +222,13 @@ async fn watch_limits(
     limits: &Limits,
     connected: clock::Moment,
     is_half_open: &Cell<bool>,
-) -> Close {
+) -> CarriedClose {
     // A command to close at rest that stands: reason, quiet, until when.
     let mut standing = None;
     loop {
         tokio::select! {
             command = entry.commands.receive() => match command {
-                ConnectionCommand::Cut(reason) => return Close::Abort(Outcome::Commanded(reason)),
+                ConnectionCommand::Cut(reason) => return CarriedClose::Abort(Outcome::Commanded(reason)),
                 ConnectionCommand::CloseAtRest { reason, quiet, until } => {
                     standing = Some((reason, quiet, until));
                 }
@@ -238,22 +238,22 @@ async fn watch_limits(
         let now = clock::now();
         if let Some((reason, quiet, until)) = standing {
             if entry.stats.at_rest(now, connected, quiet) {
-                return Close::Gracefully(reason);
+                return CarriedClose::Gracefully(reason);
             }
             standing = standing.filter(|_| now < until);
         }
         let silent = now.since(entry.stats.last_moved().max(connected));
         if limits.idle_timeout.is_some_and(|idle| silent >= idle) {
-            return Close::Abort(Outcome::IdleTimeout);
+            return CarriedClose::Abort(Outcome::IdleTimeout);
         }
         // As the kernel does with bytes that nobody acknowledges.
         let is_stuck =
             || chain.live_fault() == Some(LiveFault::Silent) && entry.stats.pending() > 0;
         if limits.user_timeout.is_some_and(|most| silent >= most) && is_stuck() {
-            return Close::Abort(Outcome::Reset(Side::Upstream, Fault::UserTimeout));
+            return CarriedClose::Abort(Outcome::Reset(Side::Upstream, Fault::UserTimeout));
         }
         if is_half_open.get() && limits.half_open_timeout.is_some_and(|most| silent >= most) {
-            return Close::Abort(Outcome::HalfOpenTimeout);
+            return CarriedClose::Abort(Outcome::HalfOpenTimeout);
         }
     }
 }
@@ -266,9 +266,9 @@ async fn direction(
     chain: &dyn Chain,
     leaving: &Cell<bool>,
     mut changes: watch::Receiver<u64>,
-) -> DirectionEnd {
+) -> CarriedEnd {
     if source == SourceState::Finished {
-        return DirectionEnd::Finished;
+        return CarriedEnd::Finished;
     }
     let mut pipeline = Pipeline::default();
     if !rest.is_empty() {
@@ -289,7 +289,7 @@ async fn direction(
     loop {
         let wake = pipeline.advance(Instant::now());
         if pipeline.reset {
-            return DirectionEnd::Reset;
+            return CarriedEnd::Reset;
         }
         // What is held back when nothing passes goes on when that is over, as lost packets are sent again.
         let [is_cut_off, is_mute] = [Direction::Upload, Direction::Download]
@@ -302,14 +302,14 @@ async fn direction(
                     }
                     continue;
                 }
-                Some(Item::Close) => return DirectionEnd::Close,
+                Some(Item::Close) => return CarriedEnd::Close,
                 Some(Item::End) => {
                     if let Some(fault) = reset {
-                        return DirectionEnd::SourceReset(fault);
+                        return CarriedEnd::SourceReset(fault);
                     }
                     return match writer.shutdown().await {
-                        Ok(()) => DirectionEnd::Finished,
-                        Err(error) => failed(error, DirectionEnd::DestinationReset),
+                        Ok(()) => CarriedEnd::Finished,
+                        Err(error) => failed(error, CarriedEnd::DestinationReset),
                     };
                 }
                 None => {}
@@ -322,7 +322,7 @@ async fn direction(
         // The chain may change while bytes wait for a destination that does not take them: those go back with it.
         if std::mem::take(&mut changed) {
             if chain.is_closed() {
-                return DirectionEnd::Close;
+                return CarriedEnd::Close;
             }
             drill = chain.live_fault();
             if drill == Some(LiveFault::Reset) {
@@ -339,10 +339,10 @@ async fn direction(
                 match item {
                     Item::Data(bytes, _) => rest.extend(bytes),
                     Item::End => source = SourceState::Ended,
-                    Item::Close => return DirectionEnd::Close,
+                    Item::Close => return CarriedEnd::Close,
                 }
             }
-            return DirectionEnd::Clear(rest, source);
+            return CarriedEnd::Clear(rest, source);
         }
         let may_read =
             source == SourceState::Open && reset.is_none() && pipeline.has_room() && !is_mute;
@@ -350,7 +350,7 @@ async fn direction(
             biased;
             seen = changes.changed() => {
                 if seen.is_err() {
-                    return DirectionEnd::Close;
+                    return CarriedEnd::Close;
                 }
                 changed = true;
                 let toxics = chain.toxics(direction);
@@ -372,7 +372,7 @@ async fn direction(
                         }
                     }
                 }
-                Err(error) => return failed(error, DirectionEnd::DestinationReset),
+                Err(error) => return failed(error, CarriedEnd::DestinationReset),
             },
             read = reader.read(&mut chunk), if may_read => match read {
                 Ok(0) => {
@@ -397,7 +397,7 @@ async fn direction(
                         reset = Some(fault);
                         pipeline.push(Item::End);
                     }
-                    None => return DirectionEnd::Failed(error),
+                    None => return CarriedEnd::Failed(error),
                 },
             },
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
@@ -406,10 +406,10 @@ async fn direction(
 }
 
 /// The end of this direction when the upstream has reset the connection.
-fn reset_by_upstream(direction: Direction) -> DirectionEnd {
+fn reset_by_upstream(direction: Direction) -> CarriedEnd {
     match direction {
-        Direction::Upload => DirectionEnd::DestinationReset(Fault::Reset),
-        Direction::Download => DirectionEnd::SourceReset(Fault::Reset),
+        Direction::Upload => CarriedEnd::DestinationReset(Fault::Reset),
+        Direction::Download => CarriedEnd::SourceReset(Fault::Reset),
     }
 }
 
@@ -426,10 +426,10 @@ async fn write(
     }
 }
 
-fn failed(error: io::Error, end: fn(Fault) -> DirectionEnd) -> DirectionEnd {
+fn failed(error: io::Error, end: fn(Fault) -> CarriedEnd) -> CarriedEnd {
     match fault_of(&error) {
         Some(fault) => end(fault),
-        None => DirectionEnd::Failed(error),
+        None => CarriedEnd::Failed(error),
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) enum LiveFault {
 
 /// A drill's fault that is set.
 #[derive(Debug)]
-pub(super) struct Drill {
+pub(super) struct DrillFault {
     pub(super) kind: DrillKind,
     pub(super) zone: Option<String>,
     began: Instant,
@@ -137,9 +137,9 @@ impl std::fmt::Display for DrillKind {
     }
 }
 
-// === impl Drill ===
+// === impl DrillFault ===
 
-impl Drill {
+impl DrillFault {
     pub(super) fn new(
         kind: DrillKind,
         zone: Option<String>,
@@ -298,9 +298,9 @@ mod tests {
         SocketAddr::from(([10, 0, 0, last], 8182))
     }
 
-    fn drill(kind: DrillKind) -> Drill {
+    fn drill(kind: DrillKind) -> DrillFault {
         let zone = kind.has_zone().then(|| "a".to_owned());
-        let mut drill = Drill::new(kind, zone, Duration::from_secs(20), BTreeSet::from([7]));
+        let mut drill = DrillFault::new(kind, zone, Duration::from_secs(20), BTreeSet::from([7]));
         drill.take_addresses(vec![("a".to_owned(), at(1)), ("b".to_owned(), at(2))]);
         drill
     }

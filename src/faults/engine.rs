@@ -20,9 +20,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::carry::{self, Chain};
-use super::drill::{Drill, LiveFault, Zones};
-use super::proxy::{EngineError, Listeners, Proxy, ProxySpec, ProxyView};
-use super::toxic::{Subject, Toxic, ToxicRequest, parse_update, seconds, stream_of};
+use super::drill::{DrillFault, LiveFault, Zones};
+use super::proxy::{EngineError, Listeners, ProxyFaults, ProxySpec, ProxyView};
+use super::toxic::{Toxic, ToxicRequest, ToxicSubject, parse_update, seconds, stream_of};
 use crate::clock::{self, Moment};
 use crate::connection::{Detour, Diversion, DiversionEnd, Entry, ListenerContext, Registry};
 use crate::events::{Events, event};
@@ -47,11 +47,11 @@ struct Inner {
     listeners: Box<dyn Listeners>,
     zones: Box<dyn Zones>,
     interference: Interference,
-    drill: Mutex<Option<Drill>>,
+    drill: Mutex<Option<DrillFault>>,
     has_drill: AtomicBool,
     /// Held while listeners are opened, closed or led elsewhere.
     opening: tokio::sync::Mutex<()>,
-    proxies: Mutex<BTreeMap<String, Proxy>>,
+    proxies: Mutex<BTreeMap<String, ProxyFaults>>,
     deadman: Mutex<Option<Instant>>,
     registry: Registry,
     metrics: Metrics,
@@ -133,7 +133,7 @@ impl Engine {
         if let Some(context) = &spec.context {
             context.set_detour(Arc::new(self.clone()));
         }
-        let proxy = Proxy {
+        let proxy = ProxyFaults {
             spec,
             enabled,
             toxics: Vec::new(),
@@ -143,14 +143,14 @@ impl Engine {
     }
 
     pub fn proxies(&self) -> Vec<ProxyView> {
-        self.inner.lock().values().map(Proxy::view).collect()
+        self.inner.lock().values().map(ProxyFaults::view).collect()
     }
 
     pub fn proxy(&self, name: &str) -> Result<ProxyView, EngineError> {
         self.inner
             .lock()
             .get(name)
-            .map(Proxy::view)
+            .map(ProxyFaults::view)
             .ok_or(EngineError::ProxyNotFound)
     }
 
@@ -300,7 +300,7 @@ impl Engine {
                 )
             }));
         }
-        names.extend(lock(&self.inner.drill).as_ref().map(Drill::name));
+        names.extend(lock(&self.inner.drill).as_ref().map(DrillFault::name));
         names
     }
 
@@ -416,7 +416,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // === impl Inner ===
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Proxy>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ProxyFaults>> {
         lock(&self.proxies)
     }
 
@@ -472,7 +472,7 @@ impl Inner {
         let Some((candidate, _)) = entry.candidate() else {
             return Vec::new();
         };
-        let subject = Subject {
+        let subject = ToxicSubject {
             connection: entry.id,
             accepted: entry.accepted,
             zone: candidate.endpoint.zone(),
@@ -499,7 +499,7 @@ impl Inner {
         toxics
     }
 
-    fn count(&self, proxy: &Proxy) {
+    fn count(&self, proxy: &ProxyFaults) {
         let drills = self.has_drill.load(Relaxed) && proxy.spec.is_configured;
         let active = proxy.active() + usize::from(drills);
         self.metrics
@@ -507,7 +507,7 @@ impl Inner {
             .set(active as f64);
     }
 
-    fn set(&self, text: &'static str, proxy: &Proxy, toxic: &Toxic) {
+    fn set(&self, text: &'static str, proxy: &ProxyFaults, toxic: &Toxic) {
         event!(
             self.events,
             INFO,

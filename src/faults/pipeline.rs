@@ -25,7 +25,7 @@ pub(super) enum Item {
 /// The stages of one direction.
 #[derive(Debug, Default)]
 pub(super) struct Pipeline {
-    stages: Vec<Stage>,
+    stages: Vec<ToxicStage>,
     /// What has passed all of them.
     pub out: VecDeque<Item>,
     /// A toxic resets the connection, at once.
@@ -35,7 +35,7 @@ pub(super) struct Pipeline {
 }
 
 #[derive(Debug)]
-struct Stage {
+struct ToxicStage {
     toxic: Arc<Toxic>,
     queue: VecDeque<Item>,
     /// When the first of the queue may go on, once that is known.
@@ -72,9 +72,9 @@ impl Pipeline {
                 && toxics.iter().all(|toxic| toxic.id != stage.toxic.id)
         });
         let mut old = std::mem::take(&mut self.stages);
-        let mut stages: Vec<Stage> = toxics
+        let mut stages: Vec<ToxicStage> = toxics
             .into_iter()
-            .map(|toxic| Stage::new(toxic, now))
+            .map(|toxic| ToxicStage::new(toxic, now))
             .collect();
         // From the destination on: what is nearer to it is older. Toxics never change places, so what a removed one held
         // goes behind what the next one holds.
@@ -197,9 +197,9 @@ enum Step {
     Reset,
 }
 
-// === impl Stage ===
+// === impl ToxicStage ===
 
-impl Stage {
+impl ToxicStage {
     fn new(toxic: Arc<Toxic>, now: Instant) -> Self {
         Self {
             toxic,

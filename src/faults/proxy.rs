@@ -49,7 +49,7 @@ pub trait Listeners: Send + Sync {
 }
 
 #[derive(Debug)]
-pub(super) struct Proxy {
+pub(super) struct ProxyFaults {
     pub spec: ProxySpec,
     pub enabled: bool,
     /// In the order in which they were set.
@@ -99,9 +99,9 @@ pub(super) fn differs(
     Ok(wanted.is_none() || proxy.listen.parse().ok() != wanted)
 }
 
-// === impl Proxy ===
+// === impl ProxyFaults ===
 
-impl Proxy {
+impl ProxyFaults {
     pub(super) fn view(&self) -> ProxyView {
         // Toxiproxy lists the chain of each direction, upstream first.
         let of = |direction| {

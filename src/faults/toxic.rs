@@ -79,7 +79,7 @@ struct Decisions {
 
 /// What a connection shows to a toxic that is to decide about it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Subject<'a> {
+pub(super) struct ToxicSubject<'a> {
     pub connection: u64,
     pub accepted: Moment,
     pub zone: Option<&'a Zone>,
@@ -383,7 +383,7 @@ impl Toxic {
     }
 
     /// Whether it applies to a connection. Each connection is decided about once, in the order in which they come.
-    pub(super) fn applies_to(&self, subject: Subject<'_>) -> bool {
+    pub(super) fn applies_to(&self, subject: ToxicSubject<'_>) -> bool {
         let mut decisions = self.lock();
         if let Some(decided) = decisions.made.get(&subject.connection) {
             return *decided;
@@ -532,8 +532,8 @@ mod tests {
         )
     }
 
-    fn subject(connection: u64) -> Subject<'static> {
-        Subject {
+    fn subject(connection: u64) -> ToxicSubject<'static> {
+        ToxicSubject {
             connection,
             accepted: Moment::at(Duration::from_secs(connection)),
             zone: None,

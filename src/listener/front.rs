@@ -52,7 +52,7 @@ pub struct Front {
     kind: FrontKind,
     names: FrontNames,
     /// `listener.front_allow`.
-    allowed: Vec<Allowed>,
+    allowed: Vec<FrontName>,
     listener: String,
     metrics: Metrics,
 }
@@ -63,7 +63,7 @@ pub struct FrontNames(Arc<dyn Fn() -> Vec<String> + Send + Sync>);
 
 /// A name that clients may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Allowed {
+struct FrontName {
     host: String,
     /// Any port where absent.
     port: Option<u16>,
@@ -93,9 +93,9 @@ enum Negotiated {
     Cut(Reason),
 }
 
-// === impl Allowed ===
+// === impl FrontName ===
 
-impl Allowed {
+impl FrontName {
     /// Reads `HOST[:PORT]`; `None`: it is neither, which the validation of the settings has refused.
     fn parse(text: &str) -> Option<Self> {
         let (host, port) = addr::parse_host_maybe_port(text).ok()?;
@@ -146,7 +146,7 @@ impl Front {
             names,
             allowed: allow
                 .iter()
-                .filter_map(|text| Allowed::parse(text))
+                .filter_map(|text| FrontName::parse(text))
                 .collect(),
             listener: listener.to_owned(),
             metrics: metrics.clone(),

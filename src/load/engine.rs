@@ -43,7 +43,7 @@ pub struct Stop {
 
 /// What a run has measured.
 #[derive(Clone, Debug)]
-pub(super) struct Outcome {
+pub(super) struct RequestOutcome {
     pub(super) results: Results,
     pub(super) timeline: Vec<Interval>,
     /// Measured time that really passed.
@@ -150,7 +150,7 @@ pub(super) fn execute(
     stop: &Stop,
     samples: Option<&Samples>,
     mut progress: impl FnMut(&Progress),
-) -> io::Result<Outcome> {
+) -> io::Result<RequestOutcome> {
     let threads = plan.threads.clamp(1, plan.connections().max(1));
     let begin = clock::now() + HEAD_START;
     let window = Window {
@@ -200,7 +200,7 @@ pub(super) fn execute(
         true => clock::now().since(window.start).min(window.length),
         false => window.length,
     };
-    Ok(Outcome {
+    Ok(RequestOutcome {
         results,
         timeline: timeline.seconds.into_values().collect(),
         elapsed,

@@ -9,7 +9,7 @@ use super::{Report, hlog, html};
 
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum LoadOutput {
     /// The summary.
     Json,
     /// The histogram of corrected latency.
@@ -20,9 +20,9 @@ pub enum Kind {
     Csv,
 }
 
-// === impl Kind ===
+// === impl LoadOutput ===
 
-impl Kind {
+impl LoadOutput {
     /// By the ending of the name.
     ///
     /// # Errors
@@ -49,16 +49,16 @@ impl Kind {
 /// # Errors
 ///
 /// What the system says.
-pub fn write(report: &Report, path: &str, kind: Kind) -> io::Result<()> {
+pub fn write(report: &Report, path: &str, kind: LoadOutput) -> io::Result<()> {
     let content = match kind {
-        Kind::Json => {
+        LoadOutput::Json => {
             let mut json = serde_json::to_vec_pretty(&report.summary)?;
             json.push(b'\n');
             json
         }
-        Kind::Hlog => hlog::write(report, SystemTime::now())?,
-        Kind::Html => html::page(report).into_bytes(),
-        Kind::Csv => csv(report).into_bytes(),
+        LoadOutput::Hlog => hlog::write(report, SystemTime::now())?,
+        LoadOutput::Html => html::page(report).into_bytes(),
+        LoadOutput::Csv => csv(report).into_bytes(),
     };
     std::fs::write(path, content)
 }

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::connection::Failure;
-use super::engine::Outcome;
+use super::engine::RequestOutcome;
 use super::slo::{Quantity, Term, Verdict};
 use super::{LoadPlan, MAX_IN_FLIGHT};
 
@@ -172,7 +172,7 @@ fn millis(nanos: f64) -> f64 {
 // === impl Report ===
 
 impl Report {
-    pub(super) fn new(plan: &LoadPlan, outcome: Outcome) -> Self {
+    pub(super) fn new(plan: &LoadPlan, outcome: RequestOutcome) -> Self {
         let results = &outcome.results;
         let elapsed = outcome.elapsed.as_secs_f64().max(1e-9);
         let failed = results.failed();
@@ -454,7 +454,7 @@ fn round(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-fn warnings(outcome: &Outcome, offered: Option<f64>, elapsed: f64) -> Vec<String> {
+fn warnings(outcome: &RequestOutcome, offered: Option<f64>, elapsed: f64) -> Vec<String> {
     let mut warnings = Vec::new();
     if outcome.interrupted {
         warnings.push(format!("ended early, after {elapsed:.1} s"));

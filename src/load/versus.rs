@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::engine::{Outcome, Progress, Stop, execute};
+use super::engine::{Progress, RequestOutcome, Stop, execute};
 use super::recorder::Results;
 use super::report::{Deltas, Versus};
 use super::{LoadPlan, LoadTarget, Report, Workload};
@@ -114,11 +114,11 @@ pub fn run(
 #[derive(Default)]
 struct Rounds {
     rounds: usize,
-    first: Option<Outcome>,
+    first: Option<RequestOutcome>,
 }
 
 impl Rounds {
-    fn add(&mut self, outcome: Outcome) {
+    fn add(&mut self, outcome: RequestOutcome) {
         self.rounds += 1;
         match &mut self.first {
             Some(first) => {
@@ -129,14 +129,14 @@ impl Rounds {
         }
     }
 
-    fn outcome(self, round: Duration, interrupted: bool) -> Outcome {
+    fn outcome(self, round: Duration, interrupted: bool) -> RequestOutcome {
         let elapsed = round * u32::try_from(self.rounds.max(1)).unwrap_or(1);
         let (results, stopped) = self
             .first
             .map_or((Results::new(), Duration::ZERO), |first| {
                 (first.results, first.stopped)
             });
-        Outcome {
+        RequestOutcome {
             results,
             // Rounds are shorter than the seconds of a timeline.
             timeline: Vec::new(),

@@ -44,7 +44,7 @@ pub(super) enum Reading {
 }
 
 /// One series as read: its label values and what it holds.
-pub(super) type Sample = (Box<[Box<str>]>, Reading);
+pub(super) type SeriesSample = (Box<[Box<str>]>, Reading);
 
 #[derive(Debug)]
 struct FamilySeries {
@@ -262,7 +262,7 @@ impl SeriesRegistry {
     }
 
     /// The series of one family that carry all these labels with these values.
-    pub(super) fn read(&self, name: &str, matching: &[(&str, &str)]) -> Vec<Sample> {
+    pub(super) fn read(&self, name: &str, matching: &[(&str, &str)]) -> Vec<SeriesSample> {
         let families = self.families.read().unwrap_or_else(PoisonError::into_inner);
         let Some(family_series) = families.get(name) else {
             return Vec::new();

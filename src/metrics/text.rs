@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use super::family::{Family, FamilyKind};
-use super::registry::{Reading, Sample};
+use super::registry::{Reading, SeriesSample};
 
 /// Appends one family: HELP and TYPE, and its series where it has some.
-pub(super) fn family(out: &mut String, family: &Family, samples: &[Sample]) {
+pub(super) fn family(out: &mut String, family: &Family, samples: &[SeriesSample]) {
     let kind = match family.kind {
         FamilyKind::Counter => "counter",
         FamilyKind::Gauge => "gauge",

@@ -12,12 +12,12 @@ use tokio::net::UnixStream;
 
 use super::helper::Started;
 use super::inside;
-use super::program::{OwnedPlaces, Places, command_of, successor_of};
+use super::program::{OwnedPlaces, Placeholders, command_of, successor_of};
 use crate::sys::process::Inherited;
 
 /// Where a command writes.
 #[derive(Debug)]
-pub struct Output {
+pub struct ChildOutput {
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
 }
@@ -26,12 +26,12 @@ pub struct Output {
 #[derive(Debug)]
 pub struct Child {
     pid: u32,
-    kind: Kind,
+    kind: ChildKind,
     status: Option<ExitStatus>,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum ChildKind {
     Own(tokio::process::Child),
     /// The helper's; its exit status comes over the socket.
     Helpers(UnixStream),
@@ -40,9 +40,9 @@ enum Kind {
 /// Starts a command in a process group of its own, which ends when this process does. Its words may hold placeholders.
 pub fn start_command(
     words: &[String],
-    places: Places<'_>,
+    places: Placeholders<'_>,
     stdin: Option<OwnedFd>,
-    output: Output,
+    output: ChildOutput,
 ) -> io::Result<Child> {
     if let Some((helper, _)) = inside() {
         let descriptors = [output.stdout.as_fd(), output.stderr.as_fd()];
@@ -83,7 +83,7 @@ impl Child {
         let child = tokio::process::Command::from(command).spawn()?;
         Ok(Self {
             pid: child.id().unwrap_or_default(),
-            kind: Kind::Own(child),
+            kind: ChildKind::Own(child),
             status: None,
         })
     }
@@ -93,7 +93,7 @@ impl Child {
         started.status.set_nonblocking(true)?;
         Ok(Self {
             pid: started.pid,
-            kind: Kind::Helpers(UnixStream::from_std(started.status)?),
+            kind: ChildKind::Helpers(UnixStream::from_std(started.status)?),
             status: None,
         })
     }
@@ -105,7 +105,7 @@ impl Child {
 
     /// Whether this process is the parent and collects it.
     pub fn is_own(&self) -> bool {
-        matches!(self.kind, Kind::Own(_))
+        matches!(self.kind, ChildKind::Own(_))
     }
 
     /// Resolves at its end. Cancel-safe.
@@ -114,8 +114,8 @@ impl Child {
             return Ok(status);
         }
         let status = match &mut self.kind {
-            Kind::Own(child) => child.wait().await?,
-            Kind::Helpers(socket) => {
+            ChildKind::Own(child) => child.wait().await?,
+            ChildKind::Helpers(socket) => {
                 let mut bytes = [0; 4];
                 // Written at once, and so read at once.
                 match socket.read(&mut bytes).await? {

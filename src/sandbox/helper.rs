@@ -50,7 +50,7 @@ pub(super) struct Started {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Request {
+enum HelperRequest {
     Open(PathBuf),
     PortOwner(SocketAddr),
     /// With descriptors: standard output, standard error and, `with_stdin`, standard input.
@@ -67,7 +67,7 @@ enum Request {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Answer {
+enum HelperAnswer {
     /// With the descriptor.
     Opened,
     PortOwner(Option<(u32, String)>),
@@ -110,16 +110,18 @@ impl Helper {
     }
 
     pub(super) fn open(&self, path: &Path) -> io::Result<File> {
-        let (answer, descriptors, _) = self.ask(&Request::Open(super::normal(path)), &[])?;
+        let (answer, descriptors, _) = self.ask(&HelperRequest::Open(super::normal(path)), &[])?;
         match (answer, descriptors.into_iter().next()) {
-            (Answer::Opened, Some(file)) => Ok(file.into()),
+            (HelperAnswer::Opened, Some(file)) => Ok(file.into()),
             (answer, _) => Err(answer.into()),
         }
     }
 
     pub(super) fn port_owner(&self, address: SocketAddr) -> Option<PortOwner> {
-        match self.ask(&Request::PortOwner(address), &[]).ok()?.0 {
-            Answer::PortOwner(owner) => owner.map(|(pid, command)| PortOwner { pid, command }),
+        match self.ask(&HelperRequest::PortOwner(address), &[]).ok()?.0 {
+            HelperAnswer::PortOwner(owner) => {
+                owner.map(|(pid, command)| PortOwner { pid, command })
+            }
             _ => None,
         }
     }
@@ -132,7 +134,7 @@ impl Helper {
         output: [BorrowedFd<'_>; 2],
         stdin: Option<BorrowedFd<'_>>,
     ) -> io::Result<Started> {
-        let request = Request::Start {
+        let request = HelperRequest::Start {
             words: words.to_vec(),
             places,
             with_stdin: stdin.is_some(),
@@ -147,16 +149,16 @@ impl Helper {
         config: Option<&Path>,
         stdin: BorrowedFd<'_>,
     ) -> io::Result<Started> {
-        let request = Request::Succeed {
+        let request = HelperRequest::Succeed {
             binary: binary.to_owned(),
             config: config.map(Path::to_owned),
         };
         self.started(&request, &[stdin])
     }
 
-    fn started(&self, request: &Request, with: &[BorrowedFd<'_>]) -> io::Result<Started> {
+    fn started(&self, request: &HelperRequest, with: &[BorrowedFd<'_>]) -> io::Result<Started> {
         match self.ask(request, with)? {
-            (Answer::Started(pid), _, status) => Ok(Started { pid, status }),
+            (HelperAnswer::Started(pid), _, status) => Ok(Started { pid, status }),
             (answer, ..) => Err(answer.into()),
         }
     }
@@ -164,9 +166,9 @@ impl Helper {
     /// Blocks until the answer is there, but not for ever.
     fn ask(
         &self,
-        request: &Request,
+        request: &HelperRequest,
         with: &[BorrowedFd<'_>],
-    ) -> io::Result<(Answer, Vec<OwnedFd>, UnixStream)> {
+    ) -> io::Result<(HelperAnswer, Vec<OwnedFd>, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(PATIENCE))?;
         let bytes = serde_json::to_vec(request)?;
@@ -189,23 +191,23 @@ impl Helper {
     }
 }
 
-// === impl Answer ===
+// === impl HelperAnswer ===
 
-impl From<Answer> for io::Error {
-    fn from(answer: Answer) -> Self {
+impl From<HelperAnswer> for io::Error {
+    fn from(answer: HelperAnswer) -> Self {
         match answer {
-            Answer::Failed(number) => io::Error::from_raw_os_error(number),
-            Answer::Refused(why) => io::Error::new(io::ErrorKind::PermissionDenied, why),
+            HelperAnswer::Failed(number) => io::Error::from_raw_os_error(number),
+            HelperAnswer::Refused(why) => io::Error::new(io::ErrorKind::PermissionDenied, why),
             other => io::Error::other(format!("the helper of the sandbox answers {other:?}")),
         }
     }
 }
 
-impl From<io::Error> for Answer {
+impl From<io::Error> for HelperAnswer {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
-            Some(number) => Answer::Failed(number),
-            None => Answer::Refused(error.to_string()),
+            Some(number) => HelperAnswer::Failed(number),
+            None => HelperAnswer::Refused(error.to_string()),
         }
     }
 }
@@ -231,27 +233,27 @@ impl Keeper {
 
     fn handle(&self, request: &[u8], with: Vec<OwnedFd>, to: &UnixStream) {
         let started = match serde_json::from_slice(request) {
-            Ok(Request::Open(path)) => return self.open(&path, to),
-            Ok(Request::PortOwner(address)) => {
+            Ok(HelperRequest::Open(path)) => return self.open(&path, to),
+            Ok(HelperRequest::PortOwner(address)) => {
                 let owner = port_owner::port_owner(address);
                 let owner = owner.map(|owner| (owner.pid, owner.command));
-                return say(to, &Answer::PortOwner(owner), &[]);
+                return say(to, &HelperAnswer::PortOwner(owner), &[]);
             }
-            Ok(Request::Start {
+            Ok(HelperRequest::Start {
                 words,
                 places,
                 with_stdin,
             }) => self.start(&words, &places, with, with_stdin),
-            Ok(Request::Succeed { binary, config }) => {
+            Ok(HelperRequest::Succeed { binary, config }) => {
                 self.succeed(&binary, config.as_deref(), with)
             }
-            Err(error) => Err(Answer::Refused(error.to_string())),
+            Err(error) => Err(HelperAnswer::Refused(error.to_string())),
         };
         // The command holds descriptors that must be closed once its program has them.
-        let spawned = started.and_then(|mut command| command.spawn().map_err(Answer::from));
+        let spawned = started.and_then(|mut command| command.spawn().map_err(HelperAnswer::from));
         match spawned {
             Ok(mut child) => {
-                say(to, &Answer::Started(child.id()), &[]);
+                say(to, &HelperAnswer::Started(child.id()), &[]);
                 if let Ok(status) = child.wait() {
                     let mut to = to;
                     // Nobody may be left to hear it.
@@ -268,11 +270,11 @@ impl Keeper {
                 "not allowed by the sandbox, because no setting named it at the start: {}",
                 path.display()
             );
-            return say(to, &Answer::Refused(why), &[]);
+            return say(to, &HelperAnswer::Refused(why), &[]);
         }
         match open_here(path) {
-            Ok(file) => say(to, &Answer::Opened, &[file.as_fd()]),
-            Err(error) => say(to, &Answer::from(error), &[]),
+            Ok(file) => say(to, &HelperAnswer::Opened, &[file.as_fd()]),
+            Err(error) => say(to, &HelperAnswer::from(error), &[]),
         }
     }
 
@@ -282,19 +284,19 @@ impl Keeper {
         places: &OwnedPlaces,
         with: Vec<OwnedFd>,
         with_stdin: bool,
-    ) -> Result<Command, Answer> {
+    ) -> Result<Command, HelperAnswer> {
         if !self.allowed.commands.iter().any(|known| known == words) {
             let what =
                 "the sandbox does not allow this command, because no setting named it at the start";
-            return Err(Answer::Refused(what.to_owned()));
+            return Err(HelperAnswer::Refused(what.to_owned()));
         }
         if !places.are_harmless() {
             let what = "the host could be read as something else than a host";
-            return Err(Answer::Refused(what.to_owned()));
+            return Err(HelperAnswer::Refused(what.to_owned()));
         }
         let mut with = with.into_iter();
         let (Some(stdout), Some(stderr)) = (with.next(), with.next()) else {
-            return Err(Answer::Refused("descriptors are missing".to_owned()));
+            return Err(HelperAnswer::Refused("descriptors are missing".to_owned()));
         };
         let mut command = command_of(words, places.borrowed());
         command.stdout(stdout).stderr(stderr);
@@ -310,9 +312,9 @@ impl Keeper {
         binary: &Path,
         config: Option<&Path>,
         with: Vec<OwnedFd>,
-    ) -> Result<Command, Answer> {
+    ) -> Result<Command, HelperAnswer> {
         let Some(stdin) = with.into_iter().next() else {
-            return Err(Answer::Refused("descriptors are missing".to_owned()));
+            return Err(HelperAnswer::Refused("descriptors are missing".to_owned()));
         };
         for path in [Some(binary), config].into_iter().flatten() {
             on_a_disk(path)?;
@@ -327,7 +329,7 @@ impl Keeper {
 }
 
 /// Refuses what is no regular file on a disk.
-fn on_a_disk(path: &Path) -> Result<(), Answer> {
+fn on_a_disk(path: &Path) -> Result<(), HelperAnswer> {
     // A bare name is looked for in PATH.
     if path.components().count() == 1 && path.is_relative() && !path.exists() {
         return Ok(());
@@ -338,12 +340,12 @@ fn on_a_disk(path: &Path) -> Result<(), Answer> {
         .any(|folder| real.starts_with(folder));
     if is_in_memory || !real.is_file() {
         let why = format!("{} is not a regular file on a disk", path.display());
-        return Err(Answer::Refused(why));
+        return Err(HelperAnswer::Refused(why));
     }
     Ok(())
 }
 
-fn say(to: &UnixStream, answer: &Answer, with: &[BorrowedFd<'_>]) {
+fn say(to: &UnixStream, answer: &HelperAnswer, with: &[BorrowedFd<'_>]) {
     if let Ok(bytes) = serde_json::to_vec(answer) {
         // Nobody may be left to hear it.
         let _ = descriptors::send(to, &bytes, with);

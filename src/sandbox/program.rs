@@ -17,7 +17,7 @@ const NOT_FOR_SUCCESSORS: [&str; 4] =
 
 /// What stands for the placeholders of a command.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Places<'a> {
+pub struct Placeholders<'a> {
     /// Host and port, `%h` and `%p`.
     pub target: Option<(&'a str, u16)>,
     /// `%l`.
@@ -31,7 +31,7 @@ pub(super) struct OwnedPlaces {
     pub(super) local_port: Option<u16>,
 }
 
-pub(super) fn command_of(words: &[String], places: Places<'_>) -> Command {
+pub(super) fn command_of(words: &[String], places: Placeholders<'_>) -> Command {
     let mut words = words.iter().map(|word| places.fill(word));
     let mut command = Command::new(words.next().unwrap_or_default());
     command.args(words);
@@ -77,9 +77,9 @@ fn arguments(own: impl Iterator<Item = OsString>, config: Option<&Path>) -> Vec<
     words
 }
 
-// === impl Places ===
+// === impl Placeholders ===
 
-impl Places<'_> {
+impl Placeholders<'_> {
     /// Replaces `%h`, `%p`, `%l` and `%%`.
     fn fill(self, word: &str) -> String {
         let mut text = String::with_capacity(word.len());
@@ -104,8 +104,8 @@ impl Places<'_> {
 
 // === impl OwnedPlaces ===
 
-impl From<Places<'_>> for OwnedPlaces {
-    fn from(places: Places<'_>) -> Self {
+impl From<Placeholders<'_>> for OwnedPlaces {
+    fn from(places: Placeholders<'_>) -> Self {
         Self {
             target: places.target.map(|(host, port)| (host.to_owned(), port)),
             local_port: places.local_port,
@@ -114,8 +114,8 @@ impl From<Places<'_>> for OwnedPlaces {
 }
 
 impl OwnedPlaces {
-    pub(super) fn borrowed(&self) -> Places<'_> {
-        Places {
+    pub(super) fn borrowed(&self) -> Placeholders<'_> {
+        Placeholders {
             target: self.target.as_ref().map(|(host, port)| (&**host, *port)),
             local_port: self.local_port,
         }
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn placeholders_are_filled() {
-        let places = Places {
+        let places = Placeholders {
             target: Some(("db.internal", 8182)),
             local_port: Some(4711),
         };
@@ -168,6 +168,6 @@ mod tests {
             places.fill("%h:%p via %l, 100%% %x %"),
             "db.internal:8182 via 4711, 100% %x %"
         );
-        assert_eq!(Places::default().fill("%h %l"), "%h %l");
+        assert_eq!(Placeholders::default().fill("%h %l"), "%h %l");
     }
 }

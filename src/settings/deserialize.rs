@@ -13,7 +13,7 @@ use serde::forward_to_deserialize_any;
 pub(super) use diagnose::diagnose;
 pub(super) use error::{Error, What};
 
-use super::node::{KeyPath, Node, PathStep, TableEntry, Value};
+use super::node::{KeyPath, Node, NodeValue, PathStep, TableEntry};
 
 mod diagnose;
 mod error;
@@ -62,11 +62,11 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(tree: &mut Node) -> Deserialize
         }
         match tree.at_mut(&path) {
             Some(node)
-                if node.value != Value::Invalid
+                if node.value != NodeValue::Invalid
                     && !path.0.is_empty()
                     && errors.len() < readings =>
             {
-                node.value = Value::Invalid
+                node.value = NodeValue::Invalid
             }
             _ => {
                 errors.extend(found.into_inner());
@@ -122,14 +122,14 @@ impl<'a> NodeDeserializer<'a> {
 
     fn found(&self) -> Unexpected<'a> {
         match &self.node.value {
-            Value::Text(text) | Value::Untyped(text) => Unexpected::Str(text),
-            Value::Int(number) => Unexpected::Signed(*number),
-            Value::Float(number) => Unexpected::Float(*number),
-            Value::Bool(yes) => Unexpected::Bool(*yes),
-            Value::Other(words) => Unexpected::Other(words),
-            Value::List(_) => Unexpected::Seq,
-            Value::Table(_) => Unexpected::Map,
-            Value::Invalid => Unexpected::Other("nothing"),
+            NodeValue::Text(text) | NodeValue::Untyped(text) => Unexpected::Str(text),
+            NodeValue::Int(number) => Unexpected::Signed(*number),
+            NodeValue::Float(number) => Unexpected::Float(*number),
+            NodeValue::Bool(yes) => Unexpected::Bool(*yes),
+            NodeValue::Other(words) => Unexpected::Other(words),
+            NodeValue::List(_) => Unexpected::Seq,
+            NodeValue::Table(_) => Unexpected::Map,
+            NodeValue::Invalid => Unexpected::Other("nothing"),
         }
     }
 
@@ -157,7 +157,7 @@ impl<'a> NodeDeserializer<'a> {
                         });
                     }
                 }
-                _ if entry.node.value == Value::Invalid => {}
+                _ if entry.node.value == NodeValue::Invalid => {}
                 _ => entries.push((key, entry)),
             }
         }
@@ -170,7 +170,7 @@ impl<'a> NodeDeserializer<'a> {
 
     fn visit_number<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Untyped(text) => match text.trim().parse::<i64>() {
+            NodeValue::Untyped(text) => match text.trim().parse::<i64>() {
                 Ok(number) => visitor.visit_i64(number),
                 Err(_) => Err(self.wrong(&visitor)),
             },
@@ -195,32 +195,32 @@ impl<'de> de::Deserializer<'de> for NodeDeserializer<'de> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Text(text) | Value::Untyped(text) => visitor.visit_borrowed_str(text),
-            Value::Int(number) => visitor.visit_i64(*number),
-            Value::Float(number) => visitor.visit_f64(*number),
-            Value::Bool(yes) => visitor.visit_bool(*yes),
-            Value::List(_) => self.deserialize_seq(visitor),
-            Value::Table(_) => self.visit_table(None, visitor),
-            Value::Invalid => visitor.visit_none(),
-            Value::Other(_) => Err(self.wrong(&visitor)),
+            NodeValue::Text(text) | NodeValue::Untyped(text) => visitor.visit_borrowed_str(text),
+            NodeValue::Int(number) => visitor.visit_i64(*number),
+            NodeValue::Float(number) => visitor.visit_f64(*number),
+            NodeValue::Bool(yes) => visitor.visit_bool(*yes),
+            NodeValue::List(_) => self.deserialize_seq(visitor),
+            NodeValue::Table(_) => self.visit_table(None, visitor),
+            NodeValue::Invalid => visitor.visit_none(),
+            NodeValue::Other(_) => Err(self.wrong(&visitor)),
         }
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Untyped(text) => match text.trim() {
+            NodeValue::Untyped(text) => match text.trim() {
                 "true" | "1" => visitor.visit_bool(true),
                 "false" | "0" => visitor.visit_bool(false),
                 _ => Err(self.wrong(&"true, false, 1 or 0")),
             },
-            Value::Int(number @ (0 | 1)) => visitor.visit_bool(*number == 1),
+            NodeValue::Int(number @ (0 | 1)) => visitor.visit_bool(*number == 1),
             _ => self.deserialize_any(visitor),
         }
     }
 
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
-            Value::Untyped(text) => match text.trim().parse() {
+            NodeValue::Untyped(text) => match text.trim().parse() {
                 Ok(number) => visitor.visit_f64(number),
                 Err(_) => Err(self.wrong(&visitor)),
             },
@@ -331,7 +331,7 @@ impl<'a> de::SeqAccess<'a> for Items<'a> {
         while let Some(item) = self.items.get(self.next) {
             let index = self.next;
             self.next += 1;
-            if item.value != Value::Invalid {
+            if item.value != NodeValue::Invalid {
                 let path = self.reader.path.index(index);
                 return seed
                     .deserialize(self.reader.child(item, path))

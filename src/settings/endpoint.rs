@@ -2,7 +2,7 @@
 //! is decided by `crate::addr`.
 
 use super::diagnostics::{Diagnostic, closest};
-use super::node::{Node, Origin, Value};
+use super::node::{Node, NodeValue, Origin};
 
 /// Splits the short form of an endpoint into the table that a file would hold.
 pub(super) fn from_text(text: &str, origin: &Origin) -> Result<Node, Diagnostic> {
@@ -67,7 +67,7 @@ pub(super) fn normalise(upstream: &mut Node, problems: &mut Vec<Diagnostic>) {
             problems.push(problem);
             Node {
                 origin: item.origin.clone(),
-                value: Value::Invalid,
+                value: NodeValue::Invalid,
             }
         }),
         None => {
@@ -78,6 +78,6 @@ pub(super) fn normalise(upstream: &mut Node, problems: &mut Vec<Diagnostic>) {
     });
     entry.node = Node {
         origin,
-        value: Value::List(tables.collect()),
+        value: NodeValue::List(tables.collect()),
     };
 }

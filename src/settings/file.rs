@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::Diagnostic;
-use super::node::{Node, Origin, Table, TableEntry, Value};
+use super::node::{Node, NodeValue, Origin, Table, TableEntry};
 use super::source_file::SourceFile;
 use crate::sandbox;
 
@@ -128,20 +128,20 @@ fn lower(text: &str) -> String {
 
 fn convert(span: std::ops::Range<usize>, value: DeValue<'_>) -> Node {
     let value = match value {
-        DeValue::String(text) => Value::Text(text.into_owned()),
+        DeValue::String(text) => NodeValue::Text(text.into_owned()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_or_else(
-                |_| Value::Other("a number that is too large".to_owned()),
-                Value::Int,
+                |_| NodeValue::Other("a number that is too large".to_owned()),
+                NodeValue::Int,
             ),
         DeValue::Float(number) => number.as_str().parse().map_or_else(
-            |_| Value::Other("a number that cannot be parsed".to_owned()),
-            Value::Float,
+            |_| NodeValue::Other("a number that cannot be parsed".to_owned()),
+            NodeValue::Float,
         ),
-        DeValue::Boolean(yes) => Value::Bool(yes),
-        DeValue::Datetime(_) => Value::Other("a date".to_owned()),
-        DeValue::Array(items) => Value::List(items.into_iter().map(item).collect()),
-        DeValue::Table(table) => Value::Table(entries(table)),
+        DeValue::Boolean(yes) => NodeValue::Bool(yes),
+        DeValue::Datetime(_) => NodeValue::Other("a date".to_owned()),
+        DeValue::Array(items) => NodeValue::List(items.into_iter().map(item).collect()),
+        DeValue::Table(table) => NodeValue::Table(entries(table)),
     };
     Node {
         origin: Origin::File(span),

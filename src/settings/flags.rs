@@ -10,7 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
 use clap::{Arg, ArgAction};
 
 use super::diagnostics::Diagnostic;
-use super::node::{Node, Origin, Value};
+use super::node::{Node, NodeValue, Origin};
 use super::{endpoint, profile};
 use crate::duration;
 
@@ -296,7 +296,7 @@ impl Flag {
         let Some(last) = texts.last() else { return };
         let list = |nodes: Vec<Node>| Node {
             origin: origin.clone(),
-            value: Value::List(nodes),
+            value: NodeValue::List(nodes),
         };
         match self.kind {
             ValueKind::Endpoints => {
@@ -308,7 +308,7 @@ impl Flag {
                             problems.push(problem);
                             nodes.push(Node {
                                 origin: origin.clone(),
-                                value: Value::Invalid,
+                                value: NodeValue::Invalid,
                             });
                         }
                     }
@@ -415,7 +415,7 @@ pub(super) fn complete_dns_servers(servers: &mut Node) {
         }
     };
     match &mut servers.value {
-        Value::List(items) => items.iter_mut().for_each(complete),
+        NodeValue::List(items) => items.iter_mut().for_each(complete),
         _ => complete(servers),
     }
 }

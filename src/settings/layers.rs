@@ -11,7 +11,7 @@ use clap::parser::ValueSource;
 
 use super::diagnostics::{Diagnostic, Diagnostics, closest};
 use super::model::Settings;
-use super::node::{KeyPath, Node, Origin, Table, Value};
+use super::node::{KeyPath, Node, NodeValue, Origin, Table};
 use super::source_file::SourceFile;
 use super::{annotate, deserialize, endpoint, file, flags, overrides, profile, validate};
 use crate::target::{ResolvedTarget, TARGET_KEYS};
@@ -255,14 +255,14 @@ fn normalise(tree: &mut Node, problems: &mut Vec<Diagnostic>) {
             Some(entry) => {
                 entry.node = Node {
                     origin,
-                    value: Value::List(items),
+                    value: NodeValue::List(items),
                 }
             }
             None => tree.set(
                 key,
                 Node {
                     origin,
-                    value: Value::List(items),
+                    value: NodeValue::List(items),
                 },
             ),
         }
@@ -307,7 +307,7 @@ fn without_listeners(tree: &mut Node) {
     {
         tree.set("gateway.bind", bind);
     }
-    let none = Value::List(Vec::new());
+    let none = NodeValue::List(Vec::new());
     tree.set(
         "listener",
         Node {
@@ -319,7 +319,7 @@ fn without_listeners(tree: &mut Node) {
 
 /// Lays the tree of flags or variables over the file's.
 fn merge(tree: &mut Node, upper: Node, problems: &mut Vec<Diagnostic>) {
-    let Value::Table(upper) = upper.value else {
+    let NodeValue::Table(upper) = upper.value else {
         return;
     };
     for (key, entry) in upper {
@@ -327,7 +327,7 @@ fn merge(tree: &mut Node, upper: Node, problems: &mut Vec<Diagnostic>) {
             "listener" | "upstream" => merge_each(tree, &key, entry.node, problems),
             _ => {
                 let mut one = Node::table(entry.key.clone());
-                one.value = Value::Table(Table::from([(key, entry)]));
+                one.value = NodeValue::Table(Table::from([(key, entry)]));
                 tree.merge_over(one);
             }
         }
@@ -335,7 +335,7 @@ fn merge(tree: &mut Node, upper: Node, problems: &mut Vec<Diagnostic>) {
 }
 
 fn merge_each(tree: &mut Node, key: &str, upper: Node, problems: &mut Vec<Diagnostic>) {
-    let Some(Value::List(items)) = tree
+    let Some(NodeValue::List(items)) = tree
         .entries_mut()
         .and_then(|table| table.get_mut(key))
         .map(|entry| &mut entry.node.value)
@@ -387,14 +387,14 @@ fn merge_each(tree: &mut Node, key: &str, upper: Node, problems: &mut Vec<Diagno
 
 /// Lays `lower` under the tree; its `listener` and `upstream` tables apply to each of the tree's.
 pub(super) fn merge_under(tree: &mut Node, lower: Node) {
-    let Value::Table(lower) = lower.value else {
+    let NodeValue::Table(lower) = lower.value else {
         return;
     };
     for (key, entry) in lower {
         let above = tree.entries_mut().and_then(|table| table.get_mut(&key));
         match above {
             Some(above) => match &mut above.node.value {
-                Value::List(items) if entry.node.entries().is_some() => {
+                NodeValue::List(items) if entry.node.entries().is_some() => {
                     for item in items {
                         let mut merged = entry.node.clone();
                         merged.merge_over(item.clone());

@@ -24,11 +24,11 @@ pub enum Origin {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node {
     pub origin: Origin,
-    pub value: Value,
+    pub value: NodeValue,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(super) enum NodeValue {
     /// Text in quotes.
     Text(String),
     /// Text of a flag or variable: a number, a boolean or text, as the field it is read into requires.
@@ -70,25 +70,25 @@ pub(super) struct KeyPath(pub Vec<PathStep>);
 
 impl Node {
     pub(super) fn table(origin: Origin) -> Self {
-        let value = Value::Table(Table::new());
+        let value = NodeValue::Table(Table::new());
         Self { origin, value }
     }
 
     /// Untyped text.
     pub(super) fn untyped(origin: Origin, text: impl Into<String>) -> Self {
-        let value = Value::Untyped(text.into());
+        let value = NodeValue::Untyped(text.into());
         Self { origin, value }
     }
 
     pub(super) fn text(origin: Origin, text: impl Into<String>) -> Self {
-        let value = Value::Text(text.into());
+        let value = NodeValue::Text(text.into());
         Self { origin, value }
     }
 
     /// The entries, if this is a table.
     pub(super) fn entries(&self) -> Option<&Table> {
         match &self.value {
-            Value::Table(table) => Some(table),
+            NodeValue::Table(table) => Some(table),
             _ => None,
         }
     }
@@ -96,7 +96,7 @@ impl Node {
     /// The entries, if this is a table.
     pub(super) fn entries_mut(&mut self) -> Option<&mut Table> {
         match &mut self.value {
-            Value::Table(table) => Some(table),
+            NodeValue::Table(table) => Some(table),
             _ => None,
         }
     }
@@ -104,15 +104,15 @@ impl Node {
     /// The items of a list; any other value is a list of itself.
     pub(super) fn items(&self) -> &[Node] {
         match &self.value {
-            Value::List(items) => items,
-            Value::Invalid => &[],
+            NodeValue::List(items) => items,
+            NodeValue::Invalid => &[],
             _ => std::slice::from_ref(self),
         }
     }
 
     pub(super) fn as_text(&self) -> Option<&str> {
         match &self.value {
-            Value::Text(text) | Value::Untyped(text) => Some(text),
+            NodeValue::Text(text) | NodeValue::Untyped(text) => Some(text),
             _ => None,
         }
     }
@@ -120,7 +120,7 @@ impl Node {
     /// The entry `a.b.c` of nested tables.
     pub(super) fn get(&self, dotted: &str) -> Option<&Node> {
         dotted.split('.').try_fold(self, |node, key| {
-            Some(&node.entries()?.get(key)?.node).filter(|node| node.value != Value::Invalid)
+            Some(&node.entries()?.get(key)?.node).filter(|node| node.value != NodeValue::Invalid)
         })
     }
 
@@ -163,10 +163,10 @@ impl Node {
         path.0
             .iter()
             .try_fold(self, |node, step| match (step, &node.value) {
-                (PathStep::Key(key), Value::Table(table)) => {
+                (PathStep::Key(key), NodeValue::Table(table)) => {
                     table.get(key).map(|entry| &entry.node)
                 }
-                (PathStep::Index(index), Value::List(items)) => items.get(*index),
+                (PathStep::Index(index), NodeValue::List(items)) => items.get(*index),
                 (PathStep::Index(0), _) => Some(node),
                 _ => None,
             })
@@ -192,12 +192,12 @@ impl Node {
 
     pub(super) fn at_mut(&mut self, path: &KeyPath) -> Option<&mut Node> {
         path.0.iter().try_fold(self, |node, step| {
-            if matches!((step, &node.value), (PathStep::Index(0), value) if !matches!(value, Value::List(_))) {
+            if matches!((step, &node.value), (PathStep::Index(0), value) if !matches!(value, NodeValue::List(_))) {
                 return Some(node);
             }
             match (step, &mut node.value) {
-                (PathStep::Key(key), Value::Table(table)) => table.get_mut(key).map(|entry| &mut entry.node),
-                (PathStep::Index(index), Value::List(items)) => items.get_mut(*index),
+                (PathStep::Key(key), NodeValue::Table(table)) => table.get_mut(key).map(|entry| &mut entry.node),
+                (PathStep::Index(index), NodeValue::List(items)) => items.get_mut(*index),
                 _ => None,
             }
         })
@@ -206,13 +206,13 @@ impl Node {
     /// Number of nodes in the tree.
     pub(super) fn count(&self) -> usize {
         match &self.value {
-            Value::Table(table) => {
+            NodeValue::Table(table) => {
                 1 + table
                     .values()
                     .map(|entry| entry.node.count())
                     .sum::<usize>()
             }
-            Value::List(items) => 1 + items.iter().map(Node::count).sum::<usize>(),
+            NodeValue::List(items) => 1 + items.iter().map(Node::count).sum::<usize>(),
             _ => 1,
         }
     }
@@ -221,7 +221,7 @@ impl Node {
     pub(super) fn merge_over(&mut self, upper: Node) {
         let mergeable = matches!(
             (&self.value, &upper.value),
-            (Value::Table(_), Value::Table(_))
+            (NodeValue::Table(_), NodeValue::Table(_))
         );
         if !mergeable {
             *self = upper;
@@ -230,7 +230,7 @@ impl Node {
         if self.origin == Origin::Default {
             self.origin = upper.origin;
         }
-        let (Some(table), Value::Table(upper)) = (self.entries_mut(), upper.value) else {
+        let (Some(table), NodeValue::Table(upper)) = (self.entries_mut(), upper.value) else {
             return;
         };
         for (key, entry) in upper {
@@ -254,7 +254,7 @@ impl Node {
     fn leaves_below(&self, path: &mut String, visit: &mut dyn FnMut(&str, &Node)) {
         let length = path.len();
         match &self.value {
-            Value::Table(table) => {
+            NodeValue::Table(table) => {
                 for (key, entry) in table {
                     if !path.is_empty() {
                         path.push('.');
@@ -264,14 +264,14 @@ impl Node {
                     path.truncate(length);
                 }
             }
-            Value::List(items) if items.iter().any(|item| item.entries().is_some()) => {
+            NodeValue::List(items) if items.iter().any(|item| item.entries().is_some()) => {
                 for (index, item) in items.iter().enumerate() {
                     path.push_str(&format!("[{index}]"));
                     item.leaves_below(path, visit);
                     path.truncate(length);
                 }
             }
-            Value::Invalid => {}
+            NodeValue::Invalid => {}
             _ => visit(path, self),
         }
     }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::diagnostics::{Diagnostic, closest};
 use super::model::{UpstreamSettings, ZoneSetting};
-use super::node::{KeyPath, Node, Origin, PathStep, Value};
+use super::node::{KeyPath, Node, NodeValue, Origin, PathStep};
 use super::ranges;
 use crate::addr;
 use crate::admin::settings::{Bind, ControlPath};
@@ -383,9 +383,9 @@ fn has_duplicates(names: &[&str]) -> bool {
 
 fn yes(node: &Node) -> bool {
     match &node.value {
-        Value::Bool(yes) => *yes,
-        Value::Int(number) => *number == 1,
-        Value::Untyped(text) => matches!(text.trim(), "true" | "1"),
+        NodeValue::Bool(yes) => *yes,
+        NodeValue::Int(number) => *number == 1,
+        NodeValue::Untyped(text) => matches!(text.trim(), "true" | "1"),
         _ => false,
     }
 }

@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The last lines that a command has written. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Output {
+pub(super) struct LastLines {
     lines: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -41,14 +41,14 @@ pub(super) struct RunningCommand {
 
 /// What stands for the placeholders of a command.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Places<'a> {
+pub(super) struct HopPlaceholders<'a> {
     pub(super) target: Option<&'a HostPort>,
     pub(super) local_port: Option<u16>,
 }
 
-// === impl Output ===
+// === impl LastLines ===
 
-impl Output {
+impl LastLines {
     pub(super) fn lines(&self) -> Vec<String> {
         self.lock().iter().cloned().collect()
     }
@@ -122,9 +122,9 @@ pub(super) fn uses(words: &[String], place: char) -> bool {
 /// are kept in `output`.
 pub(super) fn start(
     words: &[String],
-    places: Places<'_>,
+    places: HopPlaceholders<'_>,
     stdio: Option<(OwnedFd, OwnedFd)>,
-    output: &Output,
+    output: &LastLines,
 ) -> Result<RunningCommand, HopFault> {
     let (stderr, their_stderr) = pipe()?;
     let (stdin, stdout, their_stdout) = match stdio {
@@ -134,11 +134,11 @@ pub(super) fn start(
             (None, Some(stdout), theirs)
         }
     };
-    let places = sandbox::Places {
+    let places = sandbox::Placeholders {
         target: places.target.map(|target| (&*target.host, target.port)),
         local_port: places.local_port,
     };
-    let streams = sandbox::Output {
+    let streams = sandbox::ChildOutput {
         stdout: their_stdout,
         stderr: their_stderr,
     };
@@ -230,11 +230,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_lines_are_kept_and_a_flood_takes_no_memory() {
-        let output = Output::default();
+        let output = LastLines::default();
         let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22; do echo line $i >&2; done; \
                       head -c 3000000 /dev/zero | tr '\\0' x";
         let words = ["sh", "-c", script].map(str::to_owned);
-        let mut running = start(&words, Places::default(), None, &output).unwrap();
+        let mut running = start(&words, HopPlaceholders::default(), None, &output).unwrap();
         assert!(running.ended().await.contains("exit status: 0"));
         let began = tokio::time::Instant::now();
         while !output.lines().iter().any(|line| line.starts_with("xxx")) {
@@ -249,15 +249,21 @@ mod tests {
     #[tokio::test]
     async fn a_command_that_is_not_there() {
         let words = ["/no/such/program".to_owned()];
-        let fault = start(&words, Places::default(), None, &Output::default()).unwrap_err();
+        let fault = start(
+            &words,
+            HopPlaceholders::default(),
+            None,
+            &LastLines::default(),
+        )
+        .unwrap_err();
         assert!(fault.to_string().contains("is not found"), "{fault}");
     }
 
     #[tokio::test]
     async fn the_whole_group_ends() {
         let words = ["sh", "-c", "sleep 1000 & echo $!; wait"].map(str::to_owned);
-        let output = Output::default();
-        let running = start(&words, Places::default(), None, &output).unwrap();
+        let output = LastLines::default();
+        let running = start(&words, HopPlaceholders::default(), None, &output).unwrap();
         let began = tokio::time::Instant::now();
         let grandchild = loop {
             if let Some(line) = output.lines().first() {

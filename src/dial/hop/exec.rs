@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
-use super::command::{self, Output, Places, RunningCommand};
+use super::command::{self, HopPlaceholders, LastLines, RunningCommand};
 use super::{HopFault, Opening, Reached, Refusal, Via};
 use crate::addr::HostPort;
 use crate::stream::{Stream, Wrapped};
@@ -20,7 +20,7 @@ use crate::sys::socket;
 #[derive(Debug)]
 pub(super) struct Exec {
     pub(super) words: Vec<String>,
-    pub(super) output: Output,
+    pub(super) output: LastLines,
 }
 
 /// Our end of a socket pair whose other end is the command's standard input and output. A socket pair, unlike two pipes,
@@ -39,7 +39,7 @@ impl Exec {
         let (ours, theirs) = StdUnixStream::pair()?;
         let stdin = OwnedFd::from(theirs.try_clone()?);
         let stdout = OwnedFd::from(theirs);
-        let places = Places {
+        let places = HopPlaceholders {
             target: Some(to),
             local_port: None,
         };

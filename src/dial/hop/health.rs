@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Notify, watch};
 
-use super::command::Output;
+use super::command::LastLines;
 use crate::events::{Events, event};
 use crate::metrics::{Metrics, family};
 use crate::types::UpstreamName;
@@ -53,8 +53,8 @@ struct Inner {
     upstream: UpstreamName,
     via: String,
     supervised: bool,
-    output: Output,
-    status: Mutex<Status>,
+    output: LastLines,
+    status: Mutex<HopRecord>,
     changed: watch::Sender<HopState>,
     /// Some address has been reached since the hop was last down.
     through: AtomicBool,
@@ -65,7 +65,7 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Status {
+struct HopRecord {
     state: HopState,
     since: SystemTime,
     pid: Option<u32>,
@@ -97,7 +97,7 @@ impl HopHealth {
         upstream: UpstreamName,
         via: String,
         supervised: bool,
-        output: Output,
+        output: LastLines,
         events: Events,
         metrics: Metrics,
     ) -> Self {
@@ -108,7 +108,7 @@ impl HopHealth {
                 via,
                 supervised,
                 output,
-                status: Mutex::new(Status {
+                status: Mutex::new(HopRecord {
                     state: HopState::Starting,
                     since: SystemTime::now(),
                     pid: None,
@@ -257,7 +257,7 @@ impl HopHealth {
         self.inner.replace.notified().await;
     }
 
-    fn set(&self, status: &mut Status, state: HopState) {
+    fn set(&self, status: &mut HopRecord, state: HopState) {
         if status.state != state {
             status.state = state;
             status.since = SystemTime::now();
@@ -289,7 +289,7 @@ impl HopHealth {
         self.inner.changed.send_replace(state);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Status> {
+    fn lock(&self) -> MutexGuard<'_, HopRecord> {
         self.inner
             .status
             .lock()
@@ -307,7 +307,7 @@ mod tests {
             UpstreamName::new("u"),
             "socks5://h:1".to_owned(),
             false,
-            Output::default(),
+            LastLines::default(),
             Events::new(Log::default()),
             Metrics::default(),
         )

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::HopSockets;
 use super::command;
 use super::proxy::{ProxyHop, ProxyRoute};
-use super::supervise::Plan;
+use super::supervise::SupervisedCommand;
 use crate::addr::HostPort;
 use crate::sandbox::Need;
 use crate::types::HopId;
@@ -99,7 +99,7 @@ pub struct HopSpec {
 pub(super) enum HopRoute {
     Proxy(ProxyRoute),
     Exec(Vec<String>),
-    Supervised(Plan),
+    Supervised(SupervisedCommand),
 }
 
 /// What is wrong with a `via`: the key below it, and the sentence.
@@ -355,7 +355,7 @@ impl ViaSettings {
             return Err(("ready_timeout", "`ready_timeout` cannot be 0".to_owned()));
         }
         let name = format!("supervise:{}", words[0]);
-        let route = HopRoute::Supervised(Plan {
+        let route = HopRoute::Supervised(SupervisedCommand {
             words,
             speaks,
             ready_timeout: self.ready_timeout,

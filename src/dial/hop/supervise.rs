@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::command::{self, Output, Places, RunningCommand};
+use super::command::{self, HopPlaceholders, LastLines, RunningCommand};
 use super::proxy::{dial, within};
 use super::{
     HopFault, HopHealth, HopSockets, Lease, Opening, Reached, Refusal, Speaks, Via, hints, socks5,
@@ -42,7 +42,7 @@ const LEASE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is kept alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct SupervisedCommand {
     pub(super) words: Vec<String>,
     pub(super) speaks: Speaks,
     pub(super) ready_timeout: Duration,
@@ -52,7 +52,7 @@ pub(super) struct Plan {
 /// The way through the command.
 #[derive(Debug)]
 pub(super) struct Supervised {
-    plan: Arc<Plan>,
+    plan: Arc<SupervisedCommand>,
     tcp: Arc<ArcSwap<TcpOptions>>,
     /// One command for all targets, or one for each where the command names its target.
     processes: Mutex<HashMap<Option<HostPort>, watch::Receiver<Process>>>,
@@ -62,9 +62,9 @@ pub(super) struct Supervised {
 /// Runs the commands of one hop.
 #[derive(Debug)]
 pub struct CommandSupervisor {
-    plan: Arc<Plan>,
+    plan: Arc<SupervisedCommand>,
     health: HopHealth,
-    output: Output,
+    output: LastLines,
     wanted: mpsc::UnboundedReceiver<(Option<HostPort>, watch::Sender<Process>)>,
 }
 
@@ -78,10 +78,10 @@ struct Process {
 
 /// The two ends of a supervised hop.
 pub(super) fn supervise(
-    plan: Plan,
+    plan: SupervisedCommand,
     sockets: &HopSockets,
     health: HopHealth,
-    output: Output,
+    output: LastLines,
 ) -> (Supervised, CommandSupervisor) {
     let plan = Arc::new(plan);
     let (wanted, asked) = mpsc::unbounded_channel();
@@ -100,9 +100,9 @@ pub(super) fn supervise(
     (supervised, supervisor)
 }
 
-// === impl Plan ===
+// === impl SupervisedCommand ===
 
-impl Plan {
+impl SupervisedCommand {
     fn is_per_target(&self) -> bool {
         command::uses(&self.words, 'h') || command::uses(&self.words, 'p')
     }
@@ -182,7 +182,7 @@ impl CommandSupervisor {
             let Some((target, process)) = wanted else {
                 break;
             };
-            let keeper = Keeper {
+            let keeper = CommandKeeper {
                 plan: Arc::clone(&self.plan),
                 health: self.health.clone(),
                 output: self.output.clone(),
@@ -197,10 +197,10 @@ impl CommandSupervisor {
 }
 
 /// Keeps one command alive.
-struct Keeper {
-    plan: Arc<Plan>,
+struct CommandKeeper {
+    plan: Arc<SupervisedCommand>,
     health: HopHealth,
-    output: Output,
+    output: LastLines,
     target: Option<HostPort>,
     process: watch::Sender<Process>,
 }
@@ -213,9 +213,9 @@ enum Left {
     Stopped,
 }
 
-// === impl Keeper ===
+// === impl CommandKeeper ===
 
-impl Keeper {
+impl CommandKeeper {
     async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut retiring = JoinSet::new();
         let mut pause = BACKOFF.0;
@@ -316,7 +316,7 @@ impl Keeper {
         let reservation = reserve_port()
             .map_err(|error| HopFault::new(format!("no local port for the command: {error}")))?;
         let port = reservation.port();
-        let places = Places {
+        let places = HopPlaceholders {
             target: self.target.as_ref(),
             local_port: Some(port),
         };

@@ -12,7 +12,7 @@ use super::{Engine, Inner, lock};
 use crate::clock;
 use crate::connection::Entry;
 use crate::events::event;
-use crate::faults::drill::{DEADMAN, Drill, DrillKind, LiveFault};
+use crate::faults::drill::{DEADMAN, DrillFault, DrillKind, LiveFault};
 use crate::faults::proxy::EngineError;
 use crate::faults::toxic::seconds;
 use crate::interference::Disturbance;
@@ -68,7 +68,7 @@ impl Engine {
                     drill.name()
                 )));
             }
-            let mut new = Drill::new(kind, zone.clone(), ttl, at_rest);
+            let mut new = DrillFault::new(kind, zone.clone(), ttl, at_rest);
             new.take_addresses(all);
             *drill = Some(new);
         }
@@ -148,7 +148,7 @@ impl Inner {
         has_changed
     }
 
-    fn drill_ended(&self, drill: &Drill, why: &'static str) {
+    fn drill_ended(&self, drill: &DrillFault, why: &'static str) {
         self.has_drill.store(false, Relaxed);
         self.interference.set(Disturbance::default());
         event!(

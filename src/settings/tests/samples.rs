@@ -31,7 +31,9 @@ fn the_reference_holds_every_key() {
         let path = steps.fold(KeyPath::default(), |path, step| {
             let below = path.key(step);
             match tree.at(&below).map(|node| &node.value) {
-                Some(node::Value::List(_)) => KeyPath([below.0, vec![PathStep::Index(0)]].concat()),
+                Some(node::NodeValue::List(_)) => {
+                    KeyPath([below.0, vec![PathStep::Index(0)]].concat())
+                }
                 _ => below,
             }
         });

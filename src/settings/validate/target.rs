@@ -6,7 +6,7 @@ use super::validator::{DEFAULT_BINDS, Validator};
 use crate::addr::is_own_listener;
 use crate::settings::diagnostics::Diagnostic;
 use crate::settings::model::{UpstreamSettings, ZoneSetting};
-use crate::settings::node::{KeyPath, Node, Origin, Value};
+use crate::settings::node::{KeyPath, Node, NodeValue, Origin};
 use crate::sys::local_address::is_local_address;
 use crate::target::{ResolvedTarget, TARGET_KEYS, TargetError};
 use crate::types::check_label;
@@ -84,7 +84,7 @@ impl Validator<'_> {
             return self.origin(node, key);
         };
         let items = node.get("endpoint").map(Node::items).unwrap_or_default();
-        let mut items = items.iter().filter(|item| item.value != Value::Invalid);
+        let mut items = items.iter().filter(|item| item.value != NodeValue::Invalid);
         match index.parse().ok().and_then(|index| items.nth(index)) {
             Some(item) => self.origin(item, key),
             None => self.origin(node, "endpoint"),
@@ -162,5 +162,7 @@ impl Validator<'_> {
 
 /// Whether something was taken out of the list because it is wrong.
 fn has_invalid(list: &Node) -> bool {
-    list.items().iter().any(|item| item.value == Value::Invalid)
+    list.items()
+        .iter()
+        .any(|item| item.value == NodeValue::Invalid)
 }

@@ -2,7 +2,7 @@
 
 use crate::settings::diagnostics::Diagnostic;
 use crate::settings::model::Settings;
-use crate::settings::node::{KeyPath, Node, Origin, PathStep, Value};
+use crate::settings::node::{KeyPath, Node, NodeValue, Origin, PathStep};
 use crate::target::ResolvedTarget;
 
 /// Default listen addresses.
@@ -55,7 +55,7 @@ impl<'a> Validator<'a> {
             .iter()
             .enumerate();
         items
-            .filter(|(_, node)| node.value != Value::Invalid)
+            .filter(|(_, node)| node.value != NodeValue::Invalid)
             .map(|(index, node)| (below.index(index), node))
             .collect()
     }

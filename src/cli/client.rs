@@ -33,9 +33,12 @@ pub struct InstanceAddress {
 
 impl InstanceAddress {
     /// The instance that was named, else the one that is registered for this user in this network namespace, else the
-    /// default address. Several registered ones are an error: a command must not speak to the wrong one.
+    /// default address. Several registered ones are an error: a command must not speak to the wrong one. What is empty
+    /// names nothing.
     pub async fn locate(admin: Option<String>, control: Option<PathBuf>) -> Result<Self, CliError> {
         let default = || DEFAULT_INSTANCE.to_owned();
+        let admin = admin.filter(|admin| !admin.is_empty());
+        let control = control.filter(|path| !path.as_os_str().is_empty());
         if admin.is_some() || control.is_some() {
             let admin = admin.unwrap_or_else(default);
             return Ok(Self { admin, control });

@@ -5,6 +5,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::child::{Process, run};
 use crate::harness::client::{get, http_raw, ping};
+use crate::harness::namespace::in_a_namespace;
 use crate::harness::upstream::Upstream;
 use crate::harness::{Conf, eventually};
 
@@ -193,4 +194,56 @@ async fn answers_and_commands() {
     assert_eq!(process.wait().await.code(), Some(0));
     assert_eq!(run(&["status", "--admin", &at]).await.0, 69);
     assert_eq!(run(&["healthcheck", "--admin", &at]).await.0, 1);
+}
+
+/// A command that is not told where to go finds the one instance, lists several, and never asks a stranger at the default
+/// address. In a network of its own, where no other instance runs.
+#[tokio::test]
+async fn a_command_that_is_not_told_finds_the_only_instance() {
+    let script = r#"
+ip link set lo up
+export XDG_RUNTIME_DIR=$PWD
+chmod 700 .
+start() {
+    "$0" run -e 127.0.0.1:9 --probe off --zone none --listen 127.0.0.1:0 "$@" >run.$#.$1.out 2>&1 &
+}
+# What a command ends with, once it ends with what is expected; the instance may not be registered yet.
+gives() {
+    local want=$1; shift
+    for i in $(seq 100); do
+        "$0" "$@" >out 2>err; code=$?
+        [ $code = $want ] && break
+        sleep 0.05
+    done
+    echo "$code: $*"
+}
+echo "== none"; gives 69 status
+start --admin 127.0.0.1:0 --control off; one=$!
+echo "== one"; gives 0 status --output json
+grep -q "\"pid\": *$one," out && echo "its pid"
+start --admin 127.0.0.1:0; two=$!
+echo "== two"; gives 78 status
+grep -q "pid $one," err && grep -q "pid $two," err && grep -q -- "--admin 127" err && echo "both named"
+kill $one; wait $one
+echo "== the other"; gives 0 shutdown --wait
+wait $two
+# A stranger at the default address.
+python3 -m http.server --bind 127.0.0.1 8183 >/dev/null 2>&1 & stranger=$!
+for i in $(seq 200); do (: <>/dev/tcp/127.0.0.1/8183) 2>/dev/null && break; sleep 0.05; done
+start --admin off --control off; mute=$!
+for i in $(seq 200); do "$0" status >out 2>err; grep -q neither err && break; sleep 0.05; done
+echo "== neither"; gives 69 status
+grep -q "pid $mute has neither" err && echo "said"
+kill $mute; wait $mute
+start --admin off; quiet=$!
+echo "== control"; gives 0 healthcheck
+cat out
+kill $quiet; wait $quiet
+"#;
+    let Some(out) = in_a_namespace(script).await else {
+        return;
+    };
+    let expected = "== none\n69: status\n== one\n0: status --output json\nits pid\n== two\n78: status\nboth named\n\
+        == the other\n0: shutdown --wait\n== neither\n69: status\nsaid\n== control\n0: healthcheck\nalive\n";
+    assert_eq!(out, expected);
 }

@@ -69,10 +69,12 @@ pub(super) fn online(command: Command) -> Command {
                 .long("admin")
                 .value_name("HOST:PORT")
                 .env("ENTRYWAY_ADMIN")
-                .default_value(DEFAULT_INSTANCE)
                 .value_parser(host_port)
                 .help_heading("Instance")
-                .help("Admin address of the instance"),
+                // No default value: a command that was told nothing looks for the instance that runs.
+                .help(
+                    "Admin address of the instance [default: of the one that runs here, else 127.0.0.1:8183]",
+                ),
         )
         .arg(
             Arg::new(CONTROL_SOCKET)
@@ -109,16 +111,13 @@ pub(super) fn switch(long: &'static str, help: &'static str) -> Arg {
         .help(help)
 }
 
-/// `HOST:PORT` or `off`. An empty variable counts as not set.
+/// `HOST:PORT` or `off`; empty, as of a variable that counts as not set.
 pub(super) fn host_port(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Ok(DEFAULT_INSTANCE.to_owned());
-    }
     let port = text
         .rsplit_once(':')
         .filter(|(host, _)| !host.is_empty())
         .and_then(|(_, port)| port.parse::<u16>().ok());
-    if port.is_some() || text == OFF {
+    if port.is_some() || text == OFF || text.is_empty() {
         Ok(text.to_owned())
     } else {
         Err(format!("expected HOST:PORT, such as {DEFAULT_INSTANCE}"))

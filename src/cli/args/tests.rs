@@ -92,7 +92,7 @@ fn an_instance_is_host_and_port_and_an_empty_variable_is_none() {
     for good in ["127.0.0.1:8183", "localhost:1", "[::1]:8183", "off"] {
         assert_eq!(shared::host_port(good).as_deref(), Ok(good));
     }
-    assert_eq!(shared::host_port("").as_deref(), Ok(DEFAULT_INSTANCE));
+    assert_eq!(shared::host_port("").as_deref(), Ok(""));
     for bad in ["8183", "localhost", "a:b", "a:99999"] {
         assert!(shared::host_port(bad).is_err(), "{bad}");
     }

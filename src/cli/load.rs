@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
@@ -31,9 +32,6 @@ const SPARE_DESCRIPTORS: u64 = 32;
 
 /// Exit code where an objective was missed.
 const MISSED: u8 = 99;
-
-/// Exit code after Ctrl-C, as shells count it.
-const INTERRUPTED: u8 = 130;
 
 /// The subcommand and its flags.
 pub fn command() -> Command {
@@ -203,7 +201,7 @@ pub fn run(
         let paths: Vec<&PathBuf> = matches.get_many("file").unwrap_or_default().collect();
         let report =
             hlog::merge(&paths).map_err(|error| CliError::new(code::NOT_OK, error.to_string()))?;
-        return finish(report, matches, to);
+        return finish(report, None, matches, to);
     }
     let asked = matches.get_one::<String>("target").cloned();
     let asked = asked.or(variable.filter(|url| !url.is_empty()));
@@ -211,7 +209,7 @@ pub fn run(
     let plan = plan(matches, target)?;
     check_descriptors(plan.connections())?;
     let stop = Stop::default();
-    stop_on_signals(&stop)?;
+    let signalled = stop_on_signals(&stop)?;
     let mut live = Live::new(plan.measured());
     let report = match matches.get_one::<String>("versus") {
         Some(other) => {
@@ -224,10 +222,16 @@ pub fn run(
     live.end();
     let report =
         report.map_err(|error| CliError::new(code::OS, format!("start the generator: {error}")))?;
-    finish(report, matches, to)
+    finish(report, signalled.get().copied(), matches, to)
 }
 
-fn finish(mut report: Report, matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliError> {
+/// `signalled`: the exit code of an interrupted run.
+fn finish(
+    mut report: Report,
+    signalled: Option<u8>,
+    matches: &ArgMatches,
+    to: &mut dyn Write,
+) -> Result<u8, CliError> {
     let terms = matches
         .get_one::<Vec<slo::Term>>("slo")
         .cloned()
@@ -253,8 +257,8 @@ fn finish(mut report: Report, matches: &ArgMatches, to: &mut dyn Write) -> Resul
                 .likely("the result above is complete; only this file is missing")
         })?;
     }
-    if report.interrupted {
-        return Ok(INTERRUPTED);
+    if let Some(code) = signalled.filter(|_| report.interrupted) {
+        return Ok(code);
     }
     if report.nothing_sent {
         let causes: Vec<&str> = report
@@ -424,14 +428,17 @@ fn check_descriptors(connections: usize) -> Result<(), CliError> {
     .next(format!("ulimit -n {needed}, or fewer --connections")))
 }
 
-/// INT and TERM end the run with the summary of what was done; a second one ends the process.
-fn stop_on_signals(stop: &Stop) -> Result<(), CliError> {
+/// INT and TERM end the run with the summary of what was done; a second one ends the process. The exit code that the
+/// signal asks for, once it has come.
+fn stop_on_signals(stop: &Stop) -> Result<Arc<OnceLock<u8>>, CliError> {
     let failed = |error: io::Error| CliError::new(code::OS, format!("signals: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed)?;
     let stop = stop.clone();
+    let signalled = Arc::new(OnceLock::new());
+    let code = Arc::clone(&signalled);
     let (ready, is_ready) = std::sync::mpsc::channel();
     std::thread::Builder::new()
         .name("signals".to_owned())
@@ -446,13 +453,16 @@ fn stop_on_signals(stop: &Stop) -> Result<(), CliError> {
                 };
                 let _ = ready.send(Ok(()));
                 for _ in 0..2 {
-                    tokio::select! {
-                        _ = int.recv() => {}
-                        _ = term.recv() => {}
-                    }
+                    let kind = tokio::select! {
+                        _ = int.recv() => SignalKind::interrupt(),
+                        _ = term.recv() => SignalKind::terminate(),
+                    };
+                    let number = 128 + kind.as_raw_value();
                     if stop.is_asked() {
-                        std::process::exit(INTERRUPTED.into());
+                        std::process::exit(number);
                     }
+                    // It is the first one, so that nothing is set.
+                    let _ = code.set(u8::try_from(number).unwrap_or_default());
                     stop.ask();
                 }
             });
@@ -462,7 +472,8 @@ fn stop_on_signals(stop: &Stop) -> Result<(), CliError> {
         .recv()
         .map_err(io::Error::other)
         .and_then(|ready| ready)
-        .map_err(failed)
+        .map_err(failed)?;
+    Ok(signalled)
 }
 
 /// Progress on standard error: one line that is rewritten on a terminal, a line a second elsewhere.

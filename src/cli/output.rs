@@ -8,6 +8,9 @@ use std::io::{self, Write};
 #[derive(Debug)]
 pub struct Stdout {
     inner: anstream::Stdout,
+    /// Whether there is anything to flush. Standard output has one lock, which a thread of `run` holds for as long as it
+    /// writes into a pipe that nobody reads: a command that has written nothing must not wait for it at its end.
+    is_written: bool,
 }
 
 // === impl Stdout ===
@@ -16,16 +19,21 @@ impl Default for Stdout {
     fn default() -> Self {
         Self {
             inner: anstream::stdout(),
+            is_written: false,
         }
     }
 }
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.is_written = true;
         unless_reader_is_gone(self.inner.write(bytes), bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if !self.is_written {
+            return Ok(());
+        }
         unless_reader_is_gone(self.inner.flush(), ())
     }
 }

@@ -348,18 +348,24 @@ pub async fn watch(instance: &InstanceAddress, to: &mut dyn Write) -> Result<u8,
     let mut quit = keys.pressed;
     let mut every = tokio::time::interval(Duration::from_secs(1));
     let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
     loop {
-        tokio::select! {
-            _ = every.tick() => {}
-            _ = tokio::signal::ctrl_c() => return Ok(0),
+        // Read before the screen is cleared, so that it does not flicker.
+        let look = async {
+            every.tick().await;
+            let mut screen = Vec::new();
+            match run(instance, OutputFormat::Text, &mut screen).await {
+                Ok(_) => screen,
+                Err(error) => format!("{error}\n").into_bytes(),
+            }
+        };
+        // The instance may take its time with an answer.
+        let screen = tokio::select! {
+            screen = look => screen,
+            _ = interrupted.recv() => return Ok(0),
             _ = terminated.recv() => return Ok(0),
             Some(()) = quit.recv() => return Ok(0),
-        }
-        // Read before the screen is cleared, so that it does not flicker.
-        let mut screen = Vec::new();
-        if let Err(error) = run(instance, OutputFormat::Text, &mut screen).await {
-            screen = format!("{error}\n").into_bytes();
-        }
+        };
         // Home, then clear what is below: what a terminal needs for a new picture.
         to.write_all(b"\x1b[H\x1b[2J")?;
         to.write_all(&screen)?;

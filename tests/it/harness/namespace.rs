@@ -24,14 +24,19 @@ fn unshare() -> Command {
     command
 }
 
+async fn has_namespaces() -> Option<()> {
+    let works = unshare().arg("true").output().await;
+    if works.is_ok_and(|output| output.status.success()) {
+        return Some(());
+    }
+    missing("no namespaces for this user");
+    None
+}
+
 /// Runs a script of bash in namespaces of its own, with the binary as `$0`, in a fresh folder; what it printed. `None`
 /// where this user may have none.
 pub async fn in_a_namespace(script: &str) -> Option<String> {
-    let works = unshare().arg("true").output().await;
-    if !works.is_ok_and(|output| output.status.success()) {
-        missing("no namespaces for this user");
-        return None;
-    }
+    has_namespaces().await?;
     let folder = tempfile::tempdir().unwrap();
     let mut command = unshare();
     command
@@ -87,4 +92,22 @@ os.execv(sys.argv[1], ['entryway'] + sys.argv[2:])
     command.stdin(Stdio::null()).kill_on_drop(true);
     clean(&mut command);
     Some(command)
+}
+
+/// The binary as process 1 of a process namespace, as in a container; `None` where this user may have none. The signals
+/// are for its only child, which [`first_child`] finds.
+pub async fn as_process_one(args: &[&str]) -> Option<Command> {
+    has_namespaces().await?;
+    let mut command = Command::new("unshare");
+    command.args(["-Urpf", "--kill-child"]);
+    command.arg(BINARY).args(args);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    clean(&mut command);
+    Some(command)
+}
+
+/// The oldest child of a process.
+pub fn first_child(pid: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
 }

@@ -168,6 +168,8 @@ impl Listener {
         let close_now = self.rejections.enter();
         tokio::task::spawn_local(async move {
             tokio::select! {
+                // It is counted and logged even if its socket has to go at once.
+                biased;
                 () = connection::reject(stream, client, route, Reason::MaxConnections) => {}
                 _ = close_now => {}
             }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::harness::child::run;
-use crate::harness::client::{End, get, http, http_raw, ping, read_out};
+use crate::harness::client::{End, fill, get, http, http_raw, ping, read_out};
 use crate::harness::upstream::{Upstream, pattern};
 use crate::harness::{Conf, Entryway, Stage, eventually, no_leaks};
 
@@ -493,5 +493,26 @@ async fn a_listener_whose_port_was_taken_meanwhile_is_said_and_comes_back() {
     eventually("it accepts again by itself", up).await;
     ping(&mut entryway.connect().await, b"again").await;
     assert_eq!(ok(faults, "GET", path, "").await["enabled"], true);
+    no_leaks(entryway).await;
+}
+
+/// While a toxic carries a connection its upstream may read as slowly as it likes, and not at all for a while: the
+/// kernel's timer, which counts the time of a closed window, does not end it.
+#[tokio::test]
+async fn a_slow_reader_outlives_the_user_timeout_behind_a_toxic() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    let stage = Stage::new().await;
+    let conf = Conf::to(&[stage.address()]).upstream(r#"tcp.user_timeout = "300ms""#);
+    let (entryway, faults) = start_at(conf).await;
+    let body = r#"{"name":"slow","type":"latency","attributes":{"latency":1}}"#;
+    ok(faults, "POST", TOXICS, body).await;
+    let (mut client, mut server) = stage.pair(entryway.address()).await;
+    let sent = fill(&mut client, 0).await;
+    tokio::time::sleep(8 * TIMEOUT).await;
+    client.shutdown().await.unwrap();
+    let (bytes, end) = read_out(&mut server).await;
+    assert_eq!(end, End::Fin);
+    assert!(bytes == pattern(0, sent), "{} of {sent}", bytes.len());
+    drop((client, server));
     no_leaks(entryway).await;
 }

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::child::{Process, command, run};
+use crate::harness::namespace::prepared;
 use crate::harness::upstream::reset;
 use crate::harness::{LONG, Stage, eventually};
 
@@ -136,15 +137,13 @@ struct Gateway {
 }
 
 impl Gateway {
-    async fn start(pki: Pki, upstream: SocketAddr, more: &[&str]) -> Self {
-        let endpoint = format!("{upstream}?name=zone-a");
-        let admin = free_port();
+    fn arguments(pki: &Pki, upstream: SocketAddr, admin: &str) -> Vec<String> {
         let mut args = vec![
             "gateway".to_owned(),
             "--listen".to_owned(),
             "127.0.0.1:0".to_owned(),
             "--admin".to_owned(),
-            admin.clone(),
+            admin.to_owned(),
             "--control".to_owned(),
             "off".to_owned(),
             "--zone".to_owned(),
@@ -156,7 +155,7 @@ impl Gateway {
             "--log-level".to_owned(),
             "debug".to_owned(),
             "--endpoint".to_owned(),
-            endpoint,
+            format!("{upstream}?name=zone-a"),
         ];
         for (flag, file) in [
             ("--cert", "gw.example.pem"),
@@ -166,6 +165,12 @@ impl Gateway {
         ] {
             args.extend([flag.to_owned(), pki.path(file)]);
         }
+        args
+    }
+
+    async fn start(pki: Pki, upstream: SocketAddr, more: &[&str]) -> Self {
+        let admin = free_port();
+        let mut args = Self::arguments(&pki, upstream, &admin);
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
         let words: Vec<&str> = args.iter().map(String::as_str).collect();
         let process = Process::spawn(command(&words));
@@ -1071,4 +1076,54 @@ async fn of_a_zoo_of_certificates_one_is_accepted_and_each_refusal_names_its_cau
     );
     let ((_, status), _upstream) = tokio::join!(gateway.connect("default:1"), stage.accept());
     assert_eq!(status, 200);
+}
+
+/// An accept that fails for good, with an error that nobody knows: no core is kept busy, one line a second says it, and
+/// TERM ends the process. The same for the accept loops of `run`.
+#[tokio::test]
+async fn an_accept_that_always_fails_costs_nothing() {
+    let pki = Pki::new().await;
+    let upstream = SocketAddr::from(([127, 0, 0, 1], 9));
+    let gateway = Gateway::arguments(&pki, upstream, "off");
+    let run = "run --listen 127.0.0.1:0 --admin off --control off --zone none --probe off --log-format json -e 127.0.0.1:9";
+    let run: Vec<String> = run.split(' ').map(str::to_owned).collect();
+    let mut processes = Vec::new();
+    for args in [gateway, run] {
+        let words: Vec<&str> = args.iter().map(String::as_str).collect();
+        // ENOSYS, as a filter of system calls answers.
+        let Some(command) = prepared("refuse('accept4', 38)", &words) else {
+            return;
+        };
+        processes.push(Process::spawn(command));
+    }
+    let place = |process: &Process| -> Option<SocketAddr> {
+        let out = process.out();
+        let after = out.split("://").nth(1)?;
+        after.split_whitespace().next()?.parse().ok()
+    };
+    let mut waiting = Vec::new();
+    for process in &processes {
+        eventually("it listens", || place(process).is_some()).await;
+        for _ in 0..20 {
+            waiting.push(TcpStream::connect(place(process).unwrap()).await.unwrap());
+        }
+        let failing = || !process.events("resource").is_empty();
+        eventually("it fails", failing).await;
+    }
+    let before: Vec<_> = processes
+        .iter()
+        .map(|process| (process.cpu(), process.events("resource").len()))
+        .collect();
+    let time = Duration::from_secs(3);
+    sleep(time).await;
+    for (process, (cpu, lines)) in processes.iter_mut().zip(before) {
+        let cpu = process.cpu() - cpu;
+        assert!(cpu < time / 8, "{cpu:?} in {time:?}");
+        let resource = process.events("resource").split_off(lines);
+        assert!((1..=4).contains(&resource.len()), "{}", process.err());
+        for line in resource {
+            assert_eq!(line["message"], "cannot accept", "{line}");
+        }
+        assert_eq!(process.term().await, 0, "{}", process.err());
+    }
 }

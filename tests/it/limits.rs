@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::harness::child::Process;
+use crate::harness::child::{BINARY, Process};
 use crate::harness::client::{End, get, ping, read_out};
 use crate::harness::upstream::Upstream;
 use crate::harness::{Conf, Entryway, eventually, no_leaks};
@@ -78,4 +79,106 @@ async fn a_flood_on_64_descriptors() {
     eventually("descriptors given back", settled).await;
     assert_eq!(process.term().await, 0);
     assert_eq!(process.events("stop").len(), 1, "{}", process.err());
+}
+
+/// So few that a data thread cannot even hold its event loop and its copies of the sockets: it neither spins nor floods
+/// its log, is not ready, and TERM ends it.
+#[tokio::test]
+async fn twenty_four_descriptors() {
+    let echo = Upstream::echo().await;
+    let conf = Conf::to(&[echo.address]);
+    let mut processes = Vec::new();
+    for descriptors in [22, 24] {
+        processes.push(Process::with_limit(&conf, Some(descriptors)).await);
+    }
+    let before: Vec<_> = processes
+        .iter()
+        .map(|process| (process.cpu(), process.err().lines().count()))
+        .collect();
+    let mut waiting = Vec::new();
+    for process in &processes {
+        for _ in 0..20 {
+            // Refused where even the listening socket could not be kept.
+            waiting.extend(TcpStream::connect(process.address()).await);
+        }
+    }
+    let time = Duration::from_secs(3);
+    tokio::time::sleep(time).await;
+    for (process, (cpu, lines)) in processes.iter_mut().zip(before) {
+        let cpu = process.cpu() - cpu;
+        assert!(cpu < time / 6, "{cpu:?} in {time:?}");
+        let said = process.err();
+        let lines = said.lines().count() - lines;
+        assert!(lines <= 12, "{lines} lines in {time:?}:\n{said}");
+        let resource = process.events("resource");
+        assert!(
+            resource
+                .iter()
+                .any(|line| line["message"] == "cannot accept"),
+            "{said}"
+        );
+    }
+    drop(waiting);
+    for process in &mut processes {
+        assert_eq!(process.term().await, 0, "{}", process.err());
+    }
+}
+
+/// One number: said at the start, by `status`, by `check` and by `doctor`, and that many connections are served. Those
+/// above it are ended at once.
+#[tokio::test]
+async fn the_number_that_is_said_is_the_number_that_is_served() {
+    let echo = Upstream::echo().await;
+    let conf = Conf::to(&[echo.address]);
+    let mut process = Process::with_limit(&conf, Some(64)).await;
+    let (address, admin) = (process.address(), process.admin().await);
+    let start = process.events("resource").remove(0);
+    let most = start["connections"].as_u64().unwrap() as usize;
+    let status: Value = serde_json::from_str(&get(admin, "/v1/status").await).unwrap();
+    assert_eq!(status["max_connections"], most);
+    let config = process.config().display().to_string();
+    let command = async |words: &str| -> Value {
+        let mut shell = tokio::process::Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n 64; exec \"$0\" {words}"), BINARY]);
+        serde_json::from_slice(&shell.output().await.unwrap().stdout).unwrap()
+    };
+    let check = command(&format!("check --config {config} --output json")).await;
+    assert_eq!(check["limits"]["max_connections"], most);
+    let doctor = command(&format!(
+        "doctor --config {config} --admin 127.0.0.1:1 --output json"
+    ))
+    .await;
+    let checks = doctor["checks"].as_array().unwrap();
+    let files = checks.iter().find(|check| check["rule"] == "LIMIT_FILES");
+    let evidence = files.unwrap()["evidence"].as_str().unwrap();
+    assert!(
+        evidence.contains(&format!("allow {most} connections")),
+        "{evidence}"
+    );
+
+    let mut clients = Vec::new();
+    for _ in 0..most + 6 {
+        clients.push(TcpStream::connect(address).await.unwrap());
+    }
+    let began = tokio::time::Instant::now();
+    let mut above = clients.split_off(most);
+    for client in &mut above {
+        assert_eq!(read_out(client).await, (Vec::new(), End::Fin));
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "at once");
+    for client in &mut clients {
+        ping(client, b"is served").await;
+    }
+    eventually("their lines", || process.events("conn.close").len() == 6).await;
+    for line in process.events("conn.close") {
+        assert_eq!(
+            (&line["conn.reason"], &line["level"]),
+            (&"max_connections".into(), &"info".into()),
+            "{line}"
+        );
+    }
+    let said = process.events("resource").len();
+    assert!((2..=5).contains(&said), "{}", process.err());
+    drop((clients, above));
+    assert_eq!(process.term().await, 0);
 }

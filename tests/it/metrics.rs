@@ -135,6 +135,18 @@ async fn the_published_families() {
         !text.contains("b/p"),
         "text from the network in the metrics"
     );
+    // A start is a fact, whenever it is asked for: a scraper takes another one for a restart.
+    let later = get(admin, "/metrics").await;
+    for name in [
+        "process_start_time_seconds ",
+        "entryway_start_time_seconds ",
+    ] {
+        let value = |text: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            line.unwrap().to_owned()
+        };
+        assert_eq!(value(&text), value(&later));
+    }
     assert_eq!(process.term().await, 0);
 }
 
@@ -178,5 +190,47 @@ async fn ping_dead(process: &mut Process) {
             .starts_with(b"HTTP/1.1")
     );
     drop(client);
+    assert_eq!(process.term().await, 0);
+}
+
+/// `rate()` and `increase()` of a series that appears with its first event never see that event.
+#[tokio::test]
+async fn counters_of_alerts_and_panels_exist_before_the_first_connection() {
+    let (one, two) = (datomic("b/p").await, datomic("b/p").await);
+    let endpoints = [
+        format!("{}?zone=a&name=one", one.address),
+        format!("{}?zone=b&name=two", two.address),
+    ];
+    let conf = Conf::to(&endpoints).upstream(r#"health.kind = "datomic""#);
+    let mut process = Process::with(&conf).await;
+    let text = get(process.admin().await, "/metrics").await;
+    let mut wanted = std::collections::BTreeSet::new();
+    for deployed in ["alerts.yaml", "grafana.json"] {
+        let file = format!("{}/config/deploy/{deployed}", env!("CARGO_MANIFEST_DIR"));
+        let rules = std::fs::read_to_string(file).unwrap();
+        let is_of_a_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let words = rules.split(|letter| !is_of_a_name(letter));
+        let counters =
+            words.filter(|word| word.starts_with("entryway_") && word.ends_with("_total"));
+        wanted.extend(counters.map(str::to_owned));
+    }
+    assert!(wanted.len() > 10, "{wanted:?}");
+    for name in &wanted {
+        let series = |line: &&str| {
+            line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} "))
+        };
+        let lines: Vec<&str> = text.lines().filter(series).collect();
+        assert!(
+            lines.iter().any(|line| line.ends_with(" 0")),
+            "{name} at 0: {lines:?}"
+        );
+        // A counter of an endpoint stands there for each of them.
+        if lines.iter().any(|line| line.contains("endpoint=\"one\"")) {
+            assert!(
+                lines.iter().any(|line| line.contains("endpoint=\"two\"")),
+                "{lines:?}"
+            );
+        }
+    }
     assert_eq!(process.term().await, 0);
 }

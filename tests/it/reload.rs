@@ -1,13 +1,17 @@
 //! A reload by SIGHUP and by command: valid settings hold for new work, invalid ones change nothing.
 
+use std::time::Duration;
+
 use rustix::process::Signal;
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
 
 use crate::harness::child::{Process, run};
 use crate::harness::client::{get, ping, read_exactly};
 use crate::harness::upstream::Upstream;
-use crate::harness::{Conf, eventually};
+use crate::harness::{Conf, LONG, eventually};
 
 #[tokio::test]
 async fn sighup_applies_to_new_connections_only() {
@@ -89,4 +93,52 @@ async fn the_command_tells_what_is_wrong_and_ends_with_78() {
     let (code, _, err) = run(&["shutdown", "--admin", &admin]).await;
     assert_eq!(code, 0, "{err}");
     assert_eq!(process.wait().await.code(), Some(0));
+}
+
+/// Each error of a file is a line that names its place; beyond 50 they are counted. Meanwhile health is answered, however
+/// long the file is.
+#[tokio::test]
+async fn every_error_is_a_line_and_a_huge_file_stalls_nothing() {
+    let echo = Upstream::echo().await;
+    let conf = Conf::to(&[echo.address]);
+    let mut process = Process::with(&conf).await;
+    let admin = process.admin().await;
+    let wrong = |count: usize| {
+        let keys = (1..=count).map(|number| format!("wrong_{number} = 1\n"));
+        format!("{}{}", keys.collect::<String>(), conf.text())
+    };
+    let mut before = 0;
+    for (keys, lines) in [(3, 3), (60, 51), (20_000, 51)] {
+        std::fs::write(process.config(), wrong(keys)).unwrap();
+        process.signal(Signal::HUP);
+        let began = Instant::now();
+        loop {
+            let asked = Instant::now();
+            get(admin, "/livez").await;
+            let took = asked.elapsed();
+            assert!(took < Duration::from_secs(1), "/livez took {took:?}");
+            if process.events("config.reload").len() >= before + lines {
+                break;
+            }
+            let waited = began.elapsed();
+            assert!(waited < LONG, "{keys} keys: {}", process.err());
+            sleep(Duration::from_millis(20)).await;
+        }
+        let said = process.events("config.reload").split_off(before);
+        assert_eq!(said.len(), lines, "{keys}: {}", process.err());
+        let text = |line: &Value| line["error"].as_str().unwrap().to_owned();
+        for (place, line) in said.iter().take(keys.min(50)).enumerate() {
+            let (at, key) = (
+                format!("entryway.toml:{}", place + 1),
+                format!("wrong_{}", place + 1),
+            );
+            let text = text(line);
+            assert!(text.contains(&at) && text.contains(&key), "{text}");
+        }
+        if keys > 50 {
+            assert_eq!(text(&said[50]), format!("and {} more errors", keys - 50));
+        }
+        before += lines;
+    }
+    assert_eq!(process.term().await, 0);
 }

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use crate::harness::child::Process;
+use crate::harness::dns::FakeDns;
 use crate::harness::upstream::{Upstream, answering, datomic, entry_point, refused};
 use crate::harness::{Conf, Entryway, eventually, no_leaks};
 
@@ -44,6 +46,7 @@ async fn keep_alive_clients_leave_an_address_that_answers_errors() {
         .unwrap();
     assert!(client.read(&mut answer).await.unwrap() > 0);
     failing.store(true, Relaxed);
+    let turned = Instant::now();
     // It goes on asking, with pauses, as a pooled connection does.
     let mut asked = 0;
     loop {
@@ -59,12 +62,28 @@ async fn keep_alive_clients_leave_an_address_that_answers_errors() {
         asked += 1;
         assert!(asked < 40, "still on the failing address");
     }
+    // An interval for each of the three probes that mark it down, and a second; half as much again on a busy machine.
+    let took = turned.elapsed();
+    assert!(took < Duration::from_millis(3750), "{took:?}");
+    let next = ask_once(&entryway).await;
+    assert!(next.starts_with(b"HTTP/1.1 200"), "{next:?}");
     entryway.closes(local, "endpoint_unhealthy").await;
     assert_eq!(
         entryway.metric("entryway_endpoint_healthy", &[("endpoint", "turns")]),
         0.0
     );
     no_leaks(entryway).await;
+}
+
+/// One request on a connection of its own: the first bytes of the answer.
+async fn ask_once(entryway: &Entryway) -> Vec<u8> {
+    let mut client = entryway.connect().await;
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    // A reset is no answer either.
+    let _ = client.read_buf(&mut answer).await;
+    answer
 }
 
 /// An own zone that accepts and then ends each request without an answer is left at once, not at the next probe.
@@ -86,15 +105,15 @@ async fn an_end_without_an_answer_counts_against_the_address() {
         .upstream(r#"health.kind = "tcp""#);
     let entryway = Entryway::start(&conf).await;
     entryway.ready(2).await;
-    let mut client = entryway.connect().await;
-    client
-        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
-    let mut answer = Vec::new();
-    let _ = client.read_to_end(&mut answer).await;
-    assert!(answer.is_empty());
-    drop(client);
+    let mut lost = 0;
+    while ask_once(&entryway).await.is_empty() {
+        lost += 1;
+        assert!(lost < 8, "still on the address that answers nothing");
+    }
+    for _ in 0..20 {
+        assert!(!ask_once(&entryway).await.is_empty());
+    }
+    assert!(lost > 0);
     eventually("the address is suspected", || {
         entryway
             .events("endpoint.state")
@@ -120,4 +139,31 @@ async fn nothing_reachable_is_said_with_what_connections_do() {
         assert!(text.contains(part), "{part}: {text}");
     }
     no_leaks(entryway).await;
+    // A system that is not there: its entry name is not, either.
+    let dns = FakeDns::start().await;
+    let server = dns.addr().to_string();
+    let target = ["--peering", "--system", "nosuch", "--region", "us-east-1"];
+    let rest = [
+        "--zone",
+        "none",
+        "--dns-server",
+        &server,
+        "--control",
+        "off",
+    ];
+    let ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let began = Instant::now();
+    let mut process = Process::run(&[&target[..], &rest, &ports].concat()).await;
+    eventually("the name's error is said", || {
+        !process.events("upstream.unreachable").is_empty()
+    })
+    .await;
+    // 2 s are the promise; by half a minute it would be said again.
+    assert!(began.elapsed() < Duration::from_secs(8));
+    let line = process.events("upstream.unreachable").remove(0);
+    let text = line["message"].as_str().unwrap();
+    for part in ["NXDOMAIN", "nosuch", "entryway doctor"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(process.term().await, 0);
 }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
-use tokio::time::sleep;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
 use crate::harness::child::{Process, command, run};
 use crate::harness::eventually;
 use crate::harness::namespace::prepared;
-use crate::harness::upstream::Upstream;
+use crate::harness::upstream::{Upstream, datomic, hung, refused};
 
 /// What a parent may have done to the signal mask.
 const TERM_BLOCKED: &str = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])";
@@ -94,32 +96,80 @@ async fn a_command_that_does_not_exist() {
     let mut words = words(&endpoint, "");
     words.truncate(words.len() - 3);
     words.push("no-such-program-here");
-    let (code, _, err) = run(&words).await;
-    assert_eq!(code, 71, "{err}");
-    assert!(err.contains("no-such-program-here"), "{err}");
+    // It is looked up first: nobody waits for the health of a proxy that has nothing to serve.
+    let nowhere = refused().await.to_string();
+    let mut probed = words.clone();
+    for (flag, value) in [("--endpoint", nowhere.as_str()), ("--probe", "datomic")] {
+        let place = probed.iter().position(|word| *word == flag).unwrap();
+        probed[place + 1] = value;
+    }
+    for words in [words, probed] {
+        let began = Instant::now();
+        let (code, _, err) = run(&words).await;
+        assert_eq!(code, 71, "{err}");
+        assert!(err.contains("no-such-program-here"), "{err}");
+        assert!(!err.contains("listening"), "{err}");
+        // It would wait ten seconds for health; the machine may be busy.
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
 }
 
 /// Whatever the moment, TERM ends the wrapper: before the command is started it is never started, afterwards it gets the
-/// signal and its code is passed on. Nobody is left behind.
+/// signal, the proxy drains when it has ended, and its code is passed on. Nobody is left behind.
 #[tokio::test]
 async fn term_at_fifty_moments() {
-    let echo = Upstream::echo().await;
-    let endpoint = echo.address.to_string();
-    let script = "trap 'exit 5' TERM; echo up; while :; do sleep 0.02; done";
-    for moment in 0..50 {
-        let mut process = Process::spawn(command(&words(&endpoint, script)));
-        // The moments are spread over the start; their exact place does not matter.
-        sleep(Duration::from_millis(4 * moment)).await;
-        let installed = process.err().contains("\"event\":\"start\"");
-        let code = process.term().await;
-        // Without handlers yet, in its first milliseconds, the signal itself ends it (no code).
-        assert!(
-            code == 5 || code == 143 || (!installed && code == -1),
-            "{moment}: {code}\n{}",
-            process.err()
-        );
-        if process.out().contains("up") {
-            assert_eq!(code, 5, "{moment}: {}", process.err());
+    // One zone answers at once, the other never: from healthy to all probed it takes a second.
+    let (well, silent) = (datomic("b/one").await, hung());
+    let targets = [
+        format!("{}?zone=a", well.address),
+        format!("{}?zone=b", silent.address),
+    ];
+    let script =
+        "trap 'echo told $(date +%s%3N); exit 5' TERM; echo up; while :; do sleep 0.02; done";
+    let mut all = JoinSet::new();
+    // Ten at a time; the moments are spread over the start, and their exact place does not matter.
+    for batch in 0..5 {
+        for place in 0..10 {
+            let targets = targets.clone();
+            let moment = 24 * (10 * (place % 5) + 2 * batch + place / 5);
+            all.spawn(async move {
+                let mut words = words(&targets[0], script);
+                let probe = words.iter().position(|word| *word == "--probe").unwrap();
+                words[probe + 1] = "datomic";
+                words.splice(1..1, ["--endpoint", &targets[1]]);
+                let mut process = Process::spawn(command(&words));
+                sleep(Duration::from_millis(moment)).await;
+                let installed = process.err().contains("\"event\":\"start\"");
+                let code = process.term().await;
+                // Without handlers yet, in its first milliseconds, the signal itself ends it (no code).
+                let said = format!("{moment}: {code}\n{}\n{}", process.out(), process.err());
+                assert!(
+                    code == 5 || code == 143 || (!installed && code == -1),
+                    "{said}"
+                );
+                assert_eq!(process.out().contains("up\n"), code == 5, "{said}");
+                if code == -1 {
+                    return;
+                }
+                let logged = |name: &str| -> Value {
+                    let err = process.err();
+                    let lines = err.lines().filter(|line| line.starts_with('{'));
+                    let mut lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+                    let line = lines.find(|line| line["event"] == name);
+                    line.unwrap_or_else(|| panic!("no {name}: {said}"))
+                };
+                logged("stop");
+                let told = process.out();
+                if let Some(told) = told.split("told ").nth(1) {
+                    let told: i64 = told.trim().parse().unwrap();
+                    let drained = logged("drain.start")["timestamp"].to_string();
+                    let drained: jiff::Timestamp = drained.trim_matches('"').parse().unwrap();
+                    assert!(told <= drained.as_millisecond(), "{said}");
+                }
+            });
+        }
+        while let Some(one) = all.join_next().await {
+            one.unwrap();
         }
     }
 }

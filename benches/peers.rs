@@ -1,6 +1,7 @@
 //! Question: how does entryway compare with every proxy found on this machine, and with no proxy at all?
 //!
 //! `cargo bench --bench peers [-- --rounds N --seconds S --only NAME,NAME --rows ROW,ROW --held N --noisy --json FILE]`
+//! `cargo bench --bench peers -- --compare builds|VARIANT` compares two of our own instead (`peers/compare.rs`).
 //!
 //! One run, all proxies side by side with two workers each and no access log (but in the row that shows its cost);
 //! rounds alternate them, so a machine that drifts drifts for all, and each is compared with the best peer round by
@@ -14,6 +15,8 @@
 
 #[path = "peers/blocks.rs"]
 mod blocks;
+#[path = "peers/compare.rs"]
+mod compare;
 #[path = "peers/cpu.rs"]
 mod cpu;
 #[path = "peers/distance.rs"]
@@ -30,7 +33,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use cpu::{machine_cpu, own_cpu};
-use load::{Work, drive, hold};
+use load::{Bytes, Work, drive, hold};
 use proxies::{Peer, start_all};
 use tokio::time::Instant;
 
@@ -186,11 +189,21 @@ fn main() {
         return;
     }
     println!("built with: {}", PROFILE);
+    let held = number("--held").unwrap_or(2000);
+    if let Some(name) = argument("--compare") {
+        let rows = argument("--rows");
+        let time = Duration::from_secs_f64(number("--seconds").unwrap_or(0.3));
+        let rounds = rounds.unwrap_or(15);
+        let report = compare::run(&name, &dir, rows.as_deref(), rounds, time, held);
+        save(&report);
+        let _ = std::fs::remove_dir_all(dir);
+        return;
+    }
     let peers = start_all(&dir, Ipv4Addr::LOCALHOST, wanted);
     let mut report = BTreeMap::new();
     for row in ROWS.iter().filter(|row| listed("--rows", row.name)) {
         let rounds = rounds.unwrap_or(if is_bulk(row) { 7 } else { 15 });
-        let samples = measure(&peers, row, rounds, time);
+        let samples = measure(&peers, row, rounds, time, Bytes::Raw);
         table::print(&peers, row, &samples);
         report.insert(row.name, table::as_json(&peers, &samples));
     }
@@ -204,8 +217,7 @@ fn main() {
         report.insert(FAR.name, row);
     }
     if listed("--rows", "idle memory") {
-        let held = number("--held").unwrap_or(2000);
-        report.insert("idle memory", idle_memory(&peers, held));
+        report.insert("idle memory", idle_memory(&peers, held, Bytes::Raw));
     }
     save(&report);
     drop(peers);
@@ -216,7 +228,7 @@ fn main() {
 fn far(start: impl FnOnce() -> Vec<Peer>, rounds: usize, time: Duration, file: &str) {
     let _way = distance::open().expect("a way to an upstream far away");
     let peers = start();
-    let samples = measure(&peers, &FAR, rounds, time);
+    let samples = measure(&peers, &FAR, rounds, time, Bytes::Raw);
     table::print(&peers, &FAR, &samples);
     let json = table::as_json(&peers, &samples);
     std::fs::write(file, json.to_string()).expect("a writable file");
@@ -246,14 +258,15 @@ fn save(report: &BTreeMap<&str, serde_json::Value>) {
     println!("\nsaved {file}");
 }
 
-fn measure(peers: &[Peer], row: &Row, rounds: usize, time: Duration) -> Vec<Samples> {
+fn measure(peers: &[Peer], row: &Row, rounds: usize, time: Duration, bytes: Bytes) -> Vec<Samples> {
     let mut samples: Vec<Samples> = peers.iter().map(|_| Samples::default()).collect();
     for round in 0..rounds {
         for place in 0..peers.len() {
             // Who starts differs from round to round.
             let place = (place + round) % peers.len();
+            let disturbed = &mut samples[place].disturbed;
             let found = belongs(peers[place].name, row)
-                .then(|| measure_one(&peers[place], row, time, &mut samples[place].disturbed))
+                .then(|| measure_one(&peers[place], row, time, bytes, disturbed))
                 .flatten();
             samples[place].rounds.push(found);
         }
@@ -261,9 +274,15 @@ fn measure(peers: &[Peer], row: &Row, rounds: usize, time: Duration) -> Vec<Samp
     samples
 }
 
-fn measure_one(peer: &Peer, row: &Row, time: Duration, disturbed: &mut usize) -> Option<Sample> {
+fn measure_one(
+    peer: &Peer,
+    row: &Row,
+    time: Duration,
+    bytes: Bytes,
+    disturbed: &mut usize,
+) -> Option<Sample> {
     let (run, cpu) = undisturbed(peer, disturbed, || {
-        let run = drive(peer.address, row.work, row.connections, time);
+        let run = drive(peer.address, row.work, bytes, row.connections, time);
         if run.errors > 0 {
             let (row, name, errors) = (row.name, peer.name, run.errors);
             eprintln!("{row}: {name}: {errors} errors; not compared");
@@ -305,12 +324,12 @@ fn undisturbed<T>(
 }
 
 /// User memory and descriptors of each proxy for each connection that does nothing.
-fn idle_memory(peers: &[Peer], held: usize) -> serde_json::Value {
+fn idle_memory(peers: &[Peer], held: usize, bytes: Bytes) -> serde_json::Value {
     println!("\nidle memory per connection, {held} held");
     let mut rows = serde_json::Map::new();
     for peer in peers.iter().filter(|peer| peer.memory().is_some()) {
         // The first lot makes the allocator's own room; the second is what a connection costs.
-        let Ok(first) = hold(peer.address, 500) else {
+        let Ok(first) = hold(peer.address, bytes, 500) else {
             continue;
         };
         let figures = || {
@@ -318,7 +337,7 @@ fn idle_memory(peers: &[Peer], held: usize) -> serde_json::Value {
             (memory.unwrap_or(0) as f64, open.unwrap_or(0) as f64)
         };
         let before = figures();
-        let Ok(second) = hold(peer.address, held) else {
+        let Ok(second) = hold(peer.address, bytes, held) else {
             eprintln!("{}: does not hold {held}", peer.name);
             continue;
         };

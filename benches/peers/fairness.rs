@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use hdrhistogram::Histogram;
 
-use crate::load::{Work, header, stream_bulk};
+use crate::load::{Bytes, Work, header, stream_bulk};
 use crate::proxies::Peer;
 use crate::table::median;
 use crate::{belongs_beside, undisturbed};
@@ -100,7 +100,7 @@ fn run(target: SocketAddr, time: Duration) -> io::Result<Sample> {
 /// The elephant: one download; returns its bytes per second.
 fn trample(target: SocketAddr, until: Instant) -> io::Result<f64> {
     let (began, moved) = (Instant::now(), AtomicU64::new(0));
-    stream_bulk(target, Work::Down, until, &moved)?;
+    stream_bulk(target, Work::Down, Bytes::Raw, until, &moved)?;
     Ok(moved.load(Relaxed) as f64 / began.elapsed().as_secs_f64())
 }
 

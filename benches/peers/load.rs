@@ -1,8 +1,9 @@
 //! The two ends of the comparison: an upstream that speaks a tiny protocol, and the load that drives it.
 //!
-//! A connection starts with one header of 16 bytes: what to do, and a size. What arrives is checked: replies of round
-//! trips byte by byte; bulk streams by a stamp in every 4 KiB (lost, repeated or swapped bytes shift or change one)
-//! and by their length, which the receiving end tells and the sending end compares.
+//! A connection starts with one header of 16 bytes: what to do, and a size. With [`Bytes::Http`] these are the first ones
+//! of a request, and all that follows is HTTP too. What arrives is checked: replies of round trips byte by byte; bulk
+//! streams by a stamp in every 4 KiB (lost, repeated or swapped bytes shift or change one) and by their length, which
+//! the receiving end tells and the sending end compares.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -46,6 +47,21 @@ pub(crate) enum Work {
     Burst,
 }
 
+/// What the ends speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bytes {
+    /// A header, and nothing that a proxy could read.
+    Raw,
+    /// Requests and answers of HTTP/1.1.
+    Http,
+}
+
+/// Bytes of a request, and of its answer, where a connection is for one of them.
+const SMALL: usize = 256;
+
+/// The bytes that a bulk stream of HTTP announces; never reached.
+const ENDLESS: u64 = 1_000_000_000_000_000;
+
 /// What one run measured.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
@@ -59,7 +75,7 @@ pub(crate) struct Run {
     pub(crate) errors: u64,
 }
 
-/// The first bytes of a connection.
+/// The first bytes of a connection: its kind, and the size of its messages.
 pub(crate) fn header(work: Work) -> [u8; 16] {
     let (kind, size) = match work {
         Work::RoundTrips(size) => (b'E', size),
@@ -72,6 +88,59 @@ pub(crate) fn header(work: Work) -> [u8; 16] {
     header[0] = kind;
     header[8..].copy_from_slice(&(size as u64).to_le_bytes());
     header
+}
+
+/// What a client sends first, or each time, and what comes back.
+fn exchange(work: Work, bytes: Bytes) -> (Vec<u8>, Vec<u8>) {
+    match (work, bytes) {
+        (Work::RoundTrips(size), Bytes::Http) => (request(b'E', size), answer_of(size)),
+        (Work::Connect | Work::Burst, Bytes::Http) => (request(b'E', SMALL), answer_of(SMALL)),
+        (Work::Connect | Work::Burst, Bytes::Raw) => {
+            ([&header(work)[..], b"x"].concat(), b"x".to_vec())
+        }
+        (_, Bytes::Raw) => (header(work).to_vec(), Vec::new()),
+        (_, Bytes::Http) => (request(header(work)[0], 0), answer_of(0)),
+    }
+}
+
+/// A request of `size` bytes in all; 0: the head of a bulk stream.
+fn request(kind: u8, size: usize) -> Vec<u8> {
+    let body = match (size, kind) {
+        (0, b'D') => Some(0),
+        (0, _) => Some(ENDLESS),
+        _ => None,
+    };
+    message(
+        &format!("POST /{}{size:07} HTTP/1.1", char::from(kind)),
+        size,
+        body,
+    )
+}
+
+fn answer_of(size: usize) -> Vec<u8> {
+    message("HTTP/1.1 200 OK", size, (size == 0).then_some(ENDLESS))
+}
+
+fn message(start: &str, size: usize, announced: Option<u64>) -> Vec<u8> {
+    let head = |length: u64| {
+        format!(
+            "{start}\r\nHost: localhost:8182\r\nContent-Type: application/transit+msgpack\r\nContent-Length: {length:016}\r\n\r\n"
+        )
+    };
+    let body = size.saturating_sub(head(0).len());
+    let mut message = head(announced.unwrap_or(body as u64)).into_bytes();
+    message.extend((0..body).map(|place| (place * 7) as u8));
+    message
+}
+
+/// What the header of a connection says: the kind of work, the size of its messages, and what they are.
+fn opening(header: [u8; 16]) -> Option<(u8, usize, Bytes)> {
+    if header[0] == b'P' {
+        let size = std::str::from_utf8(&header[7..14]).ok()?.parse().ok()?;
+        return Some((header[6], size, Bytes::Http));
+    }
+    let size = u64::from_le_bytes(header[8..].try_into().ok()?);
+    Some((header[0], size as usize, Bytes::Raw))
 }
 
 /// Serves on so many free ports for ever, on one thread; returns where to dial them: `at`, which leads here.
@@ -120,18 +189,33 @@ async fn answer(mut stream: tokio::net::TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut header = [0; 16];
     stream.read_exact(&mut header).await?;
-    let size = u64::from_le_bytes(header[8..].try_into().expect("8 bytes")) as usize;
-    if header[0] == b'E' {
+    let (kind, size, bytes) =
+        opening(header).ok_or_else(|| io::Error::other("a header of no kind"))?;
+    if kind == b'E' {
         let mut message = vec![0; size];
+        let answer = match bytes {
+            Bytes::Raw => None,
+            Bytes::Http => Some(answer_of(size)),
+        };
+        // A request's first bytes are the header.
+        let mut begun = answer.as_ref().map_or(0, |_| header.len());
         loop {
-            stream.read_exact(&mut message).await?;
-            stream.write_all(&message).await?;
+            stream.read_exact(&mut message[begun..]).await?;
+            begun = 0;
+            stream
+                .write_all(answer.as_ref().unwrap_or(&message))
+                .await?;
         }
+    }
+    if bytes == Bytes::Http {
+        let mut rest = vec![0; request(kind, 0).len() - header.len()];
+        stream.read_exact(&mut rest).await?;
+        stream.write_all(&answer_of(0)).await?;
     }
     // Bulk blocks a thread of its own: few streams, and no reactor in their way.
     let stream = stream.into_std()?;
     stream.set_nonblocking(false)?;
-    thread::spawn(move || answer_bulk(&stream, header[0]));
+    thread::spawn(move || answer_bulk(&stream, kind));
     Ok(())
 }
 
@@ -183,15 +267,21 @@ fn swallow(stream: &TcpStream) -> io::Result<(u64, u64)> {
 }
 
 /// Drives `connections` against `target` for `time`.
-pub(crate) fn drive(target: SocketAddr, work: Work, connections: usize, time: Duration) -> Run {
+pub(crate) fn drive(
+    target: SocketAddr,
+    work: Work,
+    bytes: Bytes,
+    connections: usize,
+    time: Duration,
+) -> Run {
     match work {
-        Work::RoundTrips(_) | Work::Connect => small(target, work, connections, time),
-        Work::Burst => bursts(target, connections, time),
-        _ => bulk(target, work, connections, time),
+        Work::RoundTrips(_) | Work::Connect => small(target, work, bytes, connections, time),
+        Work::Burst => bursts(target, bytes, connections, time),
+        _ => bulk(target, work, bytes, connections, time),
     }
 }
 
-fn small(target: SocketAddr, work: Work, connections: usize, time: Duration) -> Run {
+fn small(target: SocketAddr, work: Work, bytes: Bytes, connections: usize, time: Duration) -> Run {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -203,8 +293,8 @@ fn small(target: SocketAddr, work: Work, connections: usize, time: Duration) -> 
         for number in 0..connections {
             tasks.spawn(async move {
                 match work {
-                    Work::RoundTrips(size) => round_trips(target, size, number, until).await,
-                    _ => connects(target, MOST_CONNECTS / connections, until).await,
+                    Work::RoundTrips(size) => round_trips(target, size, bytes, number, until).await,
+                    _ => connects(target, bytes, MOST_CONNECTS / connections, until).await,
                 }
             });
         }
@@ -226,14 +316,22 @@ fn small(target: SocketAddr, work: Work, connections: usize, time: Duration) -> 
 async fn round_trips(
     target: SocketAddr,
     size: usize,
+    bytes: Bytes,
     number: usize,
     until: Instant,
 ) -> io::Result<Histogram<u64>> {
     let mut times = Histogram::new(3).expect("three digits");
     let mut stream = tokio::net::TcpStream::connect(target).await?;
     stream.set_nodelay(true)?;
-    stream.write_all(&header(Work::RoundTrips(size))).await?;
-    let sent: Vec<u8> = (0..size).map(|place| (place * 7 + number) as u8).collect();
+    let (opening, reply) = exchange(Work::RoundTrips(size), bytes);
+    let (sent, expected) = match bytes {
+        Bytes::Raw => {
+            stream.write_all(&opening).await?;
+            let sent: Vec<u8> = (0..size).map(|place| (place * 7 + number) as u8).collect();
+            (sent.clone(), sent)
+        }
+        Bytes::Http => (opening, reply),
+    };
     let mut got = vec![0; size];
     while Instant::now() < until {
         let began = Instant::now();
@@ -244,39 +342,42 @@ async fn round_trips(
             stream.write_all(&sent).await?;
             stream.read_exact(&mut got).await?;
         }
-        if got != sent {
-            return Err(io::Error::other("the reply differs from the request"));
+        if got != expected {
+            return Err(io::Error::other("the reply is not the one that was sent"));
         }
         times += began.elapsed().as_micros().max(1) as u64;
     }
     Ok(times)
 }
 
-async fn connects(target: SocketAddr, most: usize, until: Instant) -> io::Result<Histogram<u64>> {
+async fn connects(
+    target: SocketAddr,
+    bytes: Bytes,
+    most: usize,
+    until: Instant,
+) -> io::Result<Histogram<u64>> {
     let mut times = Histogram::new(3).expect("three digits");
     while Instant::now() < until && (times.len() as usize) < most {
-        times += connect(target).await?;
+        times += connect(target, bytes).await?;
     }
     Ok(times)
 }
 
-/// One connection for one byte; in microseconds.
-async fn connect(target: SocketAddr) -> io::Result<u64> {
-    let mut message = [0; 17];
-    message[..16].copy_from_slice(&header(Work::Connect));
-    message[16] = b'x';
+/// One connection for one message; in microseconds.
+async fn connect(target: SocketAddr, bytes: Bytes) -> io::Result<u64> {
+    let (message, expected) = exchange(Work::Connect, bytes);
+    let mut reply = vec![0; expected.len()];
     let began = Instant::now();
     let mut stream = tokio::net::TcpStream::connect(target).await?;
     stream.write_all(&message).await?;
-    let mut reply = [0];
     stream.read_exact(&mut reply).await?;
-    if reply != *b"x" {
-        return Err(io::Error::other("the reply differs from the request"));
+    if reply != expected {
+        return Err(io::Error::other("the reply is not the one that was sent"));
     }
     Ok(began.elapsed().as_micros().max(1) as u64)
 }
 
-fn bursts(target: SocketAddr, connections: usize, time: Duration) -> Run {
+fn bursts(target: SocketAddr, bytes: Bytes, connections: usize, time: Duration) -> Run {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -289,7 +390,7 @@ fn bursts(target: SocketAddr, connections: usize, time: Duration) -> Run {
         while Instant::now() < until {
             let began = Instant::now();
             let mut tasks: tokio::task::JoinSet<_> =
-                (0..connections).map(|_| connect(target)).collect();
+                (0..connections).map(|_| connect(target, bytes)).collect();
             while let Some(done) = tasks.join_next().await {
                 match done.expect("a task that does not panic") {
                     Ok(took) => times += took,
@@ -306,14 +407,14 @@ fn bursts(target: SocketAddr, connections: usize, time: Duration) -> Run {
     })
 }
 
-fn bulk(target: SocketAddr, work: Work, connections: usize, time: Duration) -> Run {
+fn bulk(target: SocketAddr, work: Work, bytes: Bytes, connections: usize, time: Duration) -> Run {
     let began = Instant::now();
     let until = began + time;
     let moved = Arc::new(AtomicU64::new(0));
     let threads: Vec<_> = (0..connections)
         .map(|_| {
             let moved = Arc::clone(&moved);
-            thread::spawn(move || stream_bulk(target, work, until, &moved))
+            thread::spawn(move || stream_bulk(target, work, bytes, until, &moved))
         })
         .collect();
     let mut run = Run::default();
@@ -331,11 +432,14 @@ fn bulk(target: SocketAddr, work: Work, connections: usize, time: Duration) -> R
 pub(crate) fn stream_bulk(
     target: SocketAddr,
     work: Work,
+    bytes: Bytes,
     until: Instant,
     moved: &AtomicU64,
 ) -> io::Result<()> {
     let stream = TcpStream::connect(target)?;
-    (&stream).write_all(&header(work))?;
+    let (opening, head) = exchange(work, bytes);
+    (&stream).write_all(&opening)?;
+    (&stream).read_exact(&mut vec![0; head.len()])?;
     let late = || Instant::now() >= until;
     let (sent, (got, taken)) = thread::scope(|scope| {
         let download = scope.spawn(|| match work {
@@ -377,15 +481,14 @@ fn swallow_until(stream: &TcpStream, late: impl Fn() -> bool) -> io::Result<u64>
     Ok(number * BLOCK as u64)
 }
 
-/// Opens `count` connections, each with one byte each way done, and returns them.
-pub(crate) fn hold(target: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
-    let mut message = header(Work::Connect).to_vec();
-    message.push(b'x');
+/// Opens `count` connections, each with one message each way done, and returns them.
+pub(crate) fn hold(target: SocketAddr, bytes: Bytes, count: usize) -> io::Result<Vec<TcpStream>> {
+    let (message, reply) = exchange(Work::Connect, bytes);
     (0..count)
         .map(|_| {
             let mut stream = TcpStream::connect(target)?;
             stream.write_all(&message)?;
-            stream.read_exact(&mut [0])?;
+            stream.read_exact(&mut vec![0; reply.len()])?;
             Ok(stream)
         })
         .collect()

@@ -104,7 +104,8 @@ fn found(program: &str) -> Option<Command> {
         .map(Command::new)
 }
 
-fn entryway(
+/// Ours: plain, with the lines `more` in its settings file; its own build unless another is named.
+pub(crate) fn entryway(
     dir: &Path,
     port: u16,
     up: SocketAddr,
@@ -237,35 +238,38 @@ pub(crate) fn start_all(dir: &Path, at: Ipv4Addr, wanted: impl Fn(&str) -> bool)
             continue;
         };
         let log = fs::File::create(dir.join("log")).expect("a writable folder");
-        let output = if *name == LOGGED {
-            Stdio::from(log)
-        } else {
-            Stdio::null()
-        };
-        match command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(output)
-            .spawn()
-        {
-            Ok(child) => {
-                let peer = Peer {
-                    name,
-                    address: SocketAddr::from(([127, 0, 0, 1], port)),
-                    child: Some(child),
-                };
-                match peer.wait_until_it_answers() {
-                    Ok(()) => peers.push(peer),
-                    Err(error) => eprintln!("{name}: {error}"),
-                }
-            }
+        let log = (*name == LOGGED).then_some(log);
+        match launch(name, &mut command, port, log) {
+            Ok(peer) => peers.push(peer),
             Err(error) => eprintln!("{name}: {error}"),
         }
     }
     peers
 }
 
-fn free_port() -> u16 {
+/// Starts a proxy and waits until it answers on this port of loopback.
+pub(crate) fn launch(
+    name: &'static str,
+    command: &mut Command,
+    port: u16,
+    log: Option<fs::File>,
+) -> io::Result<Peer> {
+    let peer = Peer {
+        name,
+        address: SocketAddr::from(([127, 0, 0, 1], port)),
+        child: Some(
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log.map_or(Stdio::null(), Stdio::from))
+                .spawn()?,
+        ),
+    };
+    peer.wait_until_it_answers()?;
+    Ok(peer)
+}
+
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .expect("a free port")

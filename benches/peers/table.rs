@@ -19,7 +19,7 @@ impl Samples {
         median(self.rounds.iter().flatten().map(of))
     }
 
-    fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.median(|sample| sample.per_second)
     }
 

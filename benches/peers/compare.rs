@@ -4,8 +4,8 @@
 //! `--compare builds` takes the binaries in `ENTRYWAY_BIN_A` and `ENTRYWAY_BIN_B`; `--compare NAME` runs one binary
 //! (`ENTRYWAY_BIN_A`, or the one that was built with this bench) without and with a variant of the list below. A
 //! variable that is not set stands for the binary of this bench. Two processes of each side are measured in the order
-//! A B B A, round by round: what the two of one side differ by is the noise, and a difference between the sides counts
-//! when it is larger. All messages are HTTP, because that is what the proxy carries.
+//! A B B A, round by round. What halves differ by that have one process of each side is the noise, and a difference
+//! between the sides counts when it is larger. All messages are HTTP, because that is what the proxy carries.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -95,7 +95,7 @@ pub(crate) fn run(
         None => DEFAULT_ROWS.contains(&name),
     };
     println!(
-        "\ncomparison: {name}; B in parts of A, and the noise between two processes of one side\n"
+        "\ncomparison: {name}; B in parts of A, and what halves of one process of each side differ by\n"
     );
     println!(
         "| {:<12} | {:>14} | rate B/A | noise | CPU B/A | noise | p99 B/A | noise | disturbed |",
@@ -163,37 +163,34 @@ fn start(name: &str, dir: &Path) -> Vec<Peer> {
     started.collect()
 }
 
-/// The difference of one measure over all rounds. The noise is the larger of what the processes of one side differ by
-/// throughout, and twice the standard error of the median, as the differences inside the rounds tell it.
+/// The difference of one measure over all rounds. The noise is what the same four processes differ by when each half
+/// has one of either side, so that the sides cannot matter: the larger of what these halves differ by throughout, and
+/// three times the standard error of a median, as their differences by round tell it.
 fn compare(samples: &[Samples], of: fn(&Sample) -> f64) -> Difference {
-    let of_round = |place: usize, round: usize| samples[place].rounds[round].as_ref().map(of);
-    let rounds = samples[0].rounds.len();
-    let mean = |places: [usize; 2], round| {
-        Some((of_round(places[0], round)? + of_round(places[1], round)?) / 2.0)
+    let ratios = |above: [usize; 2], below: [usize; 2]| -> Vec<f64> {
+        let of_round = |place: usize, round: usize| samples[place].rounds[round].as_ref().map(of);
+        let sum = |places: [usize; 2], round: usize| {
+            Some(of_round(places[0], round)? + of_round(places[1], round)?)
+        };
+        let rounds = 0..samples[0].rounds.len();
+        let ratio = |round| Some((sum(above, round)? / sum(below, round)?).ln());
+        rounds.filter_map(ratio).collect()
     };
-    let between = (0..rounds).filter_map(|round| Some((mean(B, round)? / mean(A, round)?).ln()));
-    let between: Vec<f64> = between.collect();
-    let inside = [A, B].map(|side| {
-        let ratios = (0..rounds)
-            .filter_map(|round| Some((of_round(side[1], round)? / of_round(side[0], round)?).ln()));
-        ratios.collect::<Vec<f64>>()
-    });
-    let throughout = inside
-        .iter()
-        .map(|ratios| median(ratios.iter().copied()).abs() / 2.0)
-        .fold(0.0, f64::max);
+    let between = ratios(B, A);
+    let mixed = [
+        ratios([A[0], B[0]], [A[1], B[1]]),
+        ratios([A[0], B[1]], [A[1], B[0]]),
+    ];
+    let throughout = mixed
+        .each_ref()
+        .map(|ratios| median(ratios.iter().copied()).abs());
     // 1.48 × the median deviation is a normal distribution's standard deviation, and 1.25 of it over the root of the
-    // count the standard error of a median; a mean of two against a mean of two varies by half as much as one against
-    // one.
-    let deviations = inside.iter().flat_map(|ratios| {
-        let middle = median(ratios.iter().copied());
-        ratios.iter().map(move |ratio| (ratio - middle).abs())
-    });
-    let deviation = 1.48 * median(deviations) / 2f64.sqrt();
+    // count the standard error of a median.
+    let deviation = 1.48 * median(mixed.iter().flatten().map(|ratio| ratio.abs()));
     let error = 1.25 * deviation / (between.len().max(1) as f64).sqrt();
     Difference {
         ratio: median(between).exp(),
-        noise: throughout.max(2.0 * error),
+        noise: throughout.into_iter().fold(3.0 * error, f64::max),
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -68,9 +70,22 @@ pub fn status(stream: &impl AsFd, to: SocketAddr) -> io::Result<ConnectStatus> {
 /// Whether a connection reached itself: a connect to a local port that nobody holds may be given that very port as
 /// its own, and then succeeds.
 pub fn is_to_itself(stream: &impl AsFd, to: SocketAddr) -> bool {
-    // Only possible on this machine; other addresses are spared the call.
+    // Only possible on this machine, and with a port that the kernel gives out; others are spared the call.
     let own = || SockRef::from(stream).local_addr().ok()?.as_socket();
-    to.ip().is_loopback() && own() == Some(to)
+    to.ip().is_loopback() && given_ports().contains(&to.port()) && own() == Some(to)
+}
+
+/// The ports from which the kernel chooses, read once: all, where that cannot be read.
+fn given_ports() -> &'static RangeInclusive<u16> {
+    static PORTS: OnceLock<RangeInclusive<u16>> = OnceLock::new();
+    PORTS.get_or_init(|| {
+        let read = || {
+            let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+            let mut words = text.split_ascii_whitespace().map(str::parse);
+            Some(words.next()?.ok()?..=words.next()?.ok()?)
+        };
+        read().unwrap_or(0..=u16::MAX)
+    })
 }
 
 // === impl ConnectError ===

@@ -23,6 +23,7 @@ pub use framing::HttpPhase;
 pub use settings::{FramingMode, Limits, TcpSettings};
 pub use shared::RelayShared;
 pub use stats::ConnStats;
+pub use urgent::UrgentNews;
 
 use buffer::TransferBuffer;
 use closing::Closing;
@@ -49,6 +50,7 @@ mod stats;
 mod thread_buffer;
 mod timeouts;
 mod timer;
+mod urgent;
 
 /// An upstream that ends within this time without a byte moved either way is untouched: the connection may be retried.
 const UNTOUCHED: Duration = Duration::from_secs(1);
@@ -192,6 +194,7 @@ const _: () = assert!(size_of::<Relay<'_>>() <= 704);
 impl<'a> Relay<'a> {
     fn new(down: &'a mut Stream, up: &'a mut Stream, args: RelayArgs<'a>) -> Self {
         let limits = args.limits;
+        let urgent = &args.shared.urgent;
         let may_splice = limits.splice && down.as_tcp().is_some() && up.as_tcp().is_some();
         let buffer = || TransferBuffer::new(may_splice, limits.pipe_size);
         let mut ctx = PollContext::new(&args);
@@ -199,7 +202,7 @@ impl<'a> Relay<'a> {
         let mut upload = HalfDuplex::new(Direction::Upload, buffer());
         let mut download = HalfDuplex::new(Direction::Download, buffer());
         upload.preload(args.unsent, &mut ctx);
-        let (mut down, mut up) = (SideIo::new(down), SideIo::new(up));
+        let (mut down, mut up) = (SideIo::new(down, urgent), SideIo::new(up, urgent));
         let mut half_open = None;
         if let Some(resumed) = args.resumed {
             half_open = resumed.first_end.map(|side| (side, began));
@@ -260,6 +263,11 @@ impl<'a> Relay<'a> {
     fn carry(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
         if self.commands.takes_check() {
             self.check_delivery();
+        }
+        if self.commands.takes_look() {
+            // Urgent data may have stopped the last receive; the next one steps over it.
+            self.down.force_next_receive();
+            self.up.force_next_receive();
         }
         // Before a byte moves: what a new connection brings goes the other way from the start.
         if self.commands.is_diverted() && self.reset.is_none() && !self.commands.is_set() {

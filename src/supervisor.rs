@@ -4,7 +4,8 @@
 //! [`Activity`]: crate::activity::Activity
 //!
 //! Does to established connections what no byte asks for: watches for overdue answers, closes connections at rest
-//! early, cuts connections that wait on a silent address, and ends everything at a shutdown. It only sends commands;
+//! early, cuts connections that wait on a silent address, wakes all when one has urgent data, and ends everything at a
+//! shutdown. It only sends commands;
 //! the relay checks once more on its own thread. Never touches a socket.
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::clock::{self, Moment};
@@ -142,8 +144,13 @@ impl ShutdownControl {
 // === impl Supervisor ===
 
 impl Supervisor {
-    /// Runs a pass until dropped.
-    pub async fn run(mut self) {
+    /// Runs until dropped.
+    pub async fn run(self) {
+        let urgent = report_urgent(self.registry.clone(), Arc::clone(&self.counters));
+        tokio::join!(urgent, self.run_passes());
+    }
+
+    async fn run_passes(mut self) {
         let mut phase = self.phase.clone();
         let mut watched = true;
         let mut last = clock::now();
@@ -252,6 +259,20 @@ impl Drop for Supervisor {
     /// What was counted since the last export is not lost at the end.
     fn drop(&mut self) {
         self.export.export(&self.registry);
+    }
+}
+
+/// Passes on that some socket has urgent data, at most once in a tick. Where the signal cannot be had, relays ask for
+/// themselves.
+async fn report_urgent(registry: Registry, counters: Arc<RelayShared>) {
+    let Ok(mut signals) = signal(SignalKind::from_raw(libc::SIGURG)) else {
+        return;
+    };
+    counters.urgent.begin();
+    while signals.recv().await.is_some() {
+        counters.urgent.record();
+        registry.each(|entry| entry.commands.look());
+        tokio::time::sleep(constants::TICK).await;
     }
 }
 

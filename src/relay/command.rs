@@ -39,6 +39,8 @@ pub struct CommandChannel {
     check_delivery: AtomicBool,
     /// When that was last asked, in micros.
     last_check: AtomicU64,
+    /// Set while the relay has to see whether urgent data stands in the way.
+    look: AtomicBool,
     slot: Mutex<CommandSlot>,
 }
 
@@ -75,6 +77,15 @@ impl CommandChannel {
         }
         self.last_check.store(now.as_micros(), Relaxed);
         self.check_delivery.store(true, Relaxed);
+        let waker = self.lock().waker.clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Asks the relay to go on where urgent data may have stopped it.
+    pub fn look(&self) {
+        self.look.store(true, Relaxed);
         let waker = self.lock().waker.clone();
         if let Some(waker) = waker {
             waker.wake();
@@ -133,6 +144,10 @@ impl CommandChannel {
 
     pub(super) fn takes_check(&self) -> bool {
         self.check_delivery.load(Relaxed) && self.check_delivery.swap(false, Relaxed)
+    }
+
+    pub(super) fn takes_look(&self) -> bool {
+        self.look.load(Relaxed) && self.look.swap(false, Relaxed)
     }
 
     pub(super) fn register_waker(&self, cx: &Context<'_>) {

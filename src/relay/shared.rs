@@ -9,6 +9,7 @@ use crate::activity::Activity;
 use crate::sys::pipe::{NoPipe, PipeBudget, PipeLimits};
 
 use super::thread_buffer;
+use super::urgent::UrgentNews;
 
 /// Leftovers in all above which reads shrink, so that 2,000 clients that never read cost at most 16 KiB each.
 const LEFTOVER_CAP: usize = 8 << 20;
@@ -21,6 +22,8 @@ const SMALL_READ: usize = 8 << 10;
 pub struct RelayShared {
     /// Wakes the supervisor: a byte has moved, or a connection has begun or ended.
     pub activity: Activity,
+    /// Some socket has urgent data.
+    pub urgent: UrgentNews,
     pub(super) pipes: Arc<PipeBudget>,
     leftover: AtomicUsize,
     fallbacks: [AtomicU64; NoPipe::ALL.len()],
@@ -36,6 +39,7 @@ impl RelayShared {
     pub fn new(limits: PipeLimits) -> Self {
         Self {
             activity: Activity::default(),
+            urgent: UrgentNews::default(),
             pipes: Arc::new(PipeBudget::new(limits)),
             leftover: AtomicUsize::new(0),
             fallbacks: Default::default(),

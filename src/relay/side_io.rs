@@ -5,8 +5,8 @@
 //! WouldBlock returned; tokio clears with the tick it had read, so an edge in between is kept, and an end is never
 //! cleared. Never for splice: a short splice may only mean that the pipe was out of slots.
 //!
-//! Urgent data: a receive stops short at the urgent mark, which proves nothing, and the next one steps over the
-//! urgent byte, as it does for a program that does not ask for urgent data. A splice never passes the mark: it
+//! Urgent data: a receive stops short at the urgent mark, which proves nothing (`relay/urgent.rs`), and the next one
+//! steps over the urgent byte, as it does for a program that does not ask for urgent data. A splice never passes the mark: it
 //! returns nothing, which looks like an end, or WouldBlock, which looks dry.
 
 use std::future::Future;
@@ -24,6 +24,8 @@ use crate::sys::pipe::{self, Moved, Pipe};
 use crate::sys::socket::{self, Fault};
 use crate::sys::tcp_info;
 
+use super::urgent::{UrgentMark, UrgentNews};
+
 /// One side of a connection.
 pub(super) struct SideIo<'a> {
     transport: Transport<'a>,
@@ -37,6 +39,8 @@ pub(super) struct SideIo<'a> {
     /// Our own end was sent.
     finished: bool,
     watch: Watch<'a>,
+    urgent: UrgentMark,
+    news: &'a UrgentNews,
 }
 
 enum Transport<'a> {
@@ -68,7 +72,7 @@ pub(super) struct DeliveryState {
 // === impl SideIo ===
 
 impl<'a> SideIo<'a> {
-    pub(super) fn new(stream: &'a mut Stream) -> Self {
+    pub(super) fn new(stream: &'a mut Stream, news: &'a UrgentNews) -> Self {
         let transport = match stream {
             Stream::Tcp(tcp) => Transport::Tcp(tcp),
             Stream::Wrapped(wrapped) => Transport::Wrapped(&mut **wrapped),
@@ -80,6 +84,8 @@ impl<'a> SideIo<'a> {
             write_fresh: true,
             finished: false,
             watch: Watch::Off,
+            urgent: UrgentMark::new(),
+            news,
         }
     }
 
@@ -136,7 +142,8 @@ impl<'a> SideIo<'a> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(bytes) => {
                     // There may be more, of which the reactor says nothing new.
-                    self.read_fresh = bytes == buf.len() || tcp_info::is_at_urgent_mark(tcp);
+                    self.read_fresh =
+                        bytes == buf.len() || self.urgent.stopped(tcp, bytes, self.news);
                     return Poll::Ready(Ok(bytes));
                 }
                 done => return Poll::Ready(done),
@@ -147,7 +154,9 @@ impl<'a> SideIo<'a> {
             let mut short = None;
             let done = tcp.try_io(Interest::READABLE, || match socket::recv(tcp, buf) {
                 Ok(bytes)
-                    if bytes > 0 && bytes < buf.len() && !tcp_info::is_at_urgent_mark(tcp) =>
+                    if bytes > 0
+                        && bytes < buf.len()
+                        && !self.urgent.stopped(tcp, bytes, self.news) =>
                 {
                     short = Some(bytes);
                     Err(io::ErrorKind::WouldBlock.into())

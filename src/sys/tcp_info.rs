@@ -68,6 +68,23 @@ pub fn is_at_urgent_mark(_socket: &impl AsRawFd) -> bool {
     false
 }
 
+/// From here on this process gets SIGURG when urgent data is announced to the socket.
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
+pub fn signal_urgent(socket: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: both calls take numbers only.
+    let result = unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, libc::getpid()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Not asked for here.
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
+pub fn signal_urgent(_socket: &impl AsRawFd) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 #[cfg(all(target_os = "linux", not(entryway_portable)))]
 fn queue(socket: &impl AsRawFd, request: libc::Ioctl) -> io::Result<u32> {
     let mut bytes: libc::c_int = 0;

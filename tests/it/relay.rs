@@ -236,3 +236,35 @@ async fn a_slow_reader_holds_the_sender_back() {
     drop((client, server));
     no_leaks(entryway).await;
 }
+
+/// Urgent data stops a receive short. On connections that have carried some messages it is known by a signal, so that
+/// no receive has to ask.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_behind_urgent_data_arrive_on_a_connection_that_does_not_ask_any_more() {
+    let stage = Stage::new().await;
+    let entryway = Entryway::start(&Conf::to(&[stage.address()])).await;
+    let (mut client, mut server) = stage.pair(entryway.address()).await;
+    let mut message = vec![b'm'; 1024];
+    for _ in 0..100 {
+        for way in 0..2 {
+            let (from, to) = match way {
+                0 => (&mut client, &mut server),
+                _ => (&mut server, &mut client),
+            };
+            from.write_all(&message).await.unwrap();
+            message = read_exactly(to, 1024).await;
+        }
+    }
+    for round in 0..20 {
+        let (from, to) = match round % 2 {
+            0 => (&mut client, &mut server),
+            _ => (&mut server, &mut client),
+        };
+        let urgent = || socket2::SockRef::from(&*from).send_out_of_band(b"!");
+        from.try_write(&[b'a'; 4000]).unwrap();
+        from.try_io(tokio::io::Interest::WRITABLE, urgent).unwrap();
+        from.try_write(&[b'b'; 4000]).unwrap();
+        let all = read_exactly(to, 8000).await;
+        assert!(all[..4000] == [b'a'; 4000] && all[4000..] == [b'b'; 4000]);
+    }
+}

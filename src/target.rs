@@ -158,10 +158,11 @@ impl<'a> Target<'a> {
         resolved.system = owned(self.system).or(resolved.system);
         resolved.region = owned(self.region).or(resolved.region);
         resolved.query_group = owned(self.query_group).or(resolved.query_group);
-        if resolved.query_group.is_some() && self.query_group == self.system {
+        if let Some(group) = &resolved.query_group
+            && resolved.system.as_ref() == Some(group)
+        {
             let what = format!(
-                "query group `{}` has the system's own name, which is the primary compute group",
-                self.query_group.unwrap_or_default()
+                "query group `{group}` has the system's own name, which is the primary compute group"
             );
             resolved
                 .warnings

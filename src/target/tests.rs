@@ -270,6 +270,11 @@ fn a_query_group_in_a_client_map_is_where_connections_go() {
         );
         assert_eq!(resolved.system.as_deref(), Some("prod"), "{map}");
         assert_eq!(resolved.query_group.as_deref(), Some("reports"), "{map}");
+        assert!(
+            resolved.warnings.is_empty(),
+            "{map}: {:?}",
+            resolved.warnings
+        );
         assert_eq!(
             resolved.flags(),
             [
@@ -281,6 +286,16 @@ fn a_query_group_in_a_client_map_is_where_connections_go() {
             "{map}"
         );
     }
+}
+
+#[test]
+fn a_client_map_whose_group_is_the_system_is_warned_about() {
+    let resolved = resolve_map("{:system \"prod\" :region \"us-east-1\" :query-group \"prod\"}");
+    let what = &resolved.unwrap().warnings[0].what;
+    assert!(
+        what.starts_with("query group `prod` has the system's own name"),
+        "{what}"
+    );
 }
 
 #[test]

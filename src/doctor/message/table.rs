@@ -96,7 +96,7 @@ SSH_REFUSED_KEY [["permission denied (publickey"], ["too many authentication fai
   "ssh could not log in at the bastion; Datomic was not reached"
   ["the key is not the bastion's, or the user is not ec2-user", "the bastion was replaced and has another host key"]
   ["ssh -v HOST shows which keys are offered", "ssh-keygen -R HOST, once you know that the new host key is right"]
-SOCKS_TUNNEL [["socks4", "tunnel"], ["socks5", "tunnel"], ["socks", "tunnel failed"], ["malformed reply from socks"], ["socksexception"], ["socks: connection refused"]]
+SOCKS_TUNNEL [["socks : authentication failed"], ["socks4", "tunnel"], ["socks5", "tunnel"], ["socks", "tunnel failed"], ["malformed reply from socks"], ["socksexception"], ["socks: connection refused"]]
   "SOCKS4 tunnel failed, connection closed"
   "the client speaks SOCKS to something that does not, or the SOCKS proxy could not go on"
   ["the client map still has :proxy-port while entryway, a plain TCP port, listens there", "an old ssh tunnel whose remote end cannot reach the entry point (ssh said: administratively prohibited)"]
@@ -113,7 +113,7 @@ EXPIRED_TOKEN [["expiredtoken"], ["security token", "expired"], ["token has expi
   "the temporary AWS credentials have run out; reading the keys from S3 fails, the network is fine"
   ["an SSO or assumed-role session is over", "credentials were copied into variables that are not renewed"]
   ["aws sso login (or assume the role again), then restart the application", "aws sts get-caller-identity, with the application's environment"]
-NO_CREDENTIALS [["unable to load aws credentials"], ["unable to load credentials"], ["unable to locate credentials"], ["no credentials found"], ["unable to find credentials"]]
+NO_CREDENTIALS [["unable to fetch credentials"], ["unable to load aws credentials"], ["unable to load credentials"], ["unable to locate credentials"], ["no credentials found"], ["unable to find credentials"]]
   "Unable to load AWS credentials from any provider in the chain"
   "the application has no AWS credentials; the client needs them to read its keys from S3 and signs nothing without them"
   ["no role on the instance, task or pod", "no AWS_PROFILE or AWS_ACCESS_KEY_ID in the application's environment", "the metadata service is blocked: hop limit 1 and a container (IMDSv2)"]
@@ -123,17 +123,17 @@ INVALID_TOKEN [["security token included in the request is invalid"], ["invalidc
   "AWS does not know these credentials; the entry point was not at fault"
   ["a deleted or mistyped access key", "credentials of another partition (GovCloud, China)", "an access key without its session token"]
   ["aws sts get-caller-identity, with the application's environment", "set AWS_SESSION_TOKEN beside temporary keys, or unset all three"]
-NO_REGION [["unable to find a region via the region provider chain"], ["unable to load region"], ["you must specify a region"]]
+NO_REGION [["no region found"], ["unable to find a region via the region provider chain"], ["unable to load region"], ["you must specify a region"]]
   "Unable to find a region via the region provider chain"
   "the AWS SDK does not know the region; the entry point was not reached"
   ["no :region in the client map and no AWS_REGION"]
   [":region \"us-east-1\" in the client map, or AWS_REGION in the environment"]
-KEYFILE_MISSING [["nosuchkey"], ["the specified key does not exist"], ["nosuchbucket"], ["the specified bucket does not exist"]]
+KEYFILE_MISSING [["unable to find keyfile"], ["nosuchkey"], ["the specified key does not exist"], ["nosuchbucket"], ["the specified bucket does not exist"]]
   "The specified key does not exist (NoSuchKey)"
   "the entry point answered, but the keys it named are not there: the client map and the endpoint belong to different systems, or the database does not exist"
   ["wrong :system, or an endpoint of another system", "wrong :db-name: each database has keys of its own", "a bucket of another partition or a deleted system"]
   ["entryway doctor: stage identity prints the bucket that each address answers with", "(d/list-databases client {}) lists the databases"]
-KEYFILE [["forbidden to read keyfile"], ["keyfile", "forbidden"], ["keyfile", "access denied"], ["access denied", "amazon s3"], ["accessdenied", "s3"]]
+KEYFILE [["not authorized to perform: s3:getobject"], ["forbidden to read keyfile"], ["keyfile", "forbidden"], ["keyfile", "access denied"], ["access denied", "amazon s3"], ["accessdenied", "s3"]]
   "Forbidden to read keyfile at s3://…"
   "the network is fine: the entry point answered; reading the key from the system's bucket was refused"
   ["the application's AWS credentials or role may not GetObject on the bucket", "the endpoint is another system's: the bucket in the message is not the one that was meant"]
@@ -239,7 +239,7 @@ ALB_504 [["504 gateway time-out"], ["504 gateway timeout"], ["http 504"], ["stat
   "the load balancer answers: its target did not, within 60 s"
   ["the nodes hang or are overloaded", "a query that takes longer than the load balancer waits", "the security group of the nodes does not let the load balancer in"]
   ["CloudWatch → dashboard of the system: CPU", "entryway status: does one zone only answer so?"]
-FORBIDDEN [["anomalies/forbidden"], ["http 403"], ["status 403"], ["403 forbidden"]]
+FORBIDDEN [["\"message\":\"forbidden\""], ["anomalies/forbidden"], ["http 403"], ["status 403"], ["403 forbidden"]]
   "forbidden (HTTP 403)"
   "the node, or an API Gateway, refused the request; the network is fine"
   ["credentials of another account or system", "the clock is wrong, or something on the way changes the Host header (entryway does not)", "the endpoint is an API Gateway stage with a policy"]

@@ -19,6 +19,7 @@ pub struct Versioned<T> {
 
 /// `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StatusJson {
     pub version: String,
     /// Our process.
@@ -40,7 +41,6 @@ pub struct StatusJson {
     /// Where the API that sets faults listens.
     pub faults: Option<String>,
     /// Whether this process is restricted, and to what.
-    #[serde(default)]
     pub sandbox: SandboxJson,
     pub listeners: Vec<ListenerJson>,
     pub upstreams: Vec<UpstreamJson>,
@@ -48,6 +48,7 @@ pub struct StatusJson {
 
 /// The sandbox in `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SandboxJson {
     /// It is in force.
     pub on: bool,
@@ -65,6 +66,7 @@ pub struct SandboxJson {
 
 /// A listener in `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ListenerJson {
     pub name: String,
     /// Where it is bound.
@@ -77,6 +79,7 @@ pub struct ListenerJson {
 
 /// An upstream in `/v1/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct UpstreamJson {
     pub name: String,
     /// The Datomic system, where the settings name it.
@@ -95,12 +98,14 @@ pub struct UpstreamJson {
 
 /// `/v1/endpoints`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Endpoints {
     /// All of all upstreams.
     pub endpoints: Vec<EndpointJson>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EndpointJson {
     pub upstream: String,
     pub name: String,
@@ -124,6 +129,7 @@ pub struct EndpointJson {
 
 /// An address of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct AddressJson {
     /// `IP:PORT`.
     pub address: String,
@@ -144,6 +150,7 @@ pub struct AddressJson {
 
 /// A probe that has ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Probe {
     /// When it was sent.
     pub at: String,
@@ -158,6 +165,7 @@ pub struct Probe {
 
 /// `/v1/connections`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ConnectionsJson {
     /// The first ones.
     pub connections: Vec<ConnectionJson>,
@@ -165,6 +173,7 @@ pub struct ConnectionsJson {
 
 /// An open connection.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ConnectionJson {
     /// Its number, as in the log.
     pub id: u64,
@@ -191,6 +200,7 @@ pub struct ConnectionJson {
 
 /// Bytes each way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BytesJson {
     /// Client to endpoint.
     pub upload: u64,
@@ -200,12 +210,14 @@ pub struct BytesJson {
 
 /// `/v1/dns`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DnsJson {
     /// The names behind the endpoints.
     pub names: Vec<NameJson>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NameJson {
     /// As asked.
     pub name: String,
@@ -225,12 +237,14 @@ pub struct NameJson {
 
 /// `/v1/hops`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HopsJson {
     pub hops: Vec<HopRow>,
 }
 
 /// One hop of one upstream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HopRow {
     pub upstream: String,
     /// As it is configured, without secrets.
@@ -249,6 +263,7 @@ pub struct HopRow {
 
 /// `/v1/explain`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Explain {
     /// Where a new connection would go, best first; then what is never offered.
     pub order: Vec<RankedAddress>,
@@ -258,6 +273,7 @@ pub struct Explain {
 
 /// One address in an order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RankedAddress {
     pub upstream: String,
     pub endpoint: String,
@@ -271,6 +287,7 @@ pub struct RankedAddress {
 
 /// `/v1/history`: one value a minute, oldest first, the running minute last; null where nothing was measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct History {
     pub step_s: u32,
     pub end: String,
@@ -279,6 +296,7 @@ pub struct History {
 
 /// One address in `/v1/history`. All lists are equally long.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HistorySeries {
     pub endpoint: String,
     pub address: String,
@@ -291,6 +309,7 @@ pub struct HistorySeries {
 
 /// `/v1/slo`: how many connections reached an upstream since the start, against a target.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Slo {
     /// In percent.
     pub target: f64,
@@ -307,6 +326,7 @@ pub struct Slo {
 
 /// One endpoint in `/v1/slo`: connections it served, and attempts to connect to it that failed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EndpointSlo {
     pub upstream: String,
     pub endpoint: String,
@@ -317,12 +337,14 @@ pub struct EndpointSlo {
 
 /// `/v1/incidents`, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Incidents {
     pub incidents: Vec<Incident>,
 }
 
 /// An incident in the list.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Incident {
     pub id: String,
     pub at: String,
@@ -334,6 +356,7 @@ pub struct Incident {
 
 /// `/v1/incidents/{id}`: the incident with what was known when it began.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct IncidentReport {
     #[serde(flatten)]
     pub incident: Incident,
@@ -348,6 +371,7 @@ pub struct IncidentReport {
 
 /// What an operator's order changed: `POST /v1/endpoints/…`, `POST /v1/probe`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Changed {
     /// The endpoints it took hold of.
     pub endpoints: Vec<ChangedEndpoint>,
@@ -355,6 +379,7 @@ pub struct Changed {
 
 /// One endpoint an order took hold of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ChangedEndpoint {
     pub upstream: String,
     pub name: String,
@@ -364,6 +389,7 @@ pub struct ChangedEndpoint {
 
 /// What a reload did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Reloaded {
     /// Nothing was changed, only looked at.
     pub dry_run: bool,
@@ -377,6 +403,7 @@ pub struct Reloaded {
 
 /// `POST /v1/upgrade`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct UpgradedJson {
     /// The new process's.
     pub generation: u64,
@@ -412,5 +439,43 @@ pub fn version() -> Version {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: option_env!("ENTRYWAY_COMMIT").map(str::to_owned),
         rustc: option_env!("ENTRYWAY_RUSTC").map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    fn reads_without_fields<T: DeserializeOwned>() {
+        let read =
+            serde_json::from_str::<Versioned<T>>(r#"{"schema_version": 1, "of_later": [1]}"#);
+        assert!(
+            read.is_ok(),
+            "{}: {:?}",
+            std::any::type_name::<T>(),
+            read.err()
+        );
+    }
+
+    /// A command of one version talks to an instance of another one, above all in `upgrade`.
+    #[test]
+    fn fields_that_another_version_lacks_are_no_error() {
+        reads_without_fields::<StatusJson>();
+        reads_without_fields::<Endpoints>();
+        reads_without_fields::<ConnectionsJson>();
+        reads_without_fields::<DnsJson>();
+        reads_without_fields::<HopsJson>();
+        reads_without_fields::<Explain>();
+        reads_without_fields::<History>();
+        reads_without_fields::<Slo>();
+        reads_without_fields::<Incidents>();
+        reads_without_fields::<IncidentReport>();
+        reads_without_fields::<Changed>();
+        reads_without_fields::<Reloaded>();
+        reads_without_fields::<UpgradedJson>();
+        let row = serde_json::from_str::<Endpoints>(r#"{"endpoints": [{"addresses": [{}]}]}"#);
+        assert_eq!(row.unwrap().endpoints[0].addresses.len(), 1);
     }
 }

@@ -134,10 +134,6 @@ fn redactor(report: &IncidentReport) -> Redactor {
             .iter()
             .for_each(|path| redactor.bucket(path));
     }
-    status
-        .control_socket
-        .iter()
-        .for_each(|path| redactor.path(path));
     let peers = report.events.iter();
     for peer in peers.filter_map(|event| event["tls.identity"].as_str()) {
         redactor.peer(peer);
@@ -217,7 +213,6 @@ mod tests {
         report.incident.summary =
             text("10.20.30.40:8182 answers as stage-storage-s3datomic-9abc/stage");
         report.status = StatusJson {
-            control_socket: Some(text("/home/alice/run/entryway.sock")),
             upstreams: vec![UpstreamJson {
                 name: text("acmeprod"),
                 system: Some(text("acmeprod")),
@@ -276,6 +271,8 @@ mod tests {
         report.events = vec![
             json!({"event": "conn.close", "client.address": "fe80::acce:55ed", "tls.identity": "CN=billing.acme"}),
             json!({"event": "conn.close", "client.address": "192.168.77.5", "tls.identity": "spiffe://acme/ns/pay/sa/api"}),
+            // An instance's own status names no socket: its events do.
+            json!({"event": "listener.up", "name": "control", "path": "/home/alice/run/entryway.sock"}),
             json!({"event": "hop.state", "hop": "alice@proxy.acme.com:1080", "error": "login refused for alice at build-agent-7.acme.dev"}),
             json!({"event": "dns.change", "message": "acmeprod.us-east-1.datomic.net is now 10.20.30.41; service vpce-svc-0123456789abcdef0 of acme-storagef7f305e7-s3datomic-1xyz"}),
         ];

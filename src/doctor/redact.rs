@@ -109,20 +109,16 @@ impl Redactor {
     }
 
     /// Replaces everything in the texts of a document; its keys stay.
-    pub fn json(&mut self, value: &mut serde_json::Value) {
-        match value {
-            serde_json::Value::String(text) => *text = self.scan(text),
-            serde_json::Value::Array(items) => items.iter_mut().for_each(|item| self.json(item)),
-            serde_json::Value::Object(fields) => {
-                fields.values_mut().for_each(|field| self.json(field));
-            }
-            _ => {}
-        }
+    pub fn json(&mut self, document: &mut serde_json::Value) {
+        // A path names a user, who may stand in an earlier text.
+        for_each_text(document, &mut |text| self.find_paths(text));
+        for_each_text(document, &mut |text| *text = self.scan(text));
     }
 
-    /// Replaces what is known, and what looks like an address, a host or a bucket.
+    /// Replaces what is known, and what looks like a path, an address, a host or a bucket.
     fn scan(&mut self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
+        self.find_paths(text);
         let replaced = self.replace(text);
         let is_part = |c: char| c.is_ascii_alphanumeric() || ".-_:[]%".contains(c);
         let mut rest = replaced.as_str();
@@ -135,6 +131,23 @@ impl Redactor {
             rest = &after[next..];
         }
         out
+    }
+
+    /// Remembers absolute paths of files: at least two parts, and no route of the admin port.
+    fn find_paths(&mut self, text: &str) {
+        let ends = |c: char| c.is_whitespace() || c.is_control() || "\"'`,;()<>".contains(c);
+        let mut before = ' ';
+        for (at, character) in text.char_indices() {
+            if character == '/' && !before.is_alphanumeric() && !"/:.-_~".contains(before) {
+                let path = text[at..].split(ends).next().unwrap_or_default();
+                let path = path.trim_end_matches(['.', ':', '/']);
+                let parts = path.split('/').filter(|part| !part.is_empty()).count();
+                if parts >= 2 && !path.starts_with("/v1/") && !path.starts_with("//") {
+                    self.path(path);
+                }
+            }
+            before = character;
+        }
     }
 
     /// A word of the evidence.
@@ -227,6 +240,22 @@ fn looks_like_a_host(word: &str) -> bool {
                 .contains(&last))
 }
 
+/// Every text of a document, but not its keys.
+fn for_each_text(value: &mut serde_json::Value, see: &mut impl FnMut(&mut String)) {
+    match value {
+        serde_json::Value::String(text) => see(text),
+        serde_json::Value::Array(items) => {
+            items.iter_mut().for_each(|item| for_each_text(item, see));
+        }
+        serde_json::Value::Object(fields) => {
+            fields
+                .values_mut()
+                .for_each(|field| for_each_text(field, see));
+        }
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::report::Check;
@@ -259,6 +288,18 @@ mod tests {
         assert_eq!(
             check.steps[0],
             "Name=system-1-nodes in zone-1, not production"
+        );
+    }
+
+    #[test]
+    fn paths_are_hidden_and_routes_are_not() {
+        let mut redactor = Redactor::default();
+        let text = "control /run/user/1000/entryway/8182.sock, settings `/home/alice/prod.toml`: \
+                    GET /livez and /v1/status at http://localhost:8182/ answer; alice reads /home/alice/prod.toml";
+        assert_eq!(
+            redactor.scan(text),
+            "control path-1, settings `path-2`: GET /livez and /v1/status at http://localhost:8182/ answer; \
+             user-1 reads path-2"
         );
     }
 }

@@ -33,8 +33,12 @@ pub struct UpgradeOrder {
 /// Why the backend does not do what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendError {
-    /// No such endpoint or upstream: 404.
-    Unknown(String),
+    /// Nothing has this name: 404.
+    Unknown {
+        what: String,
+        /// The command that lists the names.
+        list: &'static str,
+    },
     /// The request makes no sense: 400.
     Bad(String),
     /// The new settings are wrong; the report as `check` prints it: 422.
@@ -104,18 +108,32 @@ impl EndpointAction {
     }
 }
 
-// === impl ApiError ===
+// === impl BackendError ===
 
 impl BackendError {
+    pub fn unknown_endpoint(name: &str) -> Self {
+        Self::Unknown {
+            what: format!("no endpoint is named `{name}`"),
+            list: "endpoint list",
+        }
+    }
+
+    pub fn unknown_connection(id: u64) -> Self {
+        Self::Unknown {
+            what: format!("no open connection has the id {id}"),
+            list: "connections",
+        }
+    }
+
     /// As a reply.
     pub(super) fn reply(self) -> Reply {
         match self {
-            BackendError::Unknown(what) => http::problem(
+            BackendError::Unknown { what, list } => http::problem(
                 StatusCode::NOT_FOUND,
                 "unknown",
                 "no such thing",
                 what,
-                "`entryway endpoint list` names all endpoints",
+                format!("`entryway {list}` lists them"),
             ),
             BackendError::Bad(what) => http::problem(
                 StatusCode::BAD_REQUEST,

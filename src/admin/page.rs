@@ -12,8 +12,8 @@ use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
 use super::api_types::{
-    AddressJson, ConnectionJson, EndpointJson, Explain, History, HistorySeries, ListenerJson,
-    StatusJson, UpstreamJson,
+    AddressJson, ConnectionJson, EndpointJson, Explain, History, HistorySeries, HopRow,
+    ListenerJson, StatusJson, UpstreamJson,
 };
 use crate::events::Recorded;
 use crate::http::{self, Body, HeaderValue, Reply, StatusCode};
@@ -34,6 +34,8 @@ pub(super) struct Page {
     pub(super) status: StatusJson,
     /// Set on purpose, one line each.
     pub(super) faults: Vec<String>,
+    /// The ways to the upstreams that are not direct.
+    pub(super) hops: Vec<HopRow>,
     pub(super) endpoints: Vec<EndpointJson>,
     pub(super) explain: Explain,
     /// The oldest connections, at most [`CONNECTIONS`].
@@ -226,6 +228,8 @@ fn upstream_section(html: &mut Html, page: &Page, upstream: &UpstreamJson) {
     }
     html.markup("</p>\n");
     next_connection(html, &page.explain, upstream);
+    let hops = page.hops.iter().filter(|hop| hop.upstream == upstream.name);
+    hops.for_each(|hop| hop_line(html, hop));
     let mut zones: BTreeMap<(u8, &str), Vec<&EndpointJson>> = BTreeMap::new();
     for endpoint in page
         .endpoints
@@ -263,6 +267,32 @@ fn upstream_section(html: &mut Html, page: &Page, upstream: &UpstreamJson) {
         html.markup("</ul></article>\n");
     }
     html.markup("</div>\n</section>\n");
+}
+
+/// The way to an upstream, and what is wrong with it.
+fn hop_line(html: &mut Html, hop: &HopRow) {
+    html.markup("<p>Through <span class=\"mono\">")
+        .text(&hop.via)
+        .markup("</span> <span class=\"badge ")
+        .markup(match hop.state.as_str() {
+            "up" => "good",
+            "starting" => "warn",
+            _ => "bad",
+        })
+        .markup("\">")
+        .text(&hop.state)
+        .markup("</span> <span class=\"quiet\">since ")
+        .text(clock_time(&hop.since));
+    if hop.restarts > 0 {
+        html.markup(" · restarts ").text(hop.restarts);
+    }
+    html.markup("</span>");
+    if let Some(error) = &hop.last_error {
+        html.markup(" <span class=\"bad\">")
+            .text(error)
+            .markup("</span>");
+    }
+    html.markup("</p>\n");
 }
 
 fn next_connection(html: &mut Html, explain: &Explain, upstream: &UpstreamJson) {

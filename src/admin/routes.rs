@@ -359,7 +359,14 @@ impl RequestHandler {
             }
             Route::Incident(id) => match self.incidents.report(id, self.events.recent()) {
                 Some(report) => http::json(StatusCode::OK, &versioned(report)),
-                None => BackendError::Unknown(format!("no incident has the id `{id}`")).reply(),
+                None => {
+                    let what = format!("no incident has the id `{id}`");
+                    BackendError::Unknown {
+                        what,
+                        list: "incident list",
+                    }
+                    .reply()
+                }
             },
             Route::EndpointAction(..)
             | Route::Close(_)
@@ -387,6 +394,7 @@ impl RequestHandler {
         Page {
             status: self.status(),
             faults: self.backend.health().faults,
+            hops: self.backend.hops().hops,
             endpoints: self.backend.endpoints().endpoints,
             explain: self.backend.explain(None, &[]).unwrap_or_default(),
             connections: self.backend.connections(page::CONNECTIONS),
@@ -417,7 +425,7 @@ impl RequestHandler {
         if let Some(name) = endpoint
             && !known.iter().any(|known| known.name == name)
         {
-            return BackendError::Unknown(format!("no endpoint is named `{name}`")).reply();
+            return BackendError::unknown_endpoint(name).reply();
         }
         let now = self.sample();
         let history = self.history.read(endpoint, minutes, now);

@@ -122,7 +122,7 @@ impl Backend for FakeBackend {
         name: Option<&str>,
     ) -> Result<api_types::Changed, BackendError> {
         if name == Some("nobody") {
-            return Err(BackendError::Unknown("no endpoint is named nobody".into()));
+            return Err(BackendError::unknown_endpoint("nobody"));
         }
         self.note(format!("{} {upstream:?} {name:?}", order.as_str()));
         Ok(api_types::Changed {
@@ -136,9 +136,7 @@ impl Backend for FakeBackend {
 
     fn close(&self, id: u64) -> Result<(), BackendError> {
         if id != 17 {
-            return Err(BackendError::Unknown(format!(
-                "no open connection has the id {id}"
-            )));
+            return Err(BackendError::unknown_connection(id));
         }
         self.note(format!("close {id}"));
         Ok(())

@@ -28,6 +28,15 @@ fn page(name: &str) -> Page {
             ..StatusJson::default()
         },
         faults: vec![name.clone()],
+        hops: vec![HopRow {
+            upstream: name.clone(),
+            via: format!("via {name}"),
+            state: "down".to_owned(),
+            since: name.clone(),
+            restarts: 3,
+            last_error: Some(format!("error {name}")),
+            ..HopRow::default()
+        }],
         endpoints: vec![EndpointJson {
             upstream: name.clone(),
             name: name.clone(),
@@ -117,6 +126,8 @@ fn the_page_says_what_there_is() {
         "Upstream prod <span class=\"badge warn\">1/2 healthy</span>",
         "The next connection goes to <strong>prod</strong>",
         "1 held until an address comes back",
+        "Through <span class=\"mono\">via prod</span> <span class=\"badge bad\">down</span>",
+        "restarts 3</span> <span class=\"bad\">error prod</span>",
         "aria-label=\"probes of the last 2 minutes: 12 succeeded, 3 failed\"",
         ":endpoint    &quot;http://localhost:8182&quot;}",
     ] {

@@ -356,7 +356,7 @@ fn dns_name(name: &str) -> Result<Ia5String, Error> {
     };
     if name.len() > 253 || !name.split('.').all(label) {
         return Err(Error::Name(format!(
-            "`{}` is not a DNS name; a client's identity may also be a URI such as spiffe://example.org/alice",
+            "`{}` is not a DNS name (names with `*` are not issued); a client's identity may also be a URI such as spiffe://example.org/alice",
             name.escape_debug()
         )));
     }

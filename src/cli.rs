@@ -166,7 +166,10 @@ fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, Cli
         #[cfg(feature = "gateway")]
         name::GATEWAY => {
             let loaded = settings::load_gateway(matches, std::env::vars_os());
-            run::run(loaded.map_err(|report| wrong_settings(&report))?, None)
+            let wrong = |report| {
+                wrong_settings(&report, "entryway guide remote, or entryway gateway --help")
+            };
+            run::run(loaded.map_err(wrong)?, None)
         }
         #[cfg(feature = "gateway")]
         name::CERT => cert::run(matches, to),
@@ -324,7 +327,7 @@ fn output(matches: &ArgMatches) -> OutputFormat {
 /// The settings of this command line; the whole report where they are wrong.
 fn load(matches: &ArgMatches, needs_target: bool) -> Result<Loaded, CliError> {
     settings::load(matches, std::env::vars_os(), needs_target)
-        .map_err(|report| wrong_settings(&report))
+        .map_err(|report| wrong_settings(&report, "entryway guide start, or entryway run --help"))
 }
 
 /// The settings of `entryway run` with these flags, for what a command starts itself.
@@ -341,13 +344,13 @@ fn load_words(flags: Vec<String>) -> Result<Loaded, CliError> {
 }
 
 /// Prints the report, with colours where they are wanted; what is left to say.
-fn wrong_settings(report: &Diagnostics) -> CliError {
+fn wrong_settings(report: &Diagnostics, next: &str) -> CliError {
     print_error(&format!("{}\n", report.styled()));
     CliError::new(
         report.exit_code(),
         "the settings above are wrong; nothing was started",
     )
-    .next("entryway guide start, or entryway run --help")
+    .next(next)
 }
 
 fn warn(loaded: &Loaded) {

@@ -516,6 +516,48 @@ fn every_file_is_compiled() {
     );
 }
 
+/// The targets of the links and pictures of a page that are files.
+fn linked_files(text: &str) -> Vec<&str> {
+    let between = |part: &'static str, end: char| {
+        text.split(part)
+            .skip(1)
+            .filter_map(move |rest| rest.split(end).next())
+    };
+    between("](", ')')
+        .chain(between("src=\"", '"'))
+        .map(|target| target.split('#').next().unwrap_or_default())
+        .filter(|target| !target.is_empty() && !target.contains("://") && !target.contains(' '))
+        .collect()
+}
+
+#[test]
+fn links_lead_to_files_and_every_picture_is_shown() {
+    let mut pages = files_below(&root().join("src"), ".md");
+    pages.extend(
+        [
+            "README.md",
+            "CHANGELOG.md",
+            "tests/README.md",
+            "benches/README.md",
+        ]
+        .map(|page| root().join(page)),
+    );
+    let mut shown = BTreeSet::new();
+    let mut count = 0;
+    for page in &pages {
+        for target in linked_files(&fs::read_to_string(page).unwrap()) {
+            let file = page.parent().unwrap().join(target);
+            assert!(file.exists(), "{}: {target}", relative(page));
+            shown.insert(file.canonicalize().unwrap());
+            count += 1;
+        }
+    }
+    assert!(count > 40, "links are found: {count}");
+    let mut missing = files_below(&root().join("src/guide/pictures"), ".png");
+    missing.retain(|picture| !shown.contains(&picture.canonicalize().unwrap()));
+    assert!(missing.is_empty(), "shown nowhere: {missing:?}");
+}
+
 #[test]
 fn items_of_tests_are_skipped_and_the_rest_of_the_file_is_read() {
     let text = "use crate::a;\n#[cfg(test)]\nuse crate::b;\n#[cfg(test)]\nmod tests {\n    use crate::c;\n}\nuse crate::d;\n";

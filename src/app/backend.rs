@@ -45,9 +45,10 @@ impl AdminBackend {
             .filter(|upstream| name.is_none_or(|name| upstream.name.as_str() == name))
             .collect();
         match (found.is_empty(), name) {
-            (true, Some(name)) => Err(BackendError::Unknown(format!(
-                "no upstream is named `{name}`"
-            ))),
+            (true, Some(name)) => Err(BackendError::Unknown {
+                what: format!("no upstream is named `{name}`"),
+                list: "status",
+            }),
             _ => Ok(found),
         }
     }
@@ -291,9 +292,7 @@ impl Backend for AdminBackend {
             }
         }
         match (changed.endpoints.is_empty(), name) {
-            (true, Some(name)) => Err(BackendError::Unknown(format!(
-                "no endpoint is named `{name}`"
-            ))),
+            (true, Some(name)) => Err(BackendError::unknown_endpoint(name)),
             _ => Ok(changed),
         }
     }
@@ -306,9 +305,7 @@ impl Backend for AdminBackend {
             }
         });
         let Some(entry) = found else {
-            return Err(BackendError::Unknown(format!(
-                "no open connection has the id {id}"
-            )));
+            return Err(BackendError::unknown_connection(id));
         };
         entry.commands.send(ConnectionCommand::Cut(Reason::Killed));
         Ok(())

@@ -247,3 +247,75 @@ fn the_reference_page_lists_every_exit_code() {
         .collect();
     crate::guide::check_generated("reference-cli.md", "exit codes", &rows);
 }
+
+/// The commands of a page: lines of its code blocks, and code in its sentences, that begin with the program's name.
+fn commands_of(page: &str) -> Vec<Vec<String>> {
+    let (mut lines, mut sentences) = (String::new(), String::new());
+    for (index, part) in page.split("```").enumerate() {
+        match index % 2 {
+            0 => sentences.push_str(part),
+            _ => lines.push_str(part),
+        }
+    }
+    let lines = lines.replace("\\\n", " ");
+    let inline = sentences.split('`').skip(1).step_by(2);
+    let commands = lines
+        .lines()
+        .chain(inline)
+        .filter_map(|text| text.trim().strip_prefix("entryway "));
+    commands
+        .map(|rest| {
+            // What follows is the shell's or, after `--`, another program's.
+            let own = rest
+                .split(['|', '>', '#', ';', '&', '<', '…'])
+                .next()
+                .unwrap_or_default();
+            let own = own.split(" -- ").next().unwrap_or_default();
+            let words = own
+                .split_whitespace()
+                .map(|word| word.replace(['\'', '"', '[', ']'], ""));
+            std::iter::once("entryway".to_owned())
+                .chain(words)
+                .collect()
+        })
+        .collect()
+}
+
+/// Values may be placeholders (`NAME`); commands and flags may not.
+#[test]
+fn the_commands_of_the_pages_are_commands() {
+    let (mut count, mut wrong) = (0, Vec::new());
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md")];
+    pages.extend(
+        std::fs::read_dir(root.join("src/guide"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path()),
+    );
+    pages.retain(|page| page.extension().is_some_and(|ending| ending == "md"));
+    for page in pages {
+        let (text, page) = (std::fs::read_to_string(&page).unwrap(), page.display());
+        for words in commands_of(&text) {
+            // A word such as COMMAND stands for any.
+            if words
+                .get(1)
+                .is_none_or(|word| word.chars().all(char::is_uppercase))
+            {
+                continue;
+            }
+            count += 1;
+            let Err(error) = command().try_get_matches_from(&words) else {
+                continue;
+            };
+            let is_wrong = matches!(
+                error.kind(),
+                clap::error::ErrorKind::UnknownArgument | clap::error::ErrorKind::InvalidSubcommand
+            );
+            if is_wrong {
+                wrong.push(format!("{page}: {words:?}: {error}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(count > 100, "commands are found: {count}");
+}

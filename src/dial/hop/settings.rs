@@ -238,7 +238,7 @@ impl ViaSettings {
         let (user, host) = user_and_host(rest)?;
         let address = host_port(host, None)?;
         if user.is_some() && self.credentials_file.is_none() {
-            let text = "a user needs a password: set credentials_file (--via-credentials FILE with USER:PASSWORD)";
+            let text = "a user in `via` needs a password: set credentials_file (--via-credentials FILE with USER:PASSWORD)";
             return Err(("credentials_file", text.to_owned()));
         }
         let login = user
@@ -348,7 +348,8 @@ impl ViaSettings {
         speaks: Speaks,
     ) -> Result<(HopKind, HopRoute, String), Wrong> {
         if !command::uses(&words, 'l') {
-            let text = "a supervised command needs %l, the local port that is chosen for it";
+            let text =
+                "a supervised command in `via` needs %l, the local port that is chosen for it";
             return Err(("supervise", text.to_owned()));
         }
         if self.ready_timeout.is_zero() {

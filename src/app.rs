@@ -292,7 +292,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
     let own: Vec<SocketAddr> = own.collect();
     let settings = &config.settings;
     let workers = settings.runtime.worker_threads();
-    let budget = DescriptorBudget::of_process(workers, settings.spares());
+    let budget = DescriptorBudget::of_process(&settings.descriptor_use());
     descriptors::warn_about_few_connections(&budget, &events);
     let workers = Workers::start(workers).map_err(Error::Workers)?;
     let readiness = Readiness::default();
@@ -377,7 +377,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
             listeners.extend(ways.iter().cloned());
             let shared = gateway::Shared {
                 registry: &registry,
-                max_connections: budget.max_connections,
+                budget,
                 dispatcher: workers.dispatcher(),
                 stop: listener_watcher.clone(),
                 metrics: &metrics,
@@ -561,6 +561,7 @@ pub fn observe(
     let resolver = upstream::resolve(
         &upstreams,
         config.settings.dns.clone(),
+        shares,
         metrics.clone(),
         events.clone(),
         interference.clone(),

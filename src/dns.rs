@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::interference::Interference;
 use crate::metrics::Metrics;
@@ -52,16 +52,19 @@ pub fn is_local(ip: IpAddr) -> bool {
 impl Resolver {
     /// Starts to follow `names` once the future is spawned (on the control runtime; it spawns one task per name).
     /// Every answer goes to `report`, what of the system's files cannot be used to `notice`; neither may block.
-    /// Lookups and changes of each name are counted in `metrics`, once however many upstreams use the name.
+    /// Lookups and changes of each name are counted in `metrics`, once however many upstreams use the name. Each socket
+    /// that is open takes one of `sockets`.
     pub fn start(
         settings: DnsSettings,
+        sockets: Arc<Semaphore>,
         names: Vec<NameSpec>,
         metrics: Metrics,
         interference: Interference,
         notice: impl Fn(&str) + Send + Sync + 'static,
         report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
-        let ask = ask::Configured::new(settings.clone(), SystemFiles::default(), interference);
+        let files = SystemFiles::default();
+        let ask = ask::Configured::new(settings.clone(), files, interference, sockets);
         Self::start_asking(ask, settings, names, metrics, notice, report)
     }
 
@@ -74,7 +77,8 @@ impl Resolver {
         notice: impl Fn(&str) + Send + Sync + 'static,
         report: impl Fn(Input) + Send + Sync + 'static,
     ) -> (ResolverHandle, impl Future<Output = ()> + Send + 'static) {
-        let ask = ask::Configured::new(settings.clone(), files, Interference::default());
+        let interference = Interference::default();
+        let ask = ask::Configured::new(settings.clone(), files, interference, ask::unbounded());
         Self::start_asking(ask, settings, names, metrics, notice, report)
     }
 

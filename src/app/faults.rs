@@ -315,13 +315,14 @@ impl Listeners for AddedListeners {
         let mut tasks = JoinSet::new();
         let (hop_tasks, run_hops) = HopTasks::new();
         tasks.spawn(run_hops);
+        let shares = Shares::of(&self.budget);
         let upstream = Upstream::start(
             &config.upstreams[0],
             &config,
             bound.addresses(),
             &self.metrics,
             &self.events,
-            &Shares::of(&self.budget),
+            &shares,
             &hop_tasks,
             // A drill is about the upstreams of the settings.
             &Interference::default(),
@@ -331,6 +332,7 @@ impl Listeners for AddedListeners {
         let resolver = upstream::resolve(
             &upstreams,
             config.settings.dns.clone(),
+            &shares,
             self.metrics.clone(),
             self.events.clone(),
             Interference::default(),

@@ -15,6 +15,7 @@ use crate::listener::{self, BindError, Bound, ListenerSettings, SocketSettings};
 use crate::metrics::Metrics;
 use crate::relay::TcpSettings;
 use crate::settings::Settings;
+use crate::sys::limits::DescriptorBudget;
 use crate::types::{ListenerName, UpstreamName};
 use crate::workers::Dispatcher;
 
@@ -24,7 +25,7 @@ const NAME: &str = "gateway";
 /// What the gateway shares with the rest of the instance.
 pub(super) struct Shared<'a> {
     pub registry: &'a Registry,
-    pub max_connections: usize,
+    pub budget: DescriptorBudget,
     pub dispatcher: &'a Dispatcher,
     pub stop: DrainWatcher,
     pub metrics: &'a Metrics,
@@ -113,7 +114,8 @@ pub(super) fn start(
         contexts: ways.iter().map(|way| Arc::clone(&way.route)).collect(),
         routes,
         registry: shared.registry.clone(),
-        max_connections: shared.max_connections,
+        max_connections: shared.budget.max_connections,
+        max_handshakes: shared.budget.handshakes,
         dispatcher: shared.dispatcher.clone(),
         stop: shared.stop,
     };

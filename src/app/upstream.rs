@@ -35,6 +35,7 @@ use crate::upstream::{self, NamesInUse, SnapshotReader, UpstreamArgs, UpstreamHa
 pub struct Shares {
     spares: SpareLimit,
     probes: Arc<Semaphore>,
+    dns: Arc<Semaphore>,
     names: NamesInUse,
 }
 
@@ -117,6 +118,7 @@ pub(super) fn all_names(upstreams: &[Upstream]) -> Vec<NameSpec> {
 pub(super) fn resolve(
     upstreams: &Arc<[Upstream]>,
     settings: DnsSettings,
+    shares: &Shares,
     metrics: Metrics,
     events: Events,
     interference: Interference,
@@ -146,7 +148,16 @@ pub(super) fn resolve(
         );
     };
     let names = all_names(upstreams);
-    let (handle, future) = Resolver::start(settings, names, metrics, interference, notice, tell);
+    let sockets = Arc::clone(&shares.dns);
+    let (handle, future) = Resolver::start(
+        settings,
+        sockets,
+        names,
+        metrics,
+        interference,
+        notice,
+        tell,
+    );
     tasks.spawn(future);
     handle
 }
@@ -225,6 +236,7 @@ impl Shares {
         Self {
             spares: SpareLimit::new(budget.spares),
             probes: Arc::new(Semaphore::new(budget.probes)),
+            dns: Arc::new(Semaphore::new(budget.dns)),
             names: NamesInUse::default(),
         }
     }

@@ -237,10 +237,7 @@ mod tests {
             assert!(squeezed.iter().any(|found| found == line), "{line}\n{text}");
         }
         assert!(text.contains("10.0.0.1:8182  name a, zone a"), "{text}");
-        let budget = DescriptorBudget::planned(
-            std::thread::available_parallelism().map_or(1, usize::from),
-            0,
-        );
+        let budget = DescriptorBudget::default();
         let limits = format!(
             "{} open files allow {} connections at once",
             budget.descriptors, budget.max_connections

@@ -17,7 +17,7 @@ use crate::http::query::encode;
 use crate::interference::Interference;
 use crate::metrics::Metrics;
 use crate::settings::Loaded;
-use crate::sys::limits::DescriptorBudget;
+use crate::sys::limits::{DescriptorBudget, DescriptorUse};
 use crate::upstream::explain::WhatIf;
 
 /// Asks; `what_if` as on the command line (`zone-down=Z`).
@@ -63,7 +63,7 @@ pub async fn survey(
         &[],
         &metrics,
         &events,
-        &Shares::of(&DescriptorBudget::of_process(1, 0)),
+        &Shares::of(&DescriptorBudget::of_process(&DescriptorUse::default())),
         &Interference::default(),
         &mut tasks,
     );

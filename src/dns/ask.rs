@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::hosts::Hosts;
@@ -51,6 +51,8 @@ pub struct SystemFiles {
 #[derive(Debug)]
 pub(crate) struct Configured {
     files: SystemFiles,
+    /// What may be open at once, over all names and servers.
+    sockets: Arc<Semaphore>,
     /// [`FileReading::of`], or a script in a test.
     read: fn(&SystemFiles, Option<&[FileStamp; 2]>) -> Option<FileReading>,
     /// A thread is still reading; it may hang for ever.
@@ -117,21 +119,27 @@ impl SystemFiles {
     }
 }
 
+/// For who has the process for itself.
+pub(super) fn unbounded() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(Semaphore::MAX_PERMITS))
+}
+
 // === impl ResolverConfig ===
 
 impl ResolverConfig {
     /// Reads the files; blocks as long as they do.
     pub(crate) fn read(settings: &DnsSettings, files: &SystemFiles) -> Self {
-        Self::new(settings, &FileReading::new(files, files.stamps()))
+        let reading = FileReading::new(files, files.stamps());
+        Self::new(settings, &reading, &unbounded())
     }
 
-    fn new(settings: &DnsSettings, files: &FileReading) -> Self {
+    fn new(settings: &DnsSettings, files: &FileReading, sockets: &Arc<Semaphore>) -> Self {
         let system = &files.system;
         let addresses: Result<Vec<SocketAddr>, String> = match &settings.servers[..] {
             [] => system.clone().map(|conf| conf.servers),
             set => Ok(set.to_vec()),
         };
-        let server = |address| Arc::new(Server::new(address));
+        let server = |address| Arc::new(Server::new(address, Arc::clone(sockets)));
         let conf = system.clone().unwrap_or_default();
         let path = files.path.display();
         Self {
@@ -201,11 +209,13 @@ impl Configured {
         settings: DnsSettings,
         files: SystemFiles,
         interference: Interference,
+        sockets: Arc<Semaphore>,
     ) -> Self {
         let reading = FileReading::new(&files, files.stamps());
-        let config = Arc::new(ResolverConfig::new(&settings, &reading));
+        let config = Arc::new(ResolverConfig::new(&settings, &reading, &sockets));
         Self {
             files,
+            sockets,
             read: FileReading::of,
             reading: Arc::default(),
             system: SystemResolver::default(),
@@ -279,7 +289,7 @@ impl Ask for Configured {
             return false;
         };
         let mut state = self.lock();
-        state.config = Arc::new(ResolverConfig::new(&state.settings, &found));
+        state.config = Arc::new(ResolverConfig::new(&state.settings, &found, &self.sockets));
         state.files = found;
         true
     }
@@ -287,7 +297,7 @@ impl Ask for Configured {
     /// The files are looked at every two seconds anyway, and not here, on the control thread.
     fn set(&self, settings: DnsSettings) {
         let mut state = self.lock();
-        state.config = Arc::new(ResolverConfig::new(&settings, &state.files));
+        state.config = Arc::new(ResolverConfig::new(&settings, &state.files, &self.sockets));
         state.settings = settings;
     }
 
@@ -320,6 +330,7 @@ mod tests {
             DnsSettings::default(),
             files.clone(),
             Interference::default(),
+            unbounded(),
         );
         let why = resolver.config().servers.as_ref().unwrap_err().clone();
         assert!(why.contains("not a regular file"), "{why}");
@@ -336,7 +347,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = files(folder.path());
         std::fs::write(&files.resolv_conf, "nameserver 10.0.0.2\n").unwrap();
-        let mut resolver = Configured::new(DnsSettings::default(), files, Interference::default());
+        let interference = Interference::default();
+        let mut resolver =
+            Configured::new(DnsSettings::default(), files, interference, unbounded());
         resolver.read = |_, _| {
             loop {
                 std::thread::park();

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use hickory_resolver::proto::op::{
     DnsRequest, DnsRequestOptions, Message, MessageType, OpCode, Query, ResponseCode,
 };
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, RecordType};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::upstream::input::LookupError;
@@ -69,6 +71,8 @@ pub(crate) struct Server {
     provider: TokioRuntimeProvider,
     /// How much speaks against its knowing EDNS; see [`EDNS_DOUBTS`].
     edns_doubts: AtomicU8,
+    /// Sockets at once, over all servers.
+    sockets: Arc<Semaphore>,
 }
 
 // === impl Family ===
@@ -102,11 +106,12 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    pub(crate) fn new(addr: SocketAddr) -> Self {
+    pub(crate) fn new(addr: SocketAddr, sockets: Arc<Semaphore>) -> Self {
         Self {
             addr,
             provider: TokioRuntimeProvider::default(),
             edns_doubts: AtomicU8::new(0),
+            sockets,
         }
     }
 
@@ -169,7 +174,16 @@ impl Server {
         deadline: Instant,
     ) -> DnsReply {
         let started = Instant::now();
-        let within = deadline.saturating_duration_since(started);
+        // One for both: the socket of UDP is closed before one of TCP is opened.
+        let Ok(_socket) = timeout_at(deadline, self.sockets.acquire()).await else {
+            return DnsReply {
+                result: Err(LookupError::Timeout),
+                rcode: None,
+                took: started.elapsed(),
+                tcp: false,
+            };
+        };
+        let within = deadline.saturating_duration_since(Instant::now());
         let request = || {
             let mut options = DnsRequestOptions::default();
             options.use_edns = edns;
@@ -348,4 +362,29 @@ fn read(message: &Message, name: &Name, family: AddressFamily) -> Result<Records
         ips,
         ttl: Duration::from_secs(ttl.into()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A question without a socket is not asked, and counts against nobody for longer than it has.
+    #[tokio::test]
+    async fn questions_wait_for_a_socket() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let sockets = Arc::new(Semaphore::new(1));
+        let server = Server::new(silent.local_addr().unwrap(), Arc::clone(&sockets));
+        let name = Name::from_ascii("entry.test.").unwrap();
+        let (long, short) = (Duration::from_millis(300), Duration::from_millis(100));
+        let (first, second) = tokio::join!(
+            server.ask(&name, AddressFamily::V4, long),
+            server.ask(&name, AddressFamily::V6, short),
+        );
+        assert_eq!(first.result, Err(LookupError::Timeout));
+        assert_eq!(second.result, Err(LookupError::Timeout));
+        let mut question = [0; 512];
+        assert!(silent.try_recv_from(&mut question).is_ok());
+        assert!(silent.try_recv_from(&mut question).is_err());
+        assert_eq!(sockets.available_permits(), 1);
+    }
 }

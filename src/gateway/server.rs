@@ -42,6 +42,8 @@ pub struct GatewayConfig {
     pub routes: Routes,
     pub registry: Registry,
     pub max_connections: usize,
+    /// What the limit of open files allows, whatever the settings ask for.
+    pub max_handshakes: usize,
     pub dispatcher: Dispatcher,
     /// Fires when the gateway must stop listening. A blocker holds it up until the sockets are closed.
     pub stop: DrainWatcher,
@@ -66,6 +68,7 @@ pub fn start(
         contexts: config.contexts,
         registry: config.registry,
         max_connections: config.max_connections,
+        max_handshakes: config.max_handshakes,
         metrics: GatewayMetrics::new(metrics),
         events: events.clone(),
         peers: Peers::default(),
@@ -207,7 +210,8 @@ impl Shared {
         let _ = stream.set_nodelay(true);
         let (limit, time) = {
             let settings = self.settings.load();
-            (settings.max_handshakes, settings.handshake_timeout)
+            let most = settings.max_handshakes.min(self.max_handshakes);
+            (most, settings.handshake_timeout)
         };
         let tls = self.tls.current();
         let Some(outcome) = self.handshakes.accept(stream, &tls, limit, time).await else {

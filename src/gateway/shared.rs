@@ -24,6 +24,7 @@ pub(super) struct Shared {
     pub contexts: Vec<Arc<ListenerContext>>,
     pub registry: Registry,
     pub max_connections: usize,
+    pub max_handshakes: usize,
     pub metrics: GatewayMetrics,
     pub events: Events,
     pub peers: Peers,

@@ -20,10 +20,8 @@ use crate::drain::{self, DrainBlocker, DrainTrigger, DrainWatcher};
 use crate::events::Reason;
 use crate::metrics::family;
 use crate::sys::accept::{AcceptError, accept, classify};
+use crate::sys::limits::ACCEPTING;
 use crate::sys::socket::reset_on_close;
-
-/// Data threads that accept.
-const THREADS: usize = 2;
 
 /// Connections accepted in a row before the task yields.
 const BATCH: usize = 64;
@@ -45,7 +43,7 @@ impl AcceptLoops {
     pub(super) fn start(listener: &Arc<Listener>, sockets: &[TcpListener]) -> io::Result<Self> {
         let (stop, watch) = drain::channel();
         let failed = Arc::new(Notify::new());
-        for thread in 0..listener.dispatcher.threads().min(THREADS) {
+        for thread in 0..listener.dispatcher.threads().min(ACCEPTING) {
             let copies = sockets
                 .iter()
                 .map(TcpListener::try_clone)

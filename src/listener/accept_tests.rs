@@ -11,6 +11,7 @@ use crate::events::Reason;
 use crate::listener::{ListenerSettings, bind};
 use crate::relay::TcpSettings;
 use crate::sys::congestion::LoopbackCongestion;
+use crate::sys::limits::DescriptorUse;
 use crate::workers::Workers;
 
 /// A listener with a test upstream behind it.
@@ -74,7 +75,7 @@ impl Open {
 }
 
 fn budget() -> DescriptorBudget {
-    DescriptorBudget::from_limit(1024, 2, 0)
+    DescriptorBudget::from_limit(1024, &DescriptorUse::default())
 }
 
 #[tokio::test]

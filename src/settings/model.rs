@@ -16,7 +16,7 @@ use crate::listener::ListenerSettings;
 use crate::metrics::emf::MetricsSettings;
 use crate::relay::{FramingMode, TcpSettings};
 use crate::sys::congestion::LoopbackCongestion;
-use crate::sys::limits::DescriptorBudget;
+use crate::sys::limits::{DescriptorBudget, DescriptorUse};
 use crate::target::{EndpointSettings, Target};
 use crate::types::{UpstreamName, Zone};
 use crate::upstream::settings::{FailbackSettings, HealthSettings, ProbeKind};
@@ -203,15 +203,35 @@ pub enum Profile {
 impl Settings {
     /// What this process, with its limits, may open under these settings; changes nothing.
     pub fn planned_budget(&self) -> DescriptorBudget {
-        DescriptorBudget::planned(self.runtime.worker_threads(), self.spares())
+        DescriptorBudget::planned(&self.descriptor_use())
     }
 
-    /// Preconnected sockets over all upstreams.
-    pub fn spares(&self) -> usize {
-        self.upstreams
-            .iter()
-            .map(|upstream| upstream.warm.spares)
-            .sum()
+    /// What of these settings opens descriptors.
+    pub fn descriptor_use(&self) -> DescriptorUse {
+        let upstreams = self.upstreams.iter();
+        let vias = upstreams.clone().flat_map(|upstream| {
+            let own = upstream.endpoints.iter();
+            own.filter_map(|endpoint| endpoint.via.as_ref())
+                .chain([&upstream.via])
+        });
+        // Those that cannot be understood are refused elsewhere.
+        let ways = vias.filter_map(|via| Some(via.hop().ok()??.descriptors()));
+        let is_gateway = self.listeners.is_empty();
+        let listening = match is_gateway {
+            true => self.gateway.bind.len(),
+            false => self.listeners.iter().map(|one| one.bind.len()).sum(),
+        };
+        DescriptorUse {
+            workers: self.runtime.worker_threads(),
+            spares: upstreams.map(|upstream| upstream.warm.spares).sum(),
+            listening,
+            per_connection: 1 + ways.max().unwrap_or(1),
+            handshakes: match is_gateway {
+                true => self.gateway.max_handshakes,
+                false => 0,
+            },
+            faults: self.faults.bind.is_some(),
+        }
     }
 }
 

@@ -454,6 +454,15 @@ impl HopSpec {
         }
     }
 
+    /// Descriptors that one connection through it holds on our side.
+    pub fn descriptors(&self) -> usize {
+        match &self.route {
+            // Our end of the socket pair, the command's standard error, and what tells of its end.
+            HopRoute::Exec(_) => 3,
+            HopRoute::Proxy(_) | HopRoute::Supervised(_) => 1,
+        }
+    }
+
     /// The proxy that is connected to, where it is one.
     pub fn proxy(&self) -> Option<&HostPort> {
         match &self.route {

@@ -66,6 +66,7 @@ async fn resolv_conf_is_read_anew() {
         DnsSettings::default(),
         files.clone(),
         crate::interference::Interference::default(),
+        crate::dns::ask::unbounded(),
     );
     let servers = || -> Vec<String> {
         let config = resolver.config();

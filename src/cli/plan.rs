@@ -124,3 +124,42 @@ fn rows(plan: &Predictions, to: &mut dyn Write) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args;
+    use crate::settings;
+
+    /// What the flags lead to, a client map included, is printed with the times that hold for it.
+    #[test]
+    fn the_resolved_targets_come_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let map = folder.path().join("client.edn");
+        std::fs::write(&map, r#"{:system "prod" :region "us-east-1"}"#).unwrap();
+        let map = format!("--from-client={}", map.display());
+        let printed = |target: &str, output| {
+            let matches = args::command().get_matches_from(["entryway", "plan", target]);
+            let (_, matches) = matches.subcommand().unwrap();
+            let loaded = settings::load(matches, std::iter::empty(), true).unwrap();
+            let mut out = Vec::new();
+            print(&loaded, output, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        for (target, host) in [
+            ("-e=10.0.0.1:8182?zone=a&name=one", "10.0.0.1"),
+            (&map, "entry.prod.us-east-1.datomic.net"),
+        ] {
+            let text = printed(target, OutputFormat::Text);
+            let (targets, times) = text.split_once("detection").unwrap();
+            assert!(targets.contains("upstream default"), "{text}");
+            assert!(targets.contains(host), "{text}");
+            assert!(times.contains("failback"), "{text}");
+            let json: serde_json::Value =
+                serde_json::from_str(&printed(target, OutputFormat::Json)).unwrap();
+            let endpoints = json["targets"][0]["endpoints"].as_array().unwrap();
+            assert!(endpoints.iter().any(|one| one["host"] == host), "{json}");
+            assert!(json["detection_s"]["refused"].is_number(), "{json}");
+        }
+    }
+}

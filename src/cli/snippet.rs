@@ -47,7 +47,14 @@ pub fn print(matches: &ArgMatches, loaded: &Loaded, to: &mut dyn Write) -> Resul
     let input = input(loaded);
     let text = match patch {
         None => snippet::render(kind, &input),
-        Some(spec) => patched(spec, &input)?,
+        Some(spec) => {
+            let (text, notes) = patched(spec, &input)?;
+            for note in notes {
+                // A closed standard error does not stop the result.
+                let _ = writeln!(anstream::stderr(), "{note}");
+            }
+            text
+        }
     };
     to.write_all(text.as_bytes())?;
     to.flush()?;
@@ -57,8 +64,8 @@ pub fn print(matches: &ArgMatches, loaded: &Loaded, to: &mut dyn Write) -> Resul
     Ok(())
 }
 
-/// The text of the file that `FILE[#KEY/KEY…]` names, its client map patched. What was done is said on standard error.
-fn patched(spec: &str, input: &SnippetInput) -> Result<String, Error> {
+/// The text of the file that `FILE[#KEY/KEY…]` names, its client map patched; and what was done, in a line each.
+fn patched(spec: &str, input: &SnippetInput) -> Result<(String, Vec<String>), Error> {
     let (file, path) = edn::split_spec(spec);
     let text = edn::load(Path::new(file))?;
     let wrong = |error| Error::Edn(file.to_owned(), error);
@@ -77,18 +84,16 @@ fn patched(spec: &str, input: &SnippetInput) -> Result<String, Error> {
     for key in &patched.removed {
         said.push_str(&format!(", {key} is removed"));
     }
-    // A closed standard error does not stop the result.
-    let _ = writeln!(io::stderr(), "{at}: {said}");
+    let mut notes = vec![format!("{at}: {said}")];
     if let Some(Ok(endpoint)) = &map.endpoint
         && endpoint.contains(".execute-api.")
     {
-        let _ = writeln!(
-            io::stderr(),
+        notes.push(format!(
             "warning: {at}: the old :endpoint is an API Gateway, which entryway does not lead to; give `run` a private \
              way to the system (entryway guide choose)"
-        );
+        ));
     }
-    Ok(patched.text)
+    Ok((patched.text, notes))
 }
 
 /// The first listener, its upstream, and what goes with them.
@@ -179,6 +184,25 @@ mod tests {
             edn.contains("\"http://localhost:9000\"") && edn.contains("\"prod\""),
             "{edn}"
         );
+    }
+
+    /// Entryway does not lead there: a map that was patched so would go somewhere else than before.
+    #[test]
+    fn a_map_of_an_api_gateway_is_warned_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("client.edn");
+        let spec = path.to_str().unwrap();
+        let said = |endpoint: &str| {
+            let map = format!("{{:system \"prod\" :endpoint \"{endpoint}\"}}");
+            std::fs::write(&path, map).unwrap();
+            patched(spec, &SnippetInput::default()).unwrap().1
+        };
+        let notes = said("https://abc123.execute-api.us-east-1.amazonaws.com");
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(notes[0].contains("https://abc123"), "{notes:?}");
+        assert!(notes[1].contains("API Gateway"), "{notes:?}");
+        let notes = said("http://entry.prod.us-east-1.datomic.net:8182");
+        assert_eq!(notes.len(), 1, "{notes:?}");
     }
 
     #[test]

@@ -441,3 +441,23 @@ async fn an_address_that_has_just_answered_its_probe_is_next() {
     assert_eq!(dialed.candidate, good);
     assert_eq!(dialed.attempts, 2, "the other one was not tried");
 }
+
+/// An upstream that accepts and ends at once is connected to less and less often, not as fast as it can accept.
+#[tokio::test]
+async fn spares_that_nobody_can_use_are_connected_ever_more_slowly() {
+    let (listener, good) = listen();
+    let settings = PreconnectSettings {
+        spares: 1,
+        ..PreconnectSettings::default()
+    };
+    let (dialer, _metrics) = warm_dialer(1500, 250, settings);
+    let preferred = [good];
+    let began = tokio::time::Instant::now();
+    let mut accepted = 0;
+    while began.elapsed() < Duration::from_millis(1500) {
+        dialer.maintain_spares(&preferred).await;
+        let ended = tokio::time::timeout(Duration::from_millis(5), listener.accept());
+        accepted += usize::from(ended.await.is_ok());
+    }
+    assert!((1..=8).contains(&accepted), "{accepted} in 1.5 s");
+}

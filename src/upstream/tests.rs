@@ -223,3 +223,36 @@ async fn an_input_that_ends_the_sleep_is_no_stall() {
     assert!(text.contains("endpoint.state"), "{text}");
     assert!(!text.contains("\"stall\""), "{text}");
 }
+
+/// Where only the value that the settings expect is another one there are no two systems.
+#[tokio::test(start_paused = true)]
+async fn another_system_than_the_expected_one_is_no_conflict_of_two() {
+    let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
+    let mut received = events.subscribe();
+    let mut config = config(&metrics, &events);
+    config.settings.health.expect_s3_auth_path = settings::ExpectIdentity::Value("b/one".into());
+    let (feed, view, actor) = start(config);
+    let _actor = tokio::spawn(actor);
+    for n in [1, 2] {
+        let identity = Some(identity::SystemId::new("b/two"));
+        feed.send(probed(n, ProbeOutcome::Success { identity }));
+    }
+    let said = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            match received.recv().await {
+                Ok(event) if event.name == "identity.mismatch" => return event,
+                Ok(_) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    let said = said.await.expect("it is said");
+    let values = ["identity", "identity.other"].map(|key| said.field(key).map(ToString::to_string));
+    assert_eq!(values, [Some("b/one".to_owned()), Some("b/two".to_owned())]);
+    let text = said.message.to_string();
+    assert!(
+        text.contains("expect_s3_auth_path") && !text.contains("two systems"),
+        "{text}"
+    );
+    assert!(view.load().order(clock::now(), 0.0).is_empty());
+}

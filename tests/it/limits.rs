@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::harness::child::{BINARY, Process};
-use crate::harness::client::{End, get, ping, read_out};
+use crate::harness::client::{End, get, ping, read_exactly, read_out};
 use crate::harness::upstream::Upstream;
 use crate::harness::{Conf, Entryway, eventually, no_leaks};
 
@@ -181,4 +181,62 @@ async fn the_number_that_is_said_is_the_number_that_is_served() {
     assert!((2..=5).contains(&said), "{}", process.err());
     drop((clients, above));
     assert_eq!(process.term().await, 0);
+}
+
+/// Pipes and spares take only their share: whoever connects, asks or probes has descriptors left.
+#[tokio::test]
+async fn stalled_downloads_and_spares_leave_room_for_others() {
+    let streams = Upstream::source(64 << 20).await;
+    let conf = Conf::to(&[streams.address]);
+    let conf = conf
+        .upstream(r#"health.kind = "tcp""#)
+        .upstream(r#"health.interval = "200ms""#);
+    let mut stalling = Process::with_limit(&conf, Some(256)).await;
+    let echo = Upstream::echo().await;
+    let conf = Conf::to(&[echo.address]).upstream("warm.spares = 1000");
+    let mut sparing = Process::with_limit(&conf, Some(128)).await;
+
+    let mut stalled = Vec::new();
+    for _ in 0..60 {
+        let mut client = TcpStream::connect(stalling.address()).await.unwrap();
+        // Enough to be carried in pipes; then it reads no more.
+        read_exactly(&mut client, 1 << 20).await;
+        stalled.push(client);
+    }
+    let spares = async || -> f64 {
+        let text = get(sparing.admin().await, "/metrics").await;
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("entryway_warm_spares"));
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum()
+    };
+    let began = tokio::time::Instant::now();
+    while spares().await == 0.0 {
+        assert!(began.elapsed() < Duration::from_secs(20), "no spares");
+    }
+    let admin = stalling.admin().await;
+    for _ in 0..5 {
+        get(admin, "/livez").await;
+        let asked = get(admin, "/v1/endpoints").await;
+        assert!(asked.contains(r#""state":"up""#), "{asked}");
+        ping(
+            &mut TcpStream::connect(sparing.address()).await.unwrap(),
+            b"served",
+        )
+        .await;
+        assert!(stalling.descriptors() < 256 && sparing.descriptors() < 128);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let kept = spares().await;
+    assert!((1.0..=30.0).contains(&kept), "{kept} spares");
+    // One more than those that stand still is served.
+    let mut client = TcpStream::connect(stalling.address()).await.unwrap();
+    read_exactly(&mut client, 1 << 20).await;
+    drop((stalled, client));
+    for process in [&mut stalling, &mut sparing] {
+        assert_eq!(process.term().await, 0);
+        let said = process.err();
+        assert!(!said.contains("Too many open files"), "{said}");
+    }
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::harness::child::{Process, run};
-use crate::harness::client::{get, ping, read_exactly};
+use crate::harness::client::{End, get, http, ping, read_exactly, read_out};
 use crate::harness::upstream::Upstream;
 use crate::harness::{Conf, LONG, eventually};
 
@@ -141,4 +141,102 @@ async fn every_error_is_a_line_and_a_huge_file_stalls_nothing() {
         before += lines;
     }
     assert_eq!(process.term().await, 0);
+}
+
+/// What a reload reports as changed is in force when the command has ended: in new connections, in what is asked over
+/// HTTP, in the next line of the log, and at the end.
+#[tokio::test]
+async fn what_a_reload_reports_is_in_force() {
+    let echo = Upstream::echo().await;
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control.sock");
+    let control = control.to_str().unwrap();
+    let conf = |settings: [&str; 8]| {
+        let [delay, format, level, ready, most, zone, system, region] = settings;
+        Conf::to(&[echo.address])
+            .rest(&format!("admin.control = {control:?}"))
+            .rest(&format!("shutdown.max_delay = {delay:?}"))
+            .rest(&format!("log.format = {format:?}"))
+            .rest(&format!("log.level = {level:?}"))
+            .rest(&format!("readiness.upstream = {ready}"))
+            .listener(&format!("max_connections = {most}"))
+            .upstream(&format!("zone = {zone:?}"))
+            .upstream(&format!("system = {system:?}"))
+            .upstream(&format!("region = {region:?}"))
+    };
+    let old = [
+        "60s",
+        "json",
+        "debug",
+        "\"none\"",
+        "10",
+        "a",
+        "one",
+        "us-east-1",
+    ];
+    let new = ["1s", "logfmt", "info", "5", "3", "none", "two", "eu-west-1"];
+    let keys = [
+        "shutdown.max_delay",
+        "log.format",
+        "log.level",
+        "readiness.upstream",
+        "listener[datomic].max_connections",
+        "upstream[default].zone",
+        "upstream[default].system",
+        "upstream[default].region",
+    ];
+    let mut process = Process::with(&conf(old)).await;
+    let (address, admin) = (process.address(), process.admin().await);
+    let status =
+        async || -> Value { serde_json::from_str(&get(admin, "/v1/status").await).unwrap() };
+    let target = |status: &Value| {
+        let upstream = &status["upstreams"][0];
+        ["zone", "system", "region"].map(|key| upstream[key].clone())
+    };
+    assert_eq!(target(&status().await), ["a", "one", "us-east-1"]);
+    // Ready, as long as nobody asks for five healthy addresses of one.
+    get(admin, "/readyz").await;
+    std::fs::write(process.config(), conf(new).text()).unwrap();
+    let (code, out, err) = run(&["reload", "--control", control, "--output", "json"]).await;
+    assert_eq!(code, 0, "{out}{err}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    for key in keys {
+        let list = report["changed"].as_array().unwrap();
+        let named = |one: &Value| one.as_str().is_some_and(|one| one.starts_with(key));
+        assert!(list.iter().any(named), "{key}: {report}");
+    }
+    assert_eq!(report["restart_needed"], serde_json::json!([]), "{report}");
+
+    let [zone, system, region] = target(&status().await);
+    assert_eq!(
+        (zone, system, region),
+        (Value::Null, "two".into(), "eu-west-1".into())
+    );
+    assert_eq!(http(admin, "GET", "/readyz").await.0, 503);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        ping(&mut client, b"in").await;
+        clients.push(client);
+    }
+    let mut fourth = TcpStream::connect(address).await.unwrap();
+    assert_eq!(read_out(&mut fourth).await, (Vec::new(), End::Fin));
+    drop(fourth);
+    eventually("its line, in the new format", || {
+        let err = process.err();
+        let mut lines = err.lines().filter(|line| line.contains("max_connections"));
+        lines.any(|line| line.starts_with("timestamp=") && line.contains("conn.close"))
+    })
+    .await;
+    let after = process.err();
+    let later = after.lines().skip_while(|line| line.starts_with('{'));
+    assert!(
+        !later.clone().any(|line| line.contains("level=debug")),
+        "{after}"
+    );
+    // A request without an answer is given the new time, not the old one.
+    clients[0].write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let began = Instant::now();
+    assert_eq!(process.term().await, 0);
+    assert!(began.elapsed() < Duration::from_secs(10));
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::harness::child::{Process, command, run};
 use crate::harness::eventually;
-use crate::harness::namespace::prepared;
+use crate::harness::namespace::{as_process_one, children, first_child, prepared};
 use crate::harness::upstream::{Upstream, datomic, hung, refused};
 
 /// What a parent may have done to the signal mask.
@@ -320,4 +320,59 @@ async fn a_full_pipe_stalls_neither_the_command_nor_the_proxy() {
         .unwrap()
         .unwrap();
     assert_eq!(status.code(), Some(3));
+}
+
+/// As the first process of a container nobody else collects orphans, beside a command and without one.
+#[tokio::test]
+async fn orphans_are_reaped_by_process_one() {
+    const ORPHANS: &str = "for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 1 &); done";
+    let echo = Upstream::echo().await;
+    let endpoint = echo.address.to_string();
+    let script = format!("echo up; read go; {ORPHANS}; exec sleep 600");
+    let wrapped = words(&endpoint, &script);
+    // Without `-- sh -c SCRIPT`.
+    let plain = &wrapped[..wrapped.len() - 4];
+    for words in [&wrapped[..], plain] {
+        let Some(mut command) = as_process_one(words).await else {
+            return;
+        };
+        let (go, wait) = std::io::pipe()
+            .map(|(reader, writer)| (writer, reader))
+            .unwrap();
+        command.stdin(wait);
+        let mut process = Process::spawn(command);
+        let is_wrapper = words.len() == wrapped.len();
+        let word = if is_wrapper { "up" } else { "listening" };
+        eventually(word, || process.out().contains(word)).await;
+        let one = first_child(process.pid()).unwrap();
+        let before = children(one).len();
+        if is_wrapper {
+            std::io::Write::write_all(&mut &go, b"go\n").unwrap();
+        } else {
+            let (target, enter) = (one.to_string(), ["-U", "--preserve-credentials", "-p"]);
+            let mut inside = tokio::process::Command::new("nsenter");
+            inside.args(["-t", &target]).args(enter);
+            assert!(
+                inside
+                    .args(["sh", "-c", ORPHANS])
+                    .status()
+                    .await
+                    .unwrap()
+                    .success()
+            );
+        }
+        eventually("the orphans are its children", || {
+            children(one).len() >= before + 10
+        })
+        .await;
+        eventually("they are reaped", || children(one).len() == before).await;
+        kill_process(Pid::from_raw(one.cast_signed()).unwrap(), Signal::TERM).unwrap();
+        let code = process.wait().await.code();
+        assert_eq!(
+            code,
+            Some(if is_wrapper { 143 } else { 0 }),
+            "{}",
+            process.err()
+        );
+    }
 }

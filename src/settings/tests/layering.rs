@@ -546,3 +546,22 @@ fn a_zone_that_no_endpoint_has_is_a_warning() {
         }
     }
 }
+
+#[test]
+fn what_an_instance_without_admin_http_lacks_is_said() {
+    let warned = |args: &[&str]| {
+        let loaded = load_with(&with_endpoint(args), &[]).unwrap();
+        loaded.warnings.join("\n")
+    };
+    let said = warned(&["--admin", "off"]);
+    assert!(
+        said.contains("admin HTTP is off") && said.contains("asks the control socket"),
+        "{said}"
+    );
+    let said = warned(&["--admin", "off", "--control", "off"]);
+    assert!(
+        said.contains("signals are the only way in") && said.contains("healthcheck"),
+        "{said}"
+    );
+    assert!(!warned(&[]).contains("off"));
+}

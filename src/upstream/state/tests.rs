@@ -384,3 +384,32 @@ fn waking_probes_everything_at_once() {
     let now = story.now;
     assert!(story.see().all().all(|(_, view)| view.probe_at <= now));
 }
+
+/// Within two seconds, every half minute while it lasts, and no more once something can be reached.
+#[test]
+fn that_nothing_can_be_reached_is_said_and_said_again() {
+    let is_said = |change: &Change| matches!(change, Change::Unreachable { .. });
+    let mut story = Story::new(zones(), own("a"));
+    for n in 1..=3 {
+        story.probe(n, ProbeOutcome::Refused);
+    }
+    story.wait(2000);
+    assert_eq!(story.told(is_said), 1);
+    story.wait(28_000);
+    assert_eq!(story.told(is_said), 0);
+    story.wait(3000);
+    assert_eq!(story.told(is_said), 1);
+    for _ in 0..3 {
+        story.probe(1, ok("x"));
+    }
+    story.told.clear();
+    story.wait(31_000);
+    assert_eq!(story.told(is_said), 0);
+    // A name that does not exist, with its error.
+    let name = "entry.nosuch.example";
+    let mut story = Story::new(vec![spec("e", name, None, Role::Configured)], own("a"));
+    story.answer(name, &[]);
+    story.wait(2000);
+    let names = |change: &Change| matches!(change, Change::Unreachable { why, .. } if why.contains(name) && why.contains("NXDOMAIN"));
+    assert_eq!(story.told(names), 1);
+}

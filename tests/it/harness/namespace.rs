@@ -99,15 +99,27 @@ os.execv(sys.argv[1], ['entryway'] + sys.argv[2:])
 pub async fn as_process_one(args: &[&str]) -> Option<Command> {
     has_namespaces().await?;
     let mut command = Command::new("unshare");
-    command.args(["-Urpf", "--kill-child"]);
+    command.args(["-Urpf", "--mount-proc", "--kill-child"]);
     command.arg(BINARY).args(args);
     command.stdin(Stdio::null()).kill_on_drop(true);
     clean(&mut command);
     Some(command)
 }
 
+/// The children of a process, those that have ended and were not waited for included.
+pub fn children(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
+    let lists = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let all: String = lists.collect();
+    all.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
 /// The oldest child of a process.
 pub fn first_child(pid: u32) -> Option<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    children.split_whitespace().next()?.parse().ok()
+    children(pid).into_iter().min()
 }

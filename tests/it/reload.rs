@@ -112,18 +112,16 @@ async fn every_error_is_a_line_and_a_huge_file_stalls_nothing() {
         std::fs::write(process.config(), wrong(keys)).unwrap();
         process.signal(Signal::HUP);
         let began = Instant::now();
-        loop {
-            let asked = Instant::now();
+        let mut answered = 0;
+        while process.events("config.reload").len() < before + lines {
             get(admin, "/livez").await;
-            let took = asked.elapsed();
-            assert!(took < Duration::from_secs(1), "/livez took {took:?}");
-            if process.events("config.reload").len() >= before + lines {
-                break;
-            }
+            answered += 1;
             let waited = began.elapsed();
             assert!(waited < LONG, "{keys} keys: {}", process.err());
-            sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(2)).await;
         }
+        // Read where health is answered, only the question that is under way would be.
+        assert!(keys < 1000 || answered > 5, "{answered} answers");
         let said = process.events("config.reload").split_off(before);
         assert_eq!(said.len(), lines, "{keys}: {}", process.err());
         let text = |line: &Value| line["error"].as_str().unwrap().to_owned();

@@ -38,6 +38,8 @@ type Key = (UpstreamName, EndpointName, SocketAddr);
 
 #[derive(Debug)]
 struct Series {
+    /// What the address is called: behind a hop its socket is only a key.
+    address: String,
     /// The minute of the clock that the last entry stands for.
     minute: u64,
     seen: Moment,
@@ -90,7 +92,7 @@ impl HistoryRecorder {
                 }
                 let series = all
                     .entry(key)
-                    .or_insert_with(|| Series::new(minute_of(now), now));
+                    .or_insert_with(|| Series::new(&address.address, minute_of(now), now));
                 series.sample(&address.address, address.state, now);
             }
         }
@@ -119,7 +121,7 @@ impl HistoryRecorder {
             end: wall(now, now),
             series: series
                 .into_iter()
-                .map(|((_, name, socket), series)| series.read(name, *socket, minutes, now))
+                .map(|((_, name, _), series)| series.read(name, minutes, now))
                 .collect(),
         }
     }
@@ -132,8 +134,9 @@ fn minute_of(now: Moment) -> u64 {
 // === impl Series ===
 
 impl Series {
-    fn new(minute: u64, now: Moment) -> Self {
+    fn new(address: &Address, minute: u64, now: Moment) -> Self {
         Self {
+            address: address.to_string(),
             minute,
             seen: now,
             minutes: std::iter::once(EMPTY).collect(),
@@ -181,13 +184,7 @@ impl Series {
         self.minute = self.minute.max(minute);
     }
 
-    fn read(
-        &self,
-        name: &EndpointName,
-        socket: SocketAddr,
-        minutes: usize,
-        now: Moment,
-    ) -> HistorySeries {
+    fn read(&self, name: &EndpointName, minutes: usize, now: Moment) -> HistorySeries {
         // Minutes since the last sample have no entry yet.
         let behind = usize::try_from(minute_of(now).saturating_sub(self.minute)).unwrap_or(MINUTES);
         let known = minutes.saturating_sub(behind).min(self.minutes.len());
@@ -205,7 +202,7 @@ impl Series {
         let millis = |value: u16| (value != NONE).then(|| f64::from(value) / 10.0);
         HistorySeries {
             endpoint: name.to_string(),
-            address: socket.to_string(),
+            address: self.address.clone(),
             probe_ok: values.iter().map(|minute| count(minute.ok)).collect(),
             probe_failed: values.iter().map(|minute| count(minute.failed)).collect(),
             probe_p50_ms: values.iter().map(|minute| millis(minute.probe)).collect(),
@@ -259,7 +256,7 @@ mod tests {
         let socket: SocketAddr = "10.0.0.1:8182".parse().unwrap();
         let name = EndpointName::new("a");
         let address = Address::new(socket);
-        let mut series = Series::new(0, at(0));
+        let mut series = Series::new(&address, 0, at(0));
         address.probed(true, Duration::from_millis(2));
         address.probed(false, Duration::ZERO);
         sampled(&mut series, &address, 0);
@@ -269,13 +266,13 @@ mod tests {
         // Minute 1 is missing: the process was suspended.
         address.probed(false, Duration::ZERO);
         sampled(&mut series, &address, 2);
-        let read = series.read(&name, socket, 5, at(3));
+        let read = series.read(&name, 5, at(3));
         assert_eq!(read.probe_ok, [None, Some(2), None, Some(0), None]);
         assert_eq!(read.probe_failed, [None, Some(1), None, Some(1), None]);
         assert_eq!(read.probe_p50_ms[1], Some(4.0));
         assert_eq!(read.connect_p50_ms, [None, Some(1.5), None, None, None]);
         assert_eq!(read.state[3].as_deref(), Some("up"));
-        let last = series.read(&name, socket, 1, at(2));
+        let last = series.read(&name, 1, at(2));
         assert_eq!((last.probe_ok.len(), last.probe_failed[0]), (1, Some(1)));
     }
 
@@ -283,7 +280,7 @@ mod tests {
     fn a_day_is_kept_and_no_more() {
         let socket: SocketAddr = "10.0.0.1:8182".parse().unwrap();
         let address = Address::new(socket);
-        let mut series = Series::new(0, at(0));
+        let mut series = Series::new(&address, 0, at(0));
         for minute in 0..2000 {
             sampled(&mut series, &address, minute);
         }

@@ -1,9 +1,10 @@
 //! What a state machine reports to its actor: changes worth a log line or a metric.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::addr::HostPort;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::health::Transition;
 use crate::upstream::identity::{PinChange, SystemId};
@@ -14,7 +15,8 @@ pub enum Change {
     /// An address changed its state. Reported for each endpoint that has it.
     Transition {
         endpoint: Arc<Endpoint>,
-        socket: SocketAddr,
+        /// As people know it: behind a hop, the target.
+        address: HostPort,
         /// From what to what, and why.
         transition: Transition,
         /// What the probe saw beyond the reason.
@@ -23,7 +25,8 @@ pub enum Change {
     /// A probe ended. Reported for each endpoint that has the address.
     Probed {
         endpoint: Arc<Endpoint>,
-        socket: SocketAddr,
+        /// As people know it: behind a hop, the target.
+        address: HostPort,
         /// Its result code, and what was seen beyond it.
         result: String,
         /// What was seen beyond the code.
@@ -36,7 +39,8 @@ pub enum Change {
     /// An address answers as another system than its endpoint's upstream, reported with its endpoint.
     Mismatch {
         endpoint: Arc<Endpoint>,
-        socket: SocketAddr,
+        /// As people know it: behind a hop, the target.
+        address: HostPort,
         /// What it answers as.
         got: SystemId,
         /// What the upstream is pinned to.

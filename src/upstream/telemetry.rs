@@ -4,10 +4,11 @@
 //! configuration, except result codes, which are of a closed list.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::addr::HostPort;
 use crate::clock::Moment;
 use crate::events::{Events, event};
 use crate::metrics::{Family, Metrics, family};
@@ -17,9 +18,9 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::identity::PinChange;
 use crate::upstream::snapshot::{HealthState, NameView, Snapshot};
 
-/// An event about one address: its upstream, endpoint, zone and socket, then the event's own fields.
+/// An event about one address: its upstream, endpoint, zone, host and port, then the event's own fields.
 macro_rules! address_event {
-    ($events:expr, $level:ident, $name:literal, $message:literal, $endpoint:ident, $socket:ident, $($fields:tt)*) => {
+    ($events:expr, $level:ident, $name:literal, $message:literal, $endpoint:ident, $address:ident, $($fields:tt)*) => {
         event!(
             $events,
             $level,
@@ -28,8 +29,8 @@ macro_rules! address_event {
             upstream = $endpoint.upstream.as_str(),
             endpoint = $endpoint.name().as_str(),
             zone = $endpoint.zone().map(|zone| zone.as_str()),
-            server.address = %$socket.ip(),
-            server.port = $socket.port(),
+            server.address = $address.host.as_str(),
+            server.port = $address.port,
             $($fields)*
         )
     };
@@ -50,7 +51,7 @@ pub(in crate::upstream) struct Telemetry {
     names: BTreeSet<String>,
     shared_names: NamesInUse,
     /// Addresses that change between up and suspect, and how often they have done so lately.
-    flapping: HashMap<(EndpointName, SocketAddr), Flapping>,
+    flapping: HashMap<(EndpointName, HostPort), Flapping>,
 }
 
 /// How many upstreams follow each name: its gauges end with the last. Cheap to clone.
@@ -145,7 +146,7 @@ impl Telemetry {
         use HealthState::{Suspect, Up};
         let Change::Transition {
             endpoint,
-            socket,
+            address,
             transition,
             ..
         } = change
@@ -160,7 +161,7 @@ impl Telemetry {
         }
         let flapping = self
             .flapping
-            .entry((endpoint.name().clone(), *socket))
+            .entry((endpoint.name().clone(), address.clone()))
             .or_insert_with(|| Flapping {
                 endpoint: Arc::clone(endpoint),
                 since: now,
@@ -172,7 +173,7 @@ impl Telemetry {
 
     fn sum_up_flapping(&mut self, now: Moment) {
         let events = &self.events;
-        self.flapping.retain(|(_, socket), flapping| {
+        self.flapping.retain(|(_, address), flapping| {
             let goes_on = now.since(flapping.since) < FLAPPING_WINDOW;
             if !goes_on && flapping.changes > FLAPPING_LINES {
                 let endpoint = &flapping.endpoint;
@@ -184,8 +185,8 @@ impl Telemetry {
                     upstream = endpoint.upstream.as_str(),
                     endpoint = endpoint.name().as_str(),
                     zone = endpoint.zone().map(|zone| zone.as_str()),
-                    server.address = %socket.ip(),
-                    server.port = socket.port(),
+                    server.address = address.host.as_str(),
+                    server.port = address.port,
                     changes = flapping.changes,
                     window_s = FLAPPING_WINDOW.as_secs(),
                 );
@@ -379,7 +380,7 @@ impl Telemetry {
         match change {
             Change::Transition {
                 endpoint,
-                socket,
+                address,
                 transition,
                 detail,
             } => {
@@ -392,7 +393,7 @@ impl Telemetry {
                         "endpoint.state",
                         "an address is down",
                         endpoint,
-                        socket,
+                        address,
                         from = from,
                         to = to,
                         reason = reason,
@@ -405,7 +406,7 @@ impl Telemetry {
                         "endpoint.state",
                         "an address changed its state",
                         endpoint,
-                        socket,
+                        address,
                         from = from,
                         to = to,
                         reason = reason,
@@ -415,7 +416,7 @@ impl Telemetry {
             }
             Change::Probed {
                 endpoint,
-                socket,
+                address,
                 result,
                 detail,
                 took,
@@ -426,7 +427,7 @@ impl Telemetry {
                     "probe.fail",
                     "a probe failed",
                     endpoint,
-                    socket,
+                    address,
                     result = result,
                     detail = detail.as_deref(),
                     probe.duration_ms = took.as_secs_f64() * 1000.0,
@@ -434,11 +435,11 @@ impl Telemetry {
             }
             Change::Mismatch {
                 endpoint,
-                socket,
+                address,
                 got,
                 pinned,
             } => {
-                address_event!(self.events, WARN, "identity.mismatch", "an address answers as another system", endpoint, socket,
+                address_event!(self.events, WARN, "identity.mismatch", "an address answers as another system", endpoint, address,
                     identity = %pinned,
                     identity.other = %got,
                 );

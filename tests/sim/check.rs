@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use entryway::addr::HostPort;
 use entryway::clock::Moment;
 use entryway::upstream::change::Change;
 use entryway::upstream::constants;
@@ -110,10 +111,8 @@ impl Checker {
     fn heard(&mut self, socket: SocketAddr, sent: Moment, changes: &[Change]) {
         let result = changes.iter().find_map(|change| match change {
             Change::Probed {
-                socket: other,
-                result,
-                ..
-            } if *other == socket => Some(result.as_str()),
+                address, result, ..
+            } if socket_of(address) == socket => Some(result.as_str()),
             _ => None,
         });
         let word = match result {
@@ -145,7 +144,7 @@ impl Checker {
         );
         for change in changes {
             let Change::Transition {
-                socket,
+                address,
                 transition,
                 endpoint,
                 ..
@@ -153,6 +152,7 @@ impl Checker {
             else {
                 continue;
             };
+            let socket = &socket_of(address);
             if !done.insert((*socket, transition.to)) {
                 continue;
             }
@@ -366,4 +366,12 @@ impl Checker {
             assert!(nearer, "{socket} gives its pairs away to nobody nearer");
         }
     }
+}
+
+/// No address of these worlds is behind a hop.
+fn socket_of(address: &HostPort) -> SocketAddr {
+    let Ok(host) = address.host.parse() else {
+        panic!("{} is no address", address.host);
+    };
+    SocketAddr::new(host, address.port)
 }

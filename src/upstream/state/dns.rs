@@ -146,7 +146,8 @@ impl UpstreamState {
                     left_out: merged.left_out,
                 });
             }
-            let removed = merged.removed.iter().map(SocketAddr::ip).collect();
+            let removed = merged.removed.iter().map(|gone| self.shown_ip(*gone));
+            let removed = removed.collect();
             self.report_dns_change(now, &endpoint, &merged, removed);
         }
     }
@@ -158,7 +159,10 @@ impl UpstreamState {
         merged: &Merged,
         removed: Vec<IpAddr>,
     ) {
-        let ips = |sockets: &[SocketAddr]| sockets.iter().map(SocketAddr::ip).collect::<Vec<_>>();
+        let ips = |sockets: &[SocketAddr]| {
+            let ips = sockets.iter().map(|socket| self.shown_ip(*socket));
+            ips.collect::<Vec<_>>()
+        };
         let added: Vec<IpAddr> = [ips(&merged.added), ips(&merged.back)].concat();
         let departed = ips(&merged.departed);
         if added.is_empty() && departed.is_empty() && removed.is_empty() {

@@ -31,10 +31,11 @@ impl UpstreamState {
     ) {
         let late = outcome == ProbeOutcome::Timeout && self.is_void(sent, now);
         let outcome = if late { ProbeOutcome::Void } else { outcome };
+        let address = self.shown(socket);
         for endpoint in self.holders(socket) {
             self.changes.push(Change::Probed {
                 endpoint,
-                socket,
+                address: address.clone(),
                 result: outcome.code().to_owned(),
                 detail: outcome.detail().map(str::to_owned),
                 took,
@@ -89,11 +90,12 @@ impl UpstreamState {
                     got,
                     pinned,
                 } => {
+                    let address = self.shown(socket);
                     for endpoint in self.holders(socket) {
                         let (got, pinned) = (got.clone(), pinned.clone());
                         self.changes.push(Change::Mismatch {
                             endpoint,
-                            socket,
+                            address: address.clone(),
                             got,
                             pinned,
                         });
@@ -153,11 +155,12 @@ impl UpstreamState {
         let detail = last
             .filter(|probe| probe.result == transition.reason)
             .and_then(|probe| probe.detail.clone());
+        let address = self.shown(socket);
         for endpoint in self.holders(socket) {
             let (transition, detail) = (transition.clone(), detail.clone());
             self.changes.push(Change::Transition {
                 endpoint,
-                socket,
+                address: address.clone(),
                 transition,
                 detail,
             });
@@ -251,7 +254,7 @@ impl UpstreamState {
                     .map_or_else(|| health.reason().to_string(), |last| last.result.clone()),
                 false => "answers as another system".to_owned(),
             };
-            failed.push(format!("{socket} {reason}"));
+            failed.push(format!("{} {reason}", self.shown(socket)));
         }
         if failed.is_empty() {
             let errors: Vec<String> = self

@@ -1,8 +1,9 @@
 //! Endpoints behind hops: their addresses, and what the health of a hop means for them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::UpstreamState;
+use crate::addr::HostPort;
 use crate::clock::Moment;
 use crate::types::{EndpointName, HopId};
 use crate::upstream::endpoint::{Address, EndpointHop, HopTarget, Role};
@@ -52,6 +53,24 @@ impl UpstreamState {
             key
         });
         keys.collect()
+    }
+
+    /// What people know an address as: behind a hop the target, whose key says nothing.
+    pub(super) fn shown(&self, socket: SocketAddr) -> HostPort {
+        match self.hop_targets.get(&socket) {
+            Some(target) => target.to.clone(),
+            None => HostPort {
+                host: socket.ip().to_string(),
+                port: socket.port(),
+            },
+        }
+    }
+
+    /// The IP of [`UpstreamState::shown`], for lists of what a name answers with.
+    pub(super) fn shown_ip(&self, socket: SocketAddr) -> IpAddr {
+        let target = self.hop_targets.get(&socket);
+        let ip = target.and_then(|target| target.to.host.parse().ok());
+        ip.unwrap_or(socket.ip())
     }
 
     pub(super) fn address_of(&self, socket: SocketAddr) -> Address {

@@ -141,7 +141,10 @@ fn flapping_is_a_few_lines_and_a_sum() {
     let endpoint = Arc::clone(&publish::snapshot(&state, at(1), 1).endpoints[0].endpoint);
     let change = |from, to| Change::Transition {
         endpoint: Arc::clone(&endpoint),
-        socket: SocketAddr::from(([10, 0, 0, 1], 8182)),
+        address: HostPort {
+            host: "10.0.0.1".to_owned(),
+            port: 8182,
+        },
         transition: Transition {
             from,
             to,

@@ -1,6 +1,5 @@
 //! The hops of one upstream: which endpoints are behind which, and the tasks that hops need.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -212,19 +211,18 @@ async fn follow(
     }
 }
 
-/// An address that has left no longer says whether the hop is silent.
+/// An address that has left no longer says whether the hop is silent, and has no command of its own.
 fn keep_addresses(hop: &Hop, view: &SnapshotReader) {
     let id = hop.spec().id;
     let snapshot = view.load();
-    let behind: Vec<SocketAddr> = snapshot
+    let behind: Vec<_> = snapshot
         .all()
         .filter_map(|(_, view)| {
             let target = view.address.target.as_ref()?;
-            (target.hop == id).then_some(view.address.socket)
+            (target.hop == id).then(|| (view.address.socket, target.to.clone()))
         })
         .collect();
-    hop.health()
-        .keep_addresses(|address| behind.contains(address));
+    hop.keep(&behind);
 }
 
 // === impl Candidates ===
@@ -261,6 +259,8 @@ impl Candidates {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;

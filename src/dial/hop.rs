@@ -55,6 +55,9 @@ pub trait Via: fmt::Debug + Send + Sync {
     /// Opens one stream to `to`, whose name the other side may resolve. `limit` is for each of the two steps: reaching
     /// the hop, and its answer about the target.
     fn open<'a>(&'a self, to: &'a HostPort, limit: Duration) -> Opening<'a>;
+
+    /// No other target is behind the hop any more: what is kept for others may end.
+    fn keep_targets(&self, _is_kept: &dyn Fn(&HostPort) -> bool) {}
 }
 
 /// The future of [`Via::open`].
@@ -195,6 +198,33 @@ impl HopFault {
         Self(text.into())
     }
 
+    /// What TLS has against the hop, or the hop against our certificate. In TLS 1.3 a client learns of the latter with
+    /// the first read, when the handshake has long succeeded.
+    #[cfg(feature = "tls")]
+    fn of_tls(error: &io::Error) -> Option<Self> {
+        use rustls::{AlertDescription as Alert, Error};
+        let error = error.get_ref()?.downcast_ref::<Error>()?;
+        let refused = match error {
+            Error::AlertReceived(Alert::CertificateRequired) => {
+                "it wants one, and no `cert` and `key` are given"
+            }
+            Error::AlertReceived(Alert::CertificateExpired) => {
+                "it is not valid now: expired, or not valid yet"
+            }
+            Error::AlertReceived(Alert::CertificateRevoked) => "it has been revoked",
+            Error::AlertReceived(Alert::UnknownCA) => "its authority is not known there",
+            Error::AlertReceived(
+                Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateUnknown
+                | Alert::AccessDenied,
+            ) => "the proxy's log says why",
+            other => return Some(Self(format!("TLS: {other}"))),
+        };
+        let text = format!("TLS: the proxy refuses our certificate: {refused} ({error})");
+        Some(Self(text))
+    }
+
     fn not_the_protocol(what: &str, seen: &[u8]) -> Self {
         let seen: String = seen
             .iter()
@@ -246,8 +276,12 @@ impl Refusal {
         Self::new(About::Address, ConnectOutcome::Timeout, text)
     }
 
-    /// The hop works, and says nothing about the target.
+    /// The hop works, and says nothing about the target; where its TLS was ended with an alert, it does not work.
     fn no_answer(error: &io::Error) -> Self {
+        #[cfg(feature = "tls")]
+        if let Some(fault) = HopFault::of_tls(error) {
+            return fault.into();
+        }
         let text = format!("the hop gives no answer about the target: {error}");
         Self::new(About::Address, ConnectOutcome::Reset, text)
     }
@@ -312,6 +346,14 @@ impl Hop {
 
     pub fn health(&self) -> &HopHealth {
         &self.health
+    }
+
+    /// These addresses are behind the hop now, each with what the hop is asked for.
+    pub fn keep(&self, behind: &[(SocketAddr, HostPort)]) {
+        self.health
+            .keep_addresses(|address| behind.iter().any(|(kept, _)| kept == address));
+        self.via
+            .keep_targets(&|target| behind.iter().any(|(_, kept)| kept == target));
     }
 
     /// One attempt to reach `to` through this hop.

@@ -3,15 +3,19 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
+use crate::harness::child::{BINARY, Process};
 use crate::harness::client::{End, get, ping, read_out};
 use crate::harness::upstream::Upstream;
-use crate::harness::{Conf, Entryway, eventually, no_leaks};
+use crate::harness::{Conf, Entryway, LONG, eventually, no_leaks};
 
 /// A name that no resolver knows.
 const NAME: &str = "entry.prod.internal:8182";
@@ -21,6 +25,8 @@ struct Proxy {
     address: SocketAddr,
     /// Connections are accepted and never answered.
     mute: Arc<AtomicBool>,
+    /// CONNECT is answered with 502.
+    refuses: Arc<AtomicBool>,
     /// What the requests asked for.
     asked: Arc<std::sync::Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
@@ -31,23 +37,27 @@ impl Proxy {
         let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (mute, asked) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let refuses = Arc::new(AtomicBool::new(false));
         let (is_mute, seen) = (Arc::clone(&mute), Arc::clone(&asked));
+        let refusing = Arc::clone(&refuses);
         let task = tokio::spawn(async move {
             let mut serving = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let (is_mute, seen) = (Arc::clone(&is_mute), Arc::clone(&seen));
+                let refusing = Arc::clone(&refusing);
                 serving.spawn(async move {
                     if is_mute.load(SeqCst) {
                         return std::future::pending().await;
                     }
                     // A client that leaves is no failure of the test.
-                    let _ = serve(client, to, &seen).await;
+                    let _ = serve(client, to, &seen, &refusing).await;
                 });
             }
         });
         Self {
             address,
             mute,
+            refuses,
             asked,
             task,
         }
@@ -62,6 +72,7 @@ async fn serve(
     mut client: TcpStream,
     to: SocketAddr,
     seen: &std::sync::Mutex<Vec<String>>,
+    refuses: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut first = [0; 1];
     client.read_exact(&mut first).await?;
@@ -87,6 +98,9 @@ async fn serve(
         let text = String::from_utf8_lossy(&head).into_owned();
         let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
         seen.lock().unwrap().push(target);
+        if refuses.load(SeqCst) {
+            return client.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await;
+        }
         let mut upstream = TcpStream::connect(to).await?;
         client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
         copy_bidirectional(&mut client, &mut upstream).await?;
@@ -133,6 +147,65 @@ async fn a_name_goes_through_a_proxy_as_it_is() {
         let endpoints = get(entryway.admin.unwrap(), "/v1/endpoints").await;
         assert!(endpoints.contains(NAME), "{endpoints}");
         assert!(!endpoints.contains("100::"), "{endpoints}");
+        no_leaks(entryway).await;
+    }
+}
+
+/// The key of an address behind a hop, `100::…`, is nothing for people.
+#[tokio::test]
+async fn an_address_behind_a_hop_is_shown_by_its_name() {
+    let echo = Upstream::echo().await;
+    let proxy = Proxy::start("127.0.0.1:0", echo.address).await;
+    let literal = "10.9.8.7:8182";
+    let start = |name: &str, dns: &str| {
+        let via = format!(
+            "via = {{ url = \"http://{}\", dns = \"{dns}\" }}",
+            proxy.address
+        );
+        let conf = Conf::to(&[name])
+            .upstream(&via)
+            .upstream("health.kind = \"tcp\"")
+            .upstream("health.interval = \"200ms\"")
+            .upstream("health.fall = 1");
+        async move { Entryway::start(&conf).await }
+    };
+    let locally = start(literal, "local").await;
+    let remotely = start(NAME, "remote").await;
+    locally.ready(1).await;
+    remotely.ready(1).await;
+    // The proxy answers 502, which is about the address.
+    proxy.refuses.store(true, SeqCst);
+    for (entryway, name) in [(&locally, literal), (&remotely, NAME)] {
+        eventually("the event", || {
+            !entryway.events("upstream.unreachable").is_empty()
+        })
+        .await;
+        let (host, _) = name.split_once(':').unwrap();
+        for event in ["endpoint.state", "probe.fail"] {
+            let events = entryway.events(event);
+            assert!(!events.is_empty(), "{event}");
+            for line in events {
+                assert_eq!(line["server.address"], host, "{line}");
+                assert_eq!(line["server.port"], 8182, "{line}");
+            }
+        }
+        let line = &entryway.events("upstream.unreachable")[0];
+        let error = line["error"].as_str().unwrap();
+        assert!(error.starts_with(name), "{error}");
+        let admin = entryway.admin.unwrap();
+        let history = get(admin, "/v1/history").await;
+        assert!(history.contains(name), "{history}");
+        let page = get(admin, "/").await;
+        assert!(page.contains("<svg"), "no strip: {page}");
+        let incidents: Value = serde_json::from_str(&get(admin, "/v1/incidents").await).unwrap();
+        let id = incidents["incidents"][0]["id"].as_str().unwrap();
+        let incident = get(admin, &format!("/v1/incidents/{id}")).await;
+        for text in [entryway.log(), history, page, incident] {
+            assert!(!text.contains("100::"), "{text}");
+        }
+    }
+    proxy.refuses.store(false, SeqCst);
+    for entryway in [locally, remotely] {
         no_leaks(entryway).await;
     }
 }
@@ -245,9 +318,8 @@ async fn spares_wait_behind_a_command_per_connection() {
 
 #[tokio::test]
 async fn a_command_is_kept_alive() {
-    let program = env!("CARGO_BIN_EXE_entryway");
     let command = format!(
-        "['{program}', 'mock', '--zones', 'a', '--base-ip', '127.0.0.1', '--listen', '127.0.0.1:%l']"
+        "['{BINARY}', 'mock', '--zones', 'a', '--base-ip', '127.0.0.1', '--listen', '127.0.0.1:%l']"
     );
     let conf = Conf::to(&[NAME])
         .upstream(&format!(
@@ -277,6 +349,73 @@ async fn a_command_is_kept_alive() {
     no_leaks(entryway).await;
     let gone = || !std::path::Path::new(&format!("/proc/{last}")).exists();
     eventually("no command outlives its hop", gone).await;
+}
+
+async fn only_hop(admin: SocketAddr) -> Value {
+    let answer: Value = serde_json::from_str(&get(admin, "/v1/hops").await).unwrap();
+    answer["hops"][0].clone()
+}
+
+/// A command per target belongs to its target: a reload that leads elsewhere ends it, and its end says nothing about
+/// the hop.
+#[tokio::test]
+async fn a_command_ends_with_its_target() {
+    let script = format!("exec {BINARY} mock --zones a --base-ip 127.0.0.1 --listen 127.0.0.1:%l");
+    let conf = |target: &str| {
+        Conf::to(&[target])
+            .upstream(&format!(
+                "via = {{ supervise = ['sh', '-c', '{script}', '%h', '%p'], speaks = \"forward\" }}"
+            ))
+            .upstream("health.kind = \"datomic\"")
+    };
+    let mut process = Process::with(&conf("one.internal:8182")).await;
+    let admin = process.admin().await;
+    let pid_but = async |other: u64| {
+        let began = Instant::now();
+        loop {
+            let hop = only_hop(admin).await;
+            if let Some(pid) = hop["pid"].as_u64().filter(|pid| *pid != other) {
+                break pid;
+            }
+            assert!(began.elapsed() < LONG, "{hop}: {}", process.err());
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let first = pid_but(0).await;
+    std::fs::write(process.config(), conf("two.internal:8182").text()).unwrap();
+    process.signal(Signal::HUP);
+    let second = pid_but(first).await;
+    let lives = |pid: u64| {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"))
+    };
+    eventually("the first has ended", || !lives(first)).await;
+    let hop = only_hop(admin).await;
+    assert_eq!((&hop["state"], &hop["pid"]), (&"up".into(), &second.into()));
+    assert_eq!(hop["restarts"], 0, "{hop}");
+    assert!(process.events("hop.down").is_empty(), "{}", process.err());
+    process.signal(Signal::TERM);
+    process.wait().await;
+    assert!(!lives(second));
+}
+
+/// socat, for one, cannot bind a port that is reserved.
+#[tokio::test]
+async fn a_command_that_does_not_share_its_port_gets_one_of_its_own() {
+    let script = "import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen(9)\n\
+                  while True: c = s.accept()[0]; c.sendall(c.recv(9))";
+    let command = format!("['python3', '-c', {script:?}, '%l']");
+    let conf = Conf::to(&[NAME])
+        .upstream(&format!(
+            "via = {{ supervise = {command}, speaks = \"forward\" }}"
+        ))
+        .upstream("health.kind = \"tcp\"");
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(1).await;
+    let mut client = entryway.connect().await;
+    ping(&mut client, b"through").await;
+    assert!(entryway.events("hop.down").is_empty(), "{}", entryway.log());
+    drop(client);
+    no_leaks(entryway).await;
 }
 
 #[tokio::test]

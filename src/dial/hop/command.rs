@@ -53,6 +53,13 @@ impl LastLines {
         self.lock().iter().cloned().collect()
     }
 
+    /// Whether one of the lines holds this text, which is in lower case.
+    pub(super) fn says(&self, text: &str) -> bool {
+        self.lock()
+            .iter()
+            .any(|line| line.to_ascii_lowercase().contains(text))
+    }
+
     fn push(&self, line: &[u8]) {
         let text: String = String::from_utf8_lossy(line)
             .chars()

@@ -215,13 +215,14 @@ impl HopHealth {
     }
 
     /// These are the addresses behind the hop; others no longer count.
-    pub fn keep_addresses(&self, is_kept: impl Fn(&SocketAddr) -> bool) {
+    pub(super) fn keep_addresses(&self, is_kept: impl Fn(&SocketAddr) -> bool) {
         self.lock().timeouts.retain(|address, _| is_kept(address));
     }
 
-    /// The supervised command is being started.
-    pub(super) fn starting(&self) {
-        self.lock().pid = None;
+    /// The supervised command of this process id has ended, or is being ended.
+    pub(super) fn ended(&self, pid: u32) {
+        let mut status = self.lock();
+        status.pid = status.pid.filter(|known| *known != pid);
     }
 
     /// The supervised command is started again.

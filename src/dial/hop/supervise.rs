@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::addr::HostPort;
 use crate::stream::Stream;
-use crate::sys::port_owner::{PortReservation, reserve_port};
+use crate::sys::port_owner::reserve_port;
 use crate::sys::socket::TcpOptions;
 
 /// Pause before a command is started again: the first, and the longest.
@@ -39,6 +40,9 @@ const ASK_INTERVAL: Duration = Duration::from_millis(50);
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// How often the last connection through an old command is looked for.
 const LEASE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a program says that finds its port in use.
+const PORT_TAKEN: &str = "address already in use";
 
 /// What is kept alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +70,7 @@ pub struct CommandSupervisor {
     health: HopHealth,
     output: LastLines,
     wanted: mpsc::UnboundedReceiver<(Option<HostPort>, watch::Sender<Process>)>,
+    backoff: (Duration, Duration),
 }
 
 /// Where the command answers now; absent while it does not.
@@ -96,6 +101,7 @@ pub(super) fn supervise(
         health,
         output,
         wanted: asked,
+        backoff: BACKOFF,
     };
     (supervised, supervisor)
 }
@@ -119,11 +125,20 @@ impl Supervised {
             .unwrap_or_else(PoisonError::into_inner);
         let process = processes.entry(key.clone()).or_insert_with(|| {
             let (sender, receiver) = watch::channel(Process::default());
-            // Gone only with the program.
+            // Gone only with the hop.
             let _ = self.wanted.send((key, sender));
             receiver
         });
         process.clone()
+    }
+
+    /// Lets the commands of other targets end.
+    fn keep(&self, is_kept: &dyn Fn(&HostPort) -> bool) {
+        let mut processes = self
+            .processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        processes.retain(|target, _| target.as_ref().is_none_or(is_kept));
     }
 
     /// Waits for the command, and connects to it.
@@ -148,6 +163,10 @@ impl Supervised {
 }
 
 impl Via for Supervised {
+    fn keep_targets(&self, is_kept: &dyn Fn(&HostPort) -> bool) {
+        self.keep(is_kept);
+    }
+
     fn open<'a>(&'a self, to: &'a HostPort, limit: Duration) -> Opening<'a> {
         Box::pin(async move {
             let (mut tcp, lease) = within(limit, self.reach(to)).await?;
@@ -177,6 +196,7 @@ impl CommandSupervisor {
         loop {
             let wanted = tokio::select! {
                 wanted = self.wanted.recv() => wanted,
+                Some(_left) = tasks.join_next() => continue,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             let Some((target, process)) = wanted else {
@@ -188,8 +208,11 @@ impl CommandSupervisor {
                 output: self.output.clone(),
                 target,
                 process,
+                stop: ended.clone(),
+                backoff: self.backoff,
+                wants_free_port: AtomicBool::new(false),
             };
-            tasks.spawn(keeper.run(ended.clone()));
+            tasks.spawn(keeper.run());
         }
         end.send_replace(true);
         while tasks.join_next().await.is_some() {}
@@ -203,6 +226,18 @@ struct CommandKeeper {
     output: LastLines,
     target: Option<HostPort>,
     process: watch::Sender<Process>,
+    stop: watch::Receiver<bool>,
+    backoff: (Duration, Duration),
+    /// The command cannot bind a port that is reserved.
+    wants_free_port: AtomicBool,
+}
+
+/// A command whose port answers.
+struct ReadyCommand {
+    running: RunningCommand,
+    port: u16,
+    /// Counts the connections through it.
+    users: Arc<()>,
 }
 
 /// Why a running command is left.
@@ -210,93 +245,116 @@ enum Left {
     Ended(String),
     Silent,
     Old,
-    Stopped,
+    Unwanted,
 }
 
 // === impl CommandKeeper ===
 
 impl CommandKeeper {
-    async fn run(self, mut stop: watch::Receiver<bool>) {
+    /// Until the command is no longer wanted; it ends after its last connection.
+    async fn run(self) {
         let mut retiring = JoinSet::new();
-        let mut pause = BACKOFF.0;
+        let mut pause = self.backoff.0;
         let mut restart_for = None;
-        let mut next: Option<(RunningCommand, u16)> = None;
+        let mut next = None;
         loop {
-            let (mut running, port) = match next.take() {
+            let mut ready = match next.take() {
                 Some(ready) => ready,
                 None => {
-                    self.health.starting();
                     if let Some(reason) = restart_for {
                         self.health.restarting(reason);
                     }
-                    let started = tokio::select! {
-                        started = self.start() => started,
-                        _ = stop.wait_for(|stop| *stop) => break,
+                    let Some(started) = self.while_wanted(self.start()).await else {
+                        break;
                     };
                     match started {
                         Ok(ready) => ready,
                         Err(fault) => {
                             self.health.failed(&fault.to_string());
                             restart_for = Some("exit");
-                            tokio::select! {
-                                () = sleep(pause) => {}
-                                _ = stop.wait_for(|stop| *stop) => break,
+                            if self.while_wanted(sleep(pause)).await.is_none() {
+                                break;
                             }
-                            pause = (pause * 2).min(BACKOFF.1);
+                            pause = (pause * 2).min(self.backoff.1);
                             continue;
                         }
                     }
                 }
             };
-            let users = Arc::new(());
-            self.health.ready(Some(running.pid()));
+            let pid = ready.running.pid();
+            self.health.ready(Some(pid));
             self.process.send_replace(Process {
-                port: Some(port),
-                users: Arc::clone(&users),
+                port: Some(ready.port),
+                users: Arc::clone(&ready.users),
             });
             let began = Instant::now();
-            let left = self.watch(&mut running, &mut stop).await;
+            let left = self.watch(&mut ready.running).await;
             if began.elapsed() >= WORKED {
-                pause = BACKOFF.0;
+                pause = self.backoff.0;
             }
             match left {
+                Left::Old => {
+                    self.health.restarting("renew");
+                    let Some(renewed) = self.while_wanted(self.start()).await else {
+                        self.gone(pid);
+                        retiring.spawn(retire(ready));
+                        break;
+                    };
+                    // One that could not be renewed goes on for another while.
+                    if let Ok(renewed) = renewed {
+                        retiring.spawn(retire(std::mem::replace(&mut ready, renewed)));
+                    }
+                    next = Some(ready);
+                    continue;
+                }
                 Left::Ended(how) => {
-                    self.process.send_replace(Process::default());
+                    self.gone(pid);
                     self.health
                         .failed(&self.explain(&format!("the command ended: {how}")));
                     restart_for = Some("exit");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(BACKOFF.1);
                 }
                 Left::Silent => {
-                    self.process.send_replace(Process::default());
-                    retiring.spawn(running.end());
+                    self.gone(pid);
+                    retiring.spawn(ready.running.end());
                     restart_for = Some("silent");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(BACKOFF.1);
                 }
-                Left::Old => {
-                    self.health.restarting("renew");
-                    match self.start().await {
-                        Ok(ready) => {
-                            next = Some(ready);
-                            retiring.spawn(retire(running, users));
-                        }
-                        // The old one goes on for another while.
-                        Err(_fault) => next = Some((running, port)),
-                    }
-                }
-                Left::Stopped => {
-                    self.process.send_replace(Process::default());
-                    retiring.spawn(retire(running, users));
+                Left::Unwanted => {
+                    self.gone(pid);
+                    retiring.spawn(retire(ready));
                     break;
                 }
             }
+            if self.while_wanted(sleep(pause)).await.is_none() {
+                break;
+            }
+            pause = (pause * 2).min(self.backoff.1);
         }
         while retiring.join_next().await.is_some() {}
     }
 
-    async fn watch(&self, running: &mut RunningCommand, stop: &mut watch::Receiver<bool>) -> Left {
+    /// The outcome of a step; `None` when the command is no longer wanted: everything ends, or its target has gone.
+    async fn while_wanted<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = step => Some(done),
+            () = self.unwanted() => None,
+        }
+    }
+
+    async fn unwanted(&self) {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = self.process.closed() => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    /// Connections no longer go through the command of this process id.
+    fn gone(&self, pid: u32) {
+        self.process.send_replace(Process::default());
+        self.health.ended(pid);
+    }
+
+    async fn watch(&self, running: &mut RunningCommand) -> Left {
         let old = async {
             match self.plan.renew_after {
                 Some(after) => sleep(after).await,
@@ -307,15 +365,30 @@ impl CommandKeeper {
             how = running.ended() => Left::Ended(how),
             () = self.health.replace_wanted() => Left::Silent,
             () = old => Left::Old,
-            _ = stop.wait_for(|stop| *stop) => Left::Stopped,
+            () = self.unwanted() => Left::Unwanted,
         }
     }
 
     /// Starts the command and waits until its port answers.
-    async fn start(&self) -> Result<(RunningCommand, u16), HopFault> {
+    ///
+    /// A command that does not set SO_REUSEADDR cannot bind a port that is reserved. One that says so is started once
+    /// more with a port that was free a moment before.
+    async fn start(&self) -> Result<ReadyCommand, HopFault> {
+        let outcome = self.start_once().await;
+        if outcome.is_err()
+            && self.output.says(PORT_TAKEN)
+            && !self.wants_free_port.swap(true, Relaxed)
+        {
+            return self.start_once().await;
+        }
+        outcome
+    }
+
+    async fn start_once(&self) -> Result<ReadyCommand, HopFault> {
         let reservation = reserve_port()
             .map_err(|error| HopFault::new(format!("no local port for the command: {error}")))?;
         let port = reservation.port();
+        let _reservation = (!self.wants_free_port.load(Relaxed)).then_some(reservation);
         let places = HopPlaceholders {
             target: self.target.as_ref(),
             local_port: Some(port),
@@ -330,10 +403,11 @@ impl CommandKeeper {
                 Err(HopFault::new(self.explain(&what)))
             }
             ready = ready => match ready {
-                Ok(()) => {
-                    drop::<PortReservation>(reservation);
-                    Ok((running, port))
-                }
+                Ok(()) => Ok(ReadyCommand {
+                    running,
+                    port,
+                    users: Arc::new(()),
+                }),
                 Err(_late) => {
                     running.end().await;
                     Err(HopFault::new(self.explain("the command was not ready in time")))
@@ -380,9 +454,72 @@ async fn answers(port: u16, speaks: Speaks) -> std::io::Result<()> {
 }
 
 /// Ends a command after its last connection.
-async fn retire(running: RunningCommand, users: Arc<()>) {
-    while Arc::strong_count(&users) > 1 {
+async fn retire(command: ReadyCommand) {
+    while Arc::strong_count(&command.users) > 1 {
         sleep(LEASE_INTERVAL).await;
     }
-    running.end().await;
+    command.running.end().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dial::hop::HopState;
+    use crate::events::{Events, Log};
+    use crate::metrics::Metrics;
+    use crate::types::UpstreamName;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A command whose next start is far away, with the test as what listens at its port.
+    #[tokio::test]
+    async fn a_pause_does_not_hold_up_the_end_and_shows_no_process() {
+        let output = LastLines::default();
+        let health = HopHealth::new(
+            UpstreamName::new("u"),
+            "supervise".to_owned(),
+            true,
+            output.clone(),
+            Events::new(Log::default()),
+            Metrics::default(),
+        );
+        let plan = SupervisedCommand {
+            words: ["sh", "-c", "echo %l; exec sleep 1000"]
+                .map(str::to_owned)
+                .to_vec(),
+            speaks: Speaks::Forward,
+            ready_timeout: LONG,
+            renew_after: None,
+        };
+        let sockets = HopSockets::default();
+        let (via, mut supervisor) = supervise(plan, &sockets, health.clone(), output.clone());
+        supervisor.backoff = (100 * LONG, 100 * LONG);
+        let (stop, stopped) = watch::channel(false);
+        let run = tokio::spawn(supervisor.run(stopped));
+        let to = HostPort {
+            host: "entry.test".to_owned(),
+            port: 8182,
+        };
+        let serve = async {
+            let port = loop {
+                if let Some(line) = output.lines().first() {
+                    break line.parse::<u16>().unwrap();
+                }
+                sleep(ASK_INTERVAL).await;
+            };
+            std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap()
+        };
+        let opened = async { tokio::join!(via.open(&to, LONG), serve) };
+        let (opened, _listener) = timeout(LONG, opened).await.unwrap();
+        drop(opened.unwrap());
+        let mut state = health.watch();
+        let pid = health.status().pid.unwrap();
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let down = state.wait_for(|state| *state == HopState::Down);
+        timeout(LONG, down).await.unwrap().unwrap();
+        assert_eq!(health.status().pid, None);
+        stop.send_replace(true);
+        timeout(LONG, run).await.expect("still pausing").unwrap();
+    }
 }

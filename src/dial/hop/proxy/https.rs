@@ -48,7 +48,9 @@ impl ProxyTls {
             let tcp = proxy.dial().await?;
             let connector = TlsConnector::from(Arc::clone(&self.config));
             let handshake = connector.connect(self.server_name.clone(), tcp).await;
-            let mut tls = handshake.map_err(|error| HopFault::new(format!("TLS: {error}")))?;
+            let mut tls = handshake.map_err(|error| {
+                HopFault::of_tls(&error).unwrap_or_else(|| HopFault::new(format!("TLS: {error}")))
+            })?;
             proxy.greet(&mut tls).await?;
             Ok(tls)
         };

@@ -3,12 +3,14 @@
 //! A request is one message with a socket of its own for the answer, and is handled on a thread of its own: one that
 //! hangs (a file system that does not answer) holds up no other. A program's thread lives as long as the program, sends
 //! its exit status as the second answer, and is the parent whose end the kernel ends the program with. The helper ends
-//! with the last copy of the socket that leads to it, so never after the process that it helps.
+//! with the last copy of the socket that leads to it, so never after the process that it helps, and ends the process groups
+//! of its commands with it: the kernel ends a command, and not what the command has started.
 //!
 //! What it refuses protects against a restricted process that does another's will: files and commands that were not
 //! in the settings at the start; hosts that could be read as an option; a successor that is not a file on a disk (the
 //! restricted process can make files in memory, and nowhere else).
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -18,7 +20,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +87,15 @@ struct Keeper {
     arguments: Vec<OsString>,
     /// The process group of the process that it helps; 0: one of its own for each successor.
     group: i32,
+    commands: Mutex<CommandGroups>,
+}
+
+/// The commands that run, each the leader of a process group.
+#[derive(Debug, Default)]
+struct CommandGroups {
+    groups: BTreeSet<i32>,
+    /// Nobody is left to be helped.
+    ended: bool,
 }
 
 // === impl Helper ===
@@ -98,6 +109,7 @@ impl Helper {
             inherited,
             arguments: std::env::args_os().skip(1).collect(),
             group: process::own_group(),
+            commands: Mutex::default(),
         };
         process::fork_helper(c"entryway-helper", theirs.into(), |socket| {
             // As in the process that it helps: each program that runs needs a socket.
@@ -212,6 +224,24 @@ impl From<io::Error> for HelperAnswer {
     }
 }
 
+// === impl CommandGroups ===
+
+impl CommandGroups {
+    fn enter(&mut self, group: i32) {
+        self.groups.insert(group);
+        if self.ended {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        for group in &self.groups {
+            process::signal_group(*group, process::Signal::Kill);
+        }
+    }
+}
+
 // === impl Keeper ===
 
 impl Keeper {
@@ -229,10 +259,17 @@ impl Keeper {
             let _ = thread
                 .spawn(move || keeper.handle(&bytes, descriptors.collect(), &UnixStream::from(to)));
         }
+        keeper.commands().end();
+    }
+
+    fn commands(&self) -> MutexGuard<'_, CommandGroups> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn handle(&self, request: &[u8], with: Vec<OwnedFd>, to: &UnixStream) {
-        let started = match serde_json::from_slice(request) {
+        let request = serde_json::from_slice(request);
+        let is_command = matches!(&request, Ok(HelperRequest::Start { .. }));
+        let started = match request {
             Ok(HelperRequest::Open(path)) => return self.open(&path, to),
             Ok(HelperRequest::PortOwner(address)) => {
                 let owner = port_owner::port_owner(address);
@@ -253,12 +290,18 @@ impl Keeper {
         let spawned = started.and_then(|mut command| command.spawn().map_err(HelperAnswer::from));
         match spawned {
             Ok(mut child) => {
+                let group = child.id().cast_signed();
+                if is_command {
+                    self.commands().enter(group);
+                }
                 say(to, &HelperAnswer::Started(child.id()), &[]);
                 if let Ok(status) = child.wait() {
                     let mut to = to;
                     // Nobody may be left to hear it.
                     let _ = to.write_all(&status.into_raw().to_be_bytes());
                 }
+                // What is left of its group is ended by the one who is told now.
+                self.commands().groups.remove(&group);
             }
             Err(answer) => say(to, &answer, &[]),
         }
@@ -365,6 +408,7 @@ mod tests {
             inherited: Inherited::take_over(),
             arguments: vec!["run".into()],
             group: process::own_group(),
+            commands: Mutex::default(),
         };
         std::thread::spawn(move || keeper.serve(&theirs));
         Helper {

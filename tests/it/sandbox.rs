@@ -111,7 +111,8 @@ async fn every_thread_is_in_it_and_the_helper_ends_with_the_program() {
 async fn commands_run_under_it_and_end_with_it() {
     let echo = Upstream::echo().await;
     let forward = format!(
-        "supervise:{BINARY} run --endpoint {} --listen 127.0.0.1:%l --probe off --zone none --admin off --control off",
+        "supervise:sh -c 'sleep 1000 & exec {BINARY} run --endpoint {} --listen 127.0.0.1:%l --probe off --zone none \
+         --admin off --control off'",
         echo.address
     );
     for (via, speaks) in [("exec:cat", "socks5"), (&*forward, "forward")] {
@@ -139,9 +140,14 @@ async fn commands_run_under_it_and_end_with_it() {
                 .iter()
                 .all(|mask| mask == "0000000000000000")
         );
+        // With what it has started, such as the plugin below `aws ssm`.
+        let grandchildren = children(command);
+        assert_eq!(grandchildren.is_empty(), speaks != "forward");
         process.signal(Signal::KILL);
         process.wait().await;
-        eventually("the command has ended", || !lives(command)).await;
+        for pid in [vec![command], grandchildren].concat() {
+            eventually("the command has ended", || !lives(pid)).await;
+        }
     }
 }
 

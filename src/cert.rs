@@ -24,6 +24,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
+use crate::tls::config::provider;
 use crate::tls::identity::Identity;
 use crate::tls::{self, read_certificates};
 
@@ -173,7 +174,14 @@ pub fn revoke(authority: &Path, certificate: &Path) -> Result<PathBuf, Error> {
     let leaf = read_certificates(certificate)?;
     let (_, leaf) = X509Certificate::from_der(&leaf[0])
         .map_err(|_| unreadable(certificate, "not a certificate"))?;
-    if leaf.issuer().as_raw() != ca.subject().as_raw() {
+    if leaf.is_ca() {
+        return Err(unreadable(
+            certificate,
+            "is an authority: a gateway looks for clients in the list, and takes the authorities of its `client_ca`",
+        ));
+    }
+    // Authorities may have the same name, and those that are made here do unless they are given one.
+    if leaf.issuer().as_raw() != ca.subject().as_raw() || !is_signed_by(&leaf, &ca) {
         return Err(unreadable(
             certificate,
             "was not issued by this authority, which cannot revoke it",
@@ -195,6 +203,22 @@ pub fn revoke(authority: &Path, certificate: &Path) -> Result<PathBuf, Error> {
     let crl = revocation_list(&issuer, revoked, days)?;
     replace(&list, &crl)?;
     Ok(list)
+}
+
+/// Whether the signature was made with the authority's key.
+fn is_signed_by(certificate: &X509Certificate<'_>, ca: &X509Certificate<'_>) -> bool {
+    let key = &ca.public_key().subject_public_key.data;
+    let signed = certificate.tbs_certificate.as_ref();
+    let signature = &certificate.signature_value.data;
+    // An algorithm that does not belong to the key refuses it.
+    provider()
+        .signature_verification_algorithms
+        .all
+        .iter()
+        .any(|algorithm| {
+            let verified = algorithm.verify_signature(key, signed, signature);
+            verified.is_ok()
+        })
 }
 
 /// Describes every certificate of a file.

@@ -1,7 +1,8 @@
 //! TLS handshakes, bounded in number and time.
 //!
 //! A handshake costs memory and CPU before anything is known of the peer. Above the limit the oldest peer that has not
-//! sent a byte gives way, so that peers that connect and stay silent cannot keep others out.
+//! sent a byte gives way, so that peers that connect and stay silent cannot keep others out; where all have, the oldest.
+//! The slot is kept until the request is there: a peer with a certificate that asks for nothing costs as much.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -59,7 +60,7 @@ struct HandshakeSlot {
 }
 
 /// One of them; its end frees the slot.
-struct Ticket<'a> {
+pub(super) struct Ticket<'a> {
     handshakes: &'a Handshakes,
     id: u64,
     give_way: Arc<Notify>,
@@ -68,58 +69,12 @@ struct Ticket<'a> {
 // === impl Handshakes ===
 
 impl Handshakes {
-    /// Performs one handshake. `None`: the peer left, or had to give way, without having sent anything.
-    pub(super) async fn accept(
-        &self,
-        stream: TcpStream,
-        tls: &ServerTls,
-        limit: usize,
-        time: Duration,
-    ) -> Option<Result<Peer, HandshakeRefused>> {
-        let deadline = Instant::now() + time;
-        let timed_out = || HandshakeRefused {
-            label: "timeout",
-            error: format!(
-                "no complete handshake within {}",
-                crate::duration::show(time)
-            ),
-        };
-        let ticket = self.enter(limit);
-        let first_byte = async {
-            let mut byte = [0];
-            timeout_at(deadline, stream.peek(&mut byte)).await
-        };
-        tokio::select! {
-            peeked = first_byte => match peeked {
-                Err(_) => return Some(Err(timed_out())),
-                Ok(Ok(0) | Err(_)) => return None,
-                Ok(Ok(_)) => ticket.has_spoken(),
-            },
-            () = ticket.give_way.notified() => return None,
-        }
-        if !tls.is_valid() {
-            return Some(Err(HandshakeRefused {
-                label: "expired",
-                error: "the gateway's own certificate has expired".to_owned(),
-            }));
-        }
-        let accept = TlsAcceptor::from(Arc::clone(&tls.config))
-            .accept(stream)
-            .into_fallible();
-        let done = timeout_at(deadline, accept).await;
-        drop(ticket);
-        Some(match done {
-            Err(_) => Err(timed_out()),
-            Ok(Ok(tls)) => Peer::of(tls),
-            Ok(Err((error, stream))) => {
-                let refused = HandshakeRefused::of(&error);
-                linger(stream).await;
-                Err(refused)
-            }
-        })
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, limit: usize) -> Ticket<'_> {
+    /// A slot, for which another may have to give way.
+    pub(super) fn enter(&self, limit: usize) -> Ticket<'_> {
         let mut slots = self.slots();
         if slots.open.len() >= limit.max(1) {
             let silent = slots.open.iter().find(|(_, slot)| !slot.spoken);
@@ -145,15 +100,69 @@ impl Handshakes {
             give_way,
         }
     }
-
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 // === impl Ticket ===
 
 impl Ticket<'_> {
+    /// What resolves when the peer has to give way to another; never once the ticket is dropped.
+    pub(super) fn give_way(&self) -> Arc<Notify> {
+        Arc::clone(&self.give_way)
+    }
+
+    /// Performs one handshake. `None`: the peer left without having sent anything, or had to give way.
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+        tls: &ServerTls,
+        time: Duration,
+    ) -> Option<Result<Peer, HandshakeRefused>> {
+        tokio::select! {
+            done = self.perform(stream, tls, time) => done,
+            () = self.give_way.notified() => None,
+        }
+    }
+
+    async fn perform(
+        &self,
+        stream: TcpStream,
+        tls: &ServerTls,
+        time: Duration,
+    ) -> Option<Result<Peer, HandshakeRefused>> {
+        let deadline = Instant::now() + time;
+        let timed_out = || HandshakeRefused {
+            label: "timeout",
+            error: format!(
+                "no complete handshake within {}",
+                crate::duration::show(time)
+            ),
+        };
+        match timeout_at(deadline, stream.peek(&mut [0])).await {
+            Err(_) => return Some(Err(timed_out())),
+            Ok(Ok(0) | Err(_)) => return None,
+            Ok(Ok(_)) => self.has_spoken(),
+        }
+        if !tls.is_valid() {
+            return Some(Err(HandshakeRefused {
+                label: "expired",
+                error: "the gateway's own certificate has expired".to_owned(),
+            }));
+        }
+        let accept = TlsAcceptor::from(Arc::clone(&tls.config))
+            .accept(stream)
+            .into_fallible();
+        let done = timeout_at(deadline, accept).await;
+        Some(match done {
+            Err(_) => Err(timed_out()),
+            Ok(Ok(tls)) => Peer::of(tls),
+            Ok(Err((error, stream))) => {
+                let refused = HandshakeRefused::of(&error);
+                linger(stream).await;
+                Err(refused)
+            }
+        })
+    }
+
     fn has_spoken(&self) {
         if let Some(slot) = self.handshakes.slots().open.get_mut(&self.id) {
             slot.spoken = true;

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio_rustls::server::TlsStream;
 
 use super::authority::Access;
-use super::handshake::Peer;
+use super::handshake::{Peer, Ticket};
 use super::shared::Shared;
 use crate::connection::{self, ClientReply};
 use crate::events::Reason;
@@ -28,9 +28,10 @@ use crate::tls::reload::ServerTls;
 /// Largest request head.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Serves the one request of a peer.
+/// Serves the one request of a peer, whose ticket ends when the request is there.
 pub(super) async fn serve(
     peer: Peer,
+    ticket: Ticket<'_>,
     verified_by: Arc<ServerTls>,
     client: SocketAddr,
     shared: Arc<Shared>,
@@ -42,8 +43,11 @@ pub(super) async fn serve(
     } = peer;
     // hyper wants a service that can be called again; there is one request.
     let chain = std::cell::RefCell::new(Some(chain));
+    let give_way = ticket.give_way();
+    let ticket = std::cell::Cell::new(Some(ticket));
     let service = hyper::service::service_fn(|request| {
         let (shared, identity) = (Arc::clone(&shared), identity.clone());
+        drop(ticket.take());
         let chain = chain.borrow_mut().take();
         let verified_by = Arc::clone(&verified_by);
         async move {
@@ -64,8 +68,11 @@ pub(super) async fn serve(
         .keep_alive(false)
         .half_close(true)
         .serve_connection(TokioIo::new(tls), service)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    let served = tokio::select! {
+        served = served => served,
+        () = give_way.notified() => return,
+    };
     if served.is_err_and(|error| error.is_parse()) {
         // Answered by hyper itself.
         shared.metrics.request(StatusCode::BAD_REQUEST);

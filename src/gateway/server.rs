@@ -214,12 +214,13 @@ impl Shared {
             (most, settings.handshake_timeout)
         };
         let tls = self.tls.current();
-        let Some(outcome) = self.handshakes.accept(stream, &tls, limit, time).await else {
+        let ticket = self.handshakes.enter(limit);
+        let Some(outcome) = ticket.accept(stream, &tls, time).await else {
             return;
         };
         self.log_handshake(&outcome, client);
         if let Ok(peer) = outcome {
-            request::serve(peer, tls, client, self).await;
+            request::serve(peer, ticket, tls, client, Arc::clone(&self)).await;
         }
     }
 

@@ -20,7 +20,7 @@ pub struct GatewaySettings {
     pub crl: Option<PathBuf>,
     #[serde(with = "crate::duration")]
     pub handshake_timeout: Duration,
-    /// Handshakes in progress at once; above it the oldest that has sent nothing is closed.
+    /// Peers without a request at once; above it the oldest that has sent nothing is closed, else the oldest.
     pub max_handshakes: usize,
     /// Empty: every client whose certificate is valid may reach every upstream.
     pub allow: Vec<Allow>,

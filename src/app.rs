@@ -49,6 +49,8 @@ use systemd::Notifier;
 use upgrade::{Lineage, Promise};
 
 pub use config::{Config, UpstreamConfig};
+#[cfg(feature = "gateway")]
+pub use gateway::wrong_gateway_files;
 pub use reload::{ReloadError, Reloader};
 pub use systemd::SocketError;
 pub use upgrade::{Handover, News, UpgradeRequest, Upgrader};

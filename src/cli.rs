@@ -15,6 +15,10 @@ use error::{CliError, code};
 use output::Stdout;
 use signals::print_error;
 
+/// What helps with a gateway's settings.
+#[cfg(feature = "gateway")]
+const GATEWAY_HELP: &str = "entryway guide remote, or entryway gateway --help";
+
 pub mod args;
 #[cfg(feature = "gateway")]
 mod cert;
@@ -130,6 +134,10 @@ fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, Cli
         }),
         name::CHECK => {
             let mut loaded = load(matches, true)?;
+            #[cfg(feature = "gateway")]
+            if let Some(report) = crate::app::wrong_gateway_files(&loaded) {
+                return Err(wrong_settings(&report, GATEWAY_HELP));
+            }
             block_on(async {
                 let refused = check::refused_by_sandboxes(&loaded).await;
                 loaded.warnings.extend(refused);
@@ -166,9 +174,7 @@ fn dispatch(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8, Cli
         #[cfg(feature = "gateway")]
         name::GATEWAY => {
             let loaded = settings::load_gateway(matches, std::env::vars_os());
-            let wrong = |report| {
-                wrong_settings(&report, "entryway guide remote, or entryway gateway --help")
-            };
+            let wrong = |report| wrong_settings(&report, GATEWAY_HELP);
             run::run(loaded.map_err(wrong)?, None)
         }
         #[cfg(feature = "gateway")]

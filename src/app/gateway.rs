@@ -3,6 +3,7 @@
 //! A gateway opens no listener, and its settings have none: that distinguishes it from `run`.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{BoundListener, Config, Error, Upstream};
@@ -14,8 +15,9 @@ use crate::gateway::{self, Gateway, GatewayConfig};
 use crate::listener::{self, BindError, Bound, ListenerSettings, SocketSettings};
 use crate::metrics::Metrics;
 use crate::relay::TcpSettings;
-use crate::settings::Settings;
+use crate::settings::{Diagnostics, Loaded, Settings};
 use crate::sys::limits::DescriptorBudget;
+use crate::tls::reload::ServerTls;
 use crate::types::{ListenerName, UpstreamName};
 use crate::workers::Dispatcher;
 
@@ -72,6 +74,21 @@ fn listener_to(upstream: &UpstreamName) -> ListenerSettings {
         when_all_down: WhenAllDown::Try,
         ..ListenerSettings::default()
     }
+}
+
+/// What is wrong with the certificate files of a gateway, at the key that it is about. Reads them all.
+pub fn wrong_gateway_files(loaded: &Loaded) -> Option<Diagnostics> {
+    let files = loaded.settings.gateway.files()?;
+    let error = ServerTls::load(&files).err()?;
+    let of = |path: &Path| error.file() == Some(path);
+    let key = match &files {
+        files if of(&files.cert) => "gateway.cert",
+        files if of(&files.key) => "gateway.key",
+        files if of(&files.client_ca) => "gateway.client_ca",
+        files if files.crl.as_deref().is_some_and(of) => "gateway.crl",
+        _ => "gateway",
+    };
+    Some(loaded.report([(key.to_owned(), error.to_string())]))
 }
 
 /// The names that lead to each upstream: its own, and label and host of each endpoint.

@@ -155,6 +155,13 @@ impl Reloader {
                         let report = new.in_force.report(refused);
                         return Err(ReloadError::Invalid(Box::new(report)));
                     }
+                    // Later nobody would hear of them: they are taken over by another task.
+                    #[cfg(feature = "gateway")]
+                    if super::gateway::is_one(&new.in_force.settings)
+                        && let Some(wrong) = super::gateway::wrong_gateway_files(&new.in_force)
+                    {
+                        return Err(ReloadError::Invalid(Box::new(wrong)));
+                    }
                     let config = Config::new(&new.in_force);
                     Ok((new, config))
                 });

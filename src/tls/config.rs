@@ -53,7 +53,7 @@ pub enum Error {
         number: usize,
         error: String,
     },
-    #[error("{} and {} do not belong together: {error}", cert.display(), key.display())]
+    #[error("{} and {} {}", cert.display(), key.display(), not_a_pair(error))]
     KeyMismatch {
         cert: PathBuf,
         key: PathBuf,
@@ -76,6 +76,32 @@ pub enum Error {
     Rustls(#[from] rustls::Error),
     #[error("{} {what}", file.display())]
     Validity { file: PathBuf, what: String },
+}
+
+fn not_a_pair(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InconsistentKeys(_) => "do not belong together".to_owned(),
+        other => format!("cannot be used together: {other}"),
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// The file that it is about; of two the private key.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Error::Unreadable { file, .. }
+            | Error::NotAFile { file }
+            | Error::KeyMode { file, .. }
+            | Error::Empty { file, .. }
+            | Error::Malformed { file, .. }
+            | Error::KeyMismatch { key: file, .. }
+            | Error::Verifier { file, .. }
+            | Error::Validity { file, .. } => Some(file),
+            Error::Incomplete { .. } | Error::NoSystemRoots(_) | Error::Rustls(_) => None,
+        }
+    }
 }
 
 /// The cryptography of all TLS here.

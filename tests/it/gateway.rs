@@ -21,7 +21,7 @@ use tokio_rustls::client::TlsStream;
 use crate::harness::child::{Process, command, run};
 use crate::harness::namespace::prepared;
 use crate::harness::upstream::reset;
-use crate::harness::{LONG, Stage, eventually};
+use crate::harness::{Conf, Entryway, LONG, Stage, eventually, no_leaks};
 
 const GATEWAY: &str = "gw.example";
 const CLIENT: &str = "spiffe://corp/alice";
@@ -145,7 +145,7 @@ impl Gateway {
             "--admin".to_owned(),
             admin.to_owned(),
             "--control".to_owned(),
-            "off".to_owned(),
+            pki.path("control"),
             "--zone".to_owned(),
             "none".to_owned(),
             "--probe".to_owned(),
@@ -595,6 +595,166 @@ async fn silent_peers_do_not_keep_others_out() {
             .expect("still open");
         assert!(matches!(end, Ok(0) | Err(_)));
     }
+}
+
+/// Streams that the other side has not ended.
+fn open<'a>(streams: impl IntoIterator<Item = &'a TcpStream>) -> usize {
+    let is_open = |stream: &&TcpStream| {
+        let read = stream.try_read(&mut [0; 1]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    };
+    streams.into_iter().filter(is_open).count()
+}
+
+#[tokio::test]
+async fn neither_a_byte_nor_a_certificate_keeps_a_slot_that_others_want() {
+    const SLOTS: usize = 10;
+    let stage = Stage::new().await;
+    let pki = Pki::new().await;
+    let config = pki.path("entryway.toml");
+    let text = format!("gateway = {{ max_handshakes = {SLOTS}, handshake_timeout = \"60s\" }}");
+    std::fs::write(&config, text).unwrap();
+    let gateway = Gateway::start(pki, stage.address(), &["--config", &config]).await;
+    let mut peers = Vec::new();
+    for _ in 0..300 {
+        let mut peer = TcpStream::connect(gateway.address).await.unwrap();
+        peer.write_all(&[0x16]).await.unwrap();
+        peers.push(peer);
+    }
+    eventually("ten are left", || open(&peers) <= SLOTS).await;
+    let mut known = Vec::new();
+    for _ in 0..40 {
+        known.push(gateway.alice().await);
+    }
+    eventually("ten are left", || {
+        open(known.iter().map(|tls| tls.get_ref().0)) <= SLOTS
+    })
+    .await;
+    // Whoever says what it wants is served and holds no slot.
+    let mut served = Vec::new();
+    for _ in 0..2 * SLOTS {
+        let ((mut tls, status), mut upstream) =
+            tokio::join!(gateway.connect("default:1"), stage.accept());
+        assert_eq!(status, 200);
+        tls.write_all(b"x").await.unwrap();
+        assert_eq!(upstream.read_u8().await.unwrap(), b'x');
+        served.push((tls, upstream));
+    }
+    assert_eq!(
+        open(served.iter().map(|(tls, _)| tls.get_ref().0)),
+        served.len()
+    );
+}
+
+/// In TLS 1.3 a client learns that its certificate is refused when it reads the first answer.
+#[tokio::test]
+async fn a_client_that_is_refused_blames_the_gateway_and_not_the_zone() {
+    let stage = Stage::new().await;
+    let pki = Pki::new().await;
+    let folder = pki.path("");
+    pki.cert(&["client", "--ca", &folder, "--identity", "revoked"])
+        .await;
+    pki.cert(&["crl", "--ca", &folder, "--revoke", &pki.path("revoked.pem")])
+        .await;
+    let old = leaf(|params| params.not_after = rcgen::date_time_ymd(2020, 2, 1));
+    let (certificate, key) = old.sign(&pki.issuer());
+    std::fs::write(pki.path("expired.pem"), certificate).unwrap();
+    std::fs::write(pki.path("expired.key"), key).unwrap();
+    set_mode(Path::new(&pki.path("expired.key")), 0o600);
+    let gateway = Gateway::start(pki, stage.address(), &[]).await;
+    let pki = &gateway.pki;
+    for (name, cause) in [
+        (None, "no `cert` and `key`"),
+        (Some("revoked"), "it has been revoked"),
+        (Some("expired"), "not valid now: expired"),
+    ] {
+        let shown = name.map_or_else(String::new, |name| {
+            let (cert, key) = (format!("{name}.pem"), format!("{name}.key"));
+            format!(", cert = {:?}, key = {:?}", pki.path(&cert), pki.path(&key))
+        });
+        let via = format!(
+            "via = {{ url = \"https://{}\", server_name = \"{GATEWAY}\", ca = {:?}{shown} }}",
+            gateway.address,
+            pki.path("ca.pem")
+        );
+        let conf = Conf::to(&["default:8182"])
+            .upstream(&via)
+            .upstream("health.kind = \"tcp\"")
+            .upstream("health.interval = \"200ms\"");
+        let entryway = Entryway::start(&conf).await;
+        let hop = || entryway.handles.hops()[0].1.health().status();
+        eventually("the hop is down", || {
+            hop().state.as_str() == "down" && !entryway.events("hop.down").is_empty()
+        })
+        .await;
+        let error = hop().last_error.unwrap_or_default();
+        assert!(
+            error.contains("refuses our certificate") && error.contains(cause),
+            "{name:?}: {error}"
+        );
+        let view = entryway.handles.upstreams[0].view.load();
+        let state = view.endpoints[0].addresses[0].state;
+        assert_eq!(state.as_str(), "unknown", "{}", entryway.log());
+        no_leaks(entryway).await;
+        let file = pki.path("client.toml");
+        std::fs::write(&file, conf.text()).unwrap();
+        let (_, out, _) = run(&["doctor", "--config", &file]).await;
+        let hop = out.lines().find(|line| line.contains("FAIL  hop"));
+        assert!(hop.is_some_and(|line| line.contains(cause)), "{out}");
+    }
+}
+
+#[tokio::test]
+async fn broken_files_are_refused_by_check_and_reload() {
+    let stage = Stage::new().await;
+    let pki = Pki::new().await;
+    pki.cert(&["client", "--ca", &pki.path(""), "--identity", "other"])
+        .await;
+    let config = pki.path("entryway.toml");
+    let [cert, key, ca] = ["gw.example.pem", "other.key", "ca.pem"].map(|name| pki.path(name));
+    let text = format!("[gateway]\ncert = {cert:?}\nkey = {key:?}\nclient_ca = {ca:?}\n");
+    std::fs::write(&config, text).unwrap();
+    let (code, out, err) = run(&["check", "--config", &config, "-e", "127.0.0.1:1"]).await;
+    assert_eq!(code, 78, "{out}{err}");
+    for part in ["other.key", "do not belong together", "key ="] {
+        assert!(err.contains(part), "{part}: {err}");
+    }
+    assert!(!err.contains("KeyMismatch"), "{err}");
+    let gateway = Gateway::start(pki, stage.address(), &[]).await;
+    let pki = &gateway.pki;
+    let reload = || async { run(&["reload", "--control", &pki.path("control")]).await };
+    let (code, out, err) = reload().await;
+    assert_eq!(code, 0, "{out}{err}");
+    let good = pki.read("gw.example.pem");
+    std::fs::write(pki.path("gw.example.pem"), "no certificate").unwrap();
+    let (code, out, err) = reload().await;
+    assert_eq!(code, 78, "{out}{err}");
+    assert!(err.contains("gw.example.pem"), "{err}");
+    drop(gateway.alice().await);
+    std::fs::write(pki.path("gw.example.pem"), good).unwrap();
+    let (code, out, err) = reload().await;
+    assert_eq!(code, 0, "{out}{err}");
+}
+
+#[tokio::test]
+async fn only_clients_of_the_authority_are_revoked() {
+    let (pki, other) = (Pki::new().await, Pki::new().await);
+    let list = pki.read("ca.crl");
+    // Both authorities have the same name.
+    for (file, part) in [
+        (other.path("corp-alice.pem"), "not issued by this authority"),
+        (pki.path("ca.pem"), "is an authority"),
+    ] {
+        let (code, out, err) =
+            run(&["cert", "crl", "--ca", &pki.path(""), "--revoke", &file]).await;
+        assert_eq!(code, 78, "{out}{err}");
+        assert!(err.contains(part), "{err}");
+        assert_eq!(pki.read("ca.crl"), list);
+    }
+    let own = pki.path("corp-alice.pem");
+    pki.cert(&["crl", "--ca", &pki.path(""), "--revoke", &own])
+        .await;
+    assert_ne!(pki.read("ca.crl"), list);
 }
 
 #[tokio::test]

@@ -84,6 +84,16 @@ pub trait DrillSubject {
     /// Where requests go.
     fn target(&self) -> SocketAddr;
 
+    /// Says that a drill of it is under way, for some seconds: others are refused. Ours alone cannot meet another.
+    fn claim(&mut self) -> impl Future<Output = Result<(), Error>> {
+        std::future::ready(Ok(()))
+    }
+
+    /// The drill is over.
+    fn release(&mut self) -> impl Future<Output = ()> {
+        std::future::ready(())
+    }
+
     /// Sets the fault.
     fn set(&mut self, plan: &DrillPlan) -> impl Future<Output = Result<(), Error>>;
 

@@ -348,6 +348,32 @@ fn unsafe_stays_in_its_files_and_long_files_are_one_subject() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A wall clock that jumps must neither keep a fault nor end one, nor stand in a latency: what measures and what disturbs
+/// reads the monotonic clock only.
+#[test]
+fn faults_drills_and_load_do_not_read_the_wall_clock() {
+    // The time of day at which a result was written.
+    let stamps = ["src/load/hlog.rs", "src/load/output.rs"];
+    let timed = ["drill", "faults", "interference", "load", "mock", "clock"];
+    let mut read = 0;
+    for file in files_below(&root().join("src"), ".rs") {
+        let name = relative(&file);
+        let parts: Vec<&str> = name.split(['/', '.']).collect();
+        if !timed.iter().any(|one| parts.contains(one)) || stamps.contains(&name.as_str()) {
+            continue;
+        }
+        read += 1;
+        let text = without_tests(&fs::read_to_string(&file).unwrap());
+        for clock in ["SystemTime", "Timestamp", "Zoned"] {
+            assert!(
+                !text.contains(clock),
+                "{name} reads the wall clock: {clock}"
+            );
+        }
+    }
+    assert!(read > 40, "only {read} files");
+}
+
 #[test]
 fn a_type_name_stands_once_in_the_crate() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -1,6 +1,7 @@
 //! A running instance as the subject of a drill: its admin API is read, its faults API is driven.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Instance {
     listener: SocketAddr,
     /// Zone of each endpoint, by name.
     zones: HashMap<String, String>,
+    /// The word that this drill has made up for itself.
+    by: String,
     /// Bytes of each connection to another zone when the fault was set.
     before: Option<HashMap<u64, u64>>,
 }
@@ -47,7 +50,8 @@ impl Instance {
     /// Finds out about the instance that answers there; with how long it waits until it uses a zone again.
     pub async fn open(reading: HttpTarget) -> Result<(Self, Duration), Error> {
         let mut admin = Session::new(reading, BOUNDS);
-        let status: StatusJson = ask(&mut admin, "/v1/status").await.map_err(no_instance)?;
+        let status = ask(&mut admin, "/v1/status").await.map_err(no_instance);
+        let status: StatusJson = status?;
         let Some(faults) = status.faults else {
             return Err(Error::Cannot {
                 what: "the instance takes no faults: faults.bind is not set".to_owned(),
@@ -72,6 +76,7 @@ impl Instance {
             faults: HttpTarget::Tcp(faults),
             listener,
             zones: HashMap::new(),
+            by: format!("{:016x}", fastrand::u64(..)),
             before: None,
         };
         Ok((instance, returns))
@@ -112,7 +117,7 @@ impl Instance {
     }
 
     async fn endpoints(&mut self) -> Result<Vec<EndpointJson>, Error> {
-        let found: Endpoints = ask(&mut self.admin, "/v1/endpoints").await.map_err(lost)?;
+        let found: Endpoints = ask(&mut self.admin, "/v1/endpoints").await?;
         for endpoint in &found.endpoints {
             let zone = zone_of(endpoint);
             self.zones.insert(endpoint.name.clone(), zone);
@@ -122,7 +127,7 @@ impl Instance {
 
     async fn connections(&mut self) -> Result<Vec<ConnectionJson>, Error> {
         let path = "/v1/connections?limit=100000";
-        let found: ConnectionsJson = ask(&mut self.admin, path).await.map_err(lost)?;
+        let found: ConnectionsJson = ask(&mut self.admin, path).await?;
         Ok(found.connections)
     }
 
@@ -167,12 +172,23 @@ impl DrillSubject for Instance {
         self.listener
     }
 
+    async fn claim(&mut self) -> Result<(), Error> {
+        let path = format!("/faults/drill/claim?by={}", self.by);
+        self.change(Method::POST, &path).await.map(drop)
+    }
+
+    async fn release(&mut self) {
+        let path = format!("/faults/drill/claim?by={}", self.by);
+        // Otherwise it ends by itself.
+        let _ = self.change(Method::DELETE, &path).await;
+    }
+
     async fn set(&mut self, plan: &DrillPlan) -> Result<(), Error> {
         if plan.rate == 0.0 {
             self.before = Some(self.elsewhere(plan).await?);
         }
         let ttl = crate::duration::show(plan.length + LONGER);
-        let mut path = format!("/faults/drill?kind={}&ttl={ttl}", plan.kind);
+        let mut path = format!("/faults/drill?kind={}&ttl={ttl}&by={}", plan.kind, self.by);
         if let Some(zone) = &plan.zone {
             path.push_str(&format!("&zone={}", encode(zone)));
         }
@@ -259,17 +275,24 @@ fn zone_of(endpoint: &EndpointJson) -> String {
         .unwrap_or_else(|| endpoint.name.clone())
 }
 
-async fn ask<T: DeserializeOwned>(admin: &mut Session, path: &str) -> Result<T, String> {
-    let answer = admin.get(path).await.map_err(|error| error.to_string())?;
-    if !answer.status.is_success() {
-        return Err(format!("{path}: {}", answer.status));
+async fn ask<T: DeserializeOwned>(admin: &mut Session, path: &str) -> Result<T, Error> {
+    let answer = admin.get(path).await.map_err(|error| match &error {
+        client::Error::Connect(_, cause) if cause.kind() == ErrorKind::PermissionDenied => {
+            Error::NotAllowed(error.to_string())
+        }
+        _ => Error::Lost(error.to_string()),
+    })?;
+    let failed = format!("{path}: {}", answer.status);
+    match answer.status {
+        status if status.is_success() => serde_json::from_slice(&answer.body)
+            .map_err(|error| Error::Lost(format!("{path}: the answer is not entryway's: {error}"))),
+        StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST => Err(Error::NotAllowed(failed)),
+        _ => Err(Error::Lost(failed)),
     }
-    serde_json::from_slice(&answer.body)
-        .map_err(|error| format!("{path}: the answer is not entryway's: {error}"))
 }
 
 /// By the settings in force, the longest over all upstreams.
-async fn returns_within(admin: &mut Session) -> Result<Duration, String> {
+async fn returns_within(admin: &mut Session) -> Result<Duration, Error> {
     let config: Value = ask(admin, "/v1/config").await?;
     let mut longest = None;
     find_after(&config, &mut longest);
@@ -296,10 +319,10 @@ fn said(answer: &Answer) -> String {
     text.map_or_else(|| answer.text(), str::to_owned)
 }
 
-fn no_instance(why: String) -> Error {
-    Error::NoInstance(why)
-}
-
-fn lost(why: String) -> Error {
-    Error::Lost(why)
+/// Before anything is under way, nothing is lost.
+fn no_instance(error: Error) -> Error {
+    match error {
+        Error::Lost(why) => Error::NoInstance(why),
+        other => other,
+    }
 }

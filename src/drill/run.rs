@@ -39,6 +39,8 @@ struct DrillRun<'a, S> {
     subject: &'a mut S,
     tell: &'a mut dyn Tell,
     began: Instant,
+    /// When it was last said that the drill is under way.
+    claimed: Instant,
     times: Times,
     seen: Seen,
     samples: Samples,
@@ -60,6 +62,18 @@ pub async fn run<S: DrillSubject>(
     plan: &DrillPlan,
     subject: &mut S,
     tell: &mut dyn Tell,
+    interrupt: Interrupt,
+) -> Result<DrillReport, Error> {
+    subject.claim().await?;
+    let outcome = run_claimed(plan, subject, tell, interrupt).await;
+    subject.release().await;
+    outcome
+}
+
+async fn run_claimed<S: DrillSubject>(
+    plan: &DrillPlan,
+    subject: &mut S,
+    tell: &mut dyn Tell,
     mut interrupt: Interrupt,
 ) -> Result<DrillReport, Error> {
     let samples = Samples::default();
@@ -73,6 +87,7 @@ pub async fn run<S: DrillSubject>(
         subject,
         tell,
         began: Instant::now(),
+        claimed: Instant::now(),
         times: Times {
             began: now,
             ..Times::default()
@@ -205,6 +220,10 @@ impl<S: DrillSubject> DrillRun<'_, S> {
     }
 
     async fn look(&mut self) -> Result<DrillView, Error> {
+        if self.claimed.elapsed() >= ALIVE {
+            self.claimed = Instant::now();
+            self.subject.claim().await?;
+        }
         let asked = clock::now();
         let view = self.subject.look(self.plan).await?;
         let now = clock::now();

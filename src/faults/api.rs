@@ -59,6 +59,8 @@ enum Call<'a> {
     SetDrill,
     KeepDrill,
     EndDrill,
+    ClaimDrill,
+    ReleaseDrill,
 }
 
 // === impl Call ===
@@ -90,12 +92,14 @@ impl<'a> Call<'a> {
             ["faults", "drill"] if post => Self::SetDrill,
             ["faults", "drill"] if delete => Self::EndDrill,
             ["faults", "drill", "alive"] if post => Self::KeepDrill,
+            ["faults", "drill", "claim"] if post => Self::ClaimDrill,
+            ["faults", "drill", "claim"] if delete => Self::ReleaseDrill,
             ["version" | "reset" | "proxies" | "populate" | "faults"]
             | ["proxies", _]
             | ["proxies", _, "toxics"]
             | ["proxies", _, "toxics", _]
             | ["faults", "deadman" | "drill"]
-            | ["faults", "drill", "alive"] => {
+            | ["faults", "drill", "alive" | "claim"] => {
                 let mut reply = plain(StatusCode::METHOD_NOT_ALLOWED, "");
                 reply.headers_mut().remove("content-type");
                 return Err(Box::new(reply));
@@ -197,6 +201,14 @@ impl Api {
                 engine.end_drill()?;
                 no_content()
             }
+            Call::ClaimDrill => {
+                engine.claim_drill(claimant(request)?)?;
+                no_content()
+            }
+            Call::ReleaseDrill => {
+                engine.release_drill(claimant(request)?);
+                no_content()
+            }
         })
     }
 
@@ -209,7 +221,8 @@ impl Api {
         let ttl = request.param("ttl").map(crate::duration::parse).transpose();
         let ttl = ttl.map_err(|why| ApiError::bad(format!("ttl: {why}")))?;
         let zone = request.param("zone").filter(|zone| !zone.is_empty());
-        Ok(self.engine.set_drill(kind, zone, ttl)?)
+        let by = request.param("by");
+        Ok(self.engine.set_drill(kind, zone, ttl, by)?)
     }
 
     async fn create(&self, body: &[u8]) -> ApiResult {
@@ -284,6 +297,17 @@ fn parse_all(body: &[u8]) -> Result<Vec<ProxyRequest>, ApiError> {
         .iter()
         .map(ProxyRequest::of)
         .collect()
+}
+
+/// Who drives a drill: any word that the caller has made up, of bounded length.
+fn claimant(request: &Request) -> Result<&str, ApiError> {
+    let by = request.param("by").unwrap_or("");
+    match by.len() {
+        1..=64 => Ok(by),
+        _ => Err(ApiError::bad(
+            "by must be a word of 1 to 64 bytes".to_owned(),
+        )),
+    }
 }
 
 fn required(value: Option<String>, what: &str) -> Result<String, ApiError> {

@@ -69,6 +69,13 @@ pub(super) enum LiveFault {
     Forgotten,
 }
 
+/// Whose drill is under way, before and after its fault too. It ends when it is not said again in time.
+#[derive(Debug)]
+pub(super) struct DrillClaim {
+    by: String,
+    until: Instant,
+}
+
 /// A drill's fault that is set.
 #[derive(Debug)]
 pub(super) struct DrillFault {
@@ -134,6 +141,25 @@ impl DrillKind {
 impl std::fmt::Display for DrillKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+// === impl DrillClaim ===
+
+impl DrillClaim {
+    pub(super) fn new(by: &str) -> Self {
+        Self {
+            by: by.to_owned(),
+            until: Instant::now() + DEADMAN,
+        }
+    }
+
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.until <= now
+    }
+
+    pub(super) fn is_of(&self, by: Option<&str>) -> bool {
+        by == Some(self.by.as_str())
     }
 }
 

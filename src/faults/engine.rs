@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::carry::{self, Chain};
-use super::drill::{DrillFault, LiveFault, Zones};
+use super::drill::{DrillClaim, DrillFault, LiveFault, Zones};
 use super::proxy::{EngineError, Listeners, ProxyFaults, ProxySpec, ProxyView};
 use super::toxic::{Toxic, ToxicRequest, ToxicSubject, parse_update, seconds, stream_of};
 use crate::clock::{self, Moment};
@@ -48,6 +48,7 @@ struct Inner {
     zones: Box<dyn Zones>,
     interference: Interference,
     drill: Mutex<Option<DrillFault>>,
+    claim: Mutex<Option<DrillClaim>>,
     has_drill: AtomicBool,
     /// Held while listeners are opened, closed or led elsewhere.
     opening: tokio::sync::Mutex<()>,
@@ -92,6 +93,7 @@ impl Engine {
                 zones,
                 interference,
                 drill: Mutex::default(),
+                claim: Mutex::default(),
                 has_drill: AtomicBool::new(false),
                 opening: tokio::sync::Mutex::default(),
                 proxies: Mutex::default(),

@@ -12,7 +12,7 @@ use super::{Engine, Inner, lock};
 use crate::clock;
 use crate::connection::Entry;
 use crate::events::event;
-use crate::faults::drill::{DEADMAN, DrillFault, DrillKind, LiveFault};
+use crate::faults::drill::{DEADMAN, DrillClaim, DrillFault, DrillKind, LiveFault};
 use crate::faults::proxy::EngineError;
 use crate::faults::toxic::seconds;
 use crate::interference::Disturbance;
@@ -23,15 +23,48 @@ const QUIET: Duration = Duration::from_secs(1);
 // === impl Engine ===
 
 impl Engine {
+    /// One drives a drill, from its first request to the return of its zone: others are refused, also while no fault of
+    /// it stands. Is to be said again within [`DEADMAN`].
+    pub fn claim_drill(&self, by: &str) -> Result<(), EngineError> {
+        let mut claim = lock(&self.inner.claim);
+        self.refuse_others(&mut claim, Some(by))?;
+        if claim.is_none()
+            && let Some(drill) = &*lock(&self.inner.drill)
+        {
+            return Err(runs(Some(drill)));
+        }
+        *claim = Some(DrillClaim::new(by));
+        Ok(())
+    }
+
+    /// That drill is over.
+    pub fn release_drill(&self, by: &str) {
+        lock(&self.inner.claim).take_if(|claim| claim.is_of(Some(by)));
+    }
+
+    fn refuse_others(
+        &self,
+        claim: &mut Option<DrillClaim>,
+        by: Option<&str>,
+    ) -> Result<(), EngineError> {
+        claim.take_if(|claim| claim.is_over(Instant::now()));
+        match claim {
+            Some(claim) if !claim.is_of(by) => Err(runs(lock(&self.inner.drill).as_ref())),
+            _ => Ok(()),
+        }
+    }
+
     /// Sets the fault of a drill, in the zone in use where none is given; for `ttl` at most, and only as long as
-    /// [`Engine::keep_drill`] is called in time.
+    /// [`Engine::keep_drill`] is called in time. Refused while a drill is claimed that is not `by`'s.
     pub fn set_drill(
         &self,
         kind: DrillKind,
         zone: Option<&str>,
         ttl: Option<Duration>,
+        by: Option<&str>,
     ) -> Result<Value, EngineError> {
         let inner = &self.inner;
+        self.refuse_others(&mut lock(&inner.claim), by)?;
         let all = inner.zones.addresses();
         let zone = match (kind.has_zone(), zone) {
             (false, None) => None,
@@ -63,10 +96,7 @@ impl Engine {
         {
             let mut drill = lock(&inner.drill);
             if let Some(drill) = &*drill {
-                return Err(EngineError::DrillRuns(format!(
-                    "there is one already, {}",
-                    drill.name()
-                )));
+                return Err(runs(Some(drill)));
             }
             let mut new = DrillFault::new(kind, zone.clone(), ttl, at_rest);
             new.take_addresses(all);
@@ -130,6 +160,13 @@ impl Engine {
             .as_ref()
             .map(|drill| drill.next_look(now))
     }
+}
+
+fn runs(drill: Option<&DrillFault>) -> EngineError {
+    EngineError::DrillRuns(match drill {
+        Some(drill) => format!("there is one already, {}", drill.name()),
+        None => "there is one already, before or after its fault".to_owned(),
+    })
 }
 
 // === impl Inner ===

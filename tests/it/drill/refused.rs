@@ -1,10 +1,13 @@
 //! What cannot be drilled, and that nothing is touched then.
 
+use entryway::mock::ZoneMode;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use super::{Ground, run, start};
 use crate::harness::client::http;
-use crate::harness::{Conf, Entryway, no_leaks};
+use crate::harness::{Conf, Entryway, eventually, no_leaks};
 
 #[tokio::test]
 async fn a_command_line_that_is_not_understood_touches_nothing() {
@@ -118,6 +121,64 @@ async fn there_is_one_drill_at_a_time() {
     no_leaks(ground.entryway).await;
 }
 
+/// Before its fault is set, and after it has gone.
+#[tokio::test]
+async fn a_drill_keeps_others_away_from_its_beginning_to_its_end() {
+    let ground = Ground::new().await;
+    let admin = ground.admin();
+    let mut first = start(&["zone-down", "--admin", &admin, "--for", "1s"]);
+    let refused = async || {
+        let (code, _, err) = run(&["zone-slow", "--admin", &admin, "--rate", "0"]).await;
+        assert_eq!(code, 1, "{err}");
+        assert!(err.contains("another drill runs"), "{err}");
+        let (status, body) = http(ground.faults, "POST", "/faults/drill?kind=sleep").await;
+        assert_eq!(status, 409, "{body}");
+        body
+    };
+    eventually("it sends", || first.err().contains("requests a second")).await;
+    let body = refused().await;
+    // A machine that stands still for two seconds may have come to the fault.
+    if ground.events() == (0, 0) {
+        assert!(body.contains("before or after its fault"), "{body}");
+    }
+    ground.wait_until_set(true).await;
+    // So that its zone does not return.
+    ground.mock.set_mode("a", ZoneMode::Dead).await.unwrap();
+    eventually("it waits", || {
+        first.err().contains("waiting for the return")
+    })
+    .await;
+    assert_eq!(ground.events(), (1, 1));
+    let body = refused().await;
+    assert!(body.contains("before or after its fault"), "{body}");
+    first.signal(rustix::process::Signal::INT);
+    assert_eq!(first.wait().await.code(), Some(130), "{}", first.err());
+    let next = http(ground.faults, "POST", "/faults/drill?kind=sleep").await;
+    assert_eq!(next.0, 200, "it is over: {}", next.1);
+    assert_eq!(http(ground.faults, "POST", "/reset").await.0, 204);
+    no_leaks(ground.entryway).await;
+}
+
+/// Reading needs no token, and faults take none: what is left is an instance that is not for us.
+#[tokio::test]
+async fn an_instance_that_is_not_for_us_ends_it_with_77() {
+    for status in ["403 Forbidden", "421 Misdirected Request"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        let (code, out, err) = run(&["zone-down", "--admin", &admin]).await;
+        assert_eq!(code, 77, "{status}: {out}{err}");
+        assert!(err.contains("another user"), "{err}");
+    }
+}
+
 #[tokio::test]
 async fn the_api_refuses_what_it_does_not_know() {
     let ground = Ground::new().await;
@@ -130,6 +191,8 @@ async fn the_api_refuses_what_it_does_not_know() {
         ("GET", "/faults/drill", 405),
         ("DELETE", "/faults/drill", 404),
         ("POST", "/faults/drill/alive", 404),
+        ("POST", "/faults/drill/claim", 400),
+        ("GET", "/faults/drill/claim", 405),
     ] {
         let (answer, body) = http(ground.faults, method, path).await;
         assert_eq!(answer, status, "{method} {path}: {body}");

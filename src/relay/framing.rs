@@ -187,8 +187,11 @@ impl Framing {
                 bytes = &bytes[passed..];
                 continue;
             }
-            let used = self.line(direction, bytes, &mut progress);
-            bytes = &bytes[used..];
+            bytes = &bytes[self.fields(direction, bytes)..];
+            if !bytes.is_empty() && !self.unknown {
+                let used = self.line(direction, bytes, &mut progress);
+                bytes = &bytes[used..];
+            }
         }
         progress
     }
@@ -231,6 +234,36 @@ impl Framing {
         } else {
             self.complete(direction, progress);
         }
+    }
+
+    /// Takes the whole fields of a head, which most lines are; how many bytes they were. Leaves anything else to
+    /// [`Framing::line`].
+    fn fields(&mut self, direction: Direction, bytes: &[u8]) -> usize {
+        let state = self.scanners[direction.index()].state;
+        if state != ParserState::Fields || self.is_split(direction) {
+            return 0;
+        }
+        let scanner = &mut self.scanners[direction.index()];
+        let mut used = 0;
+        while let [first, ..] = &bytes[used..]
+            && !matches!(first, b'\r' | b'\n')
+            && let LineEnd::At(end) = line_end(&bytes[used..])
+            && end <= KEPT_LINE
+            && scanner.head + (end as u32) < MAX_HEAD
+        {
+            let line = &bytes[used..used + end];
+            scanner.head += end as u32 + 1;
+            used += end + 1;
+            if scanner
+                .field(line.strip_suffix(b"\r").unwrap_or(line))
+                .is_break()
+            {
+                self.unknown = true;
+                self.partial = None;
+                break;
+            }
+        }
+        used
     }
 
     /// Takes the next line, or what there is of it; how many bytes it was.
@@ -416,11 +449,13 @@ impl Framing {
     /// Whether a message of this direction has begun and is not complete.
     fn is_inside(&self, direction: Direction) -> bool {
         let index = direction.index();
-        self.scanners[index].state != ParserState::Start
-            || self
-                .partial
-                .as_ref()
-                .is_some_and(|both| !both[index].is_empty())
+        self.scanners[index].state != ParserState::Start || self.is_split(direction)
+    }
+
+    /// Whether the beginning of a line of this direction is kept.
+    fn is_split(&self, direction: Direction) -> bool {
+        let both = self.partial.as_deref();
+        both.is_some_and(|both| !both[direction.index()].is_empty())
     }
 
     /// Whether the youngest of the open requests has a body that is under way.
@@ -446,15 +481,13 @@ impl Framing {
 
 impl Scanner {
     fn request_line(&mut self, line: &[u8]) -> Flow {
-        let first = memchr(b' ', line);
-        let last = line.iter().rposition(|byte| *byte == b' ');
-        let (Some(first), Some(last)) = (first, last) else {
+        let Some(([front @ .., b' '], http)) = line.split_last_chunk::<8>() else {
             return Flow::Break(());
         };
-        let (method, target) = (
-            &line[..first],
-            line.get(first + 1..last).unwrap_or_default(),
-        );
+        let Some(first) = memchr(b' ', front) else {
+            return Flow::Break(());
+        };
+        let (method, target) = (&front[..first], &front[first + 1..]);
         if !is_token(method)
             || method.len() >= MAX_METHOD
             || target.is_empty()
@@ -462,7 +495,7 @@ impl Scanner {
         {
             return Flow::Break(());
         }
-        self.flags = UNFOLDABLE | version(&line[last + 1..])?;
+        self.flags = UNFOLDABLE | version(http)?;
         if method == b"HEAD" {
             self.flags |= HEAD;
         }
@@ -503,8 +536,7 @@ impl Scanner {
         if let [b' ' | b'\t', ..] = line {
             return known(self.flags & UNFOLDABLE == 0);
         }
-        // Told from the lengths by its first letter, as nearly all fields are.
-        if line[0].is_ascii_alphabetic() && !matches!(line[0] | 0x20, b'c' | b't') {
+        if !may_name_length(line) {
             self.flags &= !UNFOLDABLE;
             return Flow::Continue(());
         }
@@ -547,6 +579,26 @@ impl Field {
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => Field::TransferEncoding,
             _ => Field::Other,
         }
+    }
+}
+
+/// Whether the name of a field can be one that framing depends on. Nearly all are told from these by their first letter,
+/// the others by what follows it.
+fn may_name_length(line: &[u8]) -> bool {
+    const BEGINNINGS: [&[u8; 9]; 2] = [b"content-l", b"transfer-"];
+    let first = line[0] | 0x20;
+    if first.is_ascii_lowercase() && !matches!(first, b'c' | b't') {
+        return false;
+    }
+    let Some(begin) = line.first_chunk::<9>() else {
+        return true;
+    };
+    match begin.iter().position(|byte| !TOKEN[usize::from(*byte)]) {
+        // A shorter name; or one with what is no part of a name.
+        Some(at) => begin[at] != b':' || at == 0,
+        None => BEGINNINGS
+            .iter()
+            .any(|name| begin.eq_ignore_ascii_case(*name)),
     }
 }
 
@@ -594,35 +646,24 @@ fn trim(mut text: &[u8]) -> &[u8] {
     text
 }
 
+/// The bytes of a token: RFC 9110, section 5.6.2.
+const TOKEN: [bool; 256] = {
+    let marks = b"!#$%&'*+-.^_`|~";
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut mark = 0;
+    while mark < marks.len() {
+        table[marks[mark] as usize] = true;
+        mark += 1;
+    }
+    table
+};
+
 fn is_token(text: &[u8]) -> bool {
-    /// RFC 9110, section 5.6.2.
-    const TOKEN: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0;
-        while byte < 128 {
-            let c = byte as u8;
-            table[byte] = c.is_ascii_alphanumeric()
-                || matches!(
-                    c,
-                    b'!' | b'#'
-                        | b'$'
-                        | b'%'
-                        | b'&'
-                        | b'\''
-                        | b'*'
-                        | b'+'
-                        | b'-'
-                        | b'.'
-                        | b'^'
-                        | b'_'
-                        | b'`'
-                        | b'|'
-                        | b'~'
-                );
-            byte += 1;
-        }
-        table
-    };
     !text.is_empty() && text.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
 
@@ -636,8 +677,7 @@ fn version(text: &[u8]) -> ControlFlow<(), u8> {
 }
 
 fn decimal(text: &[u8]) -> ControlFlow<(), u64> {
-    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    number(text, is_number, 19, 10)
+    number(text, 19, 10)
 }
 
 /// The size in front of chunk extensions.
@@ -647,17 +687,23 @@ fn chunk_size(line: &[u8]) -> ControlFlow<(), u64> {
         .take_while(|byte| byte.is_ascii_hexdigit())
         .count();
     let (size, rest) = line.split_at(digits);
-    let is_number = digits > 0 && matches!(trim(rest), [] | [b';', ..]);
-    number(size, is_number, 16, 16)
+    known(matches!(trim(rest), [] | [b';', ..]))?;
+    number(size, 16, 16)
 }
 
-fn number(text: &[u8], is_number: bool, digits: usize, radix: u32) -> ControlFlow<(), u64> {
-    let value = (is_number && text.len() <= digits)
-        .then(|| str::from_utf8(text).ok())
-        .flatten()
-        .and_then(|text| u64::from_str_radix(text, radix).ok())
-        .filter(|value| i64::try_from(*value).is_ok());
-    value.map_or(ControlFlow::Break(()), ControlFlow::Continue)
+/// At most so many digits, below 2^63.
+fn number(text: &[u8], most: usize, radix: u32) -> ControlFlow<(), u64> {
+    known((1..=most).contains(&text.len()))?;
+    let mut value = 0;
+    for byte in text {
+        let Some(digit) = char::from(*byte).to_digit(radix) else {
+            return ControlFlow::Break(());
+        };
+        // 19 decimal digits, as 16 hexadecimal ones, are less than 2^64.
+        value = value * u64::from(radix) + u64::from(digit);
+    }
+    known(i64::try_from(value).is_ok())?;
+    ControlFlow::Continue(value)
 }
 
 fn ends_in_chunked(value: &[u8]) -> bool {

@@ -186,7 +186,12 @@ async fn the_number_that_is_said_is_the_number_that_is_served() {
 /// Pipes and spares take only their share: whoever connects, asks or probes has descriptors left.
 #[tokio::test]
 async fn stalled_downloads_and_spares_leave_room_for_others() {
-    let streams = Upstream::source(64 << 20).await;
+    // For ever, and without holding it all: there are many of them.
+    let streams = Upstream::start("127.0.0.1:0", |mut stream, _| async move {
+        let chunk = [b'x'; 16 * 1024];
+        while stream.write_all(&chunk).await.is_ok() {}
+    })
+    .await;
     let conf = Conf::to(&[streams.address]);
     let conf = conf
         .upstream(r#"health.kind = "tcp""#)

@@ -47,6 +47,8 @@ const QUIETNESS: Duration = Duration::from_secs(2);
 
 /// How often the age of connections is checked while nothing else happens.
 const AGE_CHECK: Duration = Duration::from_secs(1);
+/// Signals of urgent data that are passed on; one client can send any number, and each wakes every connection.
+const URGENT_MAX: u32 = 100;
 
 /// One upstream, as far as the supervisor is concerned.
 #[derive(Clone, Debug)]
@@ -263,17 +265,23 @@ impl Drop for Supervisor {
 }
 
 /// Passes on that some socket has urgent data, at most once in a tick. Where the signal cannot be had, relays ask for
-/// themselves.
+/// themselves; so they do after [`URGENT_MAX`], because each signal wakes every connection, and one client can go on
+/// sending urgent data.
 async fn report_urgent(registry: Registry, counters: Arc<RelayShared>) {
     let Ok(mut signals) = signal(SignalKind::from_raw(libc::SIGURG)) else {
         return;
     };
     counters.urgent.begin();
-    while signals.recv().await.is_some() {
+    for _ in 0..URGENT_MAX {
+        if signals.recv().await.is_none() {
+            break;
+        }
         counters.urgent.record();
         registry.each(|entry| entry.commands.look());
         tokio::time::sleep(constants::TICK).await;
     }
+    counters.urgent.end();
+    registry.each(|entry| entry.commands.look());
 }
 
 /// Resolves when an upstream asks something of established connections.

@@ -42,6 +42,11 @@ impl UrgentNews {
         let _ = self.0.compare_exchange(0, 1, Relaxed, Relaxed);
     }
 
+    /// Nobody takes it any more: every relay asks for itself, and has to look once.
+    pub fn end(&self) {
+        self.0.store(0, Relaxed);
+    }
+
     /// The signal has come. Every relay has to look afterwards: one may have received up to the mark just before.
     pub fn record(&self) {
         self.0.fetch_add(1, Relaxed);
@@ -136,5 +141,11 @@ mod tests {
         (&client).write_all(b"x").unwrap();
         assert!(mark.stopped(&server, 1000, &news));
         assert!(asks(&mark));
+        news.end();
+        mark.quiet = REACH;
+        assert!(
+            mark.stopped(&server, 1000, &news),
+            "the mark is still there"
+        );
     }
 }

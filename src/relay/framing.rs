@@ -1,30 +1,32 @@
 //! Passive HTTP/1.1 framing: where requests and answers begin and end, known from the bytes that pass.
 //!
 //! [`Framing`] is shown the bytes of both directions in the order in which they are read, in pieces of any size. It
-//! never changes, holds or delays one; it has no clock and does no I/O. What it knows is a [`Phase`]: between
+//! never changes, holds or delays one; it has no clock and does no I/O. What it knows is a [`HttpPhase`]: between
 //! answers, request under way, waiting, answer under way, or unknown.
 //!
 //! The rules are those of RFC 9112. Where the two sides could read a message differently (contradictory, repeated or
 //! malformed lengths, a folded length, a stray CR, an answer to no request, anything that is not HTTP/1.x), the
-//! result is [`Phase::Unknown`] and stays so: the caller then falls back on silence as the sign of rest. It is never
+//! result is [`HttpPhase::Unknown`] and stays so: the caller then falls back on silence as the sign of rest. It is never
 //! a guess, because a wrong "between answers" would close a connection inside an answer. After `CONNECT` and `101`
 //! the connection carries another protocol and is unknown too.
 //!
 //! State is a few dozen bytes; memory is taken only for a line that is split between two pieces, and given back with
 //! its end. The length of a line that is kept is bounded.
 
-use std::ops::ControlFlow;
-
-use memchr::{memchr, memchr3};
+use memchr::memchr;
 
 use crate::types::Direction;
+use grammar::{
+    Field, Flow, LineEnd, MAX_METHOD, chunk_size, decimal, ends_in_chunked, field_name, is_token,
+    known, line_end, may_begin_answer, may_begin_request, may_name_length, trim, version,
+};
+
+mod grammar;
 
 /// Longest head, trailer section or chunk-size line. Longer ones are legal, and unknown.
 const MAX_HEAD: u32 = 64 << 10;
 /// Requests that may be unanswered at once (pipelining).
 const MAX_PIPELINED: u8 = 32;
-/// Longest method and its space.
-const MAX_METHOD: usize = 24;
 /// A split line longer than this is cut down to its two ends.
 const KEPT_LINE: usize = 4096;
 /// What is kept of its beginning: a method, or a field's name.
@@ -116,9 +118,6 @@ const BODILESS: u8 = 16;
 const INTERIM: u8 = 32;
 /// The request is a HEAD.
 const HEAD: u8 = 64;
-
-/// `Break`: what follows cannot be told apart any more.
-type Flow = ControlFlow<()>;
 
 // === impl Phase ===
 
@@ -562,157 +561,6 @@ impl Scanner {
     }
 }
 
-/// The fields that framing depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
-    ContentLength,
-    TransferEncoding,
-    Other,
-}
-
-// === impl Field ===
-
-impl Field {
-    fn of(name: &[u8]) -> Self {
-        match name.len() {
-            14 if name.eq_ignore_ascii_case(b"content-length") => Field::ContentLength,
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => Field::TransferEncoding,
-            _ => Field::Other,
-        }
-    }
-}
-
-/// Whether the name of a field can be one that framing depends on. Nearly all are told from these by their first letter,
-/// the others by what follows it.
-fn may_name_length(line: &[u8]) -> bool {
-    const BEGINNINGS: [&[u8; 9]; 2] = [b"content-l", b"transfer-"];
-    let first = line[0] | 0x20;
-    if first.is_ascii_lowercase() && !matches!(first, b'c' | b't') {
-        return false;
-    }
-    let Some(begin) = line.first_chunk::<9>() else {
-        return true;
-    };
-    match begin.iter().position(|byte| !TOKEN[usize::from(*byte)]) {
-        // A shorter name; or one with what is no part of a name.
-        Some(at) => begin[at] != b':' || at == 0,
-        None => BEGINNINGS
-            .iter()
-            .any(|name| begin.eq_ignore_ascii_case(*name)),
-    }
-}
-
-fn known(holds: bool) -> Flow {
-    if holds {
-        Flow::Continue(())
-    } else {
-        Flow::Break(())
-    }
-}
-
-/// Where a line ends.
-enum LineEnd {
-    /// Its LF is there.
-    At(usize),
-    /// Not in these bytes.
-    Later,
-    /// It has a CR that ends no line, or a NUL: some take the first for a line end, some cut at the second.
-    Stray,
-}
-
-fn line_end(bytes: &[u8]) -> LineEnd {
-    match memchr3(b'\n', b'\r', b'\0', bytes) {
-        None => LineEnd::Later,
-        Some(at) => match (bytes[at], bytes.get(at + 1)) {
-            (b'\n', _) => LineEnd::At(at),
-            (b'\r', Some(b'\n')) => LineEnd::At(at + 1),
-            (b'\r', None) => LineEnd::Later,
-            _ => LineEnd::Stray,
-        },
-    }
-}
-
-/// The name before the colon; `None` where there is none, or it is none: a space before the colon included.
-fn field_name(line: &[u8]) -> Option<&[u8]> {
-    let name = &line[..memchr(b':', line)?];
-    is_token(name).then_some(name)
-}
-
-/// Without the white space around it that RFC 9110 allows: other kinds are part of the value.
-fn trim(mut text: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
-        text = rest;
-    }
-    text
-}
-
-/// The bytes of a token: RFC 9110, section 5.6.2.
-const TOKEN: [bool; 256] = {
-    let marks = b"!#$%&'*+-.^_`|~";
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        table[byte] = (byte as u8).is_ascii_alphanumeric();
-        byte += 1;
-    }
-    let mut mark = 0;
-    while mark < marks.len() {
-        table[marks[mark] as usize] = true;
-        mark += 1;
-    }
-    table
-};
-
-fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| TOKEN[usize::from(*byte)])
-}
-
-/// The flag of an HTTP/1.x version.
-fn version(text: &[u8]) -> ControlFlow<(), u8> {
-    match text {
-        b"HTTP/1.0" => ControlFlow::Continue(OLD),
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => ControlFlow::Continue(0),
-        _ => ControlFlow::Break(()),
-    }
-}
-
-fn decimal(text: &[u8]) -> ControlFlow<(), u64> {
-    number(text, 19, 10)
-}
-
-/// The size in front of chunk extensions.
-fn chunk_size(line: &[u8]) -> ControlFlow<(), u64> {
-    let digits = line
-        .iter()
-        .take_while(|byte| byte.is_ascii_hexdigit())
-        .count();
-    let (size, rest) = line.split_at(digits);
-    known(matches!(trim(rest), [] | [b';', ..]))?;
-    number(size, 16, 16)
-}
-
-/// At most so many digits, below 2^63.
-fn number(text: &[u8], most: usize, radix: u32) -> ControlFlow<(), u64> {
-    known((1..=most).contains(&text.len()))?;
-    let mut value = 0;
-    for byte in text {
-        let Some(digit) = char::from(*byte).to_digit(radix) else {
-            return ControlFlow::Break(());
-        };
-        // 19 decimal digits, as 16 hexadecimal ones, are less than 2^64.
-        value = value * u64::from(radix) + u64::from(digit);
-    }
-    known(i64::try_from(value).is_ok())?;
-    ControlFlow::Continue(value)
-}
-
-fn ends_in_chunked(value: &[u8]) -> bool {
-    let mut codings = value.rsplit(|byte| *byte == b',').map(trim);
-    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    codings.next().is_some_and(is_chunked)
-        && codings.all(|coding| !is_chunked(coding) && is_token(coding))
-}
-
 /// Whether the middle of such a line can be dropped: a length is never this long, and a name is known by now.
 fn may_be_long(state: ParserState, line: &[u8]) -> Flow {
     match state {
@@ -723,21 +571,6 @@ fn may_be_long(state: ParserState, line: &[u8]) -> Flow {
         }
         _ => Flow::Break(()),
     }
-}
-
-/// Whether a request line may begin like this.
-fn may_begin_request(line: &[u8]) -> bool {
-    match line.iter().take(MAX_METHOD).position(|byte| *byte == b' ') {
-        Some(space) => is_token(&line[..space]),
-        None => line == b"\r" || (line.len() < MAX_METHOD && is_token(line)),
-    }
-}
-
-/// Whether a status line may begin like this.
-fn may_begin_answer(line: &[u8]) -> bool {
-    const HTTP: &[u8] = b"HTTP/1.";
-    let common = line.len().min(HTTP.len());
-    line[..common] == HTTP[..common]
 }
 
 #[cfg(test)]

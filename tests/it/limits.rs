@@ -47,6 +47,11 @@ async fn a_flood_on_64_descriptors() {
     let echo = Upstream::echo().await;
     let mut process = Process::with_limit(&Conf::to(&[echo.address]), Some(64)).await;
     let (address, admin) = (process.address(), process.admin().await);
+    // Those who ask for nothing keep no answer from others.
+    let mut idle = Vec::new();
+    for _ in 0..40 {
+        idle.push(TcpStream::connect(admin).await.unwrap());
+    }
     let mut flood = Vec::new();
     for _ in 0..300 {
         flood.push(TcpStream::connect(address).await.unwrap());

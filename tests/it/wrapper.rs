@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::harness::child::{Process, command, run};
 use crate::harness::eventually;
-use crate::harness::namespace::{as_process_one, children, first_child, prepared};
+use crate::harness::namespace::{as_process_one, children, first_child, in_a_namespace, prepared};
 use crate::harness::upstream::{Upstream, datomic, hung, refused};
 
 /// What a parent may have done to the signal mask.
@@ -325,7 +325,7 @@ async fn a_full_pipe_stalls_neither_the_command_nor_the_proxy() {
 /// As the first process of a container nobody else collects orphans, beside a command and without one.
 #[tokio::test]
 async fn orphans_are_reaped_by_process_one() {
-    const ORPHANS: &str = "for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 1 &); done";
+    const ORPHANS: &str = "for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 2 &); done";
     let echo = Upstream::echo().await;
     let endpoint = echo.address.to_string();
     let script = format!("echo up; read go; {ORPHANS}; exec sleep 600");
@@ -375,4 +375,51 @@ async fn orphans_are_reaped_by_process_one() {
             process.err()
         );
     }
+}
+
+/// What a terminal's interrupt key does where standard input is not that terminal: the terminal signals the whole
+/// foreground group, and the wrapper passes nothing on. Prints the signals that the command has seen after the key, and
+/// after INT to the wrapper alone.
+const INTERRUPT: &str = r#"
+exec python3 - "$0" <<'PYTHON'
+import os, pty, signal, sys, time
+COMMAND = """
+import os, signal
+seen = os.open('seen', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+signal.signal(signal.SIGINT, lambda *_: os.write(seen, b'i'))
+open('ready', 'w').close()
+while True: signal.pause()
+"""
+process, terminal = pty.fork()
+if process == 0:
+    null = os.open('/dev/null', os.O_RDONLY)
+    os.dup2(null, 0)
+    os.execv(sys.argv[1], ['entryway', 'run', '-e', '127.0.0.1:9', '--listen', '127.0.0.1:0', '--admin', 'off',
+        '--control', 'off', '--zone', 'none', '--probe', 'off', '--', sys.executable, '-c', COMMAND])
+def until(holds):
+    end = time.monotonic() + 20
+    while not holds():
+        if time.monotonic() > end: sys.exit('too late')
+        time.sleep(0.01)
+def seen():
+    return os.path.getsize('seen')
+until(lambda: os.path.exists('ready'))
+os.write(terminal, b'\x03')
+until(lambda: seen() >= 1)
+# A second one would have been passed on by now.
+time.sleep(0.5)
+after_key = seen()
+os.kill(process, signal.SIGINT)
+until(lambda: seen() > after_key)
+print(after_key, seen())
+os.kill(process, signal.SIGKILL)
+PYTHON
+"#;
+
+#[tokio::test]
+async fn the_interrupt_key_reaches_the_command_once() {
+    let Some(out) = in_a_namespace(INTERRUPT).await else {
+        return;
+    };
+    assert_eq!(out.trim(), "1 2");
 }

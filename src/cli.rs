@@ -207,12 +207,14 @@ async fn online(name: &str, matches: &ArgMatches, to: &mut Stdout) -> Result<u8,
     if name == name::EXPLAIN {
         return explain_command(matches, to).await;
     }
+    #[cfg(feature = "top")]
+    if name == name::TOP {
+        return top(matches).await;
+    }
     let instance = instance(matches).await?;
     match name {
         name::STATUS if matches.get_flag("watch") => status::watch(&instance, to).await,
         name::STATUS => status::run(&instance, output(matches), to).await,
-        #[cfg(feature = "top")]
-        name::TOP => top(&instance).await,
         name::SLO => {
             let target = matches.get_one::<f64>("target").copied().unwrap_or(99.9);
             slo::run(&instance, target, output(matches), to).await
@@ -299,13 +301,14 @@ async fn incident_command(matches: &ArgMatches, to: &mut Stdout) -> Result<u8, C
 }
 
 #[cfg(feature = "top")]
-async fn top(instance: &InstanceAddress) -> Result<u8, CliError> {
+async fn top(matches: &ArgMatches) -> Result<u8, CliError> {
     use std::io::IsTerminal as _;
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Err(CliError::new(code::NOT_UNDERSTOOD, "top needs a terminal")
             .next("entryway status, or entryway status --output json"));
     }
     // An instance that is not there is said on a usable terminal, before the screen is taken.
+    let instance = instance(matches).await?;
     instance.ask("/livez", Duration::from_secs(5)).await?;
     crate::top::run(instance.reading(), instance.control.clone())
         .await

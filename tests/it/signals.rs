@@ -20,6 +20,7 @@ enum End {
     /// As what it is: not done, 128 + the signal's number.
     NotDone,
     /// With a report of what was done, 128 + the signal's number.
+    #[cfg(feature = "load")]
     Report,
     /// It is meant to be ended so: 0.
     Done,
@@ -46,7 +47,7 @@ async fn ends(mut process: Process, pid: Option<u32>, words: String, signal: Sig
     assert!(took < Duration::from_secs(5), "{words}: {took:?}");
     let code = match end {
         End::Done => 0,
-        End::NotDone | End::Report => 128 + signal.as_raw(),
+        _ => 128 + signal.as_raw(),
     };
     let said = format!("{words}, {signal:?}: {status}\n{}", process.err());
     assert_eq!(status.code(), Some(code), "{said}");

@@ -47,6 +47,7 @@ const QUIETNESS: Duration = Duration::from_secs(2);
 
 /// How often the age of connections is checked while nothing else happens.
 const AGE_CHECK: Duration = Duration::from_secs(1);
+
 /// Signals of urgent data that are passed on; one client can send any number, and each wakes every connection.
 const URGENT_MAX: u32 = 100;
 

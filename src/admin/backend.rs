@@ -118,6 +118,13 @@ impl BackendError {
         }
     }
 
+    pub fn unknown_incident(id: &str) -> Self {
+        Self::Unknown {
+            what: format!("no incident has the id `{id}`"),
+            list: "incident list",
+        }
+    }
+
     pub fn unknown_connection(id: u64) -> Self {
         Self::Unknown {
             what: format!("no open connection has the id {id}"),

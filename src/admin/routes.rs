@@ -359,14 +359,7 @@ impl RequestHandler {
             }
             Route::Incident(id) => match self.incidents.report(id, self.events.recent()) {
                 Some(report) => http::json(StatusCode::OK, &versioned(report)),
-                None => {
-                    let what = format!("no incident has the id `{id}`");
-                    BackendError::Unknown {
-                        what,
-                        list: "incident list",
-                    }
-                    .reply()
-                }
+                None => BackendError::unknown_incident(id).reply(),
             },
             Route::EndpointAction(..)
             | Route::Close(_)

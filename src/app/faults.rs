@@ -142,7 +142,7 @@ async fn take_over(address: SocketAddr, events: &Events) -> tokio::net::TcpListe
                 events,
                 WARN,
                 "listener.down",
-                "the faults API has not got its port from the process that is replaced; tried on",
+                "the process that is replaced still holds the port of the faults API, which waits for it",
                 name = "faults",
                 error = %error,
                 hint = holder,

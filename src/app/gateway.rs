@@ -3,7 +3,6 @@
 //! A gateway opens no listener, and its settings have none: that distinguishes it from `run`.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::{BoundListener, Config, Error, Upstream};
@@ -80,14 +79,17 @@ fn listener_to(upstream: &UpstreamName) -> ListenerSettings {
 pub fn wrong_gateway_files(loaded: &Loaded) -> Option<Diagnostics> {
     let files = loaded.settings.gateway.files()?;
     let error = ServerTls::load(&files).err()?;
-    let of = |path: &Path| error.file() == Some(path);
-    let key = match &files {
-        files if of(&files.cert) => "gateway.cert",
-        files if of(&files.key) => "gateway.key",
-        files if of(&files.client_ca) => "gateway.client_ca",
-        files if files.crl.as_deref().is_some_and(of) => "gateway.crl",
-        _ => "gateway",
-    };
+    let named = [
+        ("gateway.cert", Some(files.cert.as_path())),
+        ("gateway.key", Some(files.key.as_path())),
+        ("gateway.client_ca", Some(files.client_ca.as_path())),
+        ("gateway.crl", files.crl.as_deref()),
+    ];
+    let wrong = error.file();
+    let key = named
+        .iter()
+        .find(|(_, file)| wrong.is_some() && *file == wrong)
+        .map_or("gateway", |(key, _)| key);
     Some(loaded.report([(key.to_owned(), error.to_string())]))
 }
 

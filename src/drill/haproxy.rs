@@ -158,11 +158,7 @@ impl<'a> HaProxy<'a> {
             _ => ZoneMode::Dead,
         };
         for zone in self.mocks.mock.zones() {
-            if plan
-                .zone
-                .as_deref()
-                .is_some_and(|drilled| drilled != zone.name())
-            {
+            if is_beside(plan, zone.name()) {
                 continue;
             }
             let mut behaviour = zone.behaviour();
@@ -179,11 +175,7 @@ impl<'a> HaProxy<'a> {
     fn others(&self, plan: &DrillPlan) -> HashMap<String, u64> {
         let zones = self.mocks.mock.zones().iter();
         zones
-            .filter(|zone| {
-                plan.zone
-                    .as_deref()
-                    .is_some_and(|drilled| drilled != zone.name())
-            })
+            .filter(|zone| is_beside(plan, zone.name()))
             .map(|zone| (zone.name().to_owned(), zone.counts().posts))
             .collect()
     }
@@ -247,6 +239,11 @@ impl DrillSubject for HaProxy<'_> {
     async fn held(&mut self) -> Result<Option<u64>, Error> {
         Ok(None)
     }
+}
+
+/// Whether another zone than this one is drilled.
+fn is_beside(plan: &DrillPlan, zone: &str) -> bool {
+    plan.zone.as_deref().is_some_and(|drilled| drilled != zone)
 }
 
 async fn version() -> Result<String, String> {

@@ -55,14 +55,19 @@ struct CommandSlot {
 impl CommandChannel {
     /// Sends a command and wakes the connection.
     pub fn send(&self, command: ConnectionCommand) {
-        let waker = {
+        {
             let mut slot = self.lock();
             if !matches!(slot.command, Some(ConnectionCommand::Cut(_))) {
                 slot.command = Some(command);
             }
             self.is_set.store(true, Relaxed);
-            slot.waker.clone()
-        };
+        }
+        self.wake();
+    }
+
+    /// Polls the relay again. It is woken outside of the lock, which it takes itself.
+    fn wake(&self) {
+        let waker = self.lock().waker.clone();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -77,19 +82,13 @@ impl CommandChannel {
         }
         self.last_check.store(now.as_micros(), Relaxed);
         self.check_delivery.store(true, Relaxed);
-        let waker = self.lock().waker.clone();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.wake();
     }
 
     /// Asks the relay to go on where urgent data may have stopped it.
     pub fn look(&self) {
         self.look.store(true, Relaxed);
-        let waker = self.lock().waker.clone();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.wake();
     }
 
     /// Whether something else than the relay is to carry this connection; the relay hands it over when it is told.
@@ -97,10 +96,7 @@ impl CommandChannel {
         if self.diverted.swap(diverted, Relaxed) == diverted || !diverted {
             return;
         }
-        let waker = self.lock().waker.clone();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.wake();
     }
 
     pub(super) fn is_diverted(&self) -> bool {

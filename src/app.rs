@@ -201,6 +201,8 @@ pub enum Error {
     OtherPorts(String),
     #[error("take over from the old process: {0}")]
     Handover(#[source] io::Error),
+    #[error("keep copies of the admin sockets for an upgrade: {0}")]
+    AdminCopies(#[source] io::Error),
     #[error("start the worker threads: {0}")]
     Workers(#[source] io::Error),
     #[cfg(feature = "gateway")]
@@ -275,6 +277,8 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
     };
     let inherited = handover.as_mut().map(Handover::admin).unwrap_or_default();
     let admin = admin::open(&loaded.settings.admin, asked, inherited, &events)?;
+    // Before the threads, which take what descriptors there are.
+    let admin_copies = admin.copies().map_err(Error::AdminCopies)?;
     let (lineage, promise) = match handover {
         None => (Lineage::first(), None),
         Some(handover) => {
@@ -404,7 +408,7 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
     let upgrader = Upgrader::new(upgrade::Parts {
         lineage,
         listeners: open_sockets,
-        admin: admin.copies().map_err(Error::Handover)?,
+        admin: admin_copies,
         inherited: process,
         stops: stops_sender.clone(),
         draining: draining_watcher.clone(),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::activity::Activity;
 use crate::clock;
@@ -72,6 +72,7 @@ pub struct UpstreamArgs {
 #[derive(Clone, Debug)]
 pub struct UpstreamHandle {
     observations: mpsc::Sender<Input>,
+    settling: mpsc::UnboundedSender<oneshot::Sender<()>>,
     /// Answers and orders: few, and none may be lost.
     orders: mpsc::UnboundedSender<Input>,
     dropped: Counter,
@@ -91,6 +92,7 @@ struct Actor {
     upstream: UpstreamState,
     telemetry: Telemetry,
     observations: mpsc::Receiver<Input>,
+    settling: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     orders: mpsc::UnboundedReceiver<Input>,
     current: Arc<ArcSwap<Snapshot>>,
     changes: watch::Sender<u64>,
@@ -127,11 +129,13 @@ pub fn start(
     let current = Arc::new(ArcSwap::new(first));
     let (observations, seen) = mpsc::channel(QUEUE);
     let (orders, ordered) = mpsc::unbounded_channel();
+    let (settling, settle) = mpsc::unbounded_channel();
     let (changes, changed) = watch::channel(0);
     let actor = Actor {
         upstream,
         telemetry,
         observations: seen,
+        settling: settle,
         orders: ordered,
         current: Arc::clone(&current),
         changes,
@@ -139,6 +143,7 @@ pub fn start(
     };
     let feed = UpstreamHandle {
         observations,
+        settling,
         orders,
         dropped,
         dials: Arc::clone(&actor.dials),
@@ -170,6 +175,11 @@ impl Actor {
                     Some(input) => Some(input),
                     None => return,
                 },
+                // The orders before it are in the snapshot.
+                Some(waiting) = self.settling.recv() => {
+                    let _ = waiting.send(());
+                    continue;
+                }
                 input = self.observations.recv() => input,
                 at = self.dials.recorded() => {
                     dials_watched_until = at + DIALS_WATCHED;
@@ -237,6 +247,15 @@ impl UpstreamHandle {
         };
         if !told {
             self.dropped.increment(1);
+        }
+    }
+
+    /// Resolves once the orders sent so far are in the snapshot that connections are made by.
+    pub async fn settled(&self) {
+        let (sender, settled) = oneshot::channel();
+        // Without an actor nothing is to be waited for.
+        if self.settling.send(sender).is_ok() {
+            let _ = settled.await;
         }
     }
 

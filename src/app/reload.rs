@@ -125,7 +125,7 @@ impl Reloader {
             warnings: reload.in_force.warnings.clone(),
         };
         if !dry_run {
-            self.shared.handles.apply(&config);
+            self.shared.handles.apply(&config).await;
             *self.current() = reload.in_force;
         }
         Ok(applied)
@@ -294,7 +294,8 @@ impl Handles {
 
     /// Applies new settings to new work; live connections are not touched. Upstreams and listeners are matched by name;
     /// one that appears or leaves needs a restart.
-    fn apply(&self, config: &Config) {
+    /// Ends when the next connection goes by them.
+    async fn apply(&self, config: &Config) {
         for part in &config.upstreams {
             let mut endpoints = part.endpoints.clone();
             let hop_specs = assign_hops(&part.settings, &mut endpoints);
@@ -358,6 +359,9 @@ impl Handles {
         self.resolver.set_settings(config.settings.dns.clone());
         self.resolver.set_names(all_names(&self.upstreams));
         self.events.log().apply(&config.settings.log);
+        for upstream in self.upstreams.iter() {
+            upstream.feed.settled().await;
+        }
         reload_gauges(&self.metrics, true);
         event!(self.events, INFO, "config.reload", "applied");
     }

@@ -507,6 +507,8 @@ pub(super) fn explain(error: app::Error) -> CliError {
         app::Error::OtherPorts(_) => CliError::new(code::SETTING, what)
             .next("restart the service, or give the listener its old addresses"),
         app::Error::Handover(_) => CliError::new(code::OS, what),
+        app::Error::AdminCopies(_) => CliError::new(code::OS, what)
+            .next("raise the limit of open files (RLIMIT_NOFILE, LimitNOFILE, ulimits)"),
         app::Error::Bind(bind) => match bind {
             BindError::NotAnAddress(_) | BindError::Nothing => CliError::new(code::SETTING, what),
             BindError::NotLoopback(_) => {

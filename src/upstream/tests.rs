@@ -165,6 +165,31 @@ async fn an_endpoint_that_leaves_takes_its_series_along() {
     );
 }
 
+/// Whoever waits finds what was ordered, however much is in the queue before it.
+#[tokio::test(start_paused = true)]
+async fn once_settled_every_order_is_in_the_snapshot() {
+    let (metrics, events) = (Metrics::default(), Events::new(Log::default()));
+    let (feed, view, actor) = start(config(&metrics, &events));
+    let _actor = tokio::spawn(actor);
+    for number in 0..3 * QUEUE {
+        let intent = if number % 2 == 0 {
+            input::Intent::Drain
+        } else {
+            input::Intent::Ready
+        };
+        feed.send(Input::Intent {
+            endpoint: EndpointName::new("a"),
+            intent,
+        });
+    }
+    feed.send(Input::Intent {
+        endpoint: EndpointName::new("a"),
+        intent: input::Intent::Drain,
+    });
+    feed.settled().await;
+    assert_eq!(view.load().endpoints[0].intent, input::Intent::Drain);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_drops_observations_only() {
     let (metrics, events) = (Metrics::default(), Events::new(Log::default()));

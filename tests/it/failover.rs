@@ -38,7 +38,8 @@ async fn a_refusing_endpoint_costs_next_to_nothing() {
         "preferred refuses: connect + 1 byte median {:?}, p99 {:?}",
         times[150], times[296]
     );
-    assert!(times[150] < Duration::from_millis(20), "{:?}", times[150]);
+    // Had each waited for the refused address to be given up, it would be the stagger: 300 ms.
+    assert!(times[150] < Duration::from_millis(150), "{:?}", times[150]);
     let refused = entryway.metric(
         "entryway_connect_attempts_total",
         &[("endpoint", "near"), ("result", "refused")],
@@ -78,9 +79,9 @@ async fn a_black_hole_is_overtaken() {
         "preferred is a black hole: first {first:?}, later median {:?}",
         later[25]
     );
-    // Never measured, so the stagger is `hedge_after`.
-    assert!(first < Duration::from_millis(600), "{first:?}");
-    assert!(later[25] < Duration::from_millis(20), "{later:?}");
+    // Never measured, so the stagger is 300 ms; the black hole itself is given up after 1.5 s.
+    assert!(first < Duration::from_millis(1500), "{first:?}");
+    assert!(later[25] < Duration::from_millis(150), "{later:?}");
     let lost = [("endpoint", "near"), ("result", "lost_race")];
     assert!(entryway.metric("entryway_connect_attempts_total", &lost) >= 1.0);
     no_leaks(entryway).await;

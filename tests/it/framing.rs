@@ -330,7 +330,7 @@ async fn an_endpoints_drain_moves_busy_connections_between_answers() {
     assert!(moved);
     assert!(near.bytes() >= 20);
     drop(client);
-    let lines = entryway.events("conn.close");
+    let lines = entryway.logged("conn.close").await;
     assert_eq!(lines[0]["conn.reason"], "drain_idle", "{lines:?}");
     no_leaks(entryway).await;
 }

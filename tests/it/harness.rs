@@ -130,13 +130,19 @@ impl Entryway {
 
     /// Every line of the log so far.
     pub fn log(&self) -> String {
-        self.handles.events.log().flush(Duration::from_secs(1));
+        self.handles.events.log().flush(LONG);
         self.lines.text()
     }
 
     /// Every event of this name in the log so far.
     pub fn events(&self, name: &str) -> Vec<Value> {
         events_in(&self.log(), name)
+    }
+
+    /// Every event of this name, once there is one: what an event tells of can be seen before its line is there.
+    pub async fn logged(&self, name: &str) -> Vec<Value> {
+        eventually(name, || !self.events(name).is_empty()).await;
+        self.events(name)
     }
 
     /// The `conn.close` line of the client that has this local address, once it is there.
@@ -201,7 +207,7 @@ pub struct Past {
 impl Past {
     /// Every event of this name in its log.
     pub fn events(&self, name: &str) -> Vec<Value> {
-        self.handles.events.log().flush(Duration::from_secs(5));
+        self.handles.events.log().flush(LONG);
         events_in(&self.lines.text(), name)
     }
 

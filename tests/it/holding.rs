@@ -157,7 +157,8 @@ async fn five_hundred_are_let_go_one_after_the_other() {
         "500 let go: per 100 ms {buckets:?}, peak {:.1} × mean",
         peak / mean
     );
-    assert!(peak <= 3.0 * mean && buckets.len() >= 5, "{buckets:?}");
+    // All at once they would fill one or two.
+    assert!(peak <= 200.0 && buckets.len() >= 5, "{buckets:?}");
     no_leaks(entryway).await;
 }
 

@@ -46,8 +46,8 @@ async fn one_of_another_system_is_never_used() {
     for _ in 0..30 {
         asks(&entryway, "b/one").await;
     }
-    let told = entryway.events("identity.mismatch");
-    assert!(!told.is_empty() && told[0]["level"] == "warn", "{told:?}");
+    let told = entryway.logged("identity.mismatch").await;
+    assert_eq!(told[0]["level"], "warn", "{told:?}");
     assert!(entryway.metric("entryway_identity_mismatches_total", &[("endpoint", "odd")]) >= 1.0);
     no_leaks(entryway).await;
 }
@@ -90,11 +90,7 @@ async fn without_a_majority_none_is_used_and_both_are_named() {
     let entryway = Entryway::start(&conf).await;
     let view = &entryway.handles.upstreams[0].view;
     eventually("the conflict", || view.load().identity_conflict.is_some()).await;
-    let told = entryway.log();
-    let line = told
-        .lines()
-        .find(|line| line.contains("identity.mismatch"))
-        .unwrap_or_else(|| panic!("{told}"));
+    let line = entryway.logged("identity.mismatch").await[0].to_string();
     assert!(line.contains("b/one") && line.contains("b/two"), "{line}");
     let mut client = entryway.connect().await;
     client.write_all(b"POST").await.unwrap();

@@ -96,10 +96,7 @@ async fn twenty_four_descriptors() {
     for descriptors in [22, 24] {
         processes.push(Process::with_limit(&conf, Some(descriptors)).await);
     }
-    let before: Vec<_> = processes
-        .iter()
-        .map(|process| (process.cpu(), process.err().lines().count()))
-        .collect();
+    let before: Vec<_> = processes.iter().map(Process::cpu).collect();
     let mut waiting = Vec::new();
     for process in &processes {
         for _ in 0..20 {
@@ -109,19 +106,20 @@ async fn twenty_four_descriptors() {
     }
     let time = Duration::from_secs(3);
     tokio::time::sleep(time).await;
-    for (process, (cpu, lines)) in processes.iter_mut().zip(before) {
+    for (process, cpu) in processes.iter_mut().zip(before) {
+        // A loop that spins takes a core.
         let cpu = process.cpu() - cpu;
-        assert!(cpu < time / 6, "{cpu:?} in {time:?}");
+        assert!(cpu < time / 3, "{cpu:?} in {time:?}");
+        let cannot_accept = || {
+            let lines = process.events("resource").into_iter();
+            let lines = lines.filter(|line| line["message"] == "cannot accept");
+            lines.count()
+        };
+        eventually("it is said", || cannot_accept() > 0).await;
+        // Once a second at most; a loop that says it each time says it thousands of times.
         let said = process.err();
-        let lines = said.lines().count() - lines;
-        assert!(lines <= 12, "{lines} lines in {time:?}:\n{said}");
-        let resource = process.events("resource");
-        assert!(
-            resource
-                .iter()
-                .any(|line| line["message"] == "cannot accept"),
-            "{said}"
-        );
+        assert!(cannot_accept() <= 8, "{said}");
+        assert!(said.lines().count() <= 60, "{said}");
     }
     drop(waiting);
     for process in &mut processes {
@@ -137,7 +135,7 @@ async fn the_number_that_is_said_is_the_number_that_is_served() {
     let conf = Conf::to(&[echo.address]);
     let mut process = Process::with_limit(&conf, Some(64)).await;
     let (address, admin) = (process.address(), process.admin().await);
-    let start = process.events("resource").remove(0);
+    let start = process.logged("resource").await.remove(0);
     let most = start["connections"].as_u64().unwrap() as usize;
     let status: Value = serde_json::from_str(&get(admin, "/v1/status").await).unwrap();
     assert_eq!(status["max_connections"], most);

@@ -80,7 +80,7 @@ async fn every_thread_is_in_it_and_the_helper_ends_with_the_program() {
     if !is_on(&process).await {
         return;
     }
-    let start = process.events("sandbox");
+    let start = process.logged("sandbox").await;
     assert_eq!(start[0]["on"], true, "{start:?}");
     let threads = of_all_threads(process.pid(), "NoNewPrivs:");
     assert!(threads.len() > 3, "{threads:?}");

@@ -9,12 +9,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{Conf, LONG, events_in, eventually};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_entryway");
+
+/// How long the pipes of a process that has ended are read where somebody else still holds them.
+const AFTER_ITS_END: Duration = Duration::from_secs(1);
 
 /// A command of the binary, without what this environment may say to it.
 pub fn command(args: &[&str]) -> Command {
@@ -55,9 +59,16 @@ pub async fn run(args: &[&str]) -> (i32, String, String) {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    out: Arc<Mutex<String>>,
-    err: Arc<Mutex<String>>,
+    out: Said,
+    err: Said,
     _folder: Option<tempfile::TempDir>,
+}
+
+/// What came through a pipe so far, and the task that reads it until its last writer has gone.
+#[derive(Debug)]
+struct Said {
+    text: Arc<Mutex<String>>,
+    reading: JoinHandle<()>,
 }
 
 impl Process {
@@ -124,17 +135,23 @@ impl Process {
 
     /// What it said on standard output.
     pub fn out(&self) -> String {
-        self.out.lock().unwrap().clone()
+        self.out.text.lock().unwrap().clone()
     }
 
     /// What it said on standard error.
     pub fn err(&self) -> String {
-        self.err.lock().unwrap().clone()
+        self.err.text.lock().unwrap().clone()
     }
 
     /// Events of a name in its log.
     pub fn events(&self, name: &str) -> Vec<Value> {
         events_in(&self.err(), name)
+    }
+
+    /// The same, once there is one.
+    pub async fn logged(&self, name: &str) -> Vec<Value> {
+        eventually(name, || !self.events(name).is_empty()).await;
+        self.events(name)
     }
 
     /// Where clients connect.
@@ -169,12 +186,19 @@ impl Process {
         kill_process(Pid::from_raw(self.pid().cast_signed()).unwrap(), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and until all that it said is here.
     pub async fn wait(&mut self) -> ExitStatus {
-        timeout(LONG * 2, self.child.wait())
+        let status = timeout(LONG * 2, self.child.wait())
             .await
             .unwrap_or_else(|_| panic!("does not end: {}", self.err()))
-            .unwrap()
+            .unwrap();
+        for said in [&mut self.out, &mut self.err] {
+            // What it started can outlive it and keep the pipe open.
+            if !said.reading.is_finished() {
+                let _ = timeout(AFTER_ITS_END, &mut said.reading).await;
+            }
+        }
+        status
     }
 
     /// TERM, and its exit code.
@@ -204,10 +228,10 @@ impl Process {
     }
 }
 
-fn collect(from: impl tokio::io::AsyncRead + Unpin + Send + 'static) -> Arc<Mutex<String>> {
+fn collect(from: impl tokio::io::AsyncRead + Unpin + Send + 'static) -> Said {
     let text = Arc::new(Mutex::new(String::new()));
     let into = Arc::clone(&text);
-    tokio::spawn(async move {
+    let reading = tokio::spawn(async move {
         let mut lines = BufReader::new(from).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
             let mut text = into.lock().unwrap();
@@ -215,5 +239,5 @@ fn collect(from: impl tokio::io::AsyncRead + Unpin + Send + 'static) -> Arc<Mute
             text.push('\n');
         }
     });
-    text
+    Said { text, reading }
 }

@@ -132,6 +132,8 @@ async fn divert(
 ) -> Ended {
     let answers = guard.answers(candidate);
     let context = guard.context();
+    // The relay is not there to be asked for them.
+    up.set_options(&guard.limits().tcp);
     loop {
         let (state, detour) = match (ended.outcome, context.detour()) {
             (Outcome::Diverted(state), Some(detour)) => (state, detour),

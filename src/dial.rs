@@ -7,7 +7,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::events::{Events, Log};
@@ -64,16 +63,17 @@ impl Dialer {
         events: Events,
         interference: Interference,
     ) -> Self {
+        let connector = Connector {
+            settings,
+            own,
+            hops,
+            events,
+            interference,
+        };
+        connector.try_options();
         Self {
             shared: Arc::new(Shared {
-                connector: Connector {
-                    settings,
-                    own,
-                    hops,
-                    events,
-                    interference,
-                    option_refused: AtomicBool::new(false),
-                },
+                connector,
                 preconnected,
             }),
         }

@@ -27,6 +27,7 @@ pub use urgent::UrgentNews;
 
 use buffer::TransferBuffer;
 use closing::Closing;
+use command::Asked;
 use delivery::{Delivery, DeliveryWatch};
 use half_duplex::{DirectionEnd, HalfDuplex};
 use poll_context::PollContext;
@@ -261,13 +262,8 @@ impl<'a> Relay<'a> {
 
     /// Polls both directions until neither has news for the other, then evaluates what came of it.
     fn carry(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
-        if self.commands.takes_check() {
-            self.check_delivery();
-        }
-        if self.commands.takes_look() {
-            // Urgent data may have stopped the last receive; the next one steps over it.
-            self.down.force_next_receive();
-            self.up.force_next_receive();
+        if let Some(asked) = self.commands.take_asked() {
+            self.comply(asked);
         }
         // Before a byte moves: what a new connection brings goes the other way from the start.
         if self.commands.is_diverted() && self.reset.is_none() && !self.commands.is_set() {
@@ -442,9 +438,34 @@ impl<'a> Relay<'a> {
         self.up.abort();
     }
 
+    fn comply(&mut self, asked: Asked) {
+        if asked.set_options() {
+            self.set_options();
+        }
+        if asked.check_delivery() {
+            self.check_delivery();
+        }
+        if asked.look() {
+            // Urgent data may have stopped the last receive; the next one steps over it.
+            self.down.force_next_receive();
+            self.up.force_next_receive();
+        }
+    }
+
+    /// The client's socket has inherited its own from the one that listens.
+    fn set_options(&mut self) {
+        let mut options = self.limits.tcp;
+        if let Some(watches) = &self.delivery
+            && watches[0].is_in_charge()
+        {
+            options.user_timeout = None;
+        }
+        self.up.set_options(&options);
+    }
+
     /// Asks the kernel on both sides whether the peer still acknowledges; one that does not is reset.
     fn check_delivery(&mut self) {
-        let Some(user_timeout) = self.limits.user_timeout else {
+        let Some(user_timeout) = self.limits.tcp.user_timeout else {
             return;
         };
         let now = self.ctx.now();

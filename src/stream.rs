@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::sys::socket;
+use crate::sys::socket::{self, TcpOptions};
 
 /// A stream that is not plain TCP: TLS, a pair of sockets to a command, a duplex in tests.
 pub trait Wrapped: AsyncRead + AsyncWrite + Unpin + Send {
@@ -19,6 +19,9 @@ pub trait Wrapped: AsyncRead + AsyncWrite + Unpin + Send {
 
     /// Registers it with the event loop of the calling thread; it was made on another one and is used here from now on.
     fn move_here(&mut self) -> io::Result<()>;
+
+    /// Sets keepalive and user timeout of the TCP connection below, where there is one.
+    fn set_options(&self, _options: &TcpOptions) {}
 
     /// Whether the other side has neither ended nor reset it, as far as this machine knows.
     fn is_open(&self) -> bool;
@@ -40,6 +43,14 @@ impl Stream {
         match self {
             Stream::Tcp(tcp) => Some(tcp),
             Stream::Wrapped(_) => None,
+        }
+    }
+
+    /// Sets keepalive and user timeout. A refusal leaves the stream without them.
+    pub fn set_options(&self, options: &TcpOptions) {
+        match self {
+            Stream::Tcp(tcp) => drop(socket::keepalive(tcp, options)),
+            Stream::Wrapped(wrapped) => wrapped.set_options(options),
         }
     }
 

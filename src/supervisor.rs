@@ -28,7 +28,7 @@ use crate::upstream::snapshot::Snapshot;
 use crate::upstream::{SnapshotReader, UpstreamHandle};
 use export::Export;
 pub use idle_close::CloseRules;
-use idle_close::{IdleCloser, Pair, QUIET};
+use idle_close::{IdleCloser, Pair, QUIET, delivery_check};
 use outlier::OutlierDetector;
 
 mod export;
@@ -37,9 +37,6 @@ mod outlier;
 
 /// Quiet that is enough in the last fifth of a shutdown.
 const LAST_QUIET: Duration = Duration::from_secs(1);
-
-/// At least this often it is checked whether a waiting peer still acknowledges.
-const CHECK_DELIVERY: Duration = Duration::from_secs(1);
 
 /// A connection that has moved nothing for this long, and waits for nothing, needs no look. Longer than the delivery of
 /// its last bytes is watched.
@@ -295,7 +292,10 @@ async fn unsettled(mut view: SnapshotReader) {
 /// Whether nothing is under way on a connection, and nothing was for a while.
 fn is_entry_quiet(entry: &Entry, now: Moment) -> bool {
     let relays = entry.relaying(|_, _| {
-        !may_wait(entry) && entry.stats.waiting_since().is_none() && entry.idle(now) >= QUIETNESS
+        entry.commands.has_options()
+            && !may_wait(entry)
+            && entry.stats.waiting_since().is_none()
+            && entry.idle(now) >= QUIETNESS
     });
     relays.unwrap_or_else(|| matches!(entry.phase(), ConnectionPhase::Leaving))
 }
@@ -346,6 +346,9 @@ impl SupervisedUpstream {
                 self.upstream.feed.send(fact);
             }
             let pair = Pair::of(entry, since, now);
+            if now.since(since) >= rules.options_after() {
+                entry.commands.set_options();
+            }
             if let Some(user_timeout) = rules.user_timeout {
                 check_delivery(entry, user_timeout, now);
             }
@@ -361,7 +364,7 @@ impl SupervisedUpstream {
 
 /// Asks a connection that has moved nothing for a while, and may have bytes that a peer does not acknowledge, to look.
 fn check_delivery(entry: &Entry, user_timeout: Duration, now: Moment) {
-    let every = (user_timeout / 4).min(CHECK_DELIVERY);
+    let every = delivery_check(user_timeout);
     let quiet = entry.idle(now);
     if quiet < every {
         return;

@@ -265,7 +265,7 @@ mod tests {
 
     use super::*;
     use crate::addr::HostPort;
-    use crate::dial::hop::{HopSockets, ViaSettings};
+    use crate::dial::hop::ViaSettings;
     use crate::events::{Events, Log};
     use crate::types::EndpointName;
     use crate::upstream::endpoint::{EndpointHop, Role};
@@ -321,7 +321,7 @@ mod tests {
         tokio::spawn(run);
         let parts = HopParts {
             upstream: UpstreamName::new("u"),
-            sockets: HopSockets::default(),
+            own: Arc::default(),
             events,
             metrics,
         };

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::hops::{Candidates, HopEnds, HopTasks};
 use super::{Config, UpstreamConfig};
 use crate::connection::{ContextParts, ListenerContext, Registry, WhenAllDown};
-use crate::dial::hop::{HopParts, HopSockets, HopSpec, Hops};
+use crate::dial::hop::{HopParts, HopSpec, Hops};
 use crate::dial::{DialSettings, Dialer, Preconnected, SpareLimit};
 use crate::dns::{DnsSettings, NameSpec, Resolver, ResolverHandle};
 use crate::events::{Events, event};
@@ -316,10 +316,7 @@ impl Upstream {
         let dial = dial_settings(settings, config.settings.runtime.loopback_congestion);
         let hop_parts = HopParts {
             upstream: settings.name.clone(),
-            sockets: HopSockets {
-                tcp: Arc::new(ArcSwap::from_pointee(settings.tcp.options())),
-                own: own.into(),
-            },
+            own: own.into(),
             events: events.clone(),
             metrics: metrics.clone(),
         };
@@ -435,8 +432,6 @@ impl Upstream {
                 self.shares.spares.clone(),
             )
         };
-        let tcp = &self.hop_parts.sockets.tcp;
-        tcp.store(Arc::new(settings.tcp.options()));
         let ends = HopEnds {
             handle: self.feed.clone(),
             view: self.view.clone(),

@@ -120,6 +120,7 @@ impl ConnectionGuard {
         let metrics = self.context.metrics.of(&dialed.candidate.endpoint);
         self.move_to(Arc::clone(&metrics));
         self.candidate = Some(dialed.candidate.clone());
+        self.entry.commands.begin_upstream();
         self.entry.set_phase(ConnectionPhase::Relaying {
             candidate: dialed.candidate.clone(),
             since: now,

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -38,7 +37,7 @@ pub struct DialSettings {
     /// Limit of one attempt; 1.5 s allows for one lost SYN.
     pub connect_timeout: Duration,
     pub hedge_after: HedgeAfter,
-    /// Options of the upstream leg.
+    /// Options of the upstream leg, here for spares; the others get them from the relay.
     pub tcp: TcpOptions,
     /// What to do about congestion controls that pace loopback.
     pub loopback_congestion: LoopbackCongestion,
@@ -72,8 +71,6 @@ pub(super) struct Connector {
     pub(super) hops: Hops,
     pub(super) events: Events,
     pub(super) interference: Interference,
-    /// Whether it has been said that the kernel refuses an option.
-    pub(super) option_refused: AtomicBool,
 }
 
 /// One attempt that has ended.
@@ -216,9 +213,9 @@ impl Connector {
         Ok((stream, status))
     }
 
-    /// Once for these settings.
-    fn say_option_refused(&self, error: &io::Error) {
-        if !self.option_refused.swap(true, Relaxed) {
+    /// Tries the options on a socket of no other use, so that a refusal is said once and not where they are set.
+    pub(super) fn try_options(&self) {
+        if let Err(error) = socket::try_options(&self.settings.tcp) {
             event!(
                 self.events,
                 WARN,
@@ -240,11 +237,8 @@ impl Connector {
         }
         let settings = &self.settings;
         let (stream, status) = connect::start(to, |socket| {
-            // A connection is worth more than an option.
-            let options = socket::nodelay(socket).and(socket::keepalive(socket, &settings.tcp));
-            if let Err(error) = options {
-                self.say_option_refused(&error);
-            }
+            // A connection is worth more than an option. The others come when they can matter: see the supervisor.
+            let _ = socket::nodelay(socket);
             settings.loopback_congestion.apply(socket, to.ip());
             if client_data == ClientData::Ready {
                 // Without it the handshake takes one packet more.

@@ -17,7 +17,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 
 use super::ConnectOutcome;
@@ -25,7 +24,6 @@ use crate::addr::HostPort;
 use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::stream::Stream;
-use crate::sys::socket::TcpOptions;
 use crate::types::{HopId, UpstreamName};
 use crate::upstream::endpoint::{Address, HopTarget};
 
@@ -117,18 +115,10 @@ pub struct Hops {
 #[derive(Clone, Debug)]
 pub struct HopParts {
     pub upstream: UpstreamName,
-    pub sockets: HopSockets,
-    pub events: Events,
-    pub metrics: Metrics,
-}
-
-/// How connections to hops are made. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct HopSockets {
-    /// Their options; a reload swaps them.
-    pub tcp: Arc<ArcSwap<TcpOptions>>,
     /// Addresses we listen on, which are never dialled.
     pub own: Arc<[SocketAddr]>,
+    pub events: Events,
+    pub metrics: Metrics,
 }
 
 // === impl Hops ===
@@ -323,7 +313,7 @@ impl Hop {
         );
         let (via, supervisor): (Box<dyn Via>, _) = match &spec.route {
             HopRoute::Proxy(route) => (
-                Box::new(ProxyHop::new(spec.kind, route, parts.sockets.clone())?),
+                Box::new(ProxyHop::new(spec.kind, route, Arc::clone(&parts.own))?),
                 None,
             ),
             HopRoute::Exec(words) => {
@@ -331,8 +321,7 @@ impl Hop {
                 (Box::new(Exec { words, output }), None)
             }
             HopRoute::Supervised(plan) => {
-                let (via, supervisor) =
-                    supervise::supervise(plan.clone(), &parts.sockets, health.clone(), output);
+                let (via, supervisor) = supervise::supervise(plan.clone(), health.clone(), output);
                 (Box::new(via), Some(supervisor))
             }
         };

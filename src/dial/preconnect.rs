@@ -20,6 +20,7 @@ use super::spare_stream::SpareStream;
 use crate::clock::{self, Moment};
 use crate::metrics::{Counter, Metrics, family};
 use crate::stream::Stream;
+use crate::sys::socket::TcpOptions;
 use crate::upstream::SnapshotReader;
 use crate::upstream::endpoint::{Candidate, Endpoint};
 use crate::upstream::snapshot::{HealthState, ProbeMode};
@@ -75,6 +76,8 @@ struct Spare {
     stream: SpareStream,
     lease: Option<Lease>,
     since: Moment,
+    /// Its socket has its options.
+    has_options: bool,
     /// Counts its use without a lookup in the registry.
     used: Counter,
     _permit: OwnedSemaphorePermit,
@@ -169,7 +172,7 @@ impl Preconnected {
     /// first of `preferred`: the addresses that are up, best first, of the endpoint that new connections go to. A
     /// failure changes no health: probes and traffic will see it.
     pub(super) async fn maintain(&self, connector: &Connector, preferred: &[Candidate]) {
-        self.prune(preferred);
+        self.prune(preferred, &connector.settings.tcp);
         let Some(best) = preferred.first() else {
             return;
         };
@@ -195,6 +198,7 @@ impl Preconnected {
                 stream,
                 lease,
                 since: clock::now(),
+                has_options: false,
                 used: used.clone(),
                 _permit: permit,
             });
@@ -203,12 +207,12 @@ impl Preconnected {
         }
     }
 
-    fn prune(&self, preferred: &[Candidate]) {
+    fn prune(&self, preferred: &[Candidate], options: &TcpOptions) {
         let now = clock::now();
         let mut dropped: Vec<(Arc<Endpoint>, &'static str)> = Vec::new();
         let mut died_young = false;
         let mut spares = self.lock();
-        spares.retain(|spare| {
+        spares.retain_mut(|spare| {
             let age = now.since(spare.since);
             let max_age = self.inner.settings.max_age;
             let old = !max_age.is_zero() && age >= max_age;
@@ -218,6 +222,10 @@ impl Preconnected {
                 died_young |= age < YOUNG;
                 "died"
             } else {
+                // Most are taken before they are that old.
+                if age >= YOUNG && !std::mem::replace(&mut spare.has_options, true) {
+                    spare.stream.set_options(options);
+                }
                 return true;
             };
             dropped.push((spare.candidate.endpoint.clone(), result));

@@ -7,6 +7,7 @@ use std::net::TcpStream as StdStream;
 use tokio::net::TcpStream;
 
 use crate::stream::{Stream, Wrapped};
+use crate::sys::socket::{self, TcpOptions};
 
 /// A stream that waits for the thread that takes it.
 pub(super) enum SpareStream {
@@ -35,6 +36,13 @@ impl SpareStream {
                 Stream::Wrapped(wrapped)
             }
         })
+    }
+
+    pub(super) fn set_options(&self, options: &TcpOptions) {
+        match self {
+            Self::Tcp(tcp) => drop(socket::keepalive(tcp, options)),
+            Self::Wrapped(wrapped) => wrapped.set_options(options),
+        }
     }
 
     /// Whether, unused, it has received neither an end nor a reset. Bytes of a server that speaks first stay in the

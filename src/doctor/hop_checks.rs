@@ -18,7 +18,7 @@ use super::report::Check;
 use super::rules;
 use super::types::{Facts, Stage, shown};
 use crate::addr::HostPort;
-use crate::dial::hop::{Hop, HopParts, HopSockets, HopSpec, HopState, HopStatus, Hops, meaning};
+use crate::dial::hop::{Hop, HopParts, HopSpec, HopState, HopStatus, Hops, meaning};
 use crate::dial::{DialSettings, Dialer, HedgeAfter, Preconnected, SpareLimit};
 use crate::events::{Events, Log};
 use crate::interference::Interference;
@@ -257,7 +257,7 @@ impl RunningHops {
         let (stop, stopped) = watch::channel(false);
         let parts = HopParts {
             upstream: UpstreamName::new(&target.name),
-            sockets: HopSockets::default(),
+            own: Arc::default(),
             events: Events::new(Log::default()),
             metrics: Metrics::default(),
         };

@@ -92,7 +92,7 @@ pub(super) async fn carry(
     // The kernel's timer counts the time during which the upstream's window is closed. The relay's watch, which tells a
     // slow reader from a dead one, does not run here.
     set_user_timeout(up, None);
-    let user_timeout = limits.user_timeout;
+    let user_timeout = limits.tcp.user_timeout;
     let ended = {
         let (mut down_read, mut down_write) = tokio::io::split(Io(down));
         let (mut up_read, mut up_write) = tokio::io::split(Io(up));
@@ -249,7 +249,7 @@ async fn watch_limits(
         // As the kernel does with bytes that nobody acknowledges.
         let is_stuck =
             || chain.live_fault() == Some(LiveFault::Silent) && entry.stats.pending() > 0;
-        if limits.user_timeout.is_some_and(|most| silent >= most) && is_stuck() {
+        if limits.tcp.user_timeout.is_some_and(|most| silent >= most) && is_stuck() {
             return CarriedClose::Abort(Outcome::Reset(Side::Upstream, Fault::UserTimeout));
         }
         if is_half_open.get() && limits.half_open_timeout.is_some_and(|most| silent >= most) {

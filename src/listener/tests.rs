@@ -113,6 +113,6 @@ fn options_of_running_sockets_change() {
     assert_ne!(accepted(), Duration::from_secs(33));
     control.set_tcp(changed);
     assert_eq!(accepted(), Duration::from_secs(33));
-    // Sockets that are bound again, and clients behind a wildcard address, get theirs from here.
+    // Sockets that are bound again get theirs from here.
     assert_eq!(control.settings.load().tcp, changed);
 }

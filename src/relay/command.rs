@@ -3,7 +3,7 @@
 //! Any thread may send; the task that carries the connection is woken, and checks once more on its own thread
 //! before it acts.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -35,12 +35,12 @@ pub struct CommandChannel {
     is_set: AtomicBool,
     /// Set while somebody else is to carry the connection in place of the relay.
     diverted: AtomicBool,
-    /// Set while somebody wants to know whether sent bytes are acknowledged.
-    check_delivery: AtomicBool,
-    /// When that was last asked, in micros.
+    /// What the relay is asked to do once, each a bit of [`Asked`].
+    asked: AtomicU8,
+    /// The upstream leg's options have been asked for.
+    has_options: AtomicBool,
+    /// When a check of delivery was last asked for, in micros.
     last_check: AtomicU64,
-    /// Set while the relay has to see whether urgent data stands in the way.
-    look: AtomicBool,
     slot: Mutex<CommandSlot>,
 }
 
@@ -48,6 +48,33 @@ pub struct CommandChannel {
 struct CommandSlot {
     command: Option<ConnectionCommand>,
     waker: Option<Waker>,
+}
+
+/// What a relay is asked to do once, when it is next polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked(u8);
+
+// === impl Asked ===
+
+impl Asked {
+    /// See whether sent bytes are acknowledged.
+    const CHECK: u8 = 1;
+    /// See whether urgent data stands in the way.
+    const LOOK: u8 = 2;
+    /// Set the options of the upstream leg.
+    const OPTIONS: u8 = 4;
+
+    pub(super) fn check_delivery(self) -> bool {
+        self.0 & Self::CHECK != 0
+    }
+
+    pub(super) fn look(self) -> bool {
+        self.0 & Self::LOOK != 0
+    }
+
+    pub(super) fn set_options(self) -> bool {
+        self.0 & Self::OPTIONS != 0
+    }
 }
 
 // === impl CommandChannel ===
@@ -81,13 +108,35 @@ impl CommandChannel {
             return;
         }
         self.last_check.store(now.as_micros(), Relaxed);
-        self.check_delivery.store(true, Relaxed);
-        self.wake();
+        self.ask(Asked::CHECK);
     }
 
     /// Asks the relay to go on where urgent data may have stopped it.
     pub fn look(&self) {
-        self.look.store(true, Relaxed);
+        self.ask(Asked::LOOK);
+    }
+
+    /// Asks the relay, once for each upstream that the connection reaches, for the options of the upstream leg: by the
+    /// time when they can matter, most connections are over.
+    pub fn set_options(&self) {
+        if !self.has_options.swap(true, Relaxed) {
+            self.ask(Asked::OPTIONS);
+        }
+    }
+
+    /// Whether they have been asked for.
+    pub fn has_options(&self) -> bool {
+        self.has_options.load(Relaxed)
+    }
+
+    /// Another upstream is reached: its socket has no options yet. Called while the connection is shown as connected to
+    /// none, so that they are not asked for meanwhile.
+    pub fn begin_upstream(&self) {
+        self.has_options.store(false, Relaxed);
+    }
+
+    fn ask(&self, what: u8) {
+        self.asked.fetch_or(what, Relaxed);
         self.wake();
     }
 
@@ -138,12 +187,9 @@ impl CommandChannel {
         }
     }
 
-    pub(super) fn takes_check(&self) -> bool {
-        self.check_delivery.load(Relaxed) && self.check_delivery.swap(false, Relaxed)
-    }
-
-    pub(super) fn takes_look(&self) -> bool {
-        self.look.load(Relaxed) && self.look.swap(false, Relaxed)
+    /// `None` in nearly every poll, which then costs one load.
+    pub(super) fn take_asked(&self) -> Option<Asked> {
+        (self.asked.load(Relaxed) != 0).then(|| Asked(self.asked.swap(0, Relaxed)))
     }
 
     pub(super) fn register_waker(&self, cx: &Context<'_>) {

@@ -56,6 +56,11 @@ impl DeliveryWatch {
         delivery
     }
 
+    /// Whether the kernel's timer has to stay off.
+    pub(super) fn is_in_charge(&self) -> bool {
+        self.is_in_charge
+    }
+
     fn advance(&mut self, state: DeliveryState, user_timeout: Duration, now: Moment) -> Delivery {
         // Once in charge it stays so until everything is acknowledged: a window that opens by less than a segment leaves
         // the kernel's count of the closed time running, and its timer would end the connection as soon as it is back.

@@ -50,8 +50,8 @@ pub struct Limits {
     pub pipe_size: usize,
     /// Whether HTTP/1.1 framing is followed.
     pub framing: bool,
-    /// How long bytes may wait for a peer that acknowledges nothing.
-    pub user_timeout: Option<Duration>,
+    /// How the kernel watches over the upstream leg, and how long bytes may wait for a peer that acknowledges nothing.
+    pub tcp: TcpOptions,
 }
 
 /// `upstream.framing`: how the end of an answer is known.
@@ -101,7 +101,7 @@ impl TcpSettings {
             splice,
             pipe_size,
             framing,
-            user_timeout: some(self.user_timeout),
+            tcp: self.options(),
         }
     }
 

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 
 use crate::stream::{Stream, Wrapped};
 use crate::sys::pipe::{self, Moved, Pipe};
-use crate::sys::socket::{self, Fault};
+use crate::sys::socket::{self, Fault, TcpOptions};
 use crate::sys::tcp_info;
 
 use super::urgent::{UrgentMark, UrgentNews};
@@ -356,6 +356,14 @@ impl<'a> SideIo<'a> {
                 && tcp_info::unsent(tcp).is_ok_and(|unsent| unsent >= info.mss)
         });
         is_stuck || tcp_info::out_of_order_segments(tcp).is_ok_and(|segments| segments > 0)
+    }
+
+    /// Sets keepalive and user timeout. What the kernel refuses was said when the settings were taken.
+    pub(super) fn set_options(&self, options: &TcpOptions) {
+        match &self.transport {
+            Transport::Tcp(tcp) => drop(socket::keepalive(*tcp, options)),
+            Transport::Wrapped(wrapped) => wrapped.set_options(options),
+        }
     }
 
     /// The kernel's own limit on unacknowledged bytes.

@@ -312,3 +312,63 @@ fn the_future_is_small() {
     );
     assert!(size_of::<Relay<'_>>() <= 704);
 }
+
+/// The parts of a relay, for whoever has to find out which one grew.
+#[test]
+fn sizes() {
+    println!(
+        "relay {} half {} side {} buffer {} context {} framing {} timeouts {} reset {} closing {} urgent {}",
+        size_of::<Relay<'_>>(),
+        size_of::<HalfDuplex>(),
+        size_of::<SideIo<'_>>(),
+        size_of::<TransferBuffer>(),
+        size_of::<PollContext<'_>>(),
+        size_of::<framing::Framing>(),
+        size_of::<Timeouts>(),
+        size_of::<Option<ResetPropagation>>(),
+        size_of::<Option<Closing>>(),
+        size_of::<urgent::UrgentMark>(),
+    );
+}
+
+/// Short connections never pay for them: the supervisor asks when a connection is old enough.
+#[tokio::test]
+async fn the_upstream_leg_gets_its_options_when_it_is_asked_to() {
+    let plan = Plan::default();
+    let ((_client, down), (_server, up)) = (pair(None).await, pair(None).await);
+    let socket = std::os::fd::AsFd::as_fd(&up).try_clone_to_owned().unwrap();
+    let socket = socket2::SockRef::from(&socket);
+    let (stats, commands, answers) = (
+        ConnStats::default(),
+        CommandChannel::default(),
+        Answers::default(),
+    );
+    let (mut down, mut up) = (Stream::from(down), Stream::from(up));
+    let args = args(&plan, &stats, &commands, &answers);
+    let mut relay = std::pin::pin!(relay(&mut down, &mut up, args));
+    let mut poll = async || {
+        let waited = tokio::time::timeout(Duration::ZERO, relay.as_mut()).await;
+        assert!(waited.is_err());
+    };
+    poll().await;
+    assert!(!socket.keepalive().unwrap());
+    assert!(!commands.has_options());
+    commands.set_options();
+    poll().await;
+    assert!(socket.keepalive().unwrap());
+    let wanted = plan.limits.tcp;
+    assert_eq!(
+        socket.tcp_keepalive_time().unwrap(),
+        wanted.keepalive.unwrap()
+    );
+    assert_eq!(socket.tcp_user_timeout().unwrap(), wanted.user_timeout);
+    // Once is enough, until there is another upstream.
+    socket.set_keepalive(false).unwrap();
+    commands.set_options();
+    poll().await;
+    assert!(!socket.keepalive().unwrap());
+    commands.begin_upstream();
+    commands.set_options();
+    poll().await;
+    assert!(socket.keepalive().unwrap());
+}

@@ -18,6 +18,12 @@ use crate::upstream::snapshot::{AddressView, EndpointView, HealthState, Snapshot
 /// Silence that makes a connection at rest where HTTP framing does not tell.
 pub(super) const QUIET: Duration = Duration::from_secs(10);
 
+/// At least this often it is checked whether a waiting peer still acknowledges.
+const CHECK_DELIVERY: Duration = Duration::from_secs(1);
+
+/// At this age of a connection to an upstream its socket gets its options, which can matter only later.
+const OPTIONS_AFTER: Duration = Duration::from_secs(1);
+
 /// How long a command to close stands at a busy connection. Longer than a tick, so that it stands without a gap while
 /// it is repeated.
 const COMMAND_STANDS: Duration = Duration::from_millis(300);
@@ -45,6 +51,11 @@ pub struct CloseRules {
     pub user_timeout: Option<Duration>,
 }
 
+/// How often it is checked whether a waiting peer still acknowledges.
+pub(super) fn delivery_check(user_timeout: Duration) -> Duration {
+    (user_timeout / 4).min(CHECK_DELIVERY)
+}
+
 /// One established connection.
 #[derive(Debug)]
 pub(super) struct Pair<'a> {
@@ -53,6 +64,16 @@ pub(super) struct Pair<'a> {
     /// Connected to its candidate since.
     pub(super) since: Moment,
     pub(super) stats: &'a ConnStats,
+}
+
+// === impl CloseRules ===
+
+impl CloseRules {
+    /// How long after its connect the upstream leg gets its options.
+    pub(super) fn options_after(&self) -> Duration {
+        // Early in a short user timeout: the kernel looks at it only when it sends again, at intervals that double.
+        self.user_timeout.map_or(OPTIONS_AFTER, delivery_check)
+    }
 }
 
 // === impl Pair ===

@@ -246,6 +246,13 @@ pub fn keepalive(socket: &impl AsFd, options: &TcpOptions) -> io::Result<()> {
     keepalive.and(user_timeout)
 }
 
+/// Whether the kernel takes these options.
+pub fn try_options(options: &TcpOptions) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP));
+    // A host without IPv4 is not a refusal.
+    socket.map_or(Ok(()), |socket| keepalive(&socket, options))
+}
+
 /// Sets TCP_USER_TIMEOUT; `None` = the kernel's default. It also ends a connection whose peer reads nothing
 /// (a window of zero) for that long: kernels since 5.11, and 5.10 with its stable fixes.
 #[cfg(all(target_os = "linux", not(entryway_portable)))]

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::stream::Wrapped;
-use crate::sys::socket;
+use crate::sys::socket::{self, TcpOptions};
 
 /// One TLS connection, either role. Bytes that a handshake inside TLS has read too far come first.
 ///
@@ -106,6 +106,10 @@ impl Wrapped for TlsStream {
         let own = tcp.as_fd().try_clone_to_owned()?;
         *tcp = TcpStream::from_std(own.into())?;
         Ok(())
+    }
+
+    fn set_options(&self, options: &TcpOptions) {
+        let _ = socket::keepalive(self.socket(), options);
     }
 
     fn is_open(&self) -> bool {

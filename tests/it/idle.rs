@@ -104,3 +104,52 @@ async fn a_request_into_the_sleep_is_watched() {
     };
     eventually("the mute address is suspected", suspected).await;
 }
+
+/// The kernel's timer of a connection from this machine to `port`, as /proc/net/tcp has it; 2: keepalive.
+fn timer_to(port: u16) -> Option<u8> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let wanted = format!("0100007F:{port:04X}");
+    let timers = table.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // Established, and the end that connected.
+        let is_it = *words.get(2)? == wanted && words[3] == "01";
+        is_it.then(|| words[5].split(':').next()?.parse().ok())?
+    });
+    timers.max()
+}
+
+/// They get their options when they are a second old, whether or not a byte ever moves, and spares as well.
+#[tokio::test]
+async fn connections_at_rest_are_watched_by_the_kernel() {
+    for warm in [0, 1] {
+        let echo = Upstream::echo().await;
+        let conf = Conf::to(&[echo.address])
+            .upstream("health.kind = \"off\"")
+            .upstream(&format!("warm.spares = {warm}"));
+        let process = Process::with(&conf).await;
+        let client = match warm {
+            0 => Some(TcpStream::connect(process.address()).await.unwrap()),
+            _ => None,
+        };
+        let is_watched = || timer_to(echo.address.port()) == Some(2);
+        eventually("the upstream leg has keepalive", is_watched).await;
+        drop(client);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_was_held_is_watched_too() {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    let to = socket.local_addr().unwrap().as_socket().unwrap();
+    let conf = Conf::to(&[to]).upstream("health.kind = \"off\"");
+    let process = Process::with(&conf).await;
+    let _client = TcpStream::connect(process.address()).await.unwrap();
+    // For longer than the supervisor looks at a connection on which nothing moves.
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(timer_to(to.port()), None);
+    socket.listen(16).unwrap();
+    let is_watched = || timer_to(to.port()) == Some(2);
+    eventually("the upstream leg has keepalive", is_watched).await;
+}

@@ -2,19 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{
-    Credentials, HopFault, HopKind, HopSockets, Opening, Reached, Refusal, Via, connect, socks5,
-};
+use super::{Credentials, HopFault, HopKind, Opening, Reached, Refusal, Via, connect, socks5};
 use crate::addr::{HostPort, is_own_listener};
 use crate::stream::Stream;
 use crate::sys::local_address::is_local_address;
-use crate::sys::socket::{self, TcpOptions};
 
 #[cfg(feature = "tls")]
 use https::ProxyTls;
@@ -36,7 +34,8 @@ pub(super) struct ProxyHop {
     pub(super) login: Option<Credentials>,
     #[cfg(feature = "tls")]
     tls: Option<ProxyTls>,
-    sockets: HopSockets,
+    /// Addresses we listen on, which are never dialled.
+    own: Arc<[SocketAddr]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +56,7 @@ impl ProxyHop {
     pub(super) fn new(
         kind: HopKind,
         route: &ProxyRoute,
-        sockets: HopSockets,
+        own: Arc<[SocketAddr]>,
     ) -> Result<Self, String> {
         let login = match &route.credentials_file {
             Some(file) => Some(Credentials::read(file, route.user.as_deref())?),
@@ -81,13 +80,12 @@ impl ProxyHop {
             login,
             #[cfg(feature = "tls")]
             tls,
-            sockets,
+            own,
         })
     }
 
     async fn dial(&self) -> Result<TcpStream, HopFault> {
-        let (tcp, own) = (self.sockets.tcp.load(), &self.sockets.own);
-        dial(&self.address, &tcp, own).await
+        dial(&self.address, &self.own).await
     }
 
     async fn ask<S>(&self, stream: &mut S, to: &HostPort, limit: Duration) -> Result<(), Refusal>
@@ -142,11 +140,7 @@ impl Via for ProxyHop {
 
 /// A plain connection to a proxy; its name is resolved by the system. Addresses that lead to one of `own`, our listening
 /// sockets, are not used: a front of ours that went through itself would go round until the descriptors run out.
-pub(super) async fn dial(
-    to: &HostPort,
-    options: &TcpOptions,
-    own: &[SocketAddr],
-) -> Result<TcpStream, HopFault> {
+pub(super) async fn dial(to: &HostPort, own: &[SocketAddr]) -> Result<TcpStream, HopFault> {
     let failed = |error| HopFault::new(format!("connect to the hop at {to}: {error}"));
     let found = tokio::net::lookup_host((to.host.as_str(), to.port)).await;
     let (ours, others): (Vec<_>, Vec<_>) = found
@@ -160,7 +154,6 @@ pub(super) async fn dial(
     let tcp = TcpStream::connect(&others[..]).await.map_err(failed)?;
     // A connection is worth more than an option.
     let _ = tcp.set_nodelay(true);
-    let _ = socket::keepalive(&tcp, options);
     Ok(tcp)
 }
 
@@ -207,11 +200,7 @@ mod tests {
                 key: None,
                 server_name: None,
             };
-            let sockets = HopSockets {
-                own: Arc::new([own]),
-                ..HopSockets::default()
-            };
-            let hop = ProxyHop::new(HopKind::Socks5, &route, sockets).unwrap();
+            let hop = ProxyHop::new(HopKind::Socks5, &route, Arc::new([own])).unwrap();
             let target = HostPort {
                 host: "entry.test".to_owned(),
                 port: 8182,

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
-use super::HopSockets;
 use super::command;
 use super::proxy::{ProxyHop, ProxyRoute};
 use super::supervise::SupervisedCommand;
@@ -180,7 +180,7 @@ impl ViaSettings {
         else {
             return Ok(());
         };
-        let checked = ProxyHop::new(kind, &route, HopSockets::default());
+        let checked = ProxyHop::new(kind, &route, Arc::default());
         let key = match self.credentials_file {
             Some(_) => "credentials_file",
             None => "url",

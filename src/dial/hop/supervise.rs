@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -22,13 +21,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::command::{self, HopPlaceholders, LastLines, RunningCommand};
 use super::proxy::{dial, within};
-use super::{
-    HopFault, HopHealth, HopSockets, Lease, Opening, Reached, Refusal, Speaks, Via, hints, socks5,
-};
+use super::{HopFault, HopHealth, Lease, Opening, Reached, Refusal, Speaks, Via, hints, socks5};
 use crate::addr::HostPort;
 use crate::stream::Stream;
 use crate::sys::port_owner::reserve_port;
-use crate::sys::socket::TcpOptions;
 
 /// Pause before a command is started again: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -57,7 +53,6 @@ pub(super) struct SupervisedCommand {
 #[derive(Debug)]
 pub(super) struct Supervised {
     plan: Arc<SupervisedCommand>,
-    tcp: Arc<ArcSwap<TcpOptions>>,
     /// One command for all targets, or one for each where the command names its target.
     processes: Mutex<HashMap<Option<HostPort>, watch::Receiver<Process>>>,
     wanted: mpsc::UnboundedSender<(Option<HostPort>, watch::Sender<Process>)>,
@@ -84,7 +79,6 @@ struct Process {
 /// The two ends of a supervised hop.
 pub(super) fn supervise(
     plan: SupervisedCommand,
-    sockets: &HopSockets,
     health: HopHealth,
     output: LastLines,
 ) -> (Supervised, CommandSupervisor) {
@@ -92,7 +86,6 @@ pub(super) fn supervise(
     let (wanted, asked) = mpsc::unbounded_channel();
     let supervised = Supervised {
         plan: Arc::clone(&plan),
-        tcp: Arc::clone(&sockets.tcp),
         processes: Mutex::default(),
         wanted,
     };
@@ -154,7 +147,7 @@ impl Supervised {
             port: running.port.unwrap_or_default(),
         };
         // The port was chosen here, so it is none of our own listeners.
-        let mut tcp = dial(&local, &self.tcp.load(), &[]).await?;
+        let mut tcp = dial(&local, &[]).await?;
         if self.plan.speaks == Speaks::Socks5 {
             socks5::greet(&mut tcp, None).await?;
         }
@@ -491,8 +484,7 @@ mod tests {
             ready_timeout: LONG,
             renew_after: None,
         };
-        let sockets = HopSockets::default();
-        let (via, mut supervisor) = supervise(plan, &sockets, health.clone(), output.clone());
+        let (via, mut supervisor) = supervise(plan, health.clone(), output.clone());
         supervisor.backoff = (100 * LONG, 100 * LONG);
         let (stop, stopped) = watch::channel(false);
         let run = tokio::spawn(supervisor.run(stopped));

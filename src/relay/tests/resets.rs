@@ -290,7 +290,7 @@ async fn an_upstream_that_reads_nothing_and_answers_probes_outlives_user_timeout
     socket::user_timeout(&up, user_timeout).unwrap();
     let (stats, commands) = (Arc::default(), Arc::<CommandChannel>::default());
     let mut plan = Plan::default();
-    plan.limits.user_timeout = user_timeout;
+    plan.limits.tcp.user_timeout = user_timeout;
     let done = tokio::spawn(run(
         down.into(),
         up.into(),

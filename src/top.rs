@@ -13,9 +13,10 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, TableState};
+use serde::Deserialize;
 
 use crate::admin::EndpointAction;
-use crate::admin::api_types::{ConnectionJson, EndpointJson, History, StatusJson};
+use crate::admin::api_types::{BytesJson, EndpointJson, History, StatusJson};
 
 pub use terminal::run;
 
@@ -87,7 +88,7 @@ pub(crate) struct View {
     instance: String,
     status: Option<StatusJson>,
     endpoints: Vec<EndpointJson>,
-    connections: Vec<ConnectionJson>,
+    connections: Vec<Connection>,
     history: History,
     events: VecDeque<EventLine>,
     /// Why the last read failed; data above is older then.
@@ -107,8 +108,31 @@ pub(crate) struct View {
 pub(crate) struct TopData {
     pub(crate) status: StatusJson,
     pub(crate) endpoints: Vec<EndpointJson>,
-    pub(crate) connections: Vec<ConnectionJson>,
-    pub(crate) history: History,
+    /// `None`: they were not asked for.
+    pub(crate) connections: Option<Vec<Connection>>,
+    /// `None`: it was not asked for.
+    pub(crate) history: Option<History>,
+}
+
+/// `/v1/connections`, as far as it is shown: a thousand of them are read again and again.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Connections {
+    #[serde(default)]
+    pub(crate) connections: Vec<Connection>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Connection {
+    id: u64,
+    listener: String,
+    client: String,
+    endpoint: Option<String>,
+    address: Option<String>,
+    age_s: f64,
+    idle_s: f64,
+    bytes: BytesJson,
+    at_rest: bool,
 }
 
 // === impl EventLine ===
@@ -192,8 +216,12 @@ impl View {
         self.error = None;
         self.status = Some(data.status);
         self.endpoints = data.endpoints;
-        self.connections = data.connections;
-        self.history = data.history;
+        if let Some(connections) = data.connections {
+            self.connections = connections;
+        }
+        if let Some(history) = data.history {
+            self.history = history;
+        }
         self.selected = self.selected.min(self.rows().saturating_sub(1));
     }
 
@@ -216,6 +244,11 @@ impl View {
                 self.selected = (self.selected + 1).min(self.events.len() - 1);
             }
         }
+    }
+
+    /// Whether connections are on the screen.
+    pub(crate) fn shows_connections(&self) -> bool {
+        self.tab == Tab::Connections
     }
 
     /// The control socket that changes go to.
@@ -318,9 +351,9 @@ impl View {
     }
 
     /// The connections that pass the filter, sorted.
-    fn shown(&self) -> Vec<&ConnectionJson> {
+    fn shown(&self) -> Vec<&Connection> {
         let filter = self.filter.to_lowercase();
-        let text = |one: &ConnectionJson| {
+        let text = |one: &Connection| {
             let part = |text: &Option<String>| text.clone().unwrap_or_default();
             format!(
                 "{} {} {} {}",
@@ -331,7 +364,7 @@ impl View {
             )
             .to_lowercase()
         };
-        let mut shown: Vec<&ConnectionJson> = self
+        let mut shown: Vec<&Connection> = self
             .connections
             .iter()
             .filter(|one| filter.is_empty() || text(one).contains(&filter))
@@ -486,7 +519,7 @@ impl View {
             "why",
             "last hour",
         ];
-        self.table(frame, area, rows.collect(), &widths, &header);
+        self.table(frame, area, rows, &widths, &header);
     }
 
     /// Twelve cells of five minutes: connect times, or `x` where every probe failed.
@@ -562,7 +595,7 @@ impl View {
         let header = [
             "id", "client", "endpoint", "open", "idle", "sent", "received", "state",
         ];
-        self.table(frame, area, rows.collect(), &widths, &header);
+        self.table(frame, area, rows, &widths, &header);
     }
 
     fn events(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -583,29 +616,28 @@ impl View {
             Constraint::Length(18),
             Constraint::Fill(1),
         ];
-        self.table(
-            frame,
-            area,
-            rows.collect(),
-            &widths,
-            &["time", "event", "what"],
-        );
+        self.table(frame, area, rows, &widths, &["time", "event", "what"]);
     }
 
-    fn table(
+    /// Only rows that fit are made: the list may hold thousands.
+    fn table<'a>(
         &self,
         frame: &mut Frame<'_>,
         area: Rect,
-        rows: Vec<Row<'_>>,
+        rows: impl Iterator<Item = Row<'a>>,
         widths: &[Constraint],
         header: &[&'static str],
     ) {
         let bold = Style::new().add_modifier(Modifier::BOLD);
+        // The header takes a line.
+        let height = usize::from(area.height.saturating_sub(1)).max(1);
+        let first = (self.selected + 1).saturating_sub(height);
+        let rows: Vec<Row<'_>> = rows.skip(first).take(height).collect();
         let table = Table::new(rows, widths.to_vec())
             .header(Row::new(header.to_vec()).style(bold))
             .column_spacing(1)
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
-        let mut state = TableState::new().with_selected(Some(self.selected));
+        let mut state = TableState::new().with_selected(Some(self.selected - first));
         frame.render_stateful_widget(table, area, &mut state);
     }
 

@@ -1,4 +1,4 @@
-//! The loop around [`View`]: reads the instance once a second, draws at most four times a second, obeys keys.
+//! The loop around [`View`]: reads the instance at most once a second, draws at most four times a second, obeys keys.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,17 +6,24 @@ use std::time::Duration;
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEvent};
+use rustix::time::{ClockId, clock_gettime};
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Action, KeyOutcome, Look, TopData, View};
-use crate::admin::api_types::{ConnectionsJson, Endpoints, StatusJson};
+use super::{Action, Connections, KeyOutcome, Look, TopData, View};
+use crate::admin::api_types::{Endpoints, StatusJson};
 use crate::http::client::{self, Bounds, HttpTarget};
 use crate::http::query::encode;
 
-const READ_EVERY: Duration = Duration::from_secs(1);
+/// Between two readings: at least, and at most.
+const READ_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// Readings come so much less often than one costs that all of this takes at most 1/250 of a core, whatever the number of
+/// connections.
+const READ_COSTS: u32 = 250;
+/// The history is one of minutes.
+const HISTORY_EVERY: Duration = Duration::from_secs(20);
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 
 const BOUNDS: Bounds = Bounds {
@@ -48,6 +55,8 @@ async fn show(
     let (lines_to, mut lines) = mpsc::channel(256);
     let follow = tokio::spawn(follow(instance.clone(), lines_to));
     let (mut read_at, mut draw_at) = (Instant::now(), Instant::now());
+    let mut history_at = Instant::now();
+    let mut spent = cpu_time();
     let mut changed = true;
     let mut terminated = signal(SignalKind::terminate())?;
     loop {
@@ -58,6 +67,7 @@ async fn show(
                     changed = true;
                     // What a key does is seen at once.
                     draw_at = Instant::now();
+                    let had_connections = view.shows_connections();
                     match view.key(key) {
                         KeyOutcome::Continue => {}
                         KeyOutcome::Quit => break,
@@ -66,6 +76,10 @@ async fn show(
                             view.did(change(socket, &action).await);
                             read_at = Instant::now();
                         }
+                    }
+                    if view.shows_connections() && !had_connections {
+                        // They are read only while they are shown.
+                        read_at = Instant::now();
                     }
                 }
                 Some(TerminalInput::Resize) => {
@@ -80,12 +94,19 @@ async fn show(
                 changed = true;
             }
             () = sleep_until(read_at) => {
-                match read(&instance).await {
-                    Ok(data) => view.update(data),
+                let with_history = Instant::now() >= history_at;
+                match read(&instance, view.shows_connections(), with_history).await {
+                    Ok(data) => {
+                        if with_history {
+                            history_at = Instant::now() + HISTORY_EVERY;
+                        }
+                        view.update(data);
+                    }
                     Err(error) => view.failed(error),
                 }
                 changed = true;
-                read_at = Instant::now() + READ_EVERY;
+                let before = std::mem::replace(&mut spent, cpu_time());
+                read_at = Instant::now() + pause_after(spent.saturating_sub(before));
             }
             () = sleep_until(draw_at), if changed => {
                 terminal.draw(|frame| view.render(frame))?;
@@ -141,22 +162,51 @@ async fn follow(instance: HttpTarget, lines: mpsc::Sender<String>) {
         if lines.is_closed() {
             return;
         }
-        tokio::time::sleep(READ_EVERY).await;
+        tokio::time::sleep(READ_EVERY.0).await;
     }
 }
 
-async fn read(instance: &HttpTarget) -> Result<TopData, String> {
+/// How long to wait after a reading, when so much of a core was used since the one before.
+fn pause_after(spent: Duration) -> Duration {
+    (spent * READ_COSTS).clamp(READ_EVERY.0, READ_EVERY.1)
+}
+
+/// CPU time of this process.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or(0),
+        time.tv_nsec.try_into().unwrap_or(0),
+    )
+}
+
+async fn read(
+    instance: &HttpTarget,
+    with_connections: bool,
+    with_history: bool,
+) -> Result<TopData, String> {
     let status: StatusJson = get(instance, "/v1/status").await?;
     let endpoints: Endpoints = get(instance, "/v1/endpoints").await?;
-    let connections: ConnectionsJson = get(instance, "/v1/connections").await?;
-    // An older instance has no history; the rest is shown all the same.
-    let history = get(instance, "/v1/history?minutes=60")
-        .await
-        .unwrap_or_default();
+    let connections = match with_connections {
+        true => {
+            let read: Connections = get(instance, "/v1/connections").await?;
+            Some(read.connections)
+        }
+        false => None,
+    };
+    let history = match with_history {
+        // An older instance has no history; the rest is shown all the same.
+        true => Some(
+            get(instance, "/v1/history?minutes=60")
+                .await
+                .unwrap_or_default(),
+        ),
+        false => None,
+    };
     Ok(TopData {
         status,
         endpoints: endpoints.endpoints,
-        connections: connections.connections,
+        connections,
         history,
     })
 }
@@ -209,5 +259,23 @@ fn look() -> Look {
     Look {
         colour: set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb"),
         unicode,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It never reads faster than it may, and what a reading costs is at most 1/250 of the time between two.
+    #[test]
+    fn readings_cost_a_fixed_part_of_a_core() {
+        let pause = |micros| pause_after(Duration::from_micros(micros));
+        assert_eq!(pause(0), Duration::from_secs(1));
+        assert_eq!(pause(3_900), Duration::from_secs(1));
+        assert_eq!(pause(8_000), Duration::from_secs(2));
+        assert_eq!(pause(1_000_000), Duration::from_secs(5));
+        assert!(READ_EVERY.0 >= DRAW_EVERY);
+        let before = cpu_time();
+        while cpu_time() == before {}
     }
 }

@@ -2,7 +2,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::*;
-use crate::admin::api_types::{AddressJson, BytesJson, HistorySeries, ListenerJson};
+use crate::admin::api_types::{AddressJson, HistorySeries, ListenerJson};
 
 const PLAIN: Look = Look {
     colour: false,
@@ -27,7 +27,7 @@ fn data() -> TopData {
         }],
         ..EndpointJson::default()
     };
-    let connection = |id, client: &str, age_s, upload| ConnectionJson {
+    let connection = |id, client: &str, age_s, upload| Connection {
         id,
         client: client.to_owned(),
         endpoint: Some("us-east-1a".to_owned()),
@@ -36,7 +36,7 @@ fn data() -> TopData {
             upload,
             download: 1,
         },
-        ..ConnectionJson::default()
+        ..Connection::default()
     };
     TopData {
         status: StatusJson {
@@ -55,11 +55,11 @@ fn data() -> TopData {
             endpoint("us-east-1a", "up", true),
             endpoint("us-east-1b", "down", false),
         ],
-        connections: vec![
+        connections: Some(vec![
             connection(7, "127.0.0.1:50001", 5.0, 10),
             connection(8, "127.0.0.1:50002", 90.0, 20_000),
-        ],
-        history: History {
+        ]),
+        history: Some(History {
             series: vec![HistorySeries {
                 endpoint: "us-east-1a".to_owned(),
                 probe_ok: vec![Some(12); 60],
@@ -68,7 +68,7 @@ fn data() -> TopData {
                 ..HistorySeries::default()
             }],
             ..History::default()
-        },
+        }),
     }
 }
 

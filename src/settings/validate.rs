@@ -4,7 +4,10 @@
 //! from its absence is reported a second time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use super::diagnostics::{Diagnostic, closest};
 use super::model::{UpstreamSettings, ZoneSetting};
@@ -332,6 +335,18 @@ impl Validator<'_> {
             self.problems
                 .push(Diagnostic::new(message, origin).label(format!("`admin.{key}`")));
         }
+        if let Some(problem) = self
+            .settings
+            .admin
+            .token_file
+            .as_deref()
+            .and_then(readable_by_others)
+        {
+            self.warnings.push(Diagnostic::new(
+                problem,
+                self.origin(root, "admin.token_file"),
+            ));
+        }
         if self.settings.admin.bind == Bind::Off {
             let title = match self.settings.admin.control {
                 Some(ControlPath::Off) => {
@@ -374,6 +389,19 @@ impl Validator<'_> {
             self.error(origin, format!("`{key}` {message}"));
         }
     }
+}
+
+/// What to say of a secret that other users may read. A warning and no error, unlike a key's: a secret that Kubernetes
+/// mounts is 0644 unless asked for otherwise, and often nobody else is in the container.
+fn readable_by_others(file: &Path) -> Option<String> {
+    let mode = fs::metadata(file).ok()?.permissions().mode() & 0o7777;
+    (mode & 0o077 != 0).then(|| {
+        let file = file.display();
+        format!(
+            "other users may read or write the token in {file} (mode {mode:04o}), and so change what this instance does; \
+             mend it with: chmod 600 {file} (a Kubernetes secret: defaultMode 0400)"
+        )
+    })
 }
 
 fn has_duplicates(names: &[&str]) -> bool {

@@ -547,6 +547,28 @@ fn a_zone_that_no_endpoint_has_is_a_warning() {
     }
 }
 
+/// In force all the same: secrets that Kubernetes mounts are like that.
+#[test]
+fn a_token_that_others_may_read_is_a_warning() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let token = tempfile::NamedTempFile::new().unwrap();
+    let path = token.path().display().to_string();
+    let file = OneFile::new(format!("admin.token_file = \"{path}\"\n"));
+    for (mode, is_open) in [(0o600, false), (0o400, false), (0o440, true), (0o644, true)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let loaded = file.load(&E, &[]).unwrap();
+        assert_eq!(loaded.settings.admin.token_file, Some(path.clone().into()));
+        match (&loaded.warnings[..], is_open) {
+            ([], false) => {}
+            ([one], true) => {
+                let mended = one.contains(&format!("chmod 600 {path}"));
+                assert!(mended && one.contains(&format!("{mode:04o}")), "{one}");
+            }
+            (other, _) => panic!("{mode:o}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn what_an_instance_without_admin_http_lacks_is_said() {
     let warned = |args: &[&str]| {

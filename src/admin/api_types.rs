@@ -307,7 +307,8 @@ pub struct HistorySeries {
     pub state: Vec<Option<String>>,
 }
 
-/// `/v1/slo`: how many connections reached an upstream since the start, against a target.
+/// `/v1/slo`: how many connections reached an upstream since the start, against a target. A client that gives up before
+/// one was reached counts as failed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Slo {

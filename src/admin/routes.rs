@@ -60,7 +60,7 @@ pub(super) const ROUTES: &[Documented] = &[
     doc("GET /v1/explain", "where a new connection would go, and why; `?upstream=`, `?what_if=zone-down=ZONE`"),
     doc("GET /v1/events", "what happens, as server-sent events"),
     doc("GET /v1/history", "probes, connect times and states by minute; `?endpoint=`, `?minutes=` (60, at most 1440)"),
-    doc("GET /v1/slo", "connections that reached an upstream since the start; `?target=` in percent (99.9)"),
+    doc("GET /v1/slo", "connections that reached an upstream since the start, clients that gave up before counted as failed; `?target=` in percent (99.9)"),
     doc("GET /v1/incidents", "snapshots taken when an upstream was down, answered as another system, or changed state repeatedly"),
     doc("GET /v1/incidents/{id}", "one of them, with the state and the events around it"),
     doc("GET /v1/version", "as `entryway version --output json`"),

@@ -9,10 +9,11 @@ use crate::metrics::{Metrics, family};
 /// Results of attempts that count against an endpoint; local errors and lost races are not its own.
 const FAILED: [&str; 4] = ["refused", "timeout", "unreachable", "reset"];
 
-/// Ends without an upstream that are no failure to serve: the client left, or the program was stopped.
+/// Ends without an upstream that are no failure to serve: the program was stopped. A client that left before it had an
+/// endpoint was not served: it gave up waiting.
 fn is_counted(reason: &str) -> bool {
-    use Reason::{ClientGone, ClientRst, DrainDeadline, DrainIdle, Killed};
-    ![ClientGone, ClientRst, DrainDeadline, DrainIdle, Killed]
+    use Reason::{DrainDeadline, DrainIdle, Killed};
+    ![DrainDeadline, DrainIdle, Killed]
         .iter()
         .any(|known| known.code() == reason)
 }
@@ -109,8 +110,8 @@ mod tests {
         metrics
             .gauge(&family::CONNECTIONS, &["l", "u", "a", ""])
             .set(1.0);
-        closed("", "hold_timeout", 1);
-        closed("", "client_gone", 7);
+        closed("", "client_gone", 1);
+        closed("", "drain_idle", 7);
         metrics
             .counter(&family::CONNECT_ATTEMPTS, &["u", "b", "", "refused"])
             .increment(4);

@@ -20,6 +20,17 @@ async function until(what, test, limit = 15000) {
   }
 }
 
+// The instance's own events, as they come.
+async function followEvents(tell) {
+  const answer = await fetch(new URL('/v1/events', page), { headers: { 'last-event-id': 'none' } });
+  let rest = '';
+  for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + part).split('\n');
+    rest = lines.pop();
+    for (const line of lines) if (line.startsWith('data: ')) tell(JSON.parse(line.slice(6)));
+  }
+}
+
 async function main() {
   const port = await until('chromium', () => existsSync(join(profile, 'DevToolsActivePort')) && readFileSync(join(profile, 'DevToolsActivePort'), 'utf8').split('\n')[0]);
   const [tab] = await until('a tab', async () => (await (await fetch(`http://127.0.0.1:${port}/json`)).json()).filter((one) => one.type === 'page'));
@@ -46,14 +57,21 @@ async function main() {
   await send('Page.navigate', { url: page });
   await until('the page is live', async () => (await text('document.getElementById("live")?.textContent')) === 'live');
 
-  // A zone is lost and comes back, and the page shows it by itself.
+  // A zone is lost and comes back, and the page shows it by itself, within a second of the instance's own event.
+  const changes = [];
+  followEvents((event) => { if (event.event === 'endpoint.state') changes.push(event); });
   const healthy = () => text('document.querySelector("section .badge")?.textContent');
   await until('3/3 healthy', async () => (await healthy()) === '3/3 healthy');
   for (const [mode, shown] of [['refuse', '2/3 healthy'], ['ok', '3/3 healthy']]) {
     await fetch(`http://${mock}/zones/us-east-1a?mode=${mode}`, { method: 'POST' });
     const began = Date.now();
     await until(`${shown} after ${mode}`, async () => (await healthy()) === shown);
-    console.log(`ok    ${mode}: "${shown}" is shown after ${Date.now() - began} ms`);
+    const seen = Date.now();
+    const wanted = mode === 'ok' ? 'up' : 'down';
+    const change = await until(`the event of ${mode}`, () => changes.find((one) => one.to === wanted && Date.parse(one.timestamp) >= began));
+    const late = seen - Date.parse(change.timestamp);
+    if (late > 1000) throw new Error(`"${shown}" came ${late} ms after its event`);
+    console.log(`ok    ${mode}: "${shown}" is shown ${seen - began} ms after the fault, ${late} ms after the event`);
   }
 
   // Nothing is wider than the window, and every control can be reached by keyboard.

@@ -12,6 +12,7 @@ use tracing::instrument::{Instrument as _, WithSubscriber as _};
 use tracing::{Level, trace_span};
 
 use crate::clock;
+use crate::dial::hop::Lease;
 use crate::dial::{self, ClientData, Dialed};
 use crate::events::{ClosedBy, Reason, TARGET};
 use crate::relay::{self, Ended, Outcome};
@@ -66,19 +67,80 @@ pub async fn serve(stream: std::net::TcpStream, guard: Box<ConnectionGuard>) {
 }
 
 async fn run(stream: std::net::TcpStream, mut guard: Box<ConnectionGuard>) {
-    let context = Arc::clone(guard.context());
     let Ok(stream) = TcpStream::from_std(stream) else {
         return guard.end(Reason::Resource, ClosedBy::Entryway);
     };
+    // In boxes, what it needs while it dials and what it does when it fails: neither is carried through the whole life
+    // of the connection.
+    let dialling = Box::pin(dial_for(stream, &mut guard)).await;
+    if let Some(ends) = dialling {
+        carry(ends, guard).await;
+    }
+}
+
+/// The two ends of a connection, once an upstream is reached. The client is turned away here where none is.
+async fn dial_for(stream: TcpStream, guard: &mut ConnectionGuard) -> Option<Box<Ends>> {
     let mut down = Stream::from(stream);
-    let mut tried = Vec::new();
-    // In a box: what it needs while it dials is not carried through the whole life of the connection.
-    let reached = Box::pin(reach(&context, down.as_tcp(), &mut guard, &mut tried, None)).await;
-    match reached {
-        Ok(reached) => carry(down, guard, tried, reached).await,
+    let mut tried = Vec::with_capacity(1);
+    let context = Arc::clone(guard.context());
+    match reach(&context, down.as_tcp(), guard, &mut tried, None).await {
+        Ok(reached) => Some(Box::new(Ends::new(down, reached, tried, guard))),
         Err((reason, mode)) => {
             guard.rejected(reason);
             reject::close(&mut down, mode).await;
+            None
+        }
+    }
+}
+
+/// What is relayed between. In one box, because a future keeps a place for each value that is handed from one to the next.
+struct Ends {
+    down: Stream,
+    up: Upstream,
+    tried: Vec<Candidate>,
+}
+
+/// An upstream that was reached.
+struct Upstream {
+    stream: Stream,
+    candidate: Candidate,
+    /// It was a spare.
+    warm: bool,
+    /// Untried candidates are left.
+    may_retry: bool,
+    /// What the stream goes through is kept until its end.
+    _lease: Option<Lease>,
+}
+
+// === impl Ends ===
+
+impl Ends {
+    fn new(
+        down: Stream,
+        reached: (Dialed, bool),
+        tried: Vec<Candidate>,
+        guard: &mut ConnectionGuard,
+    ) -> Self {
+        Self {
+            down,
+            up: Upstream::of(reached, guard),
+            tried,
+        }
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// Counts the connection as one to this upstream from here on.
+    fn of((dialed, may_retry): (Dialed, bool), guard: &mut ConnectionGuard) -> Self {
+        guard.reached(&dialed);
+        Self {
+            stream: dialed.stream,
+            candidate: dialed.candidate,
+            warm: dialed.warm,
+            may_retry,
+            _lease: dialed.lease,
         }
     }
 }
@@ -111,7 +173,10 @@ pub async fn serve_after_reply(mut guard: Box<ConnectionGuard>, mut reply: impl 
     .await;
     match reached {
         Ok(reached) => match reply.reached().await {
-            Some(down) => carry(down, guard, tried, reached).await,
+            Some(down) => {
+                let ends = Ends::new(down, reached, tried, &mut guard);
+                carry(Box::new(ends), guard).await;
+            }
             None => guard.end(Reason::ClientGone, ClosedBy::Client),
         },
         Err((reason, _)) => {
@@ -164,43 +229,30 @@ async fn divert(
 }
 
 /// Relays to the upstream that was reached; to the next untried one while it ends untouched.
-async fn carry(
-    mut down: Stream,
-    mut guard: Box<ConnectionGuard>,
-    mut tried: Vec<Candidate>,
-    reached: (Dialed, bool),
-) {
+async fn carry(mut ends: Box<Ends>, mut guard: Box<ConnectionGuard>) {
     let context = Arc::clone(guard.context());
-    let (mut dialed, mut may_retry) = reached;
     // Client bytes that were read for an upstream that accepted and sent nothing.
     let mut unsent = Vec::new();
     loop {
-        guard.reached(&dialed);
         let began = clock::now();
-        let Dialed {
-            stream: mut up,
-            candidate,
-            warm,
-            // What the stream goes through is kept until its end.
-            lease: _lease,
-            ..
-        } = dialed;
-        let answers = guard.answers(&candidate);
+        let (candidate, warm) = (&ends.up.candidate, ends.up.warm);
+        let answers = guard.answers(candidate);
         if let Some(detour) = context.detour() {
             detour.connected(guard.entry());
         }
-        let args = guard.relay_args(&answers, may_retry || warm, unsent);
-        let mut ended = relay::relay(&mut down, &mut up, args).await;
+        let args = guard.relay_args(&answers, ends.up.may_retry || warm, unsent);
+        let mut ended = relay::relay(&mut ends.down, &mut ends.up.stream, args).await;
         if matches!(ended.outcome, Outcome::Diverted(_)) {
             // In a box: few connections need it, and all would carry it.
-            ended = Box::pin(divert(&mut down, &mut up, &guard, &candidate, began, ended)).await;
+            let (down, up) = (&mut ends.down, &mut ends.up.stream);
+            ended = Box::pin(divert(down, up, &guard, candidate, began, ended)).await;
         }
         if ended.was_untouched && !warm {
-            context.suspect(&candidate, Suspicion::Untouched, began);
+            context.suspect(candidate, Suspicion::Untouched, began);
         } else if let Some(since) = guard.entry().stats.waiting_since()
             && ended.outcome.is_by_upstream()
         {
-            context.suspect(&candidate, Suspicion::Unanswered, since);
+            context.suspect(candidate, Suspicion::Unanswered, since);
         }
         let how = match ended.outcome {
             Outcome::Untouched {
@@ -222,17 +274,17 @@ async fn carry(
         let untouched = Some(CloseMode::of(how));
         let next = Box::pin(reach(
             &context,
-            down.as_tcp(),
+            ends.down.as_tcp(),
             &mut guard,
-            &mut tried,
+            &mut ends.tried,
             untouched,
         ))
         .await;
         match next {
-            Ok(reached) => (dialed, may_retry) = reached,
+            Ok(reached) => ends.up = Upstream::of(reached, &mut guard),
             Err((reason, mode)) => {
                 guard.rejected(reason);
-                return reject::close(&mut down, mode).await;
+                return Box::pin(reject::close(&mut ends.down, mode)).await;
             }
         }
     }

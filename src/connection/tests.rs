@@ -416,3 +416,32 @@ fn who_ended_a_connection_follows_the_side() {
         }
     }
 }
+
+/// 50,000 connections at rest must not cost much; what is in here is most of what each keeps on the heap, beside two
+/// sockets of the runtime.
+#[tokio::test]
+async fn what_a_connection_keeps_is_small() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _) = Rig::echoing().await;
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, client) = listener.accept().unwrap();
+            let guard = admit(client, &rig.context, 10).unwrap();
+            let sizes = [
+                ("guard", size_of::<ConnectionGuard>(), 144),
+                ("ends", size_of::<Ends>(), 136),
+                ("entry", size_of::<Entry>(), 328),
+                // With what the runtime adds it is 896 bytes, in steps of 128.
+                ("task", size_of_val(&serve(stream, guard)), 760),
+            ];
+            println!("{sizes:?}");
+            for (what, size, most) in sizes {
+                assert!(
+                    size <= most,
+                    "{what}: {size} bytes; at most {most} expected"
+                );
+            }
+        })
+        .await;
+}

@@ -35,8 +35,9 @@ thread_local! {
 pub(super) struct TransferBuffer {
     mode: BufferKind,
     /// Held only while bytes move.
-    pipe: Option<Pipe>,
-    rest: Leftover,
+    pipe: Option<Box<Pipe>>,
+    /// Present only while the destination takes no more.
+    rest: Option<Box<Leftover>>,
     /// Both ends are plain TCP, the settings allow it, and no splice was refused so far.
     may_splice: bool,
     large_reads: u8,
@@ -67,7 +68,7 @@ impl TransferBuffer {
         Self {
             mode: BufferKind::Buffer,
             pipe: None,
-            rest: Leftover::default(),
+            rest: None,
             may_splice,
             large_reads: 0,
             small_fills: 0,
@@ -83,7 +84,7 @@ impl TransferBuffer {
 
     /// Bytes inside.
     pub(super) fn pending(&self) -> usize {
-        self.rest.len() + self.pipe.as_ref().map_or(0, Pipe::pending)
+        self.rest().len() + self.pipe.as_ref().map_or(0, |pipe| pipe.pending())
     }
 
     // In memory.
@@ -92,25 +93,32 @@ impl TransferBuffer {
     pub(super) fn keep(&mut self, bytes: Vec<u8>, shared: &RelayShared) {
         debug_assert_eq!(self.pending(), 0, "L1: only an empty buffer is filled");
         shared.leftover_grew(bytes.capacity());
-        self.rest = Leftover { bytes, start: 0 };
+        self.rest = Some(Box::new(Leftover { bytes, start: 0 }));
     }
 
     pub(super) fn rest(&self) -> &[u8] {
-        &self.rest.bytes[self.rest.start..]
+        self.rest
+            .as_deref()
+            .map_or(&[], |rest| &rest.bytes[rest.start..])
     }
 
     /// Takes sent bytes off the leftover; frees it when they were the last.
     pub(super) fn sent(&mut self, bytes: usize, shared: &RelayShared) {
-        self.rest.start += bytes;
-        debug_assert!(self.rest.start <= self.rest.bytes.len());
-        if self.rest.len() == 0 {
+        if let Some(rest) = &mut self.rest {
+            rest.start += bytes;
+            debug_assert!(rest.start <= rest.bytes.len());
+        }
+        if self.rest().is_empty() {
             self.take_rest(shared);
         }
     }
 
     /// The leftover, taken out.
     pub(super) fn take_rest(&mut self, shared: &RelayShared) -> Vec<u8> {
-        let Leftover { mut bytes, start } = std::mem::take(&mut self.rest);
+        let Some(rest) = self.rest.take() else {
+            return Vec::new();
+        };
+        let Leftover { mut bytes, start } = *rest;
         shared.leftover_shrank(bytes.capacity());
         bytes.drain(..start);
         bytes
@@ -152,12 +160,12 @@ impl TransferBuffer {
                 }
             }
         }
-        self.pipe.as_mut()
+        self.pipe.as_deref_mut()
     }
 
     /// The pipe, if it holds bytes.
     pub(super) fn full_pipe(&mut self) -> Option<&mut Pipe> {
-        self.pipe.as_mut().filter(|pipe| pipe.pending() > 0)
+        self.pipe.as_deref_mut().filter(|pipe| pipe.pending() > 0)
     }
 
     /// After bytes came into the pipe: what this says about the size of messages.
@@ -236,13 +244,5 @@ impl TransferBuffer {
     pub(super) fn clear(&mut self, shared: &RelayShared) {
         self.take_rest(shared);
         self.give_back();
-    }
-}
-
-// === impl Leftover ===
-
-impl Leftover {
-    fn len(&self) -> usize {
-        self.bytes.len() - self.start
     }
 }

@@ -5,16 +5,16 @@ use std::future::Future;
 use std::task::Context;
 
 thread_local! {
-    static SMALL: Cell<u64> = const { Cell::new(0) };
+    static SMALL: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Counts one poll of a connection that moves little.
 pub(super) fn record_small_poll() {
-    SMALL.set(small_polls() + 1);
+    SMALL.set(small_polls().wrapping_add(1));
 }
 
 /// Polls of such connections on this thread so far: where the count has grown, one of them waits behind the caller.
-pub(super) fn small_polls() -> u64 {
+pub(super) fn small_polls() -> u32 {
     SMALL.get()
 }
 

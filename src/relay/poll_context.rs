@@ -28,14 +28,15 @@ pub(super) struct PollContext<'a> {
     pub(super) stats: &'a ConnStats,
     observer: &'a dyn AnswerObserver,
     framing: Option<Framing>,
-    /// The time of this poll, read at most once.
-    now: Option<Moment>,
+    /// The time of this poll, read at most once: valid while `has_now`.
+    now: Moment,
+    has_now: bool,
     /// Bytes that had moved before this poll.
     before: u64,
-    /// L7: bytes that one direction may move in this poll.
-    turn_bytes: usize,
+    /// L7: connections that move little share the thread, and this one is none of them.
+    is_beside_small: bool,
     /// [`fairness::small_polls`] at the last poll.
-    small_polls: u64,
+    small_polls: u32,
 }
 
 // === impl PollContext ===
@@ -50,15 +51,16 @@ impl<'a> PollContext<'a> {
             stats: args.stats,
             observer: args.observer,
             framing: framing.then(Framing::default),
-            now: None,
+            now: Moment::default(),
+            has_now: false,
             before: 0,
-            turn_bytes: TURN_BYTES,
+            is_beside_small: false,
             small_polls: 0,
         }
     }
 
     pub(super) fn new_poll(&mut self) {
-        self.now = None;
+        self.has_now = false;
         let bytes = Direction::BOTH
             .map(|way| self.stats.bytes(way))
             .iter()
@@ -69,20 +71,24 @@ impl<'a> PollContext<'a> {
         }
         let small_polls = fairness::small_polls();
         let beside_small = std::mem::replace(&mut self.small_polls, small_polls) != small_polls;
-        self.turn_bytes = if beside_small && !is_small {
-            TURN_BYTES_BESIDE_SMALL
-        } else {
-            TURN_BYTES
-        };
+        self.is_beside_small = beside_small && !is_small;
     }
 
     /// L7: bytes that one direction may move in this poll.
     pub(super) fn turn_bytes(&self) -> usize {
-        self.turn_bytes
+        if self.is_beside_small {
+            TURN_BYTES_BESIDE_SMALL
+        } else {
+            TURN_BYTES
+        }
     }
 
     pub(super) fn now(&mut self) -> Moment {
-        *self.now.get_or_insert_with(clock::now)
+        if !self.has_now {
+            self.now = clock::now();
+            self.has_now = true;
+        }
+        self.now
     }
 
     /// Bytes have left a buffer (L8).

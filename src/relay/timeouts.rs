@@ -24,7 +24,8 @@ const STALL_CONFIRM: Duration = Duration::from_secs(1);
 pub(super) struct Timeouts {
     pub(super) timer: Timer,
     armed: Wants,
-    sample: ProgressSample,
+    /// Made when the first destination takes no more.
+    sample: Option<Box<ProgressSample>>,
 }
 
 /// A limit that has been reached.
@@ -80,40 +81,39 @@ impl Timeouts {
         if limit.is_some_and(|limit| now.since(silence.since) >= limit) {
             return Some(reached);
         }
-        let early = now.since(self.sample.at) < self.sample.patience;
-        let progress = self.armed.progress;
-        self.armed = Wants::default();
-        if progress && early {
-            self.timer.arm(self.sample.at + self.sample.patience, now);
+        let progress = std::mem::take(&mut self.armed).progress;
+        let Some(sample) = self.sample.as_deref().filter(|_| progress) else {
+            return None;
+        };
+        if now.since(sample.at) < sample.patience {
+            self.timer.arm(sample.at + sample.patience, now);
             self.armed.progress = true;
-        } else if progress {
-            self.check_progress(directions, ctx);
-            self.armed.progress = self.sample.in_doubt;
+        } else {
+            self.armed.progress = self.check_progress(directions, ctx);
         }
         None
     }
 
     /// By L1 this never happens: bytes in a buffer, room at the destination, and nothing moved for five seconds. Acted
-    /// on when seen twice, a second apart: at first the news of the room may just be on its way.
+    /// on when seen twice, a second apart: at first the news of the room may just be on its way. Says whether it is in
+    /// doubt.
     fn check_progress(
         &mut self,
         directions: [(&mut HalfDuplex, &mut SideIo<'_>); 2],
         ctx: &mut PollContext<'_>,
-    ) {
+    ) -> bool {
         let now = ctx.now();
-        let doubted = std::mem::take(&mut self.sample.in_doubt);
+        let sample = self.sample.get_or_insert_default();
+        let doubted = std::mem::take(&mut sample.in_doubt);
         for (direction, (half, destination)) in Direction::BOTH.into_iter().zip(directions) {
-            let still = ctx.stats.bytes(direction) == self.sample.bytes[direction.index()];
+            let still = ctx.stats.bytes(direction) == sample.bytes[direction.index()];
             if !still || !half.is_draining() || !destination.is_writable() {
                 continue;
             }
             if !doubted {
-                self.sample = ProgressSample {
-                    at: now,
-                    patience: STALL_CONFIRM,
-                    in_doubt: true,
-                    ..self.sample
-                };
+                sample.at = now;
+                sample.patience = STALL_CONFIRM;
+                sample.in_doubt = true;
                 self.timer.arm(now + STALL_CONFIRM, now);
                 continue;
             }
@@ -130,6 +130,7 @@ impl Timeouts {
             // Goes on at once.
             self.timer.arm(now, now);
         }
+        sample.in_doubt
     }
 
     /// Arms the timer for what has come to be wanted since it was armed. Reads no clock when nothing has.
@@ -162,7 +163,7 @@ impl Timeouts {
         }
         if new.progress {
             let bytes = Direction::BOTH.map(|direction| ctx.stats.bytes(direction));
-            self.sample = ProgressSample {
+            **self.sample.get_or_insert_default() = ProgressSample {
                 at: now,
                 bytes,
                 patience: STALL,

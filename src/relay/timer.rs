@@ -16,7 +16,9 @@ use crate::clock::Moment;
 pub(super) struct Timer {
     /// Boxed: most connections never need one.
     sleep: Option<Pin<Box<Sleep>>>,
-    armed: Option<Moment>,
+    /// For this moment, while `is_armed`.
+    at: Moment,
+    is_armed: bool,
     /// Armed since it was last polled: it has no waker yet.
     is_new: bool,
 }
@@ -26,10 +28,11 @@ pub(super) struct Timer {
 impl Timer {
     /// Fires at `at`, or earlier if armed for earlier.
     pub(super) fn arm(&mut self, at: Moment, now: Moment) {
-        if self.armed.is_some_and(|armed| armed <= at) {
+        if self.is_armed && self.at <= at {
             return;
         }
-        self.armed = Some(at);
+        self.at = at;
+        self.is_armed = true;
         self.is_new = true;
         let deadline = Instant::now() + at.since(now);
         match &mut self.sleep {
@@ -46,13 +49,13 @@ impl Timer {
     /// Whether it has fired; leaves the waker otherwise.
     pub(super) fn has_fired(&mut self, cx: &mut Context<'_>) -> bool {
         self.is_new = false;
-        let (Some(_), Some(sleep)) = (self.armed, &mut self.sleep) else {
+        let (true, Some(sleep)) = (self.is_armed, &mut self.sleep) else {
             return false;
         };
         if sleep.as_mut().poll(cx).is_pending() {
             return false;
         }
-        self.armed = None;
+        self.is_armed = false;
         true
     }
 }

@@ -39,9 +39,13 @@ pub struct Pipe {
 
 /// Empty pipes of one thread, kept for the next who needs one. Needs no lock.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::vec_box,
+    reason = "a connection that has no pipe has room for the pointer only, and none is allocated for a kept one"
+)]
 pub struct PipePool {
-    small: Vec<Pipe>,
-    large: Vec<Pipe>,
+    small: Vec<Box<Pipe>>,
+    large: Vec<Box<Pipe>>,
 }
 
 // === impl Pipe ===
@@ -119,7 +123,7 @@ impl PipePool {
     const KEEP_LARGE: usize = 4;
 
     /// An empty pipe of this size: a kept one, else a new one if the budget has room.
-    pub fn take(&mut self, size: usize, budget: &Arc<PipeBudget>) -> Result<Pipe, NoPipe> {
+    pub fn take(&mut self, size: usize, budget: &Arc<PipeBudget>) -> Result<Box<Pipe>, NoPipe> {
         let kept = if size >= LARGE {
             &mut self.large
         } else {
@@ -131,11 +135,11 @@ impl PipePool {
                 return Ok(pipe);
             }
         }
-        Pipe::open(size, budget)
+        Pipe::open(size, budget).map(Box::new)
     }
 
     /// Gives a pipe back. One that holds bytes is closed: the next user must not see them (L3).
-    pub fn give(&mut self, pipe: Pipe) {
+    pub fn give(&mut self, pipe: Box<Pipe>) {
         let (kept, keep) = if pipe.is_large() {
             (&mut self.large, Self::KEEP_LARGE)
         } else {

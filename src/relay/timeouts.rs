@@ -82,9 +82,7 @@ impl Timeouts {
             return Some(reached);
         }
         let progress = std::mem::take(&mut self.armed).progress;
-        let Some(sample) = self.sample.as_deref().filter(|_| progress) else {
-            return None;
-        };
+        let sample = self.sample.as_deref().filter(|_| progress)?;
         if now.since(sample.at) < sample.patience {
             self.timer.arm(sample.at + sample.patience, now);
             self.armed.progress = true;

@@ -15,7 +15,7 @@ use crate::stream::Stream;
 use crate::upstream::endpoint::{Address, Candidate};
 use attempt::Connector;
 pub use attempt::{Attempt, ClientData, ConnectOutcome, DialSettings, Dialed, Error, HedgeAfter};
-use hop::Hops;
+use hop::{Hops, ProbeThrough};
 pub use preconnect::{PreconnectSettings, Preconnected, SpareLimit, keep_preconnected};
 use race::Race;
 
@@ -131,8 +131,8 @@ impl Dialer {
     }
 
     /// Whether the end of a probe says something about its address: behind a hop that is silent, a timeout does not.
-    pub fn probed(&self, address: &Address, timed_out: bool) -> bool {
-        self.hops().probed(address, timed_out)
+    pub fn probed(&self, address: &Address, probe: ProbeThrough) -> bool {
+        self.hops().probed(address, probe)
     }
 
     async fn maintain_spares(&self, preferred: &[Candidate]) {

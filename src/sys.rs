@@ -7,6 +7,7 @@ pub mod accept;
 pub mod congestion;
 pub mod connect;
 pub mod descriptors;
+pub mod file_stamp;
 pub mod limits;
 pub mod local_address;
 pub mod pipe;

@@ -1,6 +1,6 @@
 //! The hops of one upstream: which endpoints are behind which, and the tasks that hops need.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -8,8 +8,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::clock;
 use crate::dial::Dialer;
-use crate::dial::hop::{CommandSupervisor, Hop, HopParts, HopSpec, HopState, Hops};
+use crate::dial::hop::{CommandSupervisor, Hop, HopNews, HopParts, HopSpec, HopState, Hops};
 use crate::events::event;
 use crate::metrics::{Metrics, family};
 use crate::probe;
@@ -21,6 +22,8 @@ use crate::upstream::{SnapshotReader, UpstreamHandle};
 
 /// A candidate that has not answered is asked again after this, and sooner where the hop was at fault.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How often the files of hops are looked at.
+const FILE_CHECK: Duration = Duration::from_secs(5);
 /// What the commands of hops have to end, at shutdown.
 const END_LIMIT: Duration = Duration::from_secs(6);
 
@@ -34,6 +37,8 @@ pub(super) struct HopTasks {
 
 enum HopJob {
     Supervise(CommandSupervisor),
+    /// Read its files again when they change.
+    Files(Weak<Hop>),
     /// Tell the upstream, and the metric of the upstream, about the hop.
     Follow {
         hop: Arc<Hop>,
@@ -126,6 +131,9 @@ impl HopTasks {
             parts.metrics.gauge(&family::HOP_UP, &up).set(0.0);
         }
         for hop in fresh {
+            if hop.has_files() {
+                let _ = self.jobs.send(HopJob::Files(Arc::downgrade(&hop)));
+            }
             let _ = self.jobs.send(HopJob::Follow {
                 hop,
                 set: Arc::clone(set),
@@ -157,6 +165,7 @@ async fn run(mut wanted: mpsc::UnboundedReceiver<HopJob>, mut stop: watch::Recei
         let stop = stop.clone();
         match job {
             HopJob::Supervise(supervisor) => drop(tasks.spawn(supervisor.run(stop))),
+            HopJob::Files(hop) => drop(tasks.spawn(watch_files(hop, stop))),
             HopJob::Follow {
                 hop,
                 set,
@@ -182,12 +191,19 @@ async fn follow(
     // A hop that a reload has taken away is followed no longer.
     drop(hop);
     let HopEnds { handle, mut view } = ends;
+    let mut doubts = 0;
     loop {
-        let now = *state.borrow_and_update();
+        let HopNews {
+            state: now,
+            doubts: all,
+        } = *state.borrow_and_update();
         handle.send(Input::HopHealth {
             hop: id,
             is_up: now != HopState::Down,
         });
+        if std::mem::replace(&mut doubts, all) != all {
+            handle.send(Input::HopDoubted { hop: id });
+        }
         let all_up = set
             .load()
             .iter()
@@ -208,6 +224,20 @@ async fn follow(
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }
+    }
+}
+
+/// Until the hop is gone.
+async fn watch_files(hop: Weak<Hop>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = clock::aligned_sleep(FILE_CHECK) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let Some(hop) = hop.upgrade() else { return };
+        // Files may be slow (a network file system): nothing else waits for them.
+        let read = tokio::task::spawn_blocking(move || hop.read_files_again());
+        let _ = read.await;
     }
 }
 
@@ -265,7 +295,7 @@ mod tests {
 
     use super::*;
     use crate::addr::HostPort;
-    use crate::dial::hop::ViaSettings;
+    use crate::dial::hop::{ProbeThrough, ViaSettings};
     use crate::events::{Events, Log};
     use crate::types::EndpointName;
     use crate::upstream::endpoint::{EndpointHop, Role};
@@ -358,7 +388,18 @@ mod tests {
         };
         let departed = SocketAddr::from(([10, 0, 0, 2], 8182));
         // Both have answered once, and then only the one that is left is asked, in vain.
-        assert!(health.probed(departed, false) && health.probed(here, false));
+        let probed = |address, timed_out| {
+            let sent = clock::now();
+            health.probed(
+                address,
+                ProbeThrough {
+                    timed_out,
+                    sent,
+                    heard: false,
+                },
+            )
+        };
+        assert!(probed(departed, false) && probed(here, false));
         let mut turn = 0;
         until("the departed address still speaks for the hop", || {
             turn += 1;
@@ -368,7 +409,7 @@ mod tests {
                 endpoint: EndpointName::new("e"),
                 intent,
             });
-            !health.probed(here, true)
+            !probed(here, true)
         })
         .await;
         assert_eq!(health.status().state, HopState::Down);

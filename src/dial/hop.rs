@@ -30,7 +30,7 @@ use crate::upstream::endpoint::{Address, HopTarget};
 use command::LastLines;
 pub use credentials::Credentials;
 use exec::Exec;
-pub use health::{HopHealth, HopState, HopStatus};
+pub use health::{HopHealth, HopNews, HopState, HopStatus, ProbeThrough};
 pub use hints::meaning;
 use proxy::ProxyHop;
 use settings::HopRoute;
@@ -53,6 +53,17 @@ pub trait Via: fmt::Debug + Send + Sync {
     /// Opens one stream to `to`, whose name the other side may resolve. `limit` is for each of the two steps: reaching
     /// the hop, and its answer about the target.
     fn open<'a>(&'a self, to: &'a HostPort, limit: Duration) -> Opening<'a>;
+
+    /// Whether it has files that may change.
+    fn has_files(&self) -> bool {
+        false
+    }
+
+    /// Reads its files again where they have changed since they were last read; blocks. On an error what was read before
+    /// stays in use.
+    fn read_files_again(&self) -> Option<Result<(), String>> {
+        None
+    }
 
     /// No other target is behind the hop any more: what is kept for others may end.
     fn keep_targets(&self, _is_kept: &dyn Fn(&HostPort) -> bool) {}
@@ -155,10 +166,16 @@ impl Hops {
         hop.map_or(Duration::ZERO, |hop| 2 * hop.spec.connect_timeout) + Duration::from_secs(1)
     }
 
-    pub(super) fn probed(&self, address: &Address, timed_out: bool) -> bool {
+    pub(super) fn probed(&self, address: &Address, probe: ProbeThrough) -> bool {
         let target = address.target.as_ref();
         let hop = target.and_then(|target| self.get(target.hop));
-        hop.is_none_or(|hop| hop.health.probed(address.socket, timed_out))
+        hop.is_none_or(|hop| hop.health.probed(address.socket, probe))
+    }
+
+    pub(super) fn doubt(&self, target: &HopTarget) {
+        if let Some(hop) = self.get(target.hop) {
+            hop.health.doubt();
+        }
     }
 }
 
@@ -335,6 +352,18 @@ impl Hop {
 
     pub fn health(&self) -> &HopHealth {
         &self.health
+    }
+
+    /// Whether it has files that may change: certificates, a key, a password.
+    pub fn has_files(&self) -> bool {
+        self.via.has_files()
+    }
+
+    /// Reads its files again where they have changed; blocks.
+    pub fn read_files_again(&self) {
+        if let Some(outcome) = self.via.read_files_again() {
+            self.health.files_read(outcome);
+        }
     }
 
     /// These addresses are behind the hop now, each with what the hop is asked for.

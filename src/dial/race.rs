@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -16,6 +17,7 @@ use super::hop::Reached;
 use crate::clock::{self, Moment};
 use crate::interference::ConnectFault;
 use crate::sys::connect::ConnectStatus;
+use crate::upstream::constants;
 use crate::upstream::endpoint::Candidate;
 
 /// One call of `Dialer::dial`.
@@ -42,6 +44,8 @@ struct InFlight<'a> {
     hedge: bool,
     started: Moment,
     deadline: Instant,
+    /// Through a hop: when it has taken too long, which is said once.
+    overdue: Option<Instant>,
     connecting: Connecting<'a>,
 }
 
@@ -56,8 +60,8 @@ enum Connecting<'a> {
 enum RaceEvent {
     Connected(usize, Reached),
     Failed(usize, ConnectOutcome),
-    /// The stagger has passed.
-    StaggerOver,
+    /// The stagger has passed, or an attempt is overdue.
+    TimePassed,
 }
 
 // === impl Race ===
@@ -104,7 +108,7 @@ impl<'a> Race<'a> {
                     self.fail(in_flight.index, in_flight.hedge, in_flight.started, outcome);
                     self.stagger = (!self.waiting.is_empty()).then(Instant::now);
                 }
-                RaceEvent::StaggerOver => {}
+                RaceEvent::TimePassed => self.doubt_hops(),
             }
         }
     }
@@ -164,6 +168,11 @@ impl<'a> Race<'a> {
             hedge,
             started,
             deadline: Instant::now() + limit,
+            overdue: candidate
+                .address
+                .target
+                .as_ref()
+                .map(|_| Instant::now() + overdue_after(candidate)),
             connecting,
         });
         if !self.waiting.is_empty() {
@@ -184,8 +193,9 @@ impl<'a> Race<'a> {
     }
 
     async fn next_event(&mut self) -> RaceEvent {
-        let deadlines = self.in_flight.iter().map(|in_flight| in_flight.deadline);
-        let wake = deadlines.chain(self.stagger).min();
+        let attempts = self.in_flight.iter();
+        let times = attempts.flat_map(|attempt| [Some(attempt.deadline), attempt.overdue]);
+        let wake = times.flatten().chain(self.stagger).min();
         let (in_flight, candidates) = (&mut self.in_flight, self.candidates);
         let poll_all = poll_fn(|cx| {
             for (index, attempt) in in_flight.iter_mut().enumerate() {
@@ -212,7 +222,20 @@ impl<'a> Race<'a> {
                     .position(|in_flight| in_flight.deadline <= now);
                 late.map(|index| RaceEvent::Failed(index, ConnectOutcome::Timeout))
             })
-            .unwrap_or(RaceEvent::StaggerOver)
+            .unwrap_or(RaceEvent::TimePassed)
+    }
+
+    /// A dead tunnel takes connections and never answers: whoever waits for it says so long before its limit.
+    fn doubt_hops(&mut self) {
+        let now = Instant::now();
+        for attempt in &mut self.in_flight {
+            if attempt.overdue.is_some_and(|at| at <= now) {
+                attempt.overdue = None;
+                if let Some(target) = &self.candidates[attempt.index].address.target {
+                    self.connector.hops.doubt(target);
+                }
+            }
+        }
     }
 
     fn win(&mut self, index: usize, reached: Reached) -> Dialed {
@@ -273,6 +296,12 @@ impl<'a> Race<'a> {
             outcome,
         }
     }
+}
+
+/// How long an attempt through a hop may take before something seems wrong.
+fn overdue_after(candidate: &Candidate) -> Duration {
+    let usual = candidate.address.connects.quantile(0.99);
+    constants::SILENCE_FLOOR.max(constants::ROUND_TRIPS * usual.unwrap_or_default())
 }
 
 // === impl Connecting ===

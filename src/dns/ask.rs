@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
@@ -18,6 +18,7 @@ use super::stub;
 use super::system::SystemResolver;
 use crate::interference::{Interference, LookupFault};
 use crate::sandbox;
+use crate::sys::file_stamp::FileStamp;
 use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Answers questions about names: [`Configured`], or a script in a test without sockets.
@@ -95,9 +96,6 @@ pub(crate) struct ResolverConfig {
     pub(crate) settings: DnsSettings,
 }
 
-/// What a change of a file is seen by: time, length, inode.
-type FileStamp = Option<(SystemTime, u64, u64)>;
-
 // === impl SystemFiles ===
 
 impl Default for SystemFiles {
@@ -111,11 +109,7 @@ impl Default for SystemFiles {
 
 impl SystemFiles {
     fn stamps(&self) -> [FileStamp; 2] {
-        use std::os::unix::fs::MetadataExt;
-        [&self.resolv_conf, &self.hosts].map(|path| {
-            let meta = std::fs::metadata(path).ok()?;
-            Some((meta.modified().ok()?, meta.len(), meta.ino()))
-        })
+        [&self.resolv_conf, &self.hosts].map(|file| FileStamp::of(file))
     }
 }
 

@@ -285,7 +285,9 @@ impl RunningHops {
     async fn ready(&mut self) {
         for hop in self.hops.iter().filter(|hop| hop.spec().is_supervised()) {
             let mut state = hop.health().watch();
-            let _ = state.wait_for(|state| *state != HopState::Starting).await;
+            let _ = state
+                .wait_for(|news| news.state != HopState::Starting)
+                .await;
         }
     }
 }

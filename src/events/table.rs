@@ -84,8 +84,8 @@ kinds! {
         {"upstream" "endpoint" "zone" "server.address" "server.port" "result" "detail" "probe.duration_ms"}
         ("" "endpoint", "" "server.address", "" "result", "" "detail");
     "config.reload" [INFO WARN ERROR] "Settings were loaded again, or refused."
-        {"error" "changed" "restart_needed" "warning" "revoked_connections"}
-        ("" "error", "changed" "changed", "needs a restart" "restart_needed", "" "warning");
+        {"upstream" "hop" "error" "changed" "restart_needed" "warning" "revoked_connections"}
+        ("" "upstream", "" "hop", "" "error", "changed" "changed", "needs a restart" "restart_needed", "" "warning");
     "upgrade" [INFO WARN] "Another process has taken over, this one has taken over, or an upgrade was given up."
         {"pid" "generation" "changed" "error"} ("pid" "pid", "generation" "generation", "settings that differ" "changed", "" "error");
     "drain.start" [INFO] "The shutdown begins." {"connections"} ("connections" "connections");

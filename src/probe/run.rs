@@ -8,7 +8,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::failure::ProbeEnd;
 use super::{datomic, http, tcp};
+use crate::clock;
 use crate::dial::Dialer;
+use crate::dial::hop::ProbeThrough;
 use crate::upstream::endpoint::Address;
 use crate::upstream::input::ProbeOutcome;
 use crate::upstream::settings::{HealthSettings, ProbeKind};
@@ -48,14 +50,19 @@ pub async fn through(
     address: &Address,
     host: &str,
 ) -> ProbeReport {
+    let sent = clock::now();
     let connecting = async {
         let connected = dialer.connect(address, settings.timeout).await;
         connected.map_err(tcp::dial_outcome)
     };
     let mut report = over(settings, host, connecting).await;
     // What never got as far as the address says nothing about it.
-    let timed_out = report.outcome == ProbeOutcome::Timeout;
-    if !report.outcome.is_void() && !dialer.probed(address, timed_out) {
+    let probe = ProbeThrough {
+        timed_out: report.outcome == ProbeOutcome::Timeout,
+        sent,
+        heard: address.last_activity().is_some_and(|heard| heard >= sent),
+    };
+    if !report.outcome.is_void() && !dialer.probed(address, probe) {
         report.outcome = ProbeOutcome::Local("the hop does not answer".to_owned());
     }
     report

@@ -3,9 +3,8 @@
 //! A set of files is taken as a whole or not at all: while one of them is invalid, the previous set stays in use and the
 //! error is reported once for each change.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -16,6 +15,7 @@ use rustls::{CertificateError, ServerConfig};
 use super::ServerFiles;
 use super::config::{self, Error};
 use super::identity::{IdentityVerifier, Validity, next_update};
+use crate::sys::file_stamp::FileStamp;
 
 /// One consistent set of files, loaded.
 #[derive(Debug)]
@@ -33,11 +33,8 @@ pub struct CertificateReloader {
     files: ServerFiles,
     current: ArcSwap<ServerTls>,
     /// What the files looked like when they were last read, successfully or not.
-    seen: Mutex<Vec<Stamp>>,
+    seen: Mutex<Vec<FileStamp>>,
 }
-
-/// What shows that a file has changed. The inode is part of it: tools replace files by renaming.
-type Stamp = Option<(SystemTime, u64, u64)>;
 
 // === impl ServerTls ===
 
@@ -127,19 +124,13 @@ impl CertificateReloader {
     }
 }
 
-fn stamps(files: &ServerFiles) -> Vec<Stamp> {
+fn stamps(files: &ServerFiles) -> Vec<FileStamp> {
     let paths = [&files.cert, &files.key, &files.client_ca];
     paths
         .into_iter()
         .chain(&files.crl)
-        .map(|path| stamp(path))
+        .map(|file| FileStamp::of(file))
         .collect()
-}
-
-fn stamp(path: &Path) -> Stamp {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
 /// The result label of a refused handshake, and of a client that is refused later.

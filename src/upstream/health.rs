@@ -65,6 +65,8 @@ pub struct AddressHealth {
     up_since: Option<Moment>,
     /// It is up by failback, since then.
     ramp_from: Option<Moment>,
+    /// What is between it and us is in doubt since then: asked until it has answered.
+    doubted: Option<Moment>,
 }
 
 /// Silence marks at most one zone down per 30 s while another is up.
@@ -107,6 +109,7 @@ impl AddressHealth {
             mute_paused_until: Moment::default(),
             up_since: (!probes).then_some(now),
             ramp_from: None,
+            doubted: None,
         }
     }
 
@@ -159,7 +162,7 @@ impl AddressHealth {
             _ if !settings.probes() => ProbeMode::Off,
             HealthState::Down if self.successes == 0 => ProbeMode::Down,
             HealthState::Down | HealthState::Suspect => ProbeMode::Fast(settings.fast()),
-            _ if self.failures > 0 => ProbeMode::Fast(settings.fast()),
+            _ if self.failures > 0 || self.doubted.is_some() => ProbeMode::Fast(settings.fast()),
             _ => ProbeMode::Regular,
         }
     }
@@ -232,6 +235,9 @@ impl AddressHealth {
         if self.state == HealthState::Suspect && sent < self.since {
             return None;
         }
+        if self.doubted.is_some_and(|doubted| sent >= doubted) {
+            self.doubted = None;
+        }
         self.last_success_sent = self.last_success_sent.max(Some(sent));
         self.successes = self.successes.saturating_add(1);
         self.failures = 0;
@@ -301,6 +307,17 @@ impl AddressHealth {
         }
     }
 
+    /// What is between it and us is in doubt. Whether that changes how it is probed.
+    pub fn doubt(&mut self, now: Moment) -> bool {
+        let is_quiet = matches!(self.state, HealthState::Up | HealthState::Returning)
+            && self.failures == 0
+            && self.doubted.is_none();
+        if is_quiet {
+            self.doubted = Some(now);
+        }
+        is_quiet
+    }
+
     /// Time has passed. `last_move`: when the active zone last moved.
     pub fn tick(
         &mut self,
@@ -341,6 +358,7 @@ impl AddressHealth {
         self.first_timeout_sent = None;
         self.has_timeout = false;
         self.slow_answer_at = None;
+        self.doubted = None;
     }
 
     /// It was out of the set and is back: to be proven before use, with its history kept.

@@ -75,6 +75,8 @@ pub enum Input {
     HopAnswered { endpoint: EndpointName },
     /// A hop went down, or is up again.
     HopHealth { hop: HopId, is_up: bool },
+    /// Something takes too long behind this hop: whoever is behind it is asked at once.
+    HopDoubted { hop: HopId },
     /// Our own listening sockets: addresses that are never used.
     OwnListeners(Vec<SocketAddr>),
     /// A reload: the wanted endpoints and settings. Pins the identity anew.

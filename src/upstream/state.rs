@@ -186,6 +186,7 @@ impl UpstreamState {
             }
             Input::HopAnswered { endpoint } => self.hop_answered(now, &endpoint),
             Input::HopHealth { hop, is_up } => self.hop_health(now, hop, is_up),
+            Input::HopDoubted { hop } => self.hop_doubted(now, hop),
             Input::Resumed => self.resumed(now),
             Input::Stalled { from, to } => self.stalled(from, to),
             Input::ReprobeNow { endpoint } => self.reprobe(now, endpoint.as_ref()),
@@ -273,7 +274,9 @@ impl UpstreamState {
             || self.unreachable_since.is_some()
             || !self.set().any(|(_, address_state)| is_up(address_state))
             || self.set().any(|(_, address_state)| {
-                let is_steady = is_up(address_state) && address_state.health.failures() == 0
+                let is_steady = is_up(address_state)
+                    && address_state.health.failures() == 0
+                    && !matches!(address_state.pace, ProbeMode::Fast(_))
                     || address_state.pace == ProbeMode::Down;
                 !is_steady
             })

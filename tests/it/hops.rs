@@ -273,6 +273,83 @@ async fn a_hop_that_is_silent_is_down_and_its_address_is_not() {
     no_leaks(entryway).await;
 }
 
+/// Regular probes never come here: whoever waits for a dead tunnel has everything behind it asked at once.
+#[tokio::test]
+async fn a_connection_that_waits_finds_out_that_the_hop_is_silent() {
+    let echo = Upstream::echo().await;
+    let proxy = Proxy::start("127.0.0.1:0", echo.address).await;
+    let conf = Conf::to(&[NAME, "other.prod.internal:8182"])
+        .upstream(&format!("via = \"socks5://{}\"", proxy.address))
+        .upstream("health.kind = \"tcp\"")
+        .upstream("health.interval = \"1h\"");
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(2).await;
+    proxy.mute.store(true, SeqCst);
+    let mut client = entryway.connect().await;
+    client.write_all(b"held").await.unwrap();
+    let hop = || {
+        entryway.handles.hops()[0]
+            .1
+            .health()
+            .status()
+            .state
+            .as_str()
+    };
+    eventually("the hop is down", || hop() == "down").await;
+    // It is the hop's fault alone.
+    for state in entryway.events("endpoint.state") {
+        assert_ne!(state["to"], "down", "{state}");
+    }
+    proxy.mute.store(false, SeqCst);
+    let mut got = [0; 4];
+    client.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"held");
+    drop(client);
+    no_leaks(entryway).await;
+}
+
+/// The connections that are open are the only sign of it: a forward takes new ones as before.
+#[tokio::test]
+async fn a_silent_forward_is_replaced_when_an_answer_is_overdue() {
+    let command = format!(
+        "['{BINARY}', 'mock', '--zones', 'a', '--base-ip', '127.0.0.1', '--listen', '127.0.0.1:%l']"
+    );
+    let conf = Conf::to(&[NAME])
+        .upstream(&format!(
+            "via = {{ supervise = {command}, speaks = \"forward\" }}"
+        ))
+        .upstream("health.kind = \"datomic\"")
+        .upstream("health.interval = \"1h\"");
+    let entryway = Entryway::start(&conf).await;
+    entryway.ready(1).await;
+    let ask = async |client: &mut TcpStream| {
+        let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let mut answer = [0; 15];
+        client.read_exact(&mut answer).await.map(|_| answer)
+    };
+    let mut client = entryway.connect().await;
+    assert_eq!(&ask(&mut client).await.unwrap(), b"HTTP/1.1 200 OK");
+    let first = hops(&entryway).await[0]["pid"].as_i64().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    let mut waiting = entryway.connect().await;
+    // It ends with the command that it went through.
+    ask(&mut waiting).await.unwrap_err();
+    entryway.ready(1).await;
+    let mut next = entryway.connect().await;
+    assert_eq!(&ask(&mut next).await.unwrap(), b"HTTP/1.1 200 OK");
+    assert_eq!(
+        entryway.metric(
+            "entryway_hop_restarts_total",
+            &[("upstream", "default"), ("reason", "silent")]
+        ),
+        1.0
+    );
+    drop((client, waiting, next));
+    no_leaks(entryway).await;
+}
+
 #[tokio::test]
 async fn a_command_per_connection() {
     let conf = Conf::to(&[NAME])

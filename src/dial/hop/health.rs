@@ -3,7 +3,8 @@
 //! Fed by every attempt through the hop, by the probes of the addresses behind it, and by the supervisor of its command.
 //! A hop is down after one fault of its own, and up again after one attempt that got through it or an answer about a
 //! target. Where every address behind it times out again and again, the hop is silent: then only an answer to a probe
-//! says that it is back, because a dead tunnel may go on accepting connections.
+//! says that it is back, because a dead tunnel may go on accepting connections. An attempt that takes too long puts the
+//! hop in doubt: the addresses behind it are then asked at once, which tells a dead tunnel from a slow target.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,12 +15,20 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 
 use super::command::LastLines;
+use crate::clock::{self, Moment};
 use crate::events::{Events, event};
 use crate::metrics::{Metrics, family};
 use crate::types::UpstreamName;
 
 /// Consecutive timeouts of every address behind a hop after which the hop is silent.
 const SILENT_AFTER: u32 = 3;
+
+/// For so many times the limit of a probe nothing has come from an address when its silence counts: fast probes overlap,
+/// and a network that stands still for a second is no dead tunnel.
+const SILENT_LIMITS: u32 = 2;
+
+/// Doubts that follow each other faster are one.
+const DOUBT_GAP: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HopState {
@@ -28,6 +37,23 @@ pub enum HopState {
     Starting,
     Up,
     Down,
+}
+
+/// What those who follow a hop are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HopNews {
+    pub state: HopState,
+    /// How often it has been in doubt.
+    pub doubts: u64,
+}
+
+/// The end of a probe of an address behind a hop.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbeThrough {
+    pub timed_out: bool,
+    pub sent: Moment,
+    /// Bytes have come from the address in traffic while the probe was under way.
+    pub heard: bool,
 }
 
 /// What is known of a hop, for `/v1/hops`.
@@ -55,7 +81,7 @@ struct Inner {
     supervised: bool,
     output: LastLines,
     status: Mutex<HopRecord>,
-    changed: watch::Sender<HopState>,
+    changed: watch::Sender<HopNews>,
     /// Some address has been reached since the hop was last down.
     through: AtomicBool,
     /// The supervisor is to replace the command.
@@ -72,10 +98,19 @@ struct HopRecord {
     restarts: u64,
     last_error: Option<String>,
     /// Consecutive timeouts by address.
-    timeouts: HashMap<SocketAddr, u32>,
+    timeouts: HashMap<SocketAddr, Silence>,
     silent: bool,
+    doubted: Option<Moment>,
     /// Consecutive timeouts while nothing is known of the hop.
     unanswered: u32,
+}
+
+/// The silence of an address behind a hop.
+#[derive(Debug, Default)]
+struct Silence {
+    timeouts: u32,
+    /// When the first of the probes was sent that have timed out.
+    since: Moment,
 }
 
 // === impl HopState ===
@@ -101,7 +136,7 @@ impl HopHealth {
         events: Events,
         metrics: Metrics,
     ) -> Self {
-        let (changed, _) = watch::channel(HopState::Starting);
+        let (changed, _) = watch::channel(HopNews::default());
         Self {
             inner: Arc::new(Inner {
                 upstream,
@@ -116,6 +151,7 @@ impl HopHealth {
                     last_error: None,
                     timeouts: HashMap::new(),
                     silent: false,
+                    doubted: None,
                     unanswered: 0,
                 }),
                 changed,
@@ -139,8 +175,8 @@ impl HopHealth {
         }
     }
 
-    /// Follows the state.
-    pub fn watch(&self) -> watch::Receiver<HopState> {
+    /// Follows the state and the doubts.
+    pub fn watch(&self) -> watch::Receiver<HopNews> {
         self.inner.changed.subscribe()
     }
 
@@ -178,11 +214,24 @@ impl HopHealth {
         }
     }
 
-    /// A probe of an address behind the hop has ended. Returns whether its outcome says something about the address: a
-    /// timeout behind a silent hop does not.
-    pub fn probed(&self, address: SocketAddr, timed_out: bool) -> bool {
+    /// An attempt through the hop takes longer than attempts usually do.
+    pub(super) fn doubt(&self) {
         let mut status = self.lock();
-        if timed_out && status.state != HopState::Up {
+        let now = clock::now();
+        let lately = status
+            .doubted
+            .is_some_and(|last| now.since(last) < DOUBT_GAP);
+        if status.state == HopState::Up && !lately {
+            status.doubted = Some(now);
+            self.inner.changed.send_modify(|news| news.doubts += 1);
+        }
+    }
+
+    /// A probe of an address behind the hop has ended. Returns whether its outcome says something about the address: a
+    /// timeout behind a hop that is silent, or may be, does not.
+    pub fn probed(&self, address: SocketAddr, probe: ProbeThrough) -> bool {
+        let mut status = self.lock();
+        if probe.timed_out && status.state != HopState::Up {
             // A proxy that has never answered at all is at fault; a command that is not ready has a limit of its own.
             status.unanswered += 1;
             if status.state == HopState::Starting
@@ -194,16 +243,37 @@ impl HopHealth {
             }
             return false;
         }
-        if !timed_out {
+        if !probe.timed_out {
             status.unanswered = 0;
-            status.timeouts.insert(address, 0);
+            status.timeouts.insert(address, Silence::default());
             if std::mem::take(&mut status.silent) {
                 self.set(&mut status, HopState::Up);
             }
             return true;
         }
-        *status.timeouts.entry(address).or_default() += 1;
-        let is_silent = status.timeouts.values().all(|count| *count >= SILENT_AFTER);
+        if probe.heard {
+            // The path is busy, not dead.
+            status.timeouts.insert(address, Silence::default());
+            return true;
+        }
+        let now = clock::now();
+        let silence = status.timeouts.entry(address).or_insert(Silence {
+            timeouts: 0,
+            since: probe.sent,
+        });
+        if silence.timeouts == 0 {
+            silence.since = probe.sent;
+        }
+        silence.timeouts += 1;
+        silence.since = silence.since.min(probe.sent);
+        let says_something = silence.timeouts < SILENT_AFTER;
+        // A hundredth less: timers are not exact, and the next probe is 200 ms away.
+        let enough = now.since(probe.sent) * SILENT_LIMITS * 99 / 100;
+        let all = status.timeouts.values();
+        let is_silent = all
+            .clone()
+            .all(|one| one.timeouts >= SILENT_AFTER && now.since(one.since) >= enough);
+        let another_answers = all.clone().any(|one| one.timeouts == 0);
         if is_silent && !status.silent {
             status.silent = true;
             let error = "silent: no address behind the hop answers";
@@ -211,7 +281,7 @@ impl HopHealth {
             self.set(&mut status, HopState::Down);
             self.inner.replace.notify_one();
         }
-        !status.silent
+        says_something || another_answers
     }
 
     /// These are the addresses behind the hop; others no longer count.
@@ -253,6 +323,30 @@ impl HopHealth {
         self.set(&mut status, HopState::Up);
     }
 
+    /// The files of the hop have changed.
+    pub(super) fn files_read(&self, outcome: Result<(), String>) {
+        let (upstream, hop) = (self.inner.upstream.as_str(), self.inner.via.as_str());
+        match outcome {
+            Ok(()) => event!(
+                self.inner.events,
+                INFO,
+                "config.reload",
+                "the files of the hop were read again",
+                upstream = upstream,
+                hop = hop,
+            ),
+            Err(error) => event!(
+                self.inner.events,
+                ERROR,
+                "config.reload",
+                "the files of the hop are invalid; the previous ones stay in use",
+                upstream = upstream,
+                hop = hop,
+                error = %error,
+            ),
+        }
+    }
+
     /// Resolves when the supervised command is to be replaced because it is silent.
     pub(super) async fn replace_wanted(&self) {
         self.inner.replace.notified().await;
@@ -287,7 +381,7 @@ impl HopHealth {
             }
             HopState::Starting => {}
         }
-        self.inner.changed.send_replace(state);
+        self.inner.changed.send_modify(|news| news.state = state);
     }
 
     fn lock(&self) -> MutexGuard<'_, HopRecord> {
@@ -333,31 +427,104 @@ mod tests {
         assert!(!health.has_got_through());
     }
 
-    #[test]
-    fn it_is_silent_when_every_address_is() {
-        let health = health();
+    /// The beginning of time is the whole process's: far behind, however far another test has moved it.
+    async fn health_on_a_clock_of_its_own() -> HopHealth {
+        clock::now();
+        tokio::time::advance(Duration::from_secs(86_400)).await;
+        health()
+    }
+
+    fn answers(health: &HopHealth, last: u8) -> bool {
+        health.probed(
+            address(last),
+            ProbeThrough {
+                timed_out: false,
+                sent: clock::now(),
+                heard: false,
+            },
+        )
+    }
+
+    /// A probe with a limit of 1 s that was sent so long ago ends now.
+    fn times_out(health: &HopHealth, last: u8, heard: bool) -> bool {
+        let sent = clock::now().since_start().saturating_sub(LIMIT);
+        health.probed(
+            address(last),
+            ProbeThrough {
+                timed_out: true,
+                sent: Moment::at(sent),
+                heard,
+            },
+        )
+    }
+
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    /// From here on nothing answers for so long that the hop may be silent.
+    async fn a_long_time() {
+        tokio::time::advance(LIMIT * SILENT_LIMITS).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_silent_when_every_address_is() {
+        let health = health_on_a_clock_of_its_own().await;
         health.got_through(Duration::ZERO);
-        assert!(health.probed(address(1), false) && health.probed(address(2), false));
+        assert!(answers(&health, 1) && answers(&health, 2));
         for _ in 0..SILENT_AFTER + 2 {
-            assert!(health.probed(address(1), true), "the other one answers");
+            assert!(times_out(&health, 1, false), "the other one answers");
         }
+        a_long_time().await;
         for _ in 1..SILENT_AFTER {
-            assert!(health.probed(address(2), true));
+            assert!(times_out(&health, 2, false));
         }
-        assert!(!health.probed(address(2), true), "now all are");
+        assert!(!times_out(&health, 2, false), "now all may be");
+        assert_eq!(health.status().state, HopState::Up, "not long enough");
+        a_long_time().await;
+        assert!(!times_out(&health, 2, false), "now all are");
         assert_eq!(health.status().state, HopState::Down);
         // An address that has left does not speak for the hop any more, and one that comes does.
         health.keep_addresses(|kept| *kept == address(1));
-        assert!(health.probed(address(1), false) && health.probed(address(3), false));
+        assert!(answers(&health, 1) && answers(&health, 3));
         for _ in 0..SILENT_AFTER {
-            assert!(health.probed(address(1), true), "the third answers");
+            assert!(times_out(&health, 1, false), "the third answers");
         }
+        a_long_time().await;
         health.keep_addresses(|kept| *kept == address(1));
-        assert!(!health.probed(address(1), true), "the third has left");
+        assert!(!times_out(&health, 1, false), "the third has left");
         // A dead tunnel may accept connections.
         health.got_through(Duration::ZERO);
         assert_eq!(health.status().state, HopState::Down);
-        assert!(health.probed(address(1), false));
+        assert!(answers(&health, 1));
         assert_eq!(health.status().state, HopState::Up);
+    }
+
+    /// On a path that is full of a download every probe may be late.
+    #[tokio::test(start_paused = true)]
+    async fn bytes_of_traffic_prove_that_it_lives() {
+        let health = health_on_a_clock_of_its_own().await;
+        health.got_through(Duration::ZERO);
+        for _ in 0..SILENT_AFTER {
+            a_long_time().await;
+            assert!(times_out(&health, 1, true));
+            for _ in 1..SILENT_AFTER {
+                assert!(times_out(&health, 1, false));
+            }
+        }
+        assert_eq!(health.status().state, HopState::Up);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_doubted_while_it_seems_to_work_and_not_too_often() {
+        let health = health_on_a_clock_of_its_own().await;
+        let doubts = || health.watch().borrow().doubts;
+        health.doubt();
+        assert_eq!(doubts(), 0, "nothing is known of it yet");
+        health.got_through(Duration::ZERO);
+        health.doubt();
+        health.doubt();
+        assert_eq!(doubts(), 1);
+        tokio::time::advance(DOUBT_GAP).await;
+        health.doubt();
+        assert_eq!(doubts(), 2);
     }
 }

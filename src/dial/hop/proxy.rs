@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 use super::{Credentials, HopFault, HopKind, Opening, Reached, Refusal, Via, connect, socks5};
 use crate::addr::{HostPort, is_own_listener};
 use crate::stream::Stream;
+use crate::sys::file_stamp::FileStamp;
 use crate::sys::local_address::is_local_address;
 
 #[cfg(feature = "tls")]
@@ -31,11 +33,21 @@ pub(super) enum ProxyProtocol {
 pub(super) struct ProxyHop {
     pub(super) address: HostPort,
     pub(super) protocol: ProxyProtocol,
-    pub(super) login: Option<Credentials>,
-    #[cfg(feature = "tls")]
-    tls: Option<ProxyTls>,
+    route: ProxyRoute,
+    kind: HopKind,
+    files: ArcSwap<ProxyFiles>,
+    /// What the files looked like when they were last read, successfully or not.
+    seen: Mutex<Vec<FileStamp>>,
     /// Addresses we listen on, which are never dialled.
     own: Arc<[SocketAddr]>,
+}
+
+/// What the files of a proxy hold.
+#[derive(Debug)]
+pub(super) struct ProxyFiles {
+    login: Option<Credentials>,
+    #[cfg(feature = "tls")]
+    tls: Option<ProxyTls>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,14 +62,24 @@ pub(super) struct ProxyRoute {
     pub(super) server_name: Option<String>,
 }
 
-// === impl Proxy ===
+// === impl ProxyRoute ===
 
-impl ProxyHop {
-    pub(super) fn new(
-        kind: HopKind,
-        route: &ProxyRoute,
-        own: Arc<[SocketAddr]>,
-    ) -> Result<Self, String> {
+impl ProxyRoute {
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.credentials_file, &self.ca, &self.cert, &self.key]
+            .into_iter()
+            .flatten()
+    }
+
+    fn stamps(&self) -> Vec<FileStamp> {
+        self.files().map(|file| FileStamp::of(file)).collect()
+    }
+}
+
+// === impl ProxyFiles ===
+
+impl ProxyFiles {
+    fn read(kind: HopKind, route: &ProxyRoute) -> Result<Self, String> {
         let login = match &route.credentials_file {
             Some(file) => Some(Credentials::read(file, route.user.as_deref())?),
             None => None,
@@ -72,14 +94,33 @@ impl ProxyHop {
             return Err("this build of entryway has no TLS (its feature `tls`)".to_owned());
         }
         Ok(Self {
+            login,
+            #[cfg(feature = "tls")]
+            tls,
+        })
+    }
+}
+
+// === impl ProxyHop ===
+
+impl ProxyHop {
+    pub(super) fn new(
+        kind: HopKind,
+        route: &ProxyRoute,
+        own: Arc<[SocketAddr]>,
+    ) -> Result<Self, String> {
+        // Looked at before reading: a change while they are read is seen as one.
+        let seen = route.stamps();
+        Ok(Self {
             address: route.address.clone(),
             protocol: match kind {
                 HopKind::Socks5 => ProxyProtocol::Socks5,
                 _ => ProxyProtocol::Http,
             },
-            login,
-            #[cfg(feature = "tls")]
-            tls,
+            route: route.clone(),
+            kind,
+            files: ArcSwap::from_pointee(ProxyFiles::read(kind, route)?),
+            seen: Mutex::new(seen),
             own,
         })
     }
@@ -88,14 +129,20 @@ impl ProxyHop {
         dial(&self.address, &self.own).await
     }
 
-    async fn ask<S>(&self, stream: &mut S, to: &HostPort, limit: Duration) -> Result<(), Refusal>
+    async fn ask<S>(
+        &self,
+        stream: &mut S,
+        files: &ProxyFiles,
+        to: &HostPort,
+        limit: Duration,
+    ) -> Result<(), Refusal>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let asked = async {
             match self.protocol {
                 ProxyProtocol::Socks5 => socks5::connect(stream, to).await,
-                ProxyProtocol::Http => connect::connect(stream, to, self.login.as_ref()).await,
+                ProxyProtocol::Http => connect::connect(stream, to, files.login.as_ref()).await,
             }
         };
         timeout(limit, asked).await.unwrap_or_else(|_late| {
@@ -105,31 +152,47 @@ impl ProxyHop {
         })
     }
 
-    async fn greet<S>(&self, stream: &mut S) -> Result<(), HopFault>
+    async fn greet<S>(&self, stream: &mut S, files: &ProxyFiles) -> Result<(), HopFault>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         match self.protocol {
-            ProxyProtocol::Socks5 => socks5::greet(stream, self.login.as_ref()).await,
+            ProxyProtocol::Socks5 => socks5::greet(stream, files.login.as_ref()).await,
             ProxyProtocol::Http => Ok(()),
         }
     }
 }
 
 impl Via for ProxyHop {
+    fn has_files(&self) -> bool {
+        self.route.files().next().is_some()
+    }
+
+    fn read_files_again(&self) -> Option<Result<(), String>> {
+        let found = self.route.stamps();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen == found {
+            return None;
+        }
+        *seen = found;
+        let read = ProxyFiles::read(self.kind, &self.route);
+        Some(read.map(|files| self.files.store(Arc::new(files))))
+    }
+
     fn open<'a>(&'a self, to: &'a HostPort, limit: Duration) -> Opening<'a> {
         Box::pin(async move {
+            let files = self.files.load_full();
             #[cfg(feature = "tls")]
-            if let Some(tls) = &self.tls {
-                return tls.open(self, to, limit).await;
+            if let Some(tls) = &files.tls {
+                return tls.open(self, &files, to, limit).await;
             }
             let reached = async {
                 let mut tcp = self.dial().await?;
-                self.greet(&mut tcp).await?;
+                self.greet(&mut tcp, &files).await?;
                 Ok(tcp)
             };
             let mut tcp = within(limit, reached).await?;
-            self.ask(&mut tcp, to, limit).await?;
+            self.ask(&mut tcp, &files, to, limit).await?;
             Ok(Reached {
                 stream: Stream::from(tcp),
                 lease: None,
@@ -169,8 +232,6 @@ pub(super) async fn within<T>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     /// A front of ours that was its own proxy would connect to itself for every connection that it makes.

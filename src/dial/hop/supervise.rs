@@ -28,7 +28,7 @@ use crate::sys::port_owner::reserve_port;
 
 /// Pause before a command is started again: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
-/// A command that lived this long has worked: the pause begins anew.
+/// A command that lived this long has worked: the next one is started at once, and the pause begins anew.
 const WORKED: Duration = Duration::from_secs(10);
 /// Between two questions whether a command is ready.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
@@ -282,7 +282,8 @@ impl CommandKeeper {
             });
             let began = Instant::now();
             let left = self.watch(&mut ready.running).await;
-            if began.elapsed() >= WORKED {
+            let worked = began.elapsed() >= WORKED;
+            if worked {
                 pause = self.backoff.0;
             }
             match left {
@@ -316,6 +317,9 @@ impl CommandKeeper {
                     retiring.spawn(retire(ready));
                     break;
                 }
+            }
+            if worked {
+                continue;
             }
             if self.while_wanted(sleep(pause)).await.is_none() {
                 break;
@@ -508,7 +512,7 @@ mod tests {
         let pid = health.status().pid.unwrap();
         let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        let down = state.wait_for(|state| *state == HopState::Down);
+        let down = state.wait_for(|news| news.state == HopState::Down);
         timeout(LONG, down).await.unwrap().unwrap();
         assert_eq!(health.status().pid, None);
         stop.send_replace(true);

@@ -10,7 +10,7 @@ use crate::types::EndpointName;
 use crate::upstream::address;
 use crate::upstream::change::Change;
 use crate::upstream::constants;
-use crate::upstream::health::Transition;
+use crate::upstream::health::{ProbeVerdict, Transition};
 use crate::upstream::identity::{PinChange, SystemId};
 use crate::upstream::input::{ProbeOutcome, SuspicionKind};
 use crate::upstream::snapshot::HealthState;
@@ -60,7 +60,12 @@ impl UpstreamState {
                 .health
                 .probed(now, sent, &verdict, timeout_may_mark_down, health);
         address_state.schedule_next(now, draw, health);
+        let is_first_timeout =
+            verdict == ProbeVerdict::Timeout && address_state.health.failures() == 1;
         self.record_transition(now, socket, transition);
+        if is_first_timeout {
+            self.doubt_hop_of(now, socket);
+        }
         if let ProbeOutcome::Success { identity } = outcome {
             if let Some(got) = identity {
                 self.observe_identity(socket, got);
@@ -131,10 +136,14 @@ impl UpstreamState {
             return;
         };
         let transition = address_state.health.suspect(now, reason, kind);
-        if transition.is_some() {
+        let is_news = transition.is_some();
+        if is_news {
             address_state.schedule_next(now, draw, &self.settings.health);
         }
         self.record_transition(now, socket, transition);
+        if is_news {
+            self.doubt_hop_of(now, socket);
+        }
     }
 
     /// Notes a change of state; one by silence counts against the limit.

@@ -6,6 +6,7 @@ use super::UpstreamState;
 use crate::addr::HostPort;
 use crate::clock::Moment;
 use crate::types::{EndpointName, HopId};
+use crate::upstream::address::AddressState;
 use crate::upstream::endpoint::{Address, EndpointHop, HopTarget, Role};
 use crate::upstream::membership::Membership;
 
@@ -89,18 +90,7 @@ impl UpstreamState {
         if !news {
             return;
         }
-        let behind: Vec<SocketAddr> = self
-            .set()
-            .filter(|(_, state)| {
-                state
-                    .address
-                    .target
-                    .as_ref()
-                    .is_some_and(|to| to.hop == hop)
-            })
-            .map(|(socket, _)| socket)
-            .collect();
-        for socket in behind {
+        for socket in self.behind(hop) {
             let probes = self.settings.health.probes();
             let Some(state) = self.addresses.get_mut(&socket) else {
                 continue;
@@ -112,6 +102,39 @@ impl UpstreamState {
             state.probe_now(now);
             self.record_transition(now, socket, transition);
         }
+    }
+
+    /// Something takes too long behind a hop. Whether that is the hop's fault shows by whether anything behind it
+    /// answers, so all are asked, and again and again until they have answered. Their health stays as it is.
+    pub(super) fn hop_doubted(&mut self, now: Moment, hop: HopId) {
+        for socket in self.behind(hop) {
+            let draw = self.draw();
+            if let Some(state) = self.addresses.get_mut(&socket)
+                && state.health.doubt(now)
+            {
+                state.schedule_next(now, draw, &self.settings.health);
+            }
+        }
+    }
+
+    /// The same, when an address has begun to be silent.
+    pub(super) fn doubt_hop_of(&mut self, now: Moment, socket: SocketAddr) {
+        let target = self.hop_targets.get(&socket);
+        if let Some(hop) = target.map(|target| target.hop) {
+            self.hop_doubted(now, hop);
+        }
+    }
+
+    /// The addresses behind a hop.
+    fn behind(&self, hop: HopId) -> Vec<SocketAddr> {
+        let is_behind = |state: &AddressState| {
+            let target = state.address.target.as_ref();
+            target.is_some_and(|target| target.hop == hop)
+        };
+        self.set()
+            .filter(|(_, state)| is_behind(state))
+            .map(|(socket, _)| socket)
+            .collect()
     }
 
     /// Whether this address is behind a hop that is down.

@@ -90,7 +90,11 @@ impl Story {
     }
 
     fn probe(&mut self, n: u8, outcome: ProbeOutcome) {
-        let (socket, sent, took) = (at(n), self.now, Duration::ZERO);
+        self.probe_of(at(n), outcome);
+    }
+
+    fn probe_of(&mut self, socket: SocketAddr, outcome: ProbeOutcome) {
+        let (sent, took) = (self.now, Duration::ZERO);
         self.send(Input::Probed {
             socket,
             sent,
@@ -412,4 +416,60 @@ fn that_nothing_can_be_reached_is_said_and_said_again() {
     story.wait(2000);
     let names = |change: &Change| matches!(change, Change::Unreachable { why, .. } if why.contains(name) && why.contains("NXDOMAIN"));
     assert_eq!(story.told(names), 1);
+}
+
+/// Three addresses behind one hop, and one that is reached directly.
+fn behind_a_hop() -> (Story, Vec<SocketAddr>) {
+    let hop = crate::upstream::endpoint::EndpointHop {
+        id: HopId::of(&1),
+        remote_dns: false,
+    };
+    let mut specs = zones();
+    for spec in &mut specs {
+        spec.hop = Some(hop);
+    }
+    specs.push(spec("d", "10.0.0.4", Some("d"), Role::Configured));
+    let mut story = Story::new(specs, own("a"));
+    let sockets: Vec<_> = story.upstream.set().map(|(socket, _)| socket).collect();
+    for socket in &sockets {
+        story.probe_of(*socket, ok("x"));
+    }
+    (story, sockets)
+}
+
+#[test]
+fn all_behind_a_hop_are_asked_when_one_is_in_doubt() {
+    let (mut story, sockets) = behind_a_hop();
+    assert_eq!(sockets.len(), 4);
+    let paces = |story: &Story| -> Vec<bool> {
+        let pace = |socket| story.upstream.address(socket).unwrap().pace;
+        let fast = |socket: &SocketAddr| matches!(pace(*socket), ProbeMode::Fast(_));
+        sockets.iter().map(fast).collect()
+    };
+    let is_behind = |socket: &SocketAddr| socket.ip() != at(4).ip();
+    let behind: Vec<bool> = sockets.iter().map(is_behind).collect();
+    assert_eq!(paces(&story), [false; 4]);
+    story.wait(1000);
+    let first = *sockets.iter().find(|socket| is_behind(socket)).unwrap();
+    story.send(Input::Suspect {
+        endpoint: EndpointName::new("?"),
+        socket: first,
+        why: Suspicion::SlowAnswer,
+        started: story.now,
+    });
+    assert_eq!(paces(&story), behind);
+    // Nobody else is worse for it, and an answer ends it.
+    let suspects = story
+        .upstream
+        .set()
+        .filter(|(_, state)| state.health.state() == HealthState::Suspect);
+    assert_eq!(suspects.count(), 1);
+    story.wait(100);
+    for socket in &sockets {
+        story.probe_of(*socket, ok("x"));
+    }
+    assert_eq!(paces(&story), [false; 4]);
+    // The same when whoever waits for the hop says so.
+    story.send(Input::HopDoubted { hop: HopId::of(&1) });
+    assert_eq!(paces(&story), behind);
 }

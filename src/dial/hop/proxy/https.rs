@@ -8,7 +8,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use super::{ProxyHop, ProxyRoute, within};
+use super::{ProxyFiles, ProxyHop, ProxyRoute, within};
 use crate::addr::HostPort;
 use crate::dial::hop::{HopFault, Reached, Refusal};
 use crate::stream::Stream;
@@ -41,21 +41,24 @@ impl ProxyTls {
     pub(super) async fn open(
         &self,
         proxy: &ProxyHop,
+        files: &ProxyFiles,
         to: &HostPort,
         limit: Duration,
     ) -> Result<Reached, Refusal> {
         let reached = async {
             let tcp = proxy.dial().await?;
             let connector = TlsConnector::from(Arc::clone(&self.config));
-            let handshake = connector.connect(self.server_name.clone(), tcp).await;
+            let handshake = connector
+                .connect(self.server_name.clone(), tcp)
+                .await;
             let mut tls = handshake.map_err(|error| {
                 HopFault::of_tls(&error).unwrap_or_else(|| HopFault::new(format!("TLS: {error}")))
             })?;
-            proxy.greet(&mut tls).await?;
+            proxy.greet(&mut tls, files).await?;
             Ok(tls)
         };
         let mut tls = within(limit, reached).await?;
-        proxy.ask(&mut tls, to, limit).await?;
+        proxy.ask(&mut tls, files, to, limit).await?;
         Ok(Reached {
             stream: Stream::Wrapped(Box::new(TlsStream::new(tls, Bytes::new()))),
             lease: None,

@@ -8,6 +8,8 @@
 pub use config::{Error, client_config, read_certificates, server_config};
 pub use files::{ClientFiles, ServerFiles};
 #[cfg(feature = "tls")]
+pub use socket::TlsSocket;
+#[cfg(feature = "tls")]
 pub use stream::TlsStream;
 
 #[cfg(feature = "tls")]
@@ -17,5 +19,7 @@ mod files;
 pub mod identity;
 #[cfg(feature = "gateway")]
 pub mod reload;
+#[cfg(feature = "tls")]
+mod socket;
 #[cfg(feature = "tls")]
 mod stream;

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::tls::TlsSocket;
 use crate::tls::identity::Identity;
 use crate::tls::reload::{ServerTls, refusal_label};
 
@@ -26,7 +27,7 @@ const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 * 1024);
 /// A peer that has proved who it is.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pub tls: TlsStream<TcpStream>,
+    pub tls: TlsStream<TlsSocket>,
     pub identity: Identity,
     pub chain: Vec<CertificateDer<'static>>,
 }
@@ -149,7 +150,7 @@ impl Ticket<'_> {
             }));
         }
         let accept = TlsAcceptor::from(Arc::clone(&tls.config))
-            .accept(stream)
+            .accept(TlsSocket::new(stream))
             .into_fallible();
         let done = timeout_at(deadline, accept).await;
         Some(match done {
@@ -179,7 +180,7 @@ impl Drop for Ticket<'_> {
 // === impl Peer ===
 
 impl Peer {
-    fn of(tls: TlsStream<TcpStream>) -> Result<Self, HandshakeRefused> {
+    fn of(tls: TlsStream<TlsSocket>) -> Result<Self, HandshakeRefused> {
         let refused = |error: String| HandshakeRefused {
             label: "usage",
             error,
@@ -220,7 +221,7 @@ impl HandshakeRefused {
 
 /// Sends FIN behind the alert and reads what the peer has still sent: a close with unread bytes would reset the
 /// connection, and the alert with the reason could be lost.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: TlsSocket) {
     use tokio::io::AsyncWriteExt;
     let drain = async {
         stream.shutdown().await?;

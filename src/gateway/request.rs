@@ -11,7 +11,6 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, StatusCode, Version, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::server::TlsStream;
 
@@ -21,9 +20,9 @@ use super::shared::Shared;
 use crate::connection::{self, ClientReply};
 use crate::events::Reason;
 use crate::stream::Stream;
-use crate::tls;
 use crate::tls::identity::Identity;
 use crate::tls::reload::ServerTls;
+use crate::tls::{self, TlsSocket};
 
 /// Largest request head.
 const MAX_HEAD: usize = 16 * 1024;
@@ -124,7 +123,8 @@ async fn connect(
         .authority()
         .filter(|_| request.uri().scheme().is_none());
     let authority = match authority {
-        Some(authority) if request.version() == Version::HTTP_11 && !has_body => authority.as_str(),
+        // Python before 3.12, for one, asks for a tunnel with HTTP/1.0.
+        Some(authority) if is_http_1(request.version()) && !has_body => authority.as_str(),
         _ => {
             return Err((
                 StatusCode::BAD_REQUEST,
@@ -179,6 +179,10 @@ async fn connect(
     }
 }
 
+fn is_http_1(version: Version) -> bool {
+    matches!(version, Version::HTTP_10 | Version::HTTP_11)
+}
+
 /// Tells the HTTP side how the dial ended, and takes the stream over once 200 has been sent.
 struct ConnectReply {
     decided: Option<oneshot::Sender<Result<(), Reason>>>,
@@ -201,7 +205,7 @@ impl ClientReply for ConnectReply {
 }
 
 fn stream_of(upgraded: Upgraded) -> Option<Stream> {
-    let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+    let parts = upgraded.downcast::<TokioIo<TlsStream<TlsSocket>>>().ok()?;
     let stream = tls::TlsStream::new(parts.io.into_inner(), parts.read_buf);
     Some(Stream::Wrapped(Box::new(stream)))
 }

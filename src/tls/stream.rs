@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::TlsSocket;
 use crate::stream::Wrapped;
 use crate::sys::socket::{self, TcpOptions};
 
@@ -25,23 +26,52 @@ pub struct TlsStream {
     early: Bytes,
     /// Bytes of a pending write that TLS has taken and the socket has not.
     unflushed: Option<usize>,
-    tls: tokio_rustls::TlsStream<TcpStream>,
+    /// An error behind bytes that were handed out.
+    failed: Option<io::Error>,
+    tls: tokio_rustls::TlsStream<TlsSocket>,
 }
 
 // === impl TlsStream ===
 
 impl TlsStream {
-    pub fn new(tls: impl Into<tokio_rustls::TlsStream<TcpStream>>, early: Bytes) -> Self {
+    pub fn new(tls: impl Into<tokio_rustls::TlsStream<TlsSocket>>, early: Bytes) -> Self {
         Self {
             early,
             unflushed: None,
+            failed: None,
             tls: tls.into(),
         }
     }
 
     /// The socket below.
     pub fn socket(&self) -> &TcpStream {
-        self.tls.get_ref().0
+        self.tls.get_ref().0.tcp()
+    }
+
+    /// What has arrived, in one step: TLS hands out one record at a time.
+    fn poll_records(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        ready!(Pin::new(&mut self.tls).poll_read(cx, buf))?;
+        while self.tls.get_ref().0.has_more() && buf.remaining() > 0 {
+            let filled = buf.filled().len();
+            match Pin::new(&mut self.tls).poll_read(cx, buf) {
+                Poll::Ready(Ok(())) if buf.filled().len() > filled => {}
+                // The bytes before it go first.
+                Poll::Ready(Err(error)) => {
+                    self.failed = Some(error);
+                    break;
+                }
+                Poll::Ready(Ok(())) | Poll::Pending => break,
+            }
+        }
+        self.tls.get_mut().0.rest();
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -56,7 +86,7 @@ impl AsyncRead for TlsStream {
             buf.put_slice(&self.early.split_to(length));
             return Poll::Ready(Ok(()));
         }
-        match Pin::new(&mut self.tls).poll_read(cx, buf) {
+        match self.poll_records(cx, buf) {
             // Truncated or damaged: to the other side this connection was reset.
             Poll::Ready(Err(error)) if is_broken_tls(&error) => {
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, error)))
@@ -102,7 +132,7 @@ impl Wrapped for TlsStream {
     }
 
     fn move_here(&mut self) -> io::Result<()> {
-        let (tcp, _) = self.tls.get_mut();
+        let tcp = self.tls.get_mut().0.tcp_mut();
         let own = tcp.as_fd().try_clone_to_owned()?;
         *tcp = TcpStream::from_std(own.into())?;
         Ok(())

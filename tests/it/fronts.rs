@@ -215,6 +215,29 @@ async fn a_client_that_gives_up_while_it_is_held_is_seen() {
     no_leaks(entryway).await;
 }
 
+/// With `socks` from accept on, with `auto` from the first byte on.
+#[tokio::test]
+async fn a_request_that_does_not_come_in_time_is_a_front_timeout() {
+    for (front, sent) in [
+        ("socks", &b""[..]),
+        ("socks", b"\x05\x01"),
+        ("auto", b"CONN"),
+    ] {
+        let (entryway, echo) = start(front).await;
+        let mut client = entryway.connect().await;
+        let from = client.local_addr().unwrap();
+        client.write_all(sent).await.unwrap();
+        assert_eq!(read_out(&mut client).await, (Vec::new(), End::Fin));
+        drop(client);
+        entryway.closes(from, "front_timeout").await;
+        let refused = [("reason", "timeout")];
+        let count = entryway.metric("entryway_front_rejected_total", &refused);
+        assert_eq!(count, 1.0, "{front}");
+        assert_eq!(echo.accepted(), 0);
+        no_leaks(entryway).await;
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_is_never_finished_does_not_outlive_a_kill() {
     let (entryway, _echo) = start("auto").await;

@@ -333,6 +333,16 @@ async fn a_silent_forward_is_replaced_when_an_answer_is_overdue() {
     let first = hops(&entryway).await[0]["pid"].as_i64().unwrap();
     let pid = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    let is_stopped = |stat: std::path::PathBuf| {
+        std::fs::read_to_string(stat).is_ok_and(|stat| stat.contains(") T "))
+    };
+    eventually("all its threads stand still", || {
+        let threads = std::fs::read_dir(format!("/proc/{first}/task")).unwrap();
+        threads
+            .flatten()
+            .all(|thread| is_stopped(thread.path().join("stat")))
+    })
+    .await;
     let mut waiting = entryway.connect().await;
     // It ends with the command that it went through.
     ask(&mut waiting).await.unwrap_err();

@@ -6,6 +6,7 @@ mod harness;
 mod admin;
 mod at_rest;
 mod close_matrix;
+mod commands;
 mod demo;
 mod doctor;
 mod drain;

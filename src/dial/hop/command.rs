@@ -196,9 +196,14 @@ impl RunningCommand {
     }
 
     /// SIGTERM to the group, SIGKILL to what is left of it after 5 s.
-    pub(super) async fn end(mut self) {
+    pub(super) async fn end(self) {
+        self.end_within(GRACE).await;
+    }
+
+    /// The same, sooner.
+    pub(super) async fn end_within(mut self, grace: Duration) {
         self.signal(process::Signal::Term);
-        let _ = timeout(GRACE, self.child.wait()).await;
+        let _ = timeout(grace, self.child.wait()).await;
     }
 
     fn signal(&self, signal: process::Signal) {

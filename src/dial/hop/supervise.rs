@@ -30,6 +30,8 @@ use crate::sys::port_owner::reserve_port;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// A command that lived this long has worked: the next one is started at once, and the pause begins anew.
 const WORKED: Duration = Duration::from_secs(10);
+/// What a silent command has to end: whoever waits for an answer through it is told by its end.
+const SILENT_GRACE: Duration = Duration::from_secs(1);
 /// Between two questions whether a command is ready.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
 /// The limit of one such question.
@@ -309,7 +311,7 @@ impl CommandKeeper {
                 }
                 Left::Silent => {
                     self.gone(pid);
-                    retiring.spawn(ready.running.end());
+                    retiring.spawn(ready.running.end_within(SILENT_GRACE));
                     restart_for = Some("silent");
                 }
                 Left::Unwanted => {

@@ -12,7 +12,7 @@ use super::{ProxyFiles, ProxyHop, ProxyRoute, within};
 use crate::addr::HostPort;
 use crate::dial::hop::{HopFault, Reached, Refusal};
 use crate::stream::Stream;
-use crate::tls::{self, ClientFiles, TlsStream};
+use crate::tls::{self, ClientFiles, TlsSocket, TlsStream};
 
 #[derive(Debug)]
 pub(super) struct ProxyTls {
@@ -49,7 +49,7 @@ impl ProxyTls {
             let tcp = proxy.dial().await?;
             let connector = TlsConnector::from(Arc::clone(&self.config));
             let handshake = connector
-                .connect(self.server_name.clone(), tcp)
+                .connect(self.server_name.clone(), TlsSocket::new(tcp))
                 .await;
             let mut tls = handshake.map_err(|error| {
                 HopFault::of_tls(&error).unwrap_or_else(|| HopFault::new(format!("TLS: {error}")))

@@ -24,8 +24,8 @@ use crate::sys::process::lead_group_and_die_with_parent;
 
 /// Every process has started, and both hops are up, within this time or never.
 const START_WITHIN: Duration = Duration::from_secs(15);
-const STEADY: Duration = Duration::from_secs(2);
-const OUTAGE: Duration = Duration::from_secs(3);
+const STEADY: Duration = Duration::from_secs(1);
+const OUTAGE: Duration = Duration::from_secs(2);
 /// More than the 5 s from which on a late tick is no slow machine.
 const SLEEP: Duration = Duration::from_secs(6);
 /// What a path has to come back after its cause is gone.
@@ -33,7 +33,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(8);
 /// As long as a client waits. The laptop's clients sleep along with it.
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// What a gateway that is told to end has for its connections.
-const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// Probes and failback quick enough to watch.
 const HEALTH: &str = "\

@@ -55,7 +55,7 @@ async fn the_laptop_tunnel_survives_what_it_shows() {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    // The promise is 30 s; a machine with both cores busy gets more.
+    // It takes 18 s; a machine with both cores busy gets more.
     let output = timeout(Duration::from_secs(90), child)
         .await
         .unwrap()

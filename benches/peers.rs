@@ -7,7 +7,8 @@
 //! rounds alternate them, so a machine that drifts drifts for all, and each is compared with the best peer round by
 //! round. A run that another process disturbed (more than 10 % of a core) is set aside and repeated, at most three
 //! times; `--noisy` keeps it, for machines that are never quiet. A run with a wrong byte is never compared.
-//! One row has its upstream 4 ms away, where the machine can do that (`distance`).
+//! One row has its upstream 4 ms away, where the machine can do that (`distance`). The rows of `gateway` have pairs of
+//! processes with TLS between them; `--rows gateway` measures these alone.
 //! `--only 'entryway faults'` compares entryway with its faults API open to itself without it.
 //! `PEER_ENTRYWAY=/path` adds another build of entryway, `PEER_HAPROXY`, `PEER_NGINX`, … name peers by path.
 //! Last answer: README.md, "Measured".
@@ -23,6 +24,8 @@ mod cpu;
 mod distance;
 #[path = "peers/fairness.rs"]
 mod fairness;
+#[path = "peers/gateway.rs"]
+mod gateway;
 #[path = "peers/load.rs"]
 mod load;
 #[path = "peers/proxies.rs"]
@@ -119,9 +122,9 @@ const FAR: Row = Row {
 #[path = "peers/table.rs"]
 mod table;
 
-/// Shown for itself and not among the peers that a row is won against.
-fn is_ours(name: &str) -> bool {
-    name.starts_with("entryway")
+/// Ours, or one that does less than ours: shown, and not among the peers that a row is won against.
+fn is_beside(name: &str) -> bool {
+    name.starts_with("entryway") || name.ends_with(" resumed")
 }
 
 /// Whether this variant of ours says anything in this row.
@@ -203,7 +206,7 @@ fn main() {
     let mut report = BTreeMap::new();
     for row in ROWS.iter().filter(|row| listed("--rows", row.name)) {
         let rounds = rounds.unwrap_or(if is_bulk(row) { 7 } else { 15 });
-        let samples = measure(&peers, row, rounds, time, Bytes::Raw);
+        let samples = measure(&peers, row, belongs, rounds, time, Bytes::Raw);
         table::print(&peers, row, &samples);
         report.insert(row.name, table::as_json(&peers, &samples));
     }
@@ -219,8 +222,17 @@ fn main() {
     if listed("--rows", "idle memory") {
         report.insert("idle memory", idle_memory(&peers, held, Bytes::Raw));
     }
-    save(&report);
     drop(peers);
+    gateway::run(
+        &dir,
+        argument("--rows").as_deref(),
+        wanted,
+        rounds,
+        time,
+        held,
+        &mut report,
+    );
+    save(&report);
     let _ = std::fs::remove_dir_all(dir);
 }
 
@@ -228,7 +240,7 @@ fn main() {
 fn far(start: impl FnOnce() -> Vec<Peer>, rounds: usize, time: Duration, file: &str) {
     let _way = distance::open().expect("a way to an upstream far away");
     let peers = start();
-    let samples = measure(&peers, &FAR, rounds, time, Bytes::Raw);
+    let samples = measure(&peers, &FAR, belongs, rounds, time, Bytes::Raw);
     table::print(&peers, &FAR, &samples);
     let json = table::as_json(&peers, &samples);
     std::fs::write(file, json.to_string()).expect("a writable file");
@@ -258,7 +270,14 @@ fn save(report: &BTreeMap<&str, serde_json::Value>) {
     println!("\nsaved {file}");
 }
 
-fn measure(peers: &[Peer], row: &Row, rounds: usize, time: Duration, bytes: Bytes) -> Vec<Samples> {
+fn measure(
+    peers: &[Peer],
+    row: &Row,
+    belongs: fn(&str, &Row) -> bool,
+    rounds: usize,
+    time: Duration,
+    bytes: Bytes,
+) -> Vec<Samples> {
     let mut samples: Vec<Samples> = peers.iter().map(|_| Samples::default()).collect();
     for round in 0..rounds {
         for place in 0..peers.len() {
@@ -306,7 +325,7 @@ fn undisturbed<T>(
 ) -> Option<(T, f64)> {
     let noisy = std::env::args().any(|argument| argument == "--noisy");
     for _ in 0..3 {
-        let busy = || (machine_cpu(), own_cpu(), peer.cpu_seconds().unwrap_or(0.0));
+        let busy = || (machine_cpu(), own_cpu(), peer.cpu_seconds());
         let (before, began) = (busy(), Instant::now());
         let found = run()?;
         let after = busy();
@@ -323,18 +342,20 @@ fn undisturbed<T>(
     None
 }
 
-/// User memory and descriptors of each proxy for each connection that does nothing.
+/// User memory and descriptors of each proxy for each connection that does nothing; of a pair, of each side.
 fn idle_memory(peers: &[Peer], held: usize, bytes: Bytes) -> serde_json::Value {
     println!("\nidle memory per connection, {held} held");
     let mut rows = serde_json::Map::new();
-    for peer in peers.iter().filter(|peer| peer.memory().is_some()) {
+    for peer in peers.iter().filter(|peer| !peer.sides().is_empty()) {
         // The first lot makes the allocator's own room; the second is what a connection costs.
         let Ok(first) = hold(peer.address, bytes, 500) else {
             continue;
         };
-        let figures = || {
-            let (memory, open) = (peer.memory(), peer.descriptors());
-            (memory.unwrap_or(0) as f64, open.unwrap_or(0) as f64)
+        let figures = || -> Vec<[f64; 2]> {
+            let sides = peer.sides().into_iter();
+            sides
+                .map(|side| [side.memory() as f64, side.descriptors() as f64])
+                .collect()
         };
         let before = figures();
         let Ok(second) = hold(peer.address, bytes, held) else {
@@ -342,14 +363,18 @@ fn idle_memory(peers: &[Peer], held: usize, bytes: Bytes) -> serde_json::Value {
             continue;
         };
         let after = figures();
-        let each = [after.0 - before.0, after.1 - before.1].map(|grown| grown / held as f64);
         drop((first, second));
-        println!(
-            "  {:<24} {:>8.0} B {:>6.2} fds",
-            peer.name, each[0], each[1]
-        );
-        let value = serde_json::json!({"bytes": each[0], "descriptors": each[1]});
-        rows.insert(peer.name.to_owned(), value);
+        for (place, (before, after)) in before.iter().zip(&after).enumerate() {
+            let name = match (before.len(), place) {
+                (1, _) => peer.name.to_owned(),
+                (_, 0) => format!("{}, near end", peer.name),
+                _ => format!("{}, far end", peer.name),
+            };
+            let each = [0, 1].map(|figure| (after[figure] - before[figure]) / held as f64);
+            println!("  {name:<24} {:>8.0} B {:>6.2} fds", each[0], each[1]);
+            let value = serde_json::json!({"bytes": each[0], "descriptors": each[1]});
+            rows.insert(name, value);
+        }
     }
     serde_json::Value::Object(rows)
 }

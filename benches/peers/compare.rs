@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::load::{Bytes, upstreams};
 use crate::proxies::{Peer, entryway, free_port, launch};
 use crate::table::median;
-use crate::{ROWS, Row, Sample, Samples, idle_memory, measure};
+use crate::{ROWS, Row, Sample, Samples, belongs, idle_memory, measure};
 
 /// One way to run entryway, compared with the plain one.
 struct Variant {
@@ -105,7 +105,7 @@ pub(crate) fn run(
     let mut report = BTreeMap::new();
     let mut beyond = Vec::new();
     for row in ROWS.iter().filter(|row| is_listed(row.name)) {
-        let samples = measure(&peers, row, rounds, time, Bytes::Http);
+        let samples = measure(&peers, row, belongs, rounds, time, Bytes::Http);
         let found = MEASURES.map(|(what, of)| (what, compare(&samples, of)));
         print(row, &samples, &found);
         for (what, difference) in &found {

@@ -1,6 +1,7 @@
 //! The proxies that are compared: how each is started in front of the upstream, and what it costs in CPU and memory.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -20,8 +21,13 @@ pub(crate) struct Peer {
     pub(crate) name: &'static str,
     /// Where to connect.
     pub(crate) address: SocketAddr,
-    child: Option<Child>,
+    /// None for the direct way; of a pair, the one that is connected to comes first.
+    children: Vec<Child>,
 }
+
+/// One process of a peer, with its children.
+#[derive(Debug)]
+pub(crate) struct PeerSide(Vec<u32>);
 
 /// The one whose access log is on, and kept.
 const LOGGED: &str = "entryway access log";
@@ -91,7 +97,7 @@ const KINDS: &[(&str, Start)] = &[
     }),
 ];
 
-fn found(program: &str) -> Option<Command> {
+pub(crate) fn found(program: &str) -> Option<Command> {
     // PEER_HAPROXY=/path/to/haproxy names one that is not on the path.
     if let Some(path) = std::env::var_os(format!("PEER_{}", program.to_uppercase())) {
         return Some(Command::new(path));
@@ -108,7 +114,7 @@ fn found(program: &str) -> Option<Command> {
 pub(crate) fn entryway(
     dir: &Path,
     port: u16,
-    up: SocketAddr,
+    up: impl Display,
     binary: Option<OsString>,
     congestion: &str,
     more: &str,
@@ -161,13 +167,7 @@ fn nginx(dir: &Path, port: u16, up: SocketAddr, buffer: &str) -> Option<Command>
     let mut command = found("nginx")?;
     let dir = dir.join(format!("nginx-{buffer}"));
     fs::create_dir_all(&dir).ok()?;
-    let module = [
-        "/usr/lib/nginx/modules/ngx_stream_module.so",
-        "/usr/lib64/nginx/modules/ngx_stream_module.so",
-    ]
-    .into_iter()
-    .find(|file| Path::new(file).exists())
-    .map_or(String::new(), |file| format!("load_module {file};\n"));
+    let module = nginx_stream_module();
     let text = format!(
         "{module}worker_processes 2;\nworker_rlimit_nofile 20000;\ndaemon off;\npid {0}/pid;\nerror_log {0}/error;\nevents {{ worker_connections 19000; }}\n\
          stream {{ server {{ listen 127.0.0.1:{port}; proxy_pass {up}; proxy_buffer_size {buffer}; proxy_timeout 1h; tcp_nodelay on; }} }}\n",
@@ -176,6 +176,17 @@ fn nginx(dir: &Path, port: u16, up: SocketAddr, buffer: &str) -> Option<Command>
     fs::write(dir.join("conf"), text).ok()?;
     command.arg("-c").arg(dir.join("conf")).arg("-p").arg(&dir);
     Some(command)
+}
+
+/// The line that loads nginx's module of streams, where that is a file of its own.
+pub(crate) fn nginx_stream_module() -> String {
+    [
+        "/usr/lib/nginx/modules/ngx_stream_module.so",
+        "/usr/lib64/nginx/modules/ngx_stream_module.so",
+    ]
+    .into_iter()
+    .find(|file| Path::new(file).exists())
+    .map_or(String::new(), |file| format!("load_module {file};\n"))
 }
 
 fn envoy(dir: &Path, port: u16, up: SocketAddr) -> Option<Command> {
@@ -225,11 +236,7 @@ pub(crate) fn start_all(dir: &Path, at: Ipv4Addr, wanted: impl Fn(&str) -> bool)
     let mut upstreams = upstreams(KINDS.len() + 1, at)
         .expect("upstreams")
         .into_iter();
-    let mut peers = vec![Peer {
-        name: "direct",
-        address: upstreams.next().expect("one more than kinds"),
-        child: None,
-    }];
+    let mut peers = vec![Peer::direct(upstreams.next().expect("one more than kinds"))];
     let wanted = KINDS.iter().filter(|(name, _)| wanted(name));
     for ((name, start), up) in wanted.zip(upstreams) {
         let port = free_port();
@@ -257,13 +264,13 @@ pub(crate) fn launch(
     let peer = Peer {
         name,
         address: SocketAddr::from(([127, 0, 0, 1], port)),
-        child: Some(
+        children: vec![
             command
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(log.map_or(Stdio::null(), Stdio::from))
                 .spawn()?,
-        ),
+        ],
     };
     peer.wait_until_it_answers()?;
     Ok(peer)
@@ -279,6 +286,21 @@ pub(crate) fn free_port() -> u16 {
 // === impl Peer ===
 
 impl Peer {
+    /// No proxy.
+    pub(crate) fn direct(upstream: SocketAddr) -> Self {
+        Self {
+            name: "direct",
+            address: upstream,
+            children: Vec::new(),
+        }
+    }
+
+    /// A pair of this process and the one behind it.
+    pub(crate) fn with(mut self, mut behind: Peer) -> Self {
+        self.children.append(&mut behind.children);
+        self
+    }
+
     fn wait_until_it_answers(&self) -> io::Result<()> {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
@@ -290,66 +312,77 @@ impl Peer {
         }
     }
 
-    /// User plus system time of the proxy and its children so far, in seconds; `None` for the direct way.
-    pub(crate) fn cpu_seconds(&self) -> Option<f64> {
-        Some(self.processes()?.into_iter().filter_map(cpu_of).sum())
+    /// User plus system time so far, in seconds; 0 for the direct way.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let sides = self.sides().into_iter();
+        sides.flat_map(|side| side.0).filter_map(cpu_of).sum()
     }
 
-    /// User memory (anonymous, resident) in bytes.
-    pub(crate) fn memory(&self) -> Option<u64> {
-        let anonymous = |pid: u32| {
-            let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = text.lines().find(|line| line.starts_with("RssAnon"))?;
-            line.split_whitespace()
-                .nth(1)?
-                .parse::<u64>()
-                .ok()
-                .map(|kib| kib * 1024)
-        };
-        Some(self.processes()?.into_iter().filter_map(anonymous).sum())
-    }
-
-    /// Open descriptors.
-    pub(crate) fn descriptors(&self) -> Option<usize> {
-        let count = |pid: u32| Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count());
-        Some(self.processes()?.into_iter().filter_map(count).sum())
-    }
-
-    /// The proxy and its children.
-    fn processes(&self) -> Option<Vec<u32>> {
-        let own = self.child.as_ref()?.id();
-        let mut all = vec![own];
-        for entry in fs::read_dir("/proc").ok()?.flatten() {
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<u32>().ok())
-            else {
-                continue;
-            };
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let parent = stat
-                .rsplit(')')
-                .next()
-                .and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
-            if parent == Some(own) {
-                all.push(pid);
-            }
-        }
-        Some(all)
+    /// Its processes, one for each end; none for the direct way.
+    pub(crate) fn sides(&self) -> Vec<PeerSide> {
+        self.children
+            .iter()
+            .map(|child| PeerSide(with_children(child.id())))
+            .collect()
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        for pid in self.processes().unwrap_or_default().into_iter().rev() {
-            let _ = Command::new("kill")
-                .arg(pid.to_string())
-                .stderr(Stdio::null())
-                .status();
+        for side in self.sides() {
+            for pid in side.0.into_iter().rev() {
+                let _ = Command::new("kill")
+                    .arg(pid.to_string())
+                    .stderr(Stdio::null())
+                    .status();
+            }
         }
-        if let Some(child) = &mut self.child {
+        for child in &mut self.children {
             let _ = child.wait();
         }
     }
+}
+
+// === impl PeerSide ===
+
+impl PeerSide {
+    /// User memory (anonymous, resident) in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let anonymous = |pid: &u32| {
+            let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = text.lines().find(|line| line.starts_with("RssAnon"))?;
+            let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+            Some(kib * 1024)
+        };
+        self.0.iter().filter_map(anonymous).sum()
+    }
+
+    /// Open descriptors.
+    pub(crate) fn descriptors(&self) -> usize {
+        let count = |pid: &u32| Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count());
+        self.0.iter().filter_map(count).sum()
+    }
+}
+
+/// A process and its children.
+fn with_children(own: u32) -> Vec<u32> {
+    let mut all = vec![own];
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        if parent == Some(own) {
+            all.push(pid);
+        }
+    }
+    all
 }

@@ -1,7 +1,7 @@
 //! The comparison in words and JSON: medians, spreads, and each against the best peer, round by round.
 
 use super::proxies::Peer;
-use super::{Row, Sample, Samples, is_bulk, is_ours};
+use super::{Row, Sample, Samples, is_beside, is_bulk};
 
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.into_iter().collect();
@@ -40,7 +40,7 @@ impl Samples {
 /// The peer with the highest median; without peers our own plain one, which its variants are then compared with.
 fn best(peers: &[Peer], samples: &[Samples]) -> Option<usize> {
     (1..peers.len())
-        .filter(|place| !is_ours(peers[*place].name) && samples[*place].rate().is_finite())
+        .filter(|place| !is_beside(peers[*place].name) && samples[*place].rate().is_finite())
         .max_by(|a, b| samples[*a].rate().total_cmp(&samples[*b].rate()))
         .or_else(|| peers.iter().position(|peer| peer.name == "entryway"))
 }

@@ -98,7 +98,7 @@ struct HopRecord {
     restarts: u64,
     last_error: Option<String>,
     /// Consecutive timeouts by address.
-    timeouts: HashMap<SocketAddr, Silence>,
+    timeouts: HashMap<SocketAddr, SilentAddress>,
     silent: bool,
     doubted: Option<Moment>,
     /// Consecutive timeouts while nothing is known of the hop.
@@ -107,7 +107,7 @@ struct HopRecord {
 
 /// The silence of an address behind a hop.
 #[derive(Debug, Default)]
-struct Silence {
+struct SilentAddress {
     timeouts: u32,
     /// When the first of the probes was sent that have timed out.
     since: Moment,
@@ -245,7 +245,7 @@ impl HopHealth {
         }
         if !probe.timed_out {
             status.unanswered = 0;
-            status.timeouts.insert(address, Silence::default());
+            status.timeouts.insert(address, SilentAddress::default());
             if std::mem::take(&mut status.silent) {
                 self.set(&mut status, HopState::Up);
             }
@@ -253,11 +253,11 @@ impl HopHealth {
         }
         if probe.heard {
             // The path is busy, not dead.
-            status.timeouts.insert(address, Silence::default());
+            status.timeouts.insert(address, SilentAddress::default());
             return true;
         }
         let now = clock::now();
-        let silence = status.timeouts.entry(address).or_insert(Silence {
+        let silence = status.timeouts.entry(address).or_insert(SilentAddress {
             timeouts: 0,
             since: probe.sent,
         });

@@ -313,24 +313,6 @@ fn the_future_is_small() {
     assert!(size_of::<Relay<'_>>() <= 704);
 }
 
-/// The parts of a relay, for whoever has to find out which one grew.
-#[test]
-fn sizes() {
-    println!(
-        "relay {} half {} side {} buffer {} context {} framing {} timeouts {} reset {} closing {} urgent {}",
-        size_of::<Relay<'_>>(),
-        size_of::<HalfDuplex>(),
-        size_of::<SideIo<'_>>(),
-        size_of::<TransferBuffer>(),
-        size_of::<PollContext<'_>>(),
-        size_of::<framing::Framing>(),
-        size_of::<Timeouts>(),
-        size_of::<Option<ResetPropagation>>(),
-        size_of::<Option<Closing>>(),
-        size_of::<urgent::UrgentMark>(),
-    );
-}
-
 /// Short connections never pay for them: the supervisor asks when a connection is old enough.
 #[tokio::test]
 async fn the_upstream_leg_gets_its_options_when_it_is_asked_to() {

@@ -96,12 +96,12 @@ async fn dial_for(stream: TcpStream, guard: &mut ConnectionGuard) -> Option<Box<
 /// What is relayed between. In one box, because a future keeps a place for each value that is handed from one to the next.
 struct Ends {
     down: Stream,
-    up: Upstream,
+    up: ReachedUpstream,
     tried: Vec<Candidate>,
 }
 
 /// An upstream that was reached.
-struct Upstream {
+struct ReachedUpstream {
     stream: Stream,
     candidate: Candidate,
     /// It was a spare.
@@ -123,15 +123,15 @@ impl Ends {
     ) -> Self {
         Self {
             down,
-            up: Upstream::of(reached, guard),
+            up: ReachedUpstream::of(reached, guard),
             tried,
         }
     }
 }
 
-// === impl Upstream ===
+// === impl ReachedUpstream ===
 
-impl Upstream {
+impl ReachedUpstream {
     /// Counts the connection as one to this upstream from here on.
     fn of((dialed, may_retry): (Dialed, bool), guard: &mut ConnectionGuard) -> Self {
         guard.reached(&dialed);
@@ -281,7 +281,7 @@ async fn carry(mut ends: Box<Ends>, mut guard: Box<ConnectionGuard>) {
         ))
         .await;
         match next {
-            Ok(reached) => ends.up = Upstream::of(reached, &mut guard),
+            Ok(reached) => ends.up = ReachedUpstream::of(reached, &mut guard),
             Err((reason, mode)) => {
                 guard.rejected(reason);
                 return Box::pin(reject::close(&mut ends.down, mode)).await;

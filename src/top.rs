@@ -13,13 +13,15 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, TableState};
-use serde::Deserialize;
 
 use crate::admin::EndpointAction;
-use crate::admin::api_types::{BytesJson, EndpointJson, History, StatusJson};
+use crate::admin::api_types::{EndpointJson, History, StatusJson};
 
+pub(crate) use data::TopData;
+use data::{EventLine, ShownConnection};
 pub use terminal::run;
 
+mod data;
 mod terminal;
 
 /// Events kept for the list.
@@ -65,15 +67,6 @@ pub(crate) enum KeyOutcome {
     Do(Action),
 }
 
-/// One event as the list shows it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct EventLine {
-    time: String,
-    level: String,
-    name: String,
-    text: String,
-}
-
 /// How the terminal can draw.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
@@ -88,7 +81,7 @@ pub(crate) struct View {
     instance: String,
     status: Option<StatusJson>,
     endpoints: Vec<EndpointJson>,
-    connections: Vec<Connection>,
+    connections: Vec<ShownConnection>,
     history: History,
     events: VecDeque<EventLine>,
     /// Why the last read failed; data above is older then.
@@ -104,70 +97,6 @@ pub(crate) struct View {
 }
 
 /// What one round of reading yields.
-#[derive(Debug, Default)]
-pub(crate) struct TopData {
-    pub(crate) status: StatusJson,
-    pub(crate) endpoints: Vec<EndpointJson>,
-    /// `None`: they were not asked for.
-    pub(crate) connections: Option<Vec<Connection>>,
-    /// `None`: it was not asked for.
-    pub(crate) history: Option<History>,
-}
-
-/// `/v1/connections`, as far as it is shown: a thousand of them are read again and again.
-#[derive(Debug, Default, Deserialize)]
-pub(crate) struct Connections {
-    #[serde(default)]
-    pub(crate) connections: Vec<Connection>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Connection {
-    id: u64,
-    listener: String,
-    client: String,
-    endpoint: Option<String>,
-    address: Option<String>,
-    age_s: f64,
-    idle_s: f64,
-    bytes: BytesJson,
-    at_rest: bool,
-}
-
-// === impl EventLine ===
-
-impl EventLine {
-    /// Of the JSON object of a log line; `None` where it is not one.
-    fn parse(line: &str) -> Option<Self> {
-        let value: serde_json::Value = serde_json::from_str(line).ok()?;
-        let part = |key: &str| value[key].as_str().unwrap_or("").to_owned();
-        let mut text = part("message");
-        for key in [
-            "name",
-            "endpoint",
-            "server.address",
-            "from",
-            "to",
-            "reason",
-            "conn.reason",
-            "error",
-        ] {
-            let value = part(key);
-            if !value.is_empty() {
-                text.push(' ');
-                text.push_str(&value);
-            }
-        }
-        Some(Self {
-            time: part("timestamp").get(11..19).unwrap_or("").to_owned(),
-            level: part("level"),
-            name: part("event"),
-            text,
-        })
-    }
-}
-
 // === impl Action ===
 
 impl Action {
@@ -351,9 +280,9 @@ impl View {
     }
 
     /// The connections that pass the filter, sorted.
-    fn shown(&self) -> Vec<&Connection> {
+    fn shown(&self) -> Vec<&ShownConnection> {
         let filter = self.filter.to_lowercase();
-        let text = |one: &Connection| {
+        let text = |one: &ShownConnection| {
             let part = |text: &Option<String>| text.clone().unwrap_or_default();
             format!(
                 "{} {} {} {}",
@@ -364,7 +293,7 @@ impl View {
             )
             .to_lowercase()
         };
-        let mut shown: Vec<&Connection> = self
+        let mut shown: Vec<&ShownConnection> = self
             .connections
             .iter()
             .filter(|one| filter.is_empty() || text(one).contains(&filter))

@@ -12,7 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Action, Connections, KeyOutcome, Look, TopData, View};
+use super::data::Connections;
+use super::{Action, KeyOutcome, Look, TopData, View};
 use crate::admin::api_types::{Endpoints, StatusJson};
 use crate::http::client::{self, Bounds, HttpTarget};
 use crate::http::query::encode;

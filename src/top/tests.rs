@@ -2,7 +2,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::*;
-use crate::admin::api_types::{AddressJson, HistorySeries, ListenerJson};
+use crate::admin::api_types::{AddressJson, BytesJson, HistorySeries, ListenerJson};
 
 const PLAIN: Look = Look {
     colour: false,
@@ -27,7 +27,7 @@ fn data() -> TopData {
         }],
         ..EndpointJson::default()
     };
-    let connection = |id, client: &str, age_s, upload| Connection {
+    let connection = |id, client: &str, age_s, upload| ShownConnection {
         id,
         client: client.to_owned(),
         endpoint: Some("us-east-1a".to_owned()),
@@ -36,7 +36,7 @@ fn data() -> TopData {
             upload,
             download: 1,
         },
-        ..Connection::default()
+        ..ShownConnection::default()
     };
     TopData {
         status: StatusJson {

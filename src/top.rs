@@ -96,7 +96,6 @@ pub(crate) struct View {
     confirm: Option<Action>,
 }
 
-/// What one round of reading yields.
 // === impl Action ===
 
 impl Action {

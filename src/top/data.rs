@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use crate::admin::api_types::{BytesJson, EndpointJson, History, StatusJson};
 
+/// What one round of reading yields.
 #[derive(Debug, Default)]
 pub(crate) struct TopData {
     pub(crate) status: StatusJson,

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::child::{BINARY, Process, command};
+use crate::harness::child::{BINARY, Process, command, mock_command};
 use crate::harness::{Conf, Entryway, LONG, eventually, no_leaks};
 
 /// A name that no resolver knows.
@@ -42,9 +42,7 @@ fn lives(pid: u32) -> bool {
 /// The new one is ready before the old one goes, which waits for its last connection: no client notices.
 #[tokio::test]
 async fn a_command_is_renewed_before_its_time() {
-    let mock = format!(
-        "['{BINARY}', 'mock', '--zones', 'a', '--base-ip', '127.0.0.1', '--listen', '127.0.0.1:%l']"
-    );
+    let mock = mock_command();
     let conf = Conf::to(&[NAME])
         .upstream(&format!(
             "via = {{ supervise = {mock}, speaks = \"forward\", renew_after = \"2s\" }}"

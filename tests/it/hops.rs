@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::harness::child::{BINARY, Process};
+use crate::harness::child::{BINARY, Process, mock_command};
 use crate::harness::client::{End, get, ping, read_out};
 use crate::harness::upstream::Upstream;
 use crate::harness::{Conf, Entryway, LONG, eventually, no_leaks};
@@ -311,9 +311,7 @@ async fn a_connection_that_waits_finds_out_that_the_hop_is_silent() {
 /// The connections that are open are the only sign of it: a forward takes new ones as before.
 #[tokio::test]
 async fn a_silent_forward_is_replaced_when_an_answer_is_overdue() {
-    let command = format!(
-        "['{BINARY}', 'mock', '--zones', 'a', '--base-ip', '127.0.0.1', '--listen', '127.0.0.1:%l']"
-    );
+    let command = mock_command();
     let conf = Conf::to(&[NAME])
         .upstream(&format!(
             "via = {{ supervise = {command}, speaks = \"forward\" }}"
@@ -403,9 +401,7 @@ async fn spares_wait_behind_a_command_per_connection() {
 
 #[tokio::test]
 async fn a_command_is_kept_alive() {
-    let command = format!(
-        "['{BINARY}', 'mock', '--zones', 'a', '--base-ip', '127.0.0.1', '--listen', '127.0.0.1:%l']"
-    );
+    let command = mock_command();
     let conf = Conf::to(&[NAME])
         .upstream(&format!(
             "via = {{ supervise = {command}, speaks = \"forward\" }}"

@@ -210,7 +210,7 @@ async fn rotating_answers_do_not_flap() {
 }
 
 #[tokio::test]
-async fn a_name_that_comes_to_be_is_used_within_a_second() {
+async fn a_name_without_an_address_is_used_soon_after_it_has_one() {
     let upstreams = on(&[27]).await;
     let dns = FakeDns::start().await;
     dns.set_both(NAME, Reply::NxDomain);

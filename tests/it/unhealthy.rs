@@ -116,7 +116,7 @@ async fn an_end_without_an_answer_counts_against_the_address() {
         assert!(lost < 8, "still on the address that answers nothing");
     }
     assert!(lost > 0);
-    // A request may already have been on its way there.
+    // Its probe passes, so it may be tried again in between.
     let mut unanswered = 0;
     for _ in 0..20 {
         unanswered += usize::from(ask_once(&entryway).await.is_empty());

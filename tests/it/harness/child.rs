@@ -36,6 +36,13 @@ pub(super) fn clean(command: &mut Command) {
     }
 }
 
+/// As settings write it, the command of a hop that is a forward to a mock: it listens where the hop wants it.
+pub fn mock_command() -> String {
+    format!(
+        "['{BINARY}', 'mock', '--zones', 'a', '--base-ip', '127.0.0.1', '--listen', '127.0.0.1:%l']"
+    )
+}
+
 /// Runs a command to its end.
 pub async fn output(args: &[&str]) -> Output {
     timeout(LONG, command(args).output())

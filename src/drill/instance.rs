@@ -148,20 +148,25 @@ impl Instance {
 
     async fn change(&self, method: Method, path: &str) -> Result<Answer, Error> {
         let answer = client::request(&self.faults, method, path, &[], BOUNDS).await;
-        let answer = answer.map_err(|error| Error::Lost(error.to_string()))?;
-        match answer.status {
-            status if status.is_success() => Ok(answer),
-            StatusCode::CONFLICT => Err(Error::Cannot {
-                what: format!("another drill runs on this instance: {}", said(&answer)),
-                next: "wait for its end; curl -X DELETE http://FAULTS/faults/drill ends it",
-            }),
-            StatusCode::FORBIDDEN => Err(Error::NotAllowed(said(&answer))),
-            StatusCode::BAD_REQUEST => Err(Error::UnknownZone(said(&answer))),
-            StatusCode::NOT_FOUND => Err(Error::Lost(
-                "somebody else has taken the fault back, or its time was over".to_owned(),
-            )),
-            status => Err(Error::Lost(format!("{status}: {}", said(&answer)))),
-        }
+        accepted(answer)
+    }
+}
+
+/// The answer to a change, if the instance has made it.
+fn accepted(answer: Result<Answer, client::Error>) -> Result<Answer, Error> {
+    let answer = answer.map_err(|error| Error::Lost(error.to_string()))?;
+    match answer.status {
+        status if status.is_success() => Ok(answer),
+        StatusCode::CONFLICT => Err(Error::Cannot {
+            what: format!("another drill runs on this instance: {}", said(&answer)),
+            next: "wait for its end; curl -X DELETE http://FAULTS/faults/drill ends it",
+        }),
+        StatusCode::FORBIDDEN => Err(Error::NotAllowed(said(&answer))),
+        StatusCode::BAD_REQUEST => Err(Error::UnknownZone(said(&answer))),
+        StatusCode::NOT_FOUND => Err(Error::Lost(
+            "somebody else has taken the fault back, or its time was over".to_owned(),
+        )),
+        status => Err(Error::Lost(format!("{status}: {}", said(&answer)))),
     }
 }
 
@@ -207,8 +212,8 @@ impl DrillSubject for Instance {
     }
 
     async fn keep(&mut self) -> Result<(), Error> {
-        let path = "/faults/drill/alive";
-        self.change(Method::POST, path).await.map(drop)
+        let again = async || client::post(&self.faults, "/faults/drill/alive", &[], BOUNDS).await;
+        accepted(twice(again).await).map(drop)
     }
 
     async fn clear(&mut self, _plan: &DrillPlan) -> Result<(), Error> {
@@ -256,7 +261,7 @@ impl DrillSubject for Instance {
     }
 
     async fn held(&mut self) -> Result<Option<u64>, Error> {
-        let answer = self.admin.get("/metrics").await;
+        let answer = twice(async || self.admin.get("/metrics").await).await;
         let answer = answer.map_err(|error| Error::Lost(error.to_string()))?;
         let text = answer.text();
         let mut lines = text.lines();
@@ -275,8 +280,20 @@ fn zone_of(endpoint: &EndpointJson) -> String {
         .unwrap_or_else(|| endpoint.name.clone())
 }
 
+/// Asks again after a timeout. This process may have been stopped in between (SIGSTOP, a laptop that slept): its timer
+/// has run out then although the answer has come in time.
+async fn twice(
+    mut ask: impl AsyncFnMut() -> Result<Answer, client::Error>,
+) -> Result<Answer, client::Error> {
+    match ask().await {
+        Err(client::Error::Timeout(..)) => ask().await,
+        other => other,
+    }
+}
+
 async fn ask<T: DeserializeOwned>(admin: &mut Session, path: &str) -> Result<T, Error> {
-    let answer = admin.get(path).await.map_err(|error| match &error {
+    let answer = twice(async || admin.get(path).await).await;
+    let answer = answer.map_err(|error| match &error {
         client::Error::Connect(_, cause) if cause.kind() == ErrorKind::PermissionDenied => {
             Error::NotAllowed(error.to_string())
         }

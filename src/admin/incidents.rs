@@ -23,6 +23,9 @@ const KEPT: usize = 20;
 const EVENTS_BEFORE: usize = 200;
 const EVENTS_AFTER: usize = 200;
 
+/// Events that are copied at once while warnings are looked for.
+const READ_AT_ONCE: usize = 1000;
+
 /// An incident of the same kind and upstream within this time is the same one.
 const PAUSE: Duration = Duration::from_secs(5 * 60);
 
@@ -66,10 +69,10 @@ impl IncidentLog {
                 .find(|(_, one)| one.incident.id == id)?
                 .clone()
         };
-        let after = recent.after(number);
+        let after = recent.after(number, EVENTS_AFTER);
         report
             .events
-            .extend(after.iter().take(EVENTS_AFTER).map(|one| parsed(&one.line)));
+            .extend(after.iter().map(|one| parsed(&one.line)));
         Some(report)
     }
 
@@ -148,7 +151,7 @@ impl IncidentLog {
             store.count += 1;
             format!("{kind}-{}", store.count)
         };
-        let before = recent.after(number.saturating_sub(EVENTS_BEFORE as u64));
+        let before = recent.after(number.saturating_sub(EVENTS_BEFORE as u64), EVENTS_BEFORE);
         let report = IncidentReport {
             incident: Incident {
                 id,
@@ -191,7 +194,7 @@ pub(super) async fn watch(
     let mut last = recent.last();
     loop {
         recent.wait_for_warning_after(last).await;
-        for event in recent.after(last) {
+        for event in recent.after(last, READ_AT_ONCE) {
             last = event.id;
             // Most lines are not worth parsing.
             if event.line.contains("\"level\":\"warn\"") {
@@ -244,7 +247,7 @@ mod tests {
         );
         // It starts with what follows; everything so far is replayed through the same function.
         let recent = events.recent();
-        for event in recent.after(0) {
+        for event in recent.after(0, READ_AT_ONCE) {
             let backend = FakeBackend::default();
             incidents.record(
                 event.id,

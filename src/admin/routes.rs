@@ -392,7 +392,10 @@ impl RequestHandler {
             explain: self.backend.explain(None, &[]).unwrap_or_default(),
             connections: self.backend.connections(page::CONNECTIONS),
             history: self.history.read(None, page::MINUTES, now),
-            events: recent.after(recent.last().saturating_sub(page::EVENTS as u64)),
+            events: recent.after(
+                recent.last().saturating_sub(page::EVENTS as u64),
+                page::EVENTS,
+            ),
         }
     }
 

@@ -57,7 +57,7 @@ pub(super) fn stream(events: Events, last_event_id: Option<&str>, mut stop: Drai
                 }
             }
             tokio::time::sleep(GATHER).await;
-            for event in recent.after(last) {
+            for event in recent.after(last, REPLAYED) {
                 if batch.len() > BATCH {
                     break;
                 }

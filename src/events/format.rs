@@ -34,6 +34,8 @@ pub(super) enum Style {
 #[derive(Debug)]
 pub(super) struct LineVisitor {
     out: String,
+    /// Memory for a value that is written as text first.
+    value: String,
     style: Style,
     /// The value of `conn.reason`, for the filter of the log.
     pub(super) expected_close: bool,
@@ -42,19 +44,34 @@ pub(super) struct LineVisitor {
 // === impl Line ===
 
 impl LineVisitor {
-    pub(super) fn new(style: Style, at: Timestamp, level: Level, name: &str) -> Self {
-        let mut out = String::with_capacity(768);
-        let level = level_name(level);
-        // Writing to a String cannot fail, here and below.
-        let _ = match style {
-            Style::Json => write!(
-                out,
-                "{{\"timestamp\":\"{at:.3}\",\"level\":\"{level}\",\"event\":\"{name}\""
+    /// Writes into `out`, whose memory is used and whose text is not.
+    pub(super) fn new(
+        mut out: String,
+        style: Style,
+        at: Timestamp,
+        level: Level,
+        name: &str,
+    ) -> Self {
+        out.clear();
+        out.reserve(768);
+        let (timestamp, before_level, before_name, end) = match style {
+            Style::Json => (
+                "{\"timestamp\":\"",
+                "\",\"level\":\"",
+                "\",\"event\":\"",
+                "\"",
             ),
-            Style::Logfmt => write!(out, "timestamp={at:.3} level={level} event={name}"),
+            Style::Logfmt => ("timestamp=", " level=", " event=", ""),
         };
+        out.push_str(timestamp);
+        // Writing to a String cannot fail, here and below.
+        let _ = write!(out, "{at:.3}");
+        for part in [before_level, level_name(level), before_name, name, end] {
+            out.push_str(part);
+        }
         Self {
             out,
+            value: String::new(),
             style,
             expected_close: false,
         }
@@ -62,12 +79,13 @@ impl LineVisitor {
 
     /// The event as a line, its name that of the metadata.
     pub(super) fn of(
+        out: String,
         style: Style,
         at: Timestamp,
         metadata: &Metadata<'_>,
         event: &tracing::Event<'_>,
     ) -> Self {
-        let mut line = Self::new(style, at, *metadata.level(), metadata.name());
+        let mut line = Self::new(out, style, at, *metadata.level(), metadata.name());
         event.record(&mut line);
         line
     }
@@ -80,9 +98,9 @@ impl LineVisitor {
         }
     }
 
-    pub(super) fn plain(&mut self, key: &str, value: impl std::fmt::Display) {
+    pub(super) fn number(&mut self, key: &str, value: impl itoa::Integer) {
         self.key(key);
-        let _ = write!(self.out, "{value}");
+        self.out.push_str(itoa::Buffer::new().format(value));
     }
 
     pub(super) fn finish(mut self) -> String {
@@ -118,27 +136,33 @@ impl Visit for LineVisitor {
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.plain(field.name(), value);
+        self.key(field.name());
+        self.out.push_str(if value { "true" } else { "false" });
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.plain(field.name(), value);
+        self.number(field.name(), value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.plain(field.name(), value);
+        self.number(field.name(), value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON has no NaN and no infinity: the field is left out.
         if value.is_finite() {
-            self.plain(field.name(), Value::Num(value));
+            self.key(field.name());
+            three_decimals(&mut self.out, value);
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         // `%` and `?` values.
-        self.text(field.name(), &format!("{value:?}"));
+        let mut text = std::mem::take(&mut self.value);
+        text.clear();
+        let _ = write!(text, "{value:?}");
+        self.text(field.name(), &text);
+        self.value = text;
     }
 }
 
@@ -193,6 +217,31 @@ pub(super) fn text(at: Timestamp, zone: &TimeZone, colour: bool, event: &Event) 
     out
 }
 
+/// As `{}` writes the number rounded to three decimals (microseconds where the unit is ms), in a fifth of the time.
+fn three_decimals(out: &mut String, value: f64) {
+    let thousandths = (value * 1000.0).round();
+    // Up to here a f64 holds every thousandth, and the shortest decimal that means it has three digits behind the point.
+    if thousandths.abs() >= 1e15 {
+        let _ = write!(out, "{}", Value::Num(value));
+        return;
+    }
+    let thousandths = thousandths as i64;
+    if thousandths < 0 {
+        out.push('-');
+    }
+    let (whole, rest) = (
+        thousandths.unsigned_abs() / 1000,
+        thousandths.unsigned_abs() % 1000,
+    );
+    out.push_str(itoa::Buffer::new().format(whole));
+    if rest > 0 {
+        // A leading 1 keeps the zeros.
+        let mut digits = itoa::Buffer::new();
+        out.push('.');
+        out.push_str(digits.format(1000 + rest)[1..].trim_end_matches('0'));
+    }
+}
+
 /// A text value of logfmt: bare where it is one harmless word.
 fn word(out: &mut String, text: &str) {
     let bare = |c: char| c.is_alphanumeric() || "-_.:/@,+[]%*→#()".contains(c);
@@ -213,9 +262,9 @@ enum CharacterEscape {
 
 fn quoted(out: &mut String, text: &str, escape: CharacterEscape) {
     out.push('"');
-    let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-    if text.len() <= KEPT && text.bytes().all(plain) {
-        // Nearly all of them, and one line has nine.
+    // Nearly all of them are plain, and one line has ten. Without an early end the compiler looks at many bytes at once.
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\');
+    if text.len() <= KEPT && text.bytes().fold(true, |all, byte| all & plain(byte)) {
         out.push_str(text);
     } else {
         escaped_with(out, text, escape, true);
@@ -262,4 +311,37 @@ fn is_harmful(character: char) -> bool {
             character,
             '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_decimals_as_display_writes_them() {
+        let written = |value: f64| {
+            let mut out = String::new();
+            three_decimals(&mut out, value);
+            out
+        };
+        for (value, text) in [
+            (0.0, "0"),
+            (0.412_345, "0.412"),
+            (0.000_4, "0"),
+            (1.5, "1.5"),
+            (-2.05, "-2.05"),
+            (12.0, "12"),
+            (999.999_9, "1000"),
+            (0.010, "0.01"),
+        ] {
+            assert_eq!(written(value), text);
+        }
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..100_000 {
+            let value = (random.f64() - 0.5) * 10f64.powi(random.i32(-3..25));
+            if (value * 1000.0).round() != 0.0 {
+                assert_eq!(written(value), Value::Num(value).to_string());
+            }
+        }
+    }
 }

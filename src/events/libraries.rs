@@ -79,12 +79,12 @@ impl LibraryEvent<'_> {
     pub(super) const NAME: &'static str = "library";
 
     pub(super) fn line(&self, style: Style, at: Timestamp) -> String {
-        let mut line = LineVisitor::new(style, at, self.level, Self::NAME);
+        let mut line = LineVisitor::new(String::new(), style, at, self.level, Self::NAME);
         line.text("message", &self.message);
         line.text("library", self.library);
         line.text("library.target", self.target);
         if let Some(connection) = self.connection {
-            line.plain("conn.id", connection);
+            line.number("conn.id", connection);
         }
         line.finish()
     }

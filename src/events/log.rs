@@ -4,10 +4,10 @@
 //! newest lines are dropped, counted, and reported in one later `resource` line. Level, filters and format can be changed
 //! while it runs. [`Log::default`] writes nothing.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -28,8 +28,8 @@ const QUEUE: usize = 4096;
 /// wake-up each, the access log cost a sixth of the connects.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// The writer joins waiting lines up to about this many bytes into one write.
-const BATCH: usize = 64 * 1024;
+/// Bytes that the buffers of lines keep when a burst is over.
+const BUFFER: usize = 256 * 1024;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -141,7 +141,7 @@ pub struct Lines(Arc<Mutex<Vec<u8>>>);
 
 #[derive(Debug)]
 struct Inner {
-    queue: SyncSender<Arc<String>>,
+    queue: Arc<Queue>,
     /// Each a variant's number.
     level: AtomicU8,
     connections: AtomicU8,
@@ -154,21 +154,31 @@ struct Inner {
     terminal: bool,
     colour: bool,
     zone: TimeZone,
-    progress: Arc<WriterProgress>,
 }
 
-/// What the writer and the callers share besides the queue.
+/// Lines on their way to the writer.
 #[derive(Debug, Default)]
-struct WriterProgress {
-    /// Lines put into the queue.
-    queued: AtomicU64,
-    /// Lines that found the queue full and are not reported yet.
-    unreported: AtomicU64,
-    /// Lines that found the queue full since the start.
-    dropped: AtomicU64,
-    /// Lines that left the writer, one way or the other.
-    done: Mutex<u64>,
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// The first line has come, or the end.
+    arrived: Condvar,
+    /// The writer is done with lines.
     moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// The lines, one behind the other: a line costs a copy and no memory of its own.
+    text: String,
+    lines: usize,
+    /// Since the start: lines that got into the queue, and those of them that the writer is done with.
+    queued: u64,
+    done: u64,
+    /// Since the start: lines that found the queue full, and those of them that a line has reported.
+    dropped: u64,
+    reported: u64,
+    /// The last clone of the log is gone.
+    is_over: bool,
 }
 
 // === impl LogSettings ===
@@ -234,10 +244,9 @@ impl Log {
         sink: impl Write + Send + 'static,
         terminal: bool,
     ) -> io::Result<Self> {
-        let (queue, lines) = sync_channel(QUEUE);
-        let progress = Arc::new(WriterProgress::default());
+        let queue = Arc::new(Queue::default());
         let inner = Arc::new(Inner {
-            queue,
+            queue: Arc::clone(&queue),
             level: AtomicU8::new(0),
             connections: AtomicU8::new(0),
             probes: AtomicU8::new(0),
@@ -247,11 +256,10 @@ impl Log {
             terminal,
             colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             zone: TimeZone::system(),
-            progress: Arc::clone(&progress),
         });
         let log = Self { inner: Some(inner) };
         log.apply(settings);
-        // The writer holds the log weakly: the queue ends when the last clone is gone.
+        // The writer holds the log weakly: it ends when the last clone is gone.
         let of_log = log.inner.as_ref().map(Arc::downgrade);
         std::thread::Builder::new()
             .name("log".to_owned())
@@ -261,7 +269,7 @@ impl Log {
                     let format = inner.map_or(Format::Json, |inner| inner.format());
                     dropped_lines(format, dropped)
                 };
-                writer(sink, &lines, &progress, report);
+                writer(sink, &queue, report);
             })?;
         Ok(log)
     }
@@ -337,25 +345,25 @@ impl Log {
     pub(super) fn write(
         &self,
         at: Timestamp,
-        json: &Arc<String>,
+        json: &str,
         metadata: &Metadata<'_>,
         event: &tracing::Event<'_>,
     ) {
         let Some(inner) = &self.inner else { return };
-        let line = match inner.format() {
+        let level = *metadata.level();
+        match inner.format() {
             Format::Logfmt => {
-                Arc::new(LineVisitor::of(Style::Logfmt, at, metadata, event).finish())
+                let line = LineVisitor::of(String::new(), Style::Logfmt, at, metadata, event);
+                inner.push(level, &line.finish());
             }
             Format::Text => {
                 let event = Event::of(event);
-                if table::is_start_noise(&event) {
-                    return;
+                if !table::is_start_noise(&event) {
+                    inner.push(level, &format::text(at, &inner.zone, inner.colour, &event));
                 }
-                Arc::new(format::text(at, &inner.zone, inner.colour, &event))
             }
-            Format::Json | Format::Auto => Arc::clone(json),
-        };
-        inner.push(*metadata.level(), line);
+            Format::Json | Format::Auto => inner.push(level, json),
+        }
     }
 
     /// Writes what a library logged. Never blocks.
@@ -366,13 +374,13 @@ impl Log {
             Format::Logfmt => library.line(Style::Logfmt, at),
             Format::Json | Format::Auto => library.line(Style::Json, at),
         };
-        inner.push(library.level, Arc::new(line));
+        inner.push(library.level, &line);
     }
 
     /// Lines dropped since the start because the sink was too slow.
     pub fn dropped(&self) -> u64 {
         let inner = self.inner.as_ref();
-        inner.map_or(0, |inner| inner.progress.dropped.load(Relaxed))
+        inner.map_or(0, |inner| inner.queue.waiting().dropped)
     }
 
     /// Waits until everything queued so far is written, at most this long; whether it is. Blocks the thread: for the
@@ -381,12 +389,12 @@ impl Log {
         let Some(inner) = &self.inner else {
             return true;
         };
-        let progress = &inner.progress;
-        let queued = progress.queued.load(Relaxed);
-        let done = progress.done.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = progress
+        let waiting = inner.queue.waiting();
+        let queued = waiting.queued;
+        let waited = inner
+            .queue
             .moved
-            .wait_timeout_while(done, timeout, |done| *done < queued);
+            .wait_timeout_while(waiting, timeout, |waiting| waiting.done < queued);
         waited.is_ok_and(|(_, timeout)| !timeout.timed_out())
     }
 }
@@ -422,27 +430,68 @@ impl Inner {
             .unwrap_or(Format::Json)
     }
 
-    fn push(&self, level: Level, line: Arc<String>) {
-        let line = match self.priorities.load(Relaxed) {
-            true => Arc::new(format!("<{}>{line}", priority(level))),
-            false => line,
-        };
-        // Counted first, so that a flush never waits for less than was queued.
-        self.progress.queued.fetch_add(1, Relaxed);
-        if self.queue.try_send(line).is_err() {
-            self.progress.unreported.fetch_add(1, Relaxed);
-            self.progress.dropped.fetch_add(1, Relaxed);
-            self.progress.leave(1);
-        }
+    fn push(&self, level: Level, line: &str) {
+        let priority = self.priorities.load(Relaxed).then(|| priority(level));
+        self.queue.push(priority, line);
     }
 }
 
-// === impl Progress ===
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue.waiting().is_over = true;
+        self.queue.arrived.notify_one();
+    }
+}
 
-impl WriterProgress {
-    fn leave(&self, lines: u64) {
-        *self.done.lock().unwrap_or_else(PoisonError::into_inner) += lines;
+// === impl Queue ===
+
+impl Queue {
+    fn push(&self, priority: Option<u8>, line: &str) {
+        let mut waiting = self.waiting();
+        if waiting.lines == QUEUE {
+            waiting.dropped += 1;
+            return;
+        }
+        waiting.queued += 1;
+        if let Some(priority) = priority {
+            // Writing to a String cannot fail.
+            let _ = write!(waiting.text, "<{priority}>");
+        }
+        waiting.text.push_str(line);
+        waiting.lines += 1;
+        let is_first = waiting.lines == 1;
+        drop(waiting);
+        if is_first {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Waits for lines and puts them into `batch`, whose memory the next ones use: how many they are, and how many were
+    /// dropped and not reported. `None` once there is nothing more to come.
+    fn take(&self, batch: &mut String) -> Option<(usize, u64)> {
+        let is_idle = |waiting: &mut Waiting| waiting.lines == 0 && !waiting.is_over;
+        let waited = self.arrived.wait_while(self.waiting(), is_idle);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        std::thread::park_timeout(GATHER);
+        batch.clear();
+        batch.shrink_to(BUFFER);
+        let mut waiting = self.waiting();
+        if waiting.lines == 0 {
+            return None;
+        }
+        std::mem::swap(&mut waiting.text, batch);
+        let unreported = waiting.dropped - waiting.reported;
+        waiting.reported = waiting.dropped;
+        Some((std::mem::take(&mut waiting.lines), unreported))
+    }
+
+    fn done(&self, lines: usize) {
+        self.waiting().done += lines as u64;
         self.moved.notify_all();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -461,37 +510,21 @@ fn dropped_lines(format: Format, dropped: u64) -> String {
         Format::Logfmt => Style::Logfmt,
         Format::Json | Format::Auto => Style::Json,
     };
-    let mut line = LineVisitor::new(style, at, Level::WARN, name);
+    let mut line = LineVisitor::new(String::new(), style, at, Level::WARN, name);
     line.text("message", MESSAGE);
-    line.plain("log.dropped", dropped);
+    line.number("log.dropped", dropped);
     line.finish()
 }
 
 /// The writer thread: joins waiting lines into one write, reports dropped lines once there is room again.
-fn writer(
-    mut sink: impl Write,
-    lines: &Receiver<Arc<String>>,
-    progress: &WriterProgress,
-    report: impl Fn(u64) -> String,
-) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while let Ok(first) = lines.recv() {
-        std::thread::park_timeout(GATHER);
-        batch.clear();
-        batch.extend_from_slice(first.as_bytes());
-        let mut count = 1;
-        while batch.len() < BATCH
-            && let Ok(more) = lines.try_recv()
-        {
-            batch.extend_from_slice(more.as_bytes());
-            count += 1;
-        }
-        let dropped = progress.unreported.swap(0, Relaxed);
+fn writer(mut sink: impl Write, queue: &Queue, report: impl Fn(u64) -> String) {
+    let mut batch = String::new();
+    while let Some((lines, dropped)) = queue.take(&mut batch) {
         if dropped > 0 {
-            batch.extend_from_slice(report(dropped).as_bytes());
+            batch.push_str(&report(dropped));
         }
-        write_whole(&mut sink, &batch);
-        progress.leave(count);
+        write_whole(&mut sink, batch.as_bytes());
+        queue.done(lines);
     }
 }
 

@@ -4,7 +4,7 @@
 //! own events go to the log, to the recent events and to subscribers; events of libraries go through [`Throttle`].
 //! Spans exist at trace level only: one per connection, whose number is added to what is logged inside it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +35,9 @@ static NEXT_SPAN: AtomicU64 = AtomicU64::new(1);
 thread_local! {
     /// The spans entered on this thread, of whichever instance, innermost last.
     static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+
+    /// The memory of the last line, for the next one.
+    static LINE: Cell<String> = const { Cell::new(String::new()) };
 }
 
 /// Finds `conn.id` among the fields of a span.
@@ -61,21 +64,21 @@ impl Subscriber {
         let to_recent = to_log || level <= recent::LEVEL && !about_traffic;
         if to_log || to_recent {
             let at = Timestamp::now();
-            let mut line = LineVisitor::of(Style::Json, at, metadata, event);
+            let mut line = LineVisitor::of(LINE.take(), Style::Json, at, metadata, event);
             if let Some(connection) = self.current_connection()
                 && metadata.fields().field("conn.id").is_none()
             {
-                line.plain("conn.id", connection);
+                line.number("conn.id", connection);
             }
-            if !line.expected_close || log.wants_expected() {
-                let line = Arc::new(line.finish());
-                if to_log {
-                    log.write(at, &line, metadata, event);
-                }
-                if to_recent {
-                    shared.recent.push(level, line);
-                }
+            let is_wanted = !line.expected_close || log.wants_expected();
+            let line = line.finish();
+            if is_wanted && to_log {
+                log.write(at, &line, metadata, event);
             }
+            if is_wanted && to_recent {
+                shared.recent.push(level, &line);
+            }
+            LINE.set(line);
         }
         if shared.has_subscribers() {
             // The last subscriber may just have left.

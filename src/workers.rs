@@ -36,6 +36,11 @@ pub struct Workers {
     handles: Vec<JoinHandle<()>>,
 }
 
+/// How often a data thread's timer fires for nothing. The runtime wakes itself, by a write to its own eventfd, for every
+/// timer that is due before all others; with this one there, those of half-open connections (minutes) are not. Measured:
+/// one system call less for each connection that the client ends first.
+const EARLIER_TIMER: Duration = Duration::from_secs(60);
+
 /// Gives work to the data threads. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Dispatcher {
@@ -140,6 +145,11 @@ impl Workers {
 
 /// The main task of a data thread.
 async fn run(mut work: mpsc::UnboundedReceiver<Work>, unanswered: Arc<AtomicU64>) {
+    tokio::task::spawn_local(async {
+        loop {
+            tokio::time::sleep(EARLIER_TIMER).await;
+        }
+    });
     while let Some(work) = work.recv().await {
         match work {
             Work::Run(job) => drop(tokio::task::spawn_local(job())),

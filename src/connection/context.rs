@@ -336,7 +336,7 @@ impl ListenerContext {
             upstream = endpoint.upstream.as_str(),
             endpoint = endpoint.name().as_str(),
             zone = endpoint.zone().map(|zone| zone.as_str()),
-            server.address = host.as_str(),
+            server.address = host,
             server.port = port,
             connect.result = attempt.outcome.as_str(),
             connect.duration_ms = attempt.took.as_secs_f64() * 1000.0,

@@ -34,8 +34,6 @@ pub(super) enum Style {
 #[derive(Debug)]
 pub(super) struct LineVisitor {
     out: String,
-    /// Memory for a value that is written as text first.
-    value: String,
     style: Style,
     /// The value of `conn.reason`, for the filter of the log.
     pub(super) expected_close: bool,
@@ -71,7 +69,6 @@ impl LineVisitor {
         }
         Self {
             out,
-            value: String::new(),
             style,
             expected_close: false,
         }
@@ -158,11 +155,9 @@ impl Visit for LineVisitor {
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         // `%` and `?` values.
-        let mut text = std::mem::take(&mut self.value);
-        text.clear();
+        let mut text = String::with_capacity(64);
         let _ = write!(text, "{value:?}");
         self.text(field.name(), &text);
-        self.value = text;
     }
 }
 
@@ -262,9 +257,9 @@ enum CharacterEscape {
 
 fn quoted(out: &mut String, text: &str, escape: CharacterEscape) {
     out.push('"');
-    // Nearly all of them are plain, and one line has ten. Without an early end the compiler looks at many bytes at once.
-    let plain = |byte: u8| matches!(byte, b' '..=b'~') & (byte != b'"') & (byte != b'\\');
-    if text.len() <= KEPT && text.bytes().fold(true, |all, byte| all & plain(byte)) {
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if text.len() <= KEPT && text.bytes().all(plain) {
+        // Nearly all of them, and one line has ten.
         out.push_str(text);
     } else {
         escaped_with(out, text, escape, true);

@@ -78,6 +78,8 @@ pub struct Address {
     pub socket: SocketAddr,
     /// The target behind a hop, where there is one.
     pub target: Option<HopTarget>,
+    /// For people and logs: of the target, where there is a hop.
+    host: String,
     /// Connect times of successful dials and probes (the stagger is 3 × their p99).
     pub connects: DurationWindow,
     /// First-answer times of requests in traffic (suspicion by silence is 4 × their median). Shared with the statistics
@@ -137,6 +139,7 @@ impl Address {
         Self {
             socket,
             target: None,
+            host: socket.ip().to_string(),
             connects: DurationWindow::default(),
             answers: Arc::default(),
             probes: DurationWindow::default(),
@@ -150,17 +153,17 @@ impl Address {
     /// The same behind a hop.
     pub fn behind(target: HopTarget) -> Self {
         Self {
+            host: target.to.host.clone(),
             target: Some(target.clone()),
             ..Self::new(target.key())
         }
     }
 
     /// Host and port, for people and logs: of the target, where there is a hop.
-    pub fn host_port(&self) -> (String, u16) {
-        match &self.target {
-            Some(target) => (target.to.host.clone(), target.to.port),
-            None => (self.socket.ip().to_string(), self.socket.port()),
-        }
+    pub fn host_port(&self) -> (&str, u16) {
+        let target = self.target.as_ref();
+        let port = target.map_or(self.socket.port(), |target| target.to.port);
+        (&self.host, port)
     }
 
     /// Records a probe that has just succeeded.

@@ -18,7 +18,8 @@ use memchr::memchr;
 use crate::types::Direction;
 use grammar::{
     Field, Flow, LineEnd, MAX_METHOD, chunk_size, decimal, ends_in_chunked, field_name, is_token,
-    known, line_end, may_begin_answer, may_begin_request, may_name_length, trim, version,
+    known, line_end, may_begin_answer, may_begin_request, may_name_length, plain_length, trim,
+    version,
 };
 
 mod grammar;
@@ -186,11 +187,11 @@ impl Framing {
                 bytes = &bytes[passed..];
                 continue;
             }
-            bytes = &bytes[self.fields(direction, bytes)..];
-            if !bytes.is_empty() && !self.unknown {
-                let used = self.line(direction, bytes, &mut progress);
-                bytes = &bytes[used..];
-            }
+            let used = match self.fields(direction, bytes, &mut progress) {
+                0 => self.line(direction, bytes, &mut progress),
+                used => used,
+            };
+            bytes = &bytes[used..];
         }
         progress
     }
@@ -235,9 +236,14 @@ impl Framing {
         }
     }
 
-    /// Takes the whole fields of a head, which most lines are; how many bytes they were. Leaves anything else to
-    /// [`Framing::line`].
-    fn fields(&mut self, direction: Direction, bytes: &[u8]) -> usize {
+    /// Takes the whole fields of a head and the empty line behind them, which most lines are; how many bytes they were.
+    /// Leaves anything else to [`Framing::line`].
+    fn fields(
+        &mut self,
+        direction: Direction,
+        bytes: &[u8],
+        progress: &mut FramingProgress,
+    ) -> usize {
         let state = self.scanners[direction.index()].state;
         if state != ParserState::Fields || self.is_split(direction) {
             return 0;
@@ -259,7 +265,14 @@ impl Framing {
             {
                 self.unknown = true;
                 self.partial = None;
-                break;
+                return used;
+            }
+        }
+        if bytes[used..].starts_with(b"\r\n") && scanner.head + 2 <= MAX_HEAD {
+            used += 2;
+            if self.head_complete(direction, progress).is_break() {
+                self.unknown = true;
+                self.partial = None;
             }
         }
         used
@@ -535,16 +548,21 @@ impl Scanner {
         if let [b' ' | b'\t', ..] = line {
             return known(self.flags & UNFOLDABLE == 0);
         }
-        if !may_name_length(line) {
-            self.flags &= !UNFOLDABLE;
-            return Flow::Continue(());
-        }
-        let Some(name) = field_name(line) else {
-            return Flow::Break(());
+        let (field, value) = match plain_length(line) {
+            Some(plain) => plain,
+            None if !may_name_length(line) => {
+                self.flags &= !UNFOLDABLE;
+                return Flow::Continue(());
+            }
+            None => {
+                let Some(name) = field_name(line) else {
+                    return Flow::Break(());
+                };
+                (Field::of(name), trim(&line[name.len() + 1..]))
+            }
         };
-        let value = trim(&line[name.len() + 1..]);
         self.flags |= UNFOLDABLE;
-        match Field::of(name) {
+        match field {
             Field::ContentLength => {
                 known(self.flags & (LENGTH | CHUNKED) == 0)?;
                 self.left = decimal(value)?;

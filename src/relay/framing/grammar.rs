@@ -33,6 +33,22 @@ impl Field {
     }
 }
 
+/// A field that framing depends on and its value, where the line is one as nearly everybody writes it. [`field_name`] and
+/// [`Field::of`] say the same of the others.
+#[inline]
+pub(super) fn plain_length(line: &[u8]) -> Option<(Field, &[u8])> {
+    let after = |name: &[u8]| {
+        let (begin, value) = line.split_at_checked(name.len())?;
+        begin.eq_ignore_ascii_case(name).then(|| trim(value))
+    };
+    // The first bytes in which the two differ from `Content-Type` and its like.
+    match line.get(8)? {
+        b'L' | b'l' => Some((Field::ContentLength, after(b"content-length:")?)),
+        b'-' => Some((Field::TransferEncoding, after(b"transfer-encoding:")?)),
+        _ => None,
+    }
+}
+
 /// Whether the name of a field can be one that framing depends on. Nearly all are told from these by their first letter,
 /// the others by what follows it.
 #[inline]
@@ -48,9 +64,12 @@ pub(super) fn may_name_length(line: &[u8]) -> bool {
     match begin.iter().position(|byte| !TOKEN[usize::from(*byte)]) {
         // A shorter name; or one with what is no part of a name.
         Some(at) => begin[at] != b':' || at == 0,
-        None => BEGINNINGS
-            .iter()
-            .any(|name| begin.eq_ignore_ascii_case(*name)),
+        None => {
+            matches!(begin[8], b'L' | b'l' | b'-')
+                && BEGINNINGS
+                    .iter()
+                    .any(|name| begin.eq_ignore_ascii_case(*name))
+        }
     }
 }
 

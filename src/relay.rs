@@ -55,6 +55,11 @@ mod urgent;
 
 /// An upstream that ends within this time without a byte moved either way is untouched: the connection may be retried.
 const UNTOUCHED: Duration = Duration::from_secs(1);
+/// The client of a connection that has answered more lately than this is about to send its next request: a close waits
+/// for that answer. Less than the 100 ms that a shutdown grants a connection at rest.
+const BETWEEN_REQUESTS: Duration = Duration::from_millis(80);
+/// An answer that ended less than this ago has just ended.
+const JUST_NOW: Duration = Duration::from_millis(1);
 
 /// What one relay is given.
 pub struct RelayArgs<'a> {
@@ -518,6 +523,10 @@ impl<'a> Relay<'a> {
                     }
                     return None;
                 }
+                if let Some(until) = self.awaits_next_answer(now) {
+                    self.timeouts.timer.arm(until, now);
+                    return None;
+                }
                 self.commands.drop_command(command);
                 self.closing = Some(Box::new(Closing::new(reason, now)));
                 self.close(cx)
@@ -537,6 +546,15 @@ impl<'a> Relay<'a> {
             && !self.down.has_unread()
             && !self.up.has_unread()
             && (self.ctx.is_framed() || !self.down.has_unsent() && !self.up.has_unsent())
+    }
+
+    /// Until when a close waits for the next answer, because it would come at any moment between two requests of a busy
+    /// client, and may cross the second. `None`: an answer has just ended here, or none has for [`BETWEEN_REQUESTS`].
+    fn awaits_next_answer(&self, now: Moment) -> Option<Moment> {
+        let stats = self.ctx.stats;
+        let idle = now.since(stats.last_moved());
+        let is_between = stats.requests() > 0 && (JUST_NOW..BETWEEN_REQUESTS).contains(&idle);
+        (self.ctx.is_framed() && is_between).then(|| stats.last_moved() + BETWEEN_REQUESTS)
     }
 
     fn close(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {

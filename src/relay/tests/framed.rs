@@ -60,6 +60,51 @@ async fn a_command_stands_until_the_answer_is_complete() {
     assert_eq!(rig.answers.complete.load(Relaxed), 2);
 }
 
+/// Tried anew where the machine stood still for longer than the close waits.
+#[tokio::test]
+async fn between_requests_a_close_waits_for_the_next_answer() {
+    for _ in 0..40 {
+        let mut rig = Plan::framed().rig().await;
+        ask(&mut rig).await;
+        answer(&mut rig).await;
+        let answered = std::time::Instant::now();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        rig.commands.send(close());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        rig.client.write_all(GET).await.unwrap();
+        if answered.elapsed() > Duration::from_millis(50) {
+            continue;
+        }
+        rig.server.read_exact(&mut [0; GET.len()]).await.unwrap();
+        rig.server.write_all(ANSWER).await.unwrap();
+        let mut end = Vec::new();
+        rig.client.read_to_end(&mut end).await.unwrap();
+        assert_eq!(end, ANSWER, "a FIN right behind the answer");
+        assert_eq!(rig.stats.requests(), 2);
+        assert!(!rig.stats.request_dropped());
+        return;
+    }
+    panic!("the machine always stood still");
+}
+
+#[tokio::test]
+async fn without_a_next_request_a_close_comes_within_a_tenth_of_a_second() {
+    let mut rig = Plan::framed().rig().await;
+    ask(&mut rig).await;
+    answer(&mut rig).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    rig.commands.send(close());
+    let mut end = Vec::new();
+    rig.client.read_to_end(&mut end).await.unwrap();
+    assert!(end.is_empty(), "{end:?}");
+    drop(rig.client);
+    let outcome = (&mut rig.done).await.unwrap();
+    assert!(
+        matches!(outcome, Outcome::Commanded(Reason::DrainIdle)),
+        "{outcome:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_command_whose_time_is_over_is_dropped() {
     let mut rig = Plan::framed().rig().await;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use engine::{Progress, Stop, run, run_sampled};
 pub(crate) use html::escape;
-pub use output::{LoadOutput as OutputKind, write as write_output};
+pub use output::{LoadOutput as OutputKind, check_folder, write as write_output};
 pub use recorder::{Sample, Samples};
 pub use report::{Report, SLO_NAMES, Summary};
 pub use versus::run as run_versus;

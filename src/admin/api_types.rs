@@ -71,6 +71,10 @@ pub struct ListenerJson {
     pub name: String,
     /// Where it is bound.
     pub addresses: Vec<String>,
+    /// The upstream that it leads to.
+    pub upstream: String,
+    /// What its clients speak: `http`, or `https` where a gateway takes TLS.
+    pub scheme: String,
     /// Its open connections.
     pub connections: usize,
     /// Those of them that wait for an endpoint.

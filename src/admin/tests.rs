@@ -307,7 +307,14 @@ async fn documents_have_their_documented_fields() {
     assert_eq!(status["control_socket"], running.control.to_str().unwrap());
     assert_eq!(
         keys(&status["listeners"][0]),
-        ["addresses", "connections", "name", "parked"]
+        [
+            "addresses",
+            "connections",
+            "name",
+            "parked",
+            "scheme",
+            "upstream"
+        ]
     );
     assert_eq!(
         keys(&status["upstreams"][0]),

@@ -105,6 +105,8 @@ impl Backend for AdminBackend {
         let listeners = self.handles.listeners.iter().map(|listener| ListenerJson {
             name: listener.route.listener.to_string(),
             addresses: listener.addresses.iter().map(ToString::to_string).collect(),
+            upstream: listener.route.upstream.to_string(),
+            scheme: listener.scheme.to_owned(),
             connections: listener.route.admitted(),
             parked: listener.route.parked(),
         });

@@ -24,7 +24,7 @@ mod shared;
 mod types;
 
 #[cfg(all(feature = "faults", feature = "load"))]
-pub(super) use drill::DRILLED_ZONE;
+pub(super) use drill::{DRILLED_UPSTREAM, DRILLED_ZONE};
 
 const ABOUT: &str = "Forwards a local port to a healthy Datomic Cloud entry point";
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 
-use super::args::{DRILLED_ZONE, OutputFormat};
+use super::args::{DRILLED_UPSTREAM, DRILLED_ZONE, OutputFormat};
 use super::error::{CliError, code};
 use super::signals::interrupt;
 use super::{instance, load_words, output};
@@ -32,7 +32,12 @@ pub async fn run(matches: &ArgMatches, to: &mut dyn Write) -> Result<u8, CliErro
         true => embedded(kind, matches, interrupt).await?,
         false => {
             let reading = instance(matches).await?.reading();
-            let (mut instance, patience) = Instance::open(reading).await.map_err(failed)?;
+            let upstream = matches.get_one::<String>(DRILLED_UPSTREAM);
+            let opened = Instance::open(reading, upstream.map(String::as_str)).await;
+            let (mut instance, patience) = opened.map_err(failed)?;
+            if let Some(choice) = instance.choice() {
+                DrillProgress.tell(Duration::ZERO, &choice);
+            }
             let drilled = drill_instance(kind, matches, &mut instance, patience, interrupt);
             drilled.await?.1
         }
@@ -72,6 +77,9 @@ async fn drill_instance(
     let asked = matches.get_one::<String>(DRILLED_ZONE).map(String::as_str);
     let zone = instance.zone(kind, asked).await.map_err(failed)?;
     let plan = plan(kind, matches, zone, patience);
+    if plan.rate > 0.0 {
+        instance.takes_requests().map_err(failed)?;
+    }
     let report = drill::run(&plan, instance, &mut DrillProgress, interrupt).await;
     Ok((plan, report.map_err(failed)?))
 }
@@ -83,28 +91,23 @@ async fn embedded(
     interrupt: Interrupt,
 ) -> Result<DrillReport, CliError> {
     let compares = matches.contains_id("compare");
-    if compares && !haproxy::plays(kind) {
-        return Err(CliError::new(
-            code::NOT_UNDERSTOOD,
-            format!("{kind} cannot be compared: it happens inside of entryway, and the mock zones cannot play it"),
-        )
-        .next("compare zone-down, zone-silent, zone-slow, all-down or flap"));
-    }
+    let not_compared = haproxy::not_played(kind).filter(|_| compares);
     let mocks = Mocks::start().map_err(failed)?;
     // Before the first drill: where there is none, nothing has been waited for.
-    let other = match compares {
+    let other = match compares && not_compared.is_none() {
         true => Some(HaProxy::start(&mocks).await.map_err(failed)?),
         false => None,
     };
     let loaded = load_words(mocks.arguments())?;
     let proxy = EmbeddedProxy::start(loaded).await.map_err(failed)?;
-    let (mut instance, patience) = Instance::open(proxy.admin()).await.map_err(failed)?;
+    let (mut instance, patience) = Instance::open(proxy.admin(), None).await.map_err(failed)?;
     DrillProgress.tell(
         Duration::ZERO,
         &format!("an entryway before three mock zones, its own is {OWN}; {SHORTENED}"),
     );
     let drilled = drill_instance(kind, matches, &mut instance, patience, interrupt.clone()).await?;
     let (plan, mut report) = drilled;
+    report.summary.not_compared = not_compared;
     if let Some(mut other) = other
         && !report.interrupted
     {

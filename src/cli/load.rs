@@ -130,7 +130,10 @@ pub fn command() -> Command {
             Arg::new("out")
                 .long("out")
                 .value_name("FILE")
-                .value_parser(|path: &str| OutputKind::of(path).map(|kind| (path.to_owned(), kind)))
+                .value_parser(|path: &str| {
+                    load::check_folder(path)?;
+                    OutputKind::of(path).map(|kind| (path.to_owned(), kind))
+                })
                 .action(ArgAction::Append)
                 .help("Also write the results to FILE: .json, .hlog, .html or .csv (repeatable)"),
         )
@@ -494,12 +497,15 @@ impl Live {
 
     fn show(&mut self, progress: &Progress) {
         let line = format!(
-            "{:>4} of {} s  {} ok/s, {} failed, p99 {:.3} ms",
+            "{:>4} of {} s  {} ok/s, {} failed, p99 {}",
             progress.second,
             self.seconds,
             progress.ok,
             progress.failed,
-            progress.p99.as_secs_f64() * 1000.0
+            match progress.ok {
+                0 => "-".to_owned(),
+                _ => format!("{:.3} ms", progress.p99.as_secs_f64() * 1000.0),
+            }
         );
         // Progress is a courtesy: a reader that is gone is no failure.
         let _ = match self.terminal {

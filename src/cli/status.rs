@@ -107,6 +107,8 @@ fn head(to: &mut dyn Write, status: &StatusJson) -> Result<(), CliError> {
     for ListenerJson {
         name,
         addresses,
+        upstream,
+        scheme: _,
         connections,
         parked,
     } in &status.listeners
@@ -115,6 +117,9 @@ fn head(to: &mut dyn Write, status: &StatusJson) -> Result<(), CliError> {
         match addresses.is_empty() {
             true => parts.push("closed".to_owned()),
             false => parts.extend(addresses.iter().map(|address| clean(address).into_owned())),
+        }
+        if status.upstreams.len() > 1 {
+            parts.push(format!("to {}", clean(upstream)));
         }
         parts.push(format!("{connections} connection{}", plural(*connections)));
         parts.push(format!("{parked} held"));

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Mocks {
     pub(super) mock: Mock,
-    names: EmbeddedNames,
+    pub(super) names: EmbeddedNames,
 }
 
 /// An entryway in this process; it ends when this is dropped.
@@ -48,10 +48,22 @@ pub struct EmbeddedProxy {
 
 /// Answers for the names of the zones.
 #[derive(Debug)]
-struct EmbeddedNames {
-    address: SocketAddr,
+pub(super) struct EmbeddedNames {
+    pub(super) address: SocketAddr,
+    answers: Arc<AtomicU8>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// How names are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum NameAnswers {
+    Addresses,
+    /// SERVFAIL.
+    Fail,
+    /// There is such a name, without an address.
+    Empty,
 }
 
 // === impl Mocks ===
@@ -94,7 +106,8 @@ impl Mocks {
     }
 }
 
-fn host(zone: &str) -> String {
+/// The name of a zone's entry point.
+pub(super) fn host(zone: &str) -> String {
     format!("{zone}.drill.internal")
 }
 
@@ -189,6 +202,8 @@ impl EmbeddedNames {
         let address = socket.local_addr()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
+        let answers = Arc::new(AtomicU8::new(NameAnswers::Addresses as u8));
+        let answering = Arc::clone(&answers);
         let thread = std::thread::Builder::new()
             .name("drill-names".to_owned())
             .spawn(move || {
@@ -196,7 +211,11 @@ impl EmbeddedNames {
                 while !stopping.load(Relaxed) {
                     // An error is the timeout, or one datagram that is lost: the resolver asks again.
                     if let Ok((length, from)) = socket.recv_from(&mut query)
-                        && let Some(answer) = answer(&query[..length], &addresses)
+                        && let Some(answer) = answer(
+                            &query[..length],
+                            &addresses,
+                            NameAnswers::of(answering.load(Relaxed)),
+                        )
                     {
                         let _ = socket.send_to(&answer, from);
                     }
@@ -204,9 +223,15 @@ impl EmbeddedNames {
             })?;
         Ok(Self {
             address,
+            answers,
             stop,
             thread: Some(thread),
         })
+    }
+
+    /// From the next query on.
+    pub(super) fn set(&self, answers: NameAnswers) {
+        self.answers.store(answers as u8, Relaxed);
     }
 }
 
@@ -219,9 +244,25 @@ impl Drop for EmbeddedNames {
     }
 }
 
+// === impl NameAnswers ===
+
+impl NameAnswers {
+    const fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Fail,
+            2 => Self::Empty,
+            _ => Self::Addresses,
+        }
+    }
+}
+
 /// The answer to a query with one question (RFC 1035): the address of a name we have, for a second; of others that there
 /// is none.
-fn answer(query: &[u8], addresses: &BTreeMap<String, IpAddr>) -> Option<Vec<u8>> {
+fn answer(
+    query: &[u8],
+    addresses: &BTreeMap<String, IpAddr>,
+    answers: NameAnswers,
+) -> Option<Vec<u8>> {
     const HEADER: usize = 12;
     const A: [u8; 2] = [0, 1];
     let mut at = HEADER;
@@ -240,15 +281,21 @@ fn answer(query: &[u8], addresses: &BTreeMap<String, IpAddr>) -> Option<Vec<u8>>
     let kind = query.get(at..at + 2)?;
     let known = addresses.get(&labels.join("."));
     let found = match known {
-        Some(IpAddr::V4(ip)) if kind == A => Some(ip.octets()),
+        Some(IpAddr::V4(ip)) if kind == A && answers == NameAnswers::Addresses => Some(ip.octets()),
         _ => None,
     };
-    let no_such_name = u8::from(known.is_none()) * 3;
+    const SERVFAIL: u8 = 2;
+    const NXDOMAIN: u8 = 3;
+    let code = match answers {
+        NameAnswers::Fail => SERVFAIL,
+        _ if known.is_none() => NXDOMAIN,
+        _ => 0,
+    };
     let mut answer = query.get(..2)?.to_vec();
     // An authoritative answer; one question, at most one record.
     answer.extend([
         0x85,
-        0x80 | no_such_name,
+        0x80 | code,
         0,
         1,
         0,

@@ -1,7 +1,8 @@
 //! HAProxy before the same mock zones, as the subject of the same drill.
 //!
-//! What an entryway plays inside itself the mocks do here. HAProxy gets the check times that the entryway beside it has,
-//! HTTP checks, passive checks, and sessions that end with their server.
+//! What an entryway plays inside itself the mocks and their DNS server do here. HAProxy gets the check times that the
+//! entryway beside it has, HTTP checks, passive checks, sessions that end with their server, and the same names; how long
+//! it keeps an address that it is not told any more is its own default.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-use super::embedded::{Mocks, OWN};
+use super::embedded::{Mocks, NameAnswers, OWN, host};
 use super::{DrillPlan, DrillSubject, DrillView, Error};
 use crate::faults::{DrillKind, FLAP, SLOW_BY};
 use crate::mock::ZoneMode;
@@ -41,16 +42,16 @@ pub struct HaProxy<'a> {
     folder: PrivateFolder,
 }
 
-/// Whether the mocks can play this kind.
-pub fn plays(kind: DrillKind) -> bool {
-    matches!(
-        kind,
-        DrillKind::ZoneDown
-            | DrillKind::ZoneSilent
-            | DrillKind::ZoneSlow
-            | DrillKind::AllDown
-            | DrillKind::Flap
-    )
+/// Why this kind cannot be played to HAProxy, where it cannot.
+pub const fn not_played(kind: DrillKind) -> Option<&'static str> {
+    match kind {
+        DrillKind::Sleep => Some(
+            "HAProxy is not drilled beside it: only the clock of this entryway jumps, and another program's cannot be \
+             moved from here; stopping HAProxy for as long would hold up its requests, which the drill does not do to \
+             entryway",
+        ),
+        _ => None,
+    }
 }
 
 // === impl HaProxy ===
@@ -151,6 +152,26 @@ impl<'a> HaProxy<'a> {
     }
 
     async fn play(&self, plan: &DrillPlan, well: bool) -> Result<(), Error> {
+        let names = match plan.kind {
+            DrillKind::DnsFail => Some(NameAnswers::Fail),
+            DrillKind::DnsEmpty => Some(NameAnswers::Empty),
+            _ => None,
+        };
+        if let Some(answers) = names {
+            let wanted = if well {
+                NameAnswers::Addresses
+            } else {
+                answers
+            };
+            self.mocks.names.set(wanted);
+            return Ok(());
+        }
+        if plan.kind == DrillKind::IdleCut {
+            let zones = self.mocks.mock.zones().iter();
+            let drilled = zones.filter(|zone| !well && !is_beside(plan, zone.name()));
+            drilled.for_each(|zone| zone.forget_idle());
+            return Ok(());
+        }
         let mode = match plan.kind {
             _ if well => ZoneMode::Ok,
             DrillKind::ZoneSilent => ZoneMode::DeadSilent,
@@ -271,11 +292,14 @@ fn configuration(mocks: &Mocks, socket: &Path) -> String {
         .iter()
         .map(|zone| {
             let backup = if zone.name() == OWN { "" } else { " backup" };
-            format!("  server {} {}{backup}\n", zone.name(), zone.address())
+            let (name, port) = (zone.name(), zone.address().port());
+            format!("  server {name} {}:{port}{backup}\n", host(name))
         })
         .collect();
     format!(
-        "global
+        "resolvers names
+  nameserver own {}
+global
   stats socket {} mode 600 level operator
   maxconn 4000
 defaults
@@ -292,8 +316,10 @@ backend zones
   option httpchk GET /
   http-check expect status 200
   timeout check 1s
+  default-server init-addr none resolvers names resolve-prefer ipv4
   default-server check inter 5s fastinter 200ms downinter 1s fall 3 rise 2 observe layer4 error-limit 1 on-error fastinter on-marked-down shutdown-sessions
 {servers}",
+        mocks.names.address,
         socket.display()
     )
 }

@@ -55,6 +55,9 @@ fn write_page(out: &mut String, summary: &DrillSummary) -> std::fmt::Result {
         summary.rate
     )?;
     numbers(out, summary)?;
+    if let Some(why) = summary.not_compared {
+        writeln!(out, "<p class=\"dim\">{}</p>", escape(why))?;
+    }
     if !summary.asserts.is_empty() {
         writeln!(
             out,

@@ -1,6 +1,6 @@
 //! A running instance as the subject of a drill: its admin API is read, its faults API is driven.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{DrillPlan, DrillSubject, DrillView, Error};
 use crate::admin::api_types::{
-    ConnectionJson, ConnectionsJson, EndpointJson, Endpoints, StatusJson,
+    ConnectionJson, ConnectionsJson, EndpointJson, Endpoints, ListenerJson, StatusJson,
 };
 use crate::faults::DrillKind;
 use crate::http::client::{self, Answer, Bounds, HttpTarget, Session};
@@ -36,6 +36,14 @@ pub struct Instance {
     admin: Session,
     faults: HttpTarget,
     listener: SocketAddr,
+    /// Whose zones are watched.
+    upstream: String,
+    /// The others that a listener leads to.
+    others: Vec<String>,
+    /// All listeners that lead to the upstream.
+    listeners: HashSet<String>,
+    /// What its clients speak.
+    scheme: String,
     /// Zone of each endpoint, by name.
     zones: HashMap<String, String>,
     /// The word that this drill has made up for itself.
@@ -47,8 +55,12 @@ pub struct Instance {
 // === impl Instance ===
 
 impl Instance {
-    /// Finds out about the instance that answers there; with how long it waits until it uses a zone again.
-    pub async fn open(reading: HttpTarget) -> Result<(Self, Duration), Error> {
+    /// Finds out about the instance that answers there; with how long it waits until it uses a zone again. Requests go to
+    /// the first listener that leads to `upstream`, or to the first of all.
+    pub async fn open(
+        reading: HttpTarget,
+        upstream: Option<&str>,
+    ) -> Result<(Self, Duration), Error> {
         let mut admin = Session::new(reading, BOUNDS);
         let status = ask(&mut admin, "/v1/status").await.map_err(no_instance);
         let status: StatusJson = status?;
@@ -58,28 +70,79 @@ impl Instance {
                 next: "restart it with --faults 127.0.0.1:8474, or drill mocks with --embedded",
             });
         };
-        let listener = status
-            .listeners
-            .iter()
-            .flat_map(|one| &one.addresses)
-            .next();
-        let listener = listener.and_then(|address| address.parse().ok());
-        let Some(listener) = listener else {
-            return Err(Error::Cannot {
-                what: "the instance has no listener".to_owned(),
-                next: "a gateway cannot be drilled; drill the instance behind it",
-            });
+        let bound = |one: &&ListenerJson| !one.addresses.is_empty();
+        let wanted = |one: &&ListenerJson| upstream.is_none_or(|name| one.upstream == name);
+        let mut leads_to: Vec<String> = Vec::new();
+        for listener in status.listeners.iter().filter(bound) {
+            if !leads_to.contains(&listener.upstream) {
+                leads_to.push(listener.upstream.clone());
+            }
+        }
+        let mut found = status.listeners.iter().filter(bound).filter(wanted);
+        let chosen = match (found.next(), upstream) {
+            (Some(chosen), _) => chosen,
+            (None, Some(name)) if !leads_to.is_empty() => {
+                return Err(Error::UnknownZone(format!(
+                    "no listener leads to an upstream `{name}`; they lead to {}",
+                    leads_to.join(", ")
+                )));
+            }
+            (None, _) => {
+                return Err(Error::Cannot {
+                    what: "the instance has no listener that requests could go to".to_owned(),
+                    next: "entryway status",
+                });
+            }
         };
+        let listener = chosen.addresses[0].parse();
+        let listener = listener.map_err(|_| {
+            let address = &chosen.addresses[0];
+            Error::Lost(format!("/v1/status: `{address}` is no address"))
+        })?;
+        leads_to.retain(|name| *name != chosen.upstream);
+        let listeners = status.listeners.iter();
+        let listeners = listeners.filter(|one| one.upstream == chosen.upstream);
         let returns = returns_within(&mut admin).await.map_err(no_instance)?;
         let instance = Self {
             admin,
             faults: HttpTarget::Tcp(faults),
             listener,
+            upstream: chosen.upstream.clone(),
+            others: leads_to,
+            listeners: listeners.map(|one| one.name.clone()).collect(),
+            scheme: chosen.scheme.clone(),
             zones: HashMap::new(),
             by: format!("{:016x}", fastrand::u64(..)),
             before: None,
         };
         Ok((instance, returns))
+    }
+
+    /// Where requests go, where there was a choice.
+    pub fn choice(&self) -> Option<String> {
+        (!self.others.is_empty()).then(|| {
+            format!(
+                "requests go to upstream {}, and its zones are watched; --upstream names another: {}",
+                self.upstream,
+                self.others.join(", ")
+            )
+        })
+    }
+
+    /// Whether requests of a drill are understood there.
+    ///
+    /// # Errors
+    ///
+    /// It is a gateway.
+    pub fn takes_requests(&self) -> Result<(), Error> {
+        match self.scheme == "https" {
+            false => Ok(()),
+            true => Err(Error::Cannot {
+                what: "this is a gateway: it takes TLS with a client's certificate, which requests of a drill do not have"
+                    .to_owned(),
+                next: "--rate 0 watches other clients, or drill the instance before the gateway",
+            }),
+        }
     }
 
     /// The zone to drill: the one asked for, if the instance has it, else the one in use.
@@ -118,17 +181,21 @@ impl Instance {
 
     async fn endpoints(&mut self) -> Result<Vec<EndpointJson>, Error> {
         let found: Endpoints = ask(&mut self.admin, "/v1/endpoints").await?;
-        for endpoint in &found.endpoints {
+        let mut endpoints = found.endpoints;
+        endpoints.retain(|endpoint| endpoint.upstream == self.upstream);
+        for endpoint in &endpoints {
             let zone = zone_of(endpoint);
             self.zones.insert(endpoint.name.clone(), zone);
         }
-        Ok(found.endpoints)
+        Ok(endpoints)
     }
 
     async fn connections(&mut self) -> Result<Vec<ConnectionJson>, Error> {
         let path = "/v1/connections?limit=100000";
         let found: ConnectionsJson = ask(&mut self.admin, path).await?;
-        Ok(found.connections)
+        let mut connections = found.connections;
+        connections.retain(|connection| self.listeners.contains(&connection.listener));
+        Ok(connections)
     }
 
     /// Bytes that came from zones other than the drilled one, by connection.

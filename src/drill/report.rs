@@ -69,6 +69,9 @@ pub struct DrillSummary {
     /// The same drill of another program.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compare: Option<Box<Compared>>,
+    /// Why there is none, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_compared: Option<&'static str>,
 }
 
 /// Another program in the same drill.
@@ -113,6 +116,7 @@ impl DrillReport {
                 false => Vec::new(),
             },
             compare: None,
+            not_compared: None,
         };
         summary.evaluate(&plan.asserts);
         Self {
@@ -276,6 +280,9 @@ impl DrillSummary {
                 .observed
                 .map_or("not observed".to_owned(), |value| format!("{value}"));
             writeln!(out, "  {:<24} {word} ({observed})", verdict.term)?;
+        }
+        if let Some(why) = self.not_compared {
+            writeln!(out, "{why}")?;
         }
         if self.interrupted {
             writeln!(out, "interrupted; the fault was taken back")?;

@@ -44,6 +44,23 @@ impl LoadOutput {
     }
 }
 
+/// Whether a result file can be made there, as far as can be said without making it: that is known before a run, not
+/// behind it.
+///
+/// # Errors
+///
+/// A sentence that names the folder.
+pub fn check_folder(path: &str) -> Result<(), String> {
+    let folder = Path::new(path).parent();
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+    match folder.is_none_or(Path::is_dir) {
+        true => Ok(()),
+        false => Err(format!(
+            "`{path}`: its folder does not exist; make it first, or name another"
+        )),
+    }
+}
+
 /// Writes one result file.
 ///
 /// # Errors

@@ -93,14 +93,31 @@ impl Term {
     /// A sentence that names the term.
     pub fn parse(text: &str, names: &[&str]) -> Result<Self, String> {
         let term: Self = text.parse()?;
-        if names.contains(&term.name.as_str()) {
-            return Ok(term);
+        if !names.contains(&term.name.as_str()) {
+            return Err(format!(
+                "`{text}`: nothing is called `{}`; there are {}",
+                term.name,
+                names.join(", ")
+            ));
         }
-        Err(format!(
-            "`{text}`: nothing is called `{}`; there are {}",
-            term.name,
-            names.join(", ")
-        ))
+        term.check_unit()?;
+        Ok(term)
+    }
+
+    /// A number without its unit would be compared with something else than was meant.
+    fn check_unit(&self) -> Result<(), String> {
+        let wanted = match (self.name.as_str(), self.limit) {
+            ("errors" | "skipped", Quantity::Number(_) | Quantity::Share(_))
+            | ("held" | "rate", Quantity::Number(_)) => return Ok(()),
+            ("errors" | "skipped", _) => "is counted; its limit looks like 0 or 0.1%",
+            ("held", _) => "is counted; its limit looks like 0",
+            ("rate", _) => "is counted a second; its limit looks like 500/s",
+            (_, Quantity::Milliseconds(_)) => return Ok(()),
+            (_, Quantity::Number(_) | Quantity::Share(_)) => {
+                "is a time; its limit looks like 20ms or 1.5s"
+            }
+        };
+        Err(format!("`{}`: {} {wanted}", self.text, self.name))
     }
 
     /// Compares with what was observed. A count may be held against a share and the other way round only by 0.
@@ -237,5 +254,34 @@ mod tests {
             unknown.contains("`p98`") && unknown.contains("p50, p99"),
             "{unknown}"
         );
+    }
+
+    #[test]
+    fn a_limit_has_the_unit_of_what_it_limits() {
+        const NAMES: &[&str] = &["p99", "errors", "held", "rate", "skipped"];
+        for text in [
+            "p99<20ms",
+            "p99<1.5s",
+            "errors==0",
+            "errors<0.1%",
+            "skipped<1%",
+            "held>0",
+            "rate>500",
+            "rate>500/s",
+        ] {
+            assert!(Term::parse(text, NAMES).is_ok(), "{text}");
+        }
+        for (text, said) in [
+            ("p99<20", "p99 is a time; its limit looks like 20ms"),
+            ("p99<5%", "is a time"),
+            ("p99<0", "is a time"),
+            ("errors<10ms", "errors is counted"),
+            ("held>5ms", "held is counted"),
+            ("held>5%", "held is counted"),
+            ("rate>1s", "500/s"),
+        ] {
+            let error = Term::parse(text, NAMES).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
     }
 }

@@ -22,6 +22,10 @@ pub(super) struct MockStream {
     /// When the last byte went either way.
     last: Instant,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Nothing was read since the last byte of an answer.
+    at_rest: bool,
+    /// How often the zone had forgotten connections when this one came to rest.
+    rests_since: u64,
     /// Whether closing this connection resets it.
     reset: Arc<AtomicBool>,
 }
@@ -32,20 +36,30 @@ impl MockStream {
     pub(super) fn new(inner: TcpStream, zone: Arc<Zone>, reset: Arc<AtomicBool>) -> Self {
         Self {
             inner,
-            zone,
             last: Instant::now(),
             timer: None,
+            at_rest: true,
+            rests_since: zone.forgotten.load(Relaxed),
+            zone,
             reset,
         }
     }
 
     /// An error once the connection has been forgotten; the reset follows when it is dropped.
-    fn check_forgotten(&self) -> io::Result<()> {
+    fn check_forgotten(&self, is_lost: bool) -> io::Result<()> {
         let limit = self.zone.behaviour.load().idle_cut_silent;
-        if limit.is_some_and(|limit| self.last.elapsed() >= limit) {
+        if is_lost || limit.is_some_and(|limit| self.last.elapsed() >= limit) {
             self.reset.store(true, Relaxed);
             return Err(io::ErrorKind::ConnectionReset.into());
         }
+        Ok(())
+    }
+
+    fn before_write(&mut self) -> io::Result<()> {
+        self.check_forgotten(false)?;
+        self.record_activity();
+        self.at_rest = true;
+        self.rests_since = self.zone.forgotten.load(Relaxed);
         Ok(())
     }
 
@@ -81,8 +95,10 @@ impl AsyncRead for MockStream {
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) {
             if buf.filled().len() > before {
-                this.check_forgotten()?;
+                let is_lost = this.at_rest && this.rests_since != this.zone.forgotten.load(Relaxed);
+                this.check_forgotten(is_lost)?;
                 this.record_activity();
+                this.at_rest = false;
             }
             return Poll::Ready(read);
         }
@@ -103,8 +119,7 @@ impl AsyncWrite for MockStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.check_forgotten()?;
-        this.record_activity();
+        this.before_write()?;
         Pin::new(&mut this.inner).poll_write(cx, buf)
     }
 
@@ -114,8 +129,7 @@ impl AsyncWrite for MockStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.check_forgotten()?;
-        this.record_activity();
+        this.before_write()?;
         Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
     }
 

@@ -417,6 +417,40 @@ async fn idle_connections_are_cut_like_load_balancers_do() {
 }
 
 #[tokio::test]
+async fn what_is_at_rest_can_be_forgotten_at_once() {
+    let mock = mock();
+    let zone = mock.zone("a").unwrap();
+    zone.set_behaviour(Behaviour {
+        latency: "300ms".parse().unwrap(),
+        ..Behaviour::default()
+    });
+    let (mut rests, mut busy) = (open(&mock, "a").await, open(&mock, "a").await);
+    ask(&mut rests, GET).await;
+    busy.write_all(GET.as_bytes()).await.unwrap();
+    while zone.counts().requests < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    zone.forget_idle();
+    let answer = timeout(LONG, busy.read(&mut [0; 8])).await.unwrap();
+    assert_eq!(answer.unwrap(), 8, "a request under way is answered");
+    assert!(
+        timeout(BRIEF, rests.read(&mut [0; 8])).await.is_err(),
+        "nothing is sent"
+    );
+    // One that cannot be written to any more has been reset already.
+    let _ = rests.write_all(GET.as_bytes()).await;
+    let error = timeout(LONG, rests.read(&mut [0; 8])).await.unwrap();
+    assert_eq!(
+        error.unwrap_err().kind(),
+        io::ErrorKind::ConnectionReset,
+        "what comes later is answered by a reset"
+    );
+    let mut new = open(&mock, "a").await;
+    ask(&mut new, GET).await;
+    ask(&mut new, GET).await;
+}
+
+#[tokio::test]
 async fn answers_have_the_size_asked_for() {
     let mock = mock();
     let zone = mock.zone("a").unwrap();

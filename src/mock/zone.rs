@@ -27,6 +27,8 @@ pub struct Zone {
     pub(super) accepted: AtomicU64,
     pub(super) requests: AtomicU64,
     pub(super) posts: AtomicU64,
+    /// How often what was at rest has been forgotten.
+    pub(super) forgotten: AtomicU64,
 }
 
 /// What a zone has seen.
@@ -75,6 +77,7 @@ impl Zone {
             accepted: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             posts: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
         };
         (zone, inbox)
     }
@@ -106,6 +109,12 @@ impl Zone {
     /// Changes latency, sizes and idle limits; for requests and idle times from now on.
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         self.behaviour.store(Arc::new(behaviour));
+    }
+
+    /// Forgets the connections that are at rest now, as something on the way does that loses its table: nothing is sent,
+    /// and what comes later is answered by a reset.
+    pub fn forget_idle(&self) {
+        self.forgotten.fetch_add(1, Relaxed);
     }
 
     pub fn behaviour(&self) -> Behaviour {

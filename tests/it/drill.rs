@@ -16,6 +16,7 @@ mod ends;
 mod kinds;
 mod numbers;
 mod refused;
+mod upstreams;
 
 /// A drill waits for what it has done to go by, beside the tests that run at the same time.
 const LONG: Duration = Duration::from_secs(90);

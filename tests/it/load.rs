@@ -191,6 +191,8 @@ async fn failures_are_named_by_their_cause() {
             "{cause}: {json}"
         );
         assert_eq!(json["requests"]["by_error"][cause], 20, "{json}");
+        // No answer has no latency.
+        assert!(err.contains("20 failed, p99 -"), "{err}");
         assert!(json["latency_ms"]["p50"].is_null());
     }
 }
@@ -439,7 +441,13 @@ async fn what_cannot_be_understood_or_done_is_said_before_the_start() {
             "cannot be used with",
         ),
         (&["load", "--out", "x.txt"], 2, ".hlog"),
+        (
+            &["load", "--out", "/no/such/x.json"],
+            2,
+            "folder does not exist",
+        ),
         (&["load", "--slo", "p98<5ms"], 2, "p98"),
+        (&["load", "--slo", "p99<5"], 2, "p99 is a time"),
         (&["load", "--duration", "soon"], 2, "soon"),
         (&["load", "--workload", "grpc"], 2, "grpc"),
         (

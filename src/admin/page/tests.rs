@@ -12,6 +12,8 @@ fn page(name: &str) -> Page {
             listeners: vec![ListenerJson {
                 name: name.clone(),
                 addresses: vec!["127.0.0.1:8182".to_owned()],
+                upstream: name.clone(),
+                scheme: name.clone(),
                 connections: 2,
                 parked: 1,
             }],

@@ -24,6 +24,8 @@ fn status() -> StatusJson {
         listeners: vec![ListenerJson {
             name: "datomic".to_owned(),
             addresses: vec!["127.0.0.1:8182".to_owned()],
+            upstream: "default".to_owned(),
+            scheme: "http".to_owned(),
             connections: 12,
             parked: 0,
         }],

@@ -14,6 +14,9 @@ use crate::load::slo::Term;
 /// Id of `--zone`, which is not the setting of that name.
 pub(in crate::cli) const DRILLED_ZONE: &str = "drilled-zone";
 
+/// Id of `--upstream`.
+pub(in crate::cli) const DRILLED_UPSTREAM: &str = "drilled-upstream";
+
 /// The subcommand and its flags, without those that name an instance.
 pub(super) fn command() -> Command {
     let kinds = DrillKind::ALL.map(DrillKind::as_str);
@@ -39,6 +42,13 @@ pub(super) fn command() -> Command {
                 .long("zone")
                 .value_name("Z")
                 .help("Where it happens [default: the zone in use]"),
+        )
+        .arg(
+            Arg::new(DRILLED_UPSTREAM)
+                .long("upstream")
+                .value_name("NAME")
+                .conflicts_with("embedded")
+                .help("Whose listener the requests go to and whose zones are watched [default: that of the first listener]"),
         )
         .arg(
             Arg::new("for")
@@ -68,7 +78,10 @@ pub(super) fn command() -> Command {
             Arg::new("out")
                 .long("out")
                 .value_name("FILE")
-                .value_parser(|path: &str| OutputKind::of(path).map(|kind| (path.to_owned(), kind)))
+                .value_parser(|path: &str| {
+                    crate::load::check_folder(path)?;
+                    OutputKind::of(path).map(|kind| (path.to_owned(), kind))
+                })
                 .action(ArgAction::Append)
                 .help("Also write the results to FILE: .json, .xml (JUnit) or .html (repeatable)"),
         )

@@ -196,14 +196,55 @@ async fn haproxy_meets_the_same_drill() {
     assert_eq!(other["held"], Value::Null, "it has no such thing");
 }
 
+/// Faults that entryway plays inside itself are played to HAProxy by the mocks and their DNS server.
+#[tokio::test]
+async fn haproxy_meets_forgotten_connections_and_failing_names() {
+    if std::process::Command::new("haproxy")
+        .arg("-v")
+        .output()
+        .is_err()
+    {
+        println!("haproxy is not installed: nothing was looked at");
+        return;
+    }
+    let compare = ["--compare", "haproxy"];
+    let forgets = report(&[&embedded("idle-cut", "3s")[..], &compare].concat()).await;
+    let other = &forgets["compare"];
+    assert!(number(other, "/repeated") >= 1.0, "{forgets}");
+    assert!(number(other, "/requests") > 100.0, "{forgets}");
+    assert_eq!(other["detection_ms"], Value::Null, "{forgets}");
+    for kind in ["dns-fail", "dns-empty"] {
+        let report = report(&[&embedded(kind, "3s")[..], &compare].concat()).await;
+        let other = &report["compare"];
+        // It keeps an address for 30 s.
+        assert_eq!(other["failed"], 0, "{report}");
+        assert!(number(other, "/requests") > 100.0, "{report}");
+    }
+}
+
+/// Says so in the report, and drills entryway all the same.
+#[tokio::test]
+async fn a_sleep_is_not_compared_and_the_report_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let html = folder.path().join("r.html").to_str().unwrap().to_owned();
+    let mut args = embedded("sleep", "1s");
+    args.extend(["--compare", "haproxy", "--out", &html]);
+    let report = report(&args).await;
+    let why = report["not_compared"].as_str().unwrap();
+    assert!(why.contains("HAProxy is not drilled beside it"), "{why}");
+    assert_eq!(report["compare"], Value::Null);
+    assert!(number(&report, "/requests") > 100.0, "{report}");
+    assert!(std::fs::read_to_string(html).unwrap().contains(why));
+}
+
 #[tokio::test]
 async fn what_cannot_be_compared_is_said_before_anything_starts() {
     for (args, said) in [
+        (&["zone-down", "--compare", "haproxy"][..], "--embedded"),
         (
-            &["dns-fail", "--embedded", "--compare", "haproxy"][..],
-            "cannot be compared",
+            &["zone-down", "--embedded", "--upstream", "default"],
+            "--upstream",
         ),
-        (&["zone-down", "--compare", "haproxy"], "--embedded"),
         (
             &["zone-down", "--embedded", "--compare", "nginx"],
             "haproxy",

@@ -20,6 +20,11 @@ async fn a_command_line_that_is_not_understood_touches_nothing() {
             "nothing is called `p98`",
         ),
         (&["zone-down", "--assert", "failover<soon"], "failover<soon"),
+        (&["zone-down", "--assert", "failover<100"], "is a time"),
+        (
+            &["zone-down", "--out", "/no/such/r.xml"],
+            "folder does not exist",
+        ),
         (
             &["zone-down", "--zone", "c"],
             "no endpoint is in zone `c`; there are a, b",
@@ -177,6 +182,42 @@ async fn an_instance_that_is_not_for_us_ends_it_with_77() {
         assert_eq!(code, 77, "{status}: {out}{err}");
         assert!(err.contains("another user"), "{err}");
     }
+}
+
+/// Its requests are plain HTTP.
+#[tokio::test]
+async fn a_gateway_is_not_sent_requests() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                while let Ok(read @ 1..) = stream.read(&mut request).await {
+                    let is = |path: &[u8]| request[..read].starts_with(path);
+                    let body = match () {
+                        () if is(b"GET /v1/status ") => {
+                            r#"{"faults":"127.0.0.1:9","listeners":[{"name":"gateway","addresses":["127.0.0.1:9"],"upstream":"default","scheme":"https"}]}"#
+                        }
+                        () if is(b"GET /v1/endpoints ") => {
+                            r#"{"endpoints":[{"upstream":"default","name":"a","zone":"a","active":true}]}"#
+                        }
+                        () => "{}",
+                    };
+                    let length = body.len();
+                    let answer =
+                        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    let (code, _, err) = run(&["zone-down", "--admin", &admin]).await;
+    assert_eq!(code, 1, "{err}");
+    assert!(
+        err.contains("this is a gateway") && err.contains("--rate 0"),
+        "{err}"
+    );
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ pub struct Conf {
     listener: Vec<String>,
     upstream: Vec<String>,
     rest: Vec<String>,
+    tail: String,
 }
 
 impl Conf {
@@ -35,6 +36,12 @@ impl Conf {
     /// A line outside all tables.
     pub fn rest(mut self, line: &str) -> Self {
         self.rest.push(line.to_owned());
+        self
+    }
+
+    /// More tables, after all others.
+    pub fn tail(mut self, tables: &str) -> Self {
+        self.tail.push_str(tables);
         self
     }
 
@@ -71,6 +78,7 @@ impl Conf {
                 writeln!(text, "name = \"e{place}\"").unwrap();
             }
         }
+        text.push_str(&self.tail);
         text
     }
 }

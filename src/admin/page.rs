@@ -570,7 +570,7 @@ fn client_map(html: &mut Html, status: &StatusJson) {
         .text(&listener.name)
         .markup(": <code id=\"endpoint\">")
         .text(&url)
-        .markup("</code> <button type=\"button\" id=\"copy-endpoint\" data-copy=\"endpoint\">Copy the endpoint</button></p>\n<pre id=\"map\">")
+        .markup("</code> <button type=\"button\" id=\"copy-endpoint\" data-copy=\"endpoint\">Copy the endpoint</button></p>\n<pre id=\"map\" tabindex=\"0\" role=\"region\" aria-label=\"client map\">")
         .text(map)
         .markup("</pre>\n<button type=\"button\" id=\"copy-map\" data-copy=\"map\">Copy the client map</button>\n</section>\n");
 }

@@ -1,6 +1,7 @@
 //! Admin end to end, through the built binary: access rules, answers and the commands that ask.
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::harness::child::{Process, run};
@@ -80,6 +81,41 @@ async fn the_access_rules() {
     )
     .await;
     assert_eq!(process.term().await, 0);
+}
+
+/// More readers of the event stream than there are places for, and none of them takes a byte.
+#[tokio::test]
+async fn five_hundred_that_never_read_hold_up_nobody() {
+    let echo = Upstream::echo().await;
+    let process = Process::with(&Conf::to(&[echo.address])).await;
+    let admin = process.admin().await;
+    let before = process.descriptors();
+    let mut readers = Vec::new();
+    for _ in 0..500 {
+        let mut reader = TcpStream::connect(admin).await.unwrap();
+        let request =
+            format!("GET /v1/events HTTP/1.1\r\nHost: {admin}\r\nLast-Event-ID: none\r\n\r\n");
+        // The oldest give way, which resets them.
+        let _ = reader.write_all(request.as_bytes()).await;
+        readers.push(reader);
+    }
+    // Something to tell them.
+    for _ in 0..50 {
+        let mut client = TcpStream::connect(process.address()).await.unwrap();
+        ping(&mut client, b"hello").await;
+    }
+    assert!(get(admin, "/").await.contains("Recent events"));
+    assert!(get(admin, "/v1/status").await.contains("listeners"));
+    let during = process.descriptors();
+    assert!(
+        during < before + 150,
+        "{during} descriptors, {before} before"
+    );
+    drop(readers);
+    eventually("their descriptors are closed", || {
+        process.descriptors() <= before + 3
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -69,7 +69,8 @@ pub fn run(loaded: Loaded, command: Option<child::ChildCommand>) -> Result<u8, C
         );
     }
     let is_watched = io::stdout().is_terminal() && io::stderr().is_terminal();
-    let wants_status = loaded.settings.profile == Profile::Laptop && command.is_none();
+    let profile = loaded.settings.profile;
+    let wants_status = profile != Profile::Sidecar && command.is_none();
     let status = (is_watched && wants_status).then(|| StatusLine::new(io::stderr()));
     let log = match &status {
         Some(status) => Log::to(&loaded.settings.log, status.log_sink(), true),
@@ -111,6 +112,7 @@ pub fn run(loaded: Loaded, command: Option<child::ChildCommand>) -> Result<u8, C
             signals,
             inherited,
             status,
+            profile,
         };
         run.until_ended(tokio::spawn(app.run())).await
     });
@@ -124,8 +126,9 @@ struct Run {
     admin: Option<SocketAddr>,
     signals: Signals,
     inherited: Inherited,
-    /// On a terminal of a laptop.
+    /// On a terminal of a laptop or of a load test.
     status: Option<StatusLine<io::Stderr>>,
+    profile: Profile,
     /// Shutdowns requested over the admin API, where a child is to end first.
     requests: Option<mpsc::UnboundedReceiver<()>>,
     is_wrapper: bool,
@@ -161,7 +164,7 @@ impl Run {
             ));
         }
         let drawing = self.status.as_ref();
-        let drawing = drawing.and_then(|status| status.draw(self.handles.clone()));
+        let drawing = drawing.and_then(|status| status.draw(self.handles.clone(), self.profile));
         let healthy = child::wait_until_healthy(self.handles.clone());
         let upgrader = self.handles.upgrader.clone();
         let mut wrapper_lives = self.is_wrapped;

@@ -1,9 +1,11 @@
-//! The status line of `run` on a terminal with profile laptop: one line below the log, kept up to date.
+//! The status line of `run` on a terminal with profile laptop or load: one line below the log, kept up to date. Under load
+//! it says how much passes, what fails and which zone is slowest.
 //!
 //! Log lines and the status line share the terminal, so the log is written through [`StatusLine::log_sink`], which takes
 //! the line away, writes, and puts it back. It is drawn by a thread of its own: a terminal that is stopped (Ctrl-S) holds
 //! up nothing but itself.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,11 +16,20 @@ use crate::app::Handles;
 use crate::clock::{self, Moment};
 use crate::dial::hop::HopState;
 use crate::duration;
+use crate::events::Reason;
+use crate::metrics::Metrics;
+use crate::metrics::family::{CONNECTIONS_CLOSED, CONNECTIONS_REJECTED};
+use crate::settings::Profile;
+use crate::upstream::snapshot::Snapshot;
 
 /// How often the line is looked at anew.
 const EVERY: Duration = Duration::from_millis(250);
 /// Nothing has answered for this long: the likeliest cause is named.
 const HINT_AFTER: Duration = Duration::from_secs(5);
+/// Rates are those of this much time, at least.
+const RATED: Duration = Duration::from_secs(1);
+/// Kinds of errors that are named.
+const KINDS: usize = 3;
 /// How long a terminal that takes no more may hold up the end of the process.
 const LAST_DRAWING: Duration = Duration::from_millis(500);
 
@@ -45,7 +56,7 @@ pub struct Drawing {
 }
 
 /// What a status line is made of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct StatusFacts {
     zone: Option<String>,
     healthy: usize,
@@ -58,6 +69,31 @@ struct StatusFacts {
     unreachable: Option<Duration>,
     /// Time left, while draining.
     draining: Option<Duration>,
+    load: Option<LoadFacts>,
+}
+
+/// What somebody looks at who tests with load.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct LoadFacts {
+    /// A second.
+    connections: f64,
+    /// A second, by HTTP framing.
+    answers: f64,
+    /// A second, both ways.
+    bytes: f64,
+    /// Connections that did not end as they should, since the start, by why; the most frequent first.
+    errors: Vec<(String, u64)>,
+    /// The zone whose answers (or connects, where no answers are seen) take longest, and their median.
+    slowest: Option<(String, Duration)>,
+}
+
+/// Counters at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    at: Moment,
+    connections: f64,
+    answers: f64,
+    bytes: f64,
 }
 
 // === impl StatusLine ===
@@ -97,7 +133,7 @@ impl<W: Write + Send + 'static> StatusLine<W> {
     }
 
     /// Keeps the line up to date until the drawing is ended. `None` where no thread can be had; the log goes on.
-    pub fn draw(&self, handles: Handles) -> Option<Drawing> {
+    pub fn draw(&self, handles: Handles, profile: Profile) -> Option<Drawing> {
         let (stop, stopped) = mpsc::channel();
         let (done, ended) = mpsc::channel();
         let this = self.clone();
@@ -105,7 +141,11 @@ impl<W: Write + Send + 'static> StatusLine<W> {
         let spawned = thread.spawn(move || {
             let mut since = Since::default();
             while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                let line = StatusFacts::of(&handles, &mut since).line();
+                let mut facts = StatusFacts::of(&handles, &mut since);
+                if profile == Profile::Load {
+                    facts.load = Some(LoadFacts::of(&handles, &mut since.counted));
+                }
+                let line = facts.line();
                 if this.set(fitted(&line, columns())).is_err() {
                     break;
                 }
@@ -159,6 +199,8 @@ impl Drawing {
 struct Since {
     unreachable: Option<Moment>,
     draining: Option<Moment>,
+    /// The oldest first; no more than are needed for a rate.
+    counted: VecDeque<Counted>,
 }
 
 fn how_long(is_so: bool, since: &mut Option<Moment>) -> Option<Duration> {
@@ -208,6 +250,7 @@ impl StatusFacts {
             format!("{count} {what}{plural}")
         };
         let connections = counted(self.connections, "connection");
+        let under_load = self.load.as_ref().map(LoadFacts::parts);
         if let Some(left) = self.draining {
             let left = duration::show(Duration::from_secs(left.as_secs()));
             return format!(
@@ -218,6 +261,8 @@ impl StatusFacts {
         if let Some(zone) = &self.zone {
             parts.insert(0, format!("→ {}", clean(zone)));
         }
+        // Before what matters less: a narrow terminal cuts the end.
+        parts.extend(under_load.into_iter().flatten());
         for (via, state) in &self.hops {
             parts.push(format!("{} {state}", clean(via)));
         }
@@ -234,6 +279,115 @@ impl StatusFacts {
         }
         parts.join(" · ")
     }
+}
+
+// === impl LoadFacts ===
+
+impl LoadFacts {
+    fn of(handles: &Handles, before: &mut VecDeque<Counted>) -> Self {
+        let metrics = &handles.metrics;
+        let now = Counted {
+            at: clock::now(),
+            connections: metrics.sum("connections_accepted_total"),
+            answers: metrics.sum("answers_total"),
+            bytes: metrics.sum("bytes_total"),
+        };
+        // The youngest that is old enough stays at the front.
+        while before
+            .get(1)
+            .is_some_and(|one| now.at.since(one.at) >= RATED)
+        {
+            before.pop_front();
+        }
+        let first = before.front().copied();
+        before.push_back(now);
+        let snapshots = handles
+            .upstreams
+            .iter()
+            .map(|upstream| upstream.view.load());
+        let mut facts = Self {
+            errors: errors(metrics),
+            slowest: slowest(snapshots.flat_map(|view| zones(&view))),
+            ..Self::default()
+        };
+        if let Some(first) = first {
+            let seconds = now.at.since(first.at).as_secs_f64().max(f64::EPSILON);
+            facts.connections = (now.connections - first.connections) / seconds;
+            facts.answers = (now.answers - first.answers) / seconds;
+            facts.bytes = (now.bytes - first.bytes) / seconds;
+        }
+        facts
+    }
+
+    fn parts(&self) -> Vec<String> {
+        let mut parts = vec![format!("{:.0} new/s", self.connections)];
+        if self.answers > 0.0 {
+            parts.push(format!("{:.0} answers/s", self.answers));
+        }
+        parts.push(format!("{:.1} MB/s", self.bytes / 1e6));
+        parts.push(match self.errors.is_empty() {
+            true => "no errors".to_owned(),
+            false => {
+                let named = self.errors.iter().take(KINDS);
+                let mut named: Vec<String> = named
+                    .map(|(kind, count)| format!("{count} {kind}"))
+                    .collect();
+                let others = self.errors.iter().skip(KINDS).map(|(_, count)| count);
+                match others.sum() {
+                    0u64 => {}
+                    others => named.push(format!("{others} others")),
+                }
+                named.join(", ")
+            }
+        });
+        if let Some((zone, time)) = &self.slowest {
+            let millis = time.as_secs_f64() * 1000.0;
+            parts.push(format!("slowest {} {millis:.1} ms", clean(zone)));
+        }
+        parts
+    }
+}
+
+/// Connections that did not end as they should, the most frequent kind first.
+fn errors(metrics: &Metrics) -> Vec<(String, u64)> {
+    let mut by_kind: BTreeMap<String, u64> = BTreeMap::new();
+    for family in [&CONNECTIONS_CLOSED, &CONNECTIONS_REJECTED] {
+        for (labels, count) in metrics.series(family) {
+            let Some(code) = labels.last() else { continue };
+            let mut all = Reason::ALL.iter();
+            let is_expected = all.any(|reason| reason.code() == &**code && reason.is_expected());
+            if count > 0.0 && !is_expected {
+                *by_kind.entry(code.to_string()).or_default() += count as u64;
+            }
+        }
+    }
+    let mut errors: Vec<(String, u64)> = by_kind.into_iter().collect();
+    errors.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    errors
+}
+
+/// Each address with its zone and how long it takes.
+fn zones(view: &Snapshot) -> Vec<(String, Duration)> {
+    view.all()
+        .filter_map(|(endpoint, address)| {
+            let address = &address.address;
+            let answers = address.answers.quantile(0.5);
+            let time = answers.or_else(|| address.connects.quantile(0.5))?;
+            Some((endpoint.endpoint.zone_label().to_owned(), time))
+        })
+        .collect()
+}
+
+/// The zone that takes longest, where there are several.
+fn slowest(zones: impl Iterator<Item = (String, Duration)>) -> Option<(String, Duration)> {
+    let mut longest: BTreeMap<String, Duration> = BTreeMap::new();
+    for (zone, time) in zones {
+        let known = longest.entry(zone).or_default();
+        *known = time.max(*known);
+    }
+    let several = longest.len() > 1;
+    let slowest = longest.into_iter().max_by_key(|(_, time)| *time);
+    slowest.filter(|_| several)
 }
 
 /// The columns of the terminal; 80 where it does not say.
@@ -307,6 +461,73 @@ mod tests {
             facts.line(),
             "draining: 1 connection, at most 24s more; Ctrl-C again ends them now"
         );
+    }
+
+    #[test]
+    fn under_load_it_says_what_passes_and_what_fails() {
+        let mut facts = StatusFacts {
+            zone: Some("a".to_owned()),
+            healthy: 3,
+            addresses: 3,
+            connections: 64,
+            load: Some(LoadFacts {
+                connections: 811.6,
+                bytes: 12_340_000.0,
+                ..LoadFacts::default()
+            }),
+            ..StatusFacts::default()
+        };
+        assert_eq!(
+            facts.line(),
+            "→ a · 3/3 healthy · 812 new/s · 12.3 MB/s · no errors · 64 connections"
+        );
+        let error = |kind: &str, count| (kind.to_owned(), count);
+        facts.load = Some(LoadFacts {
+            answers: 4_100.0,
+            errors: vec![
+                error("connect_refused", 12),
+                error("upstream_rst", 3),
+                error("no_endpoint", 2),
+                error("idle_timeout", 1),
+                error("resource", 1),
+            ],
+            slowest: slowest(
+                [("b", 4), ("a", 1), ("b", 5)]
+                    .map(|(zone, ms)| (zone.to_owned(), Duration::from_millis(ms)))
+                    .into_iter(),
+            ),
+            ..LoadFacts::default()
+        });
+        assert_eq!(
+            facts.line(),
+            "→ a · 3/3 healthy · 0 new/s · 4100 answers/s · 0.0 MB/s · \
+             12 connect_refused, 3 upstream_rst, 2 no_endpoint, 2 others · slowest b 5.0 ms · 64 connections"
+        );
+        let one = [("a".to_owned(), Duration::from_millis(1))];
+        assert_eq!(slowest(one.into_iter()), None, "none of one");
+    }
+
+    #[test]
+    fn errors_are_what_did_not_end_as_it_should() {
+        let metrics = Metrics::default();
+        let ended = |reason: &str, count| {
+            let labels = ["l", "u", "e", "z", reason];
+            metrics
+                .counter(&CONNECTIONS_CLOSED, &labels)
+                .increment(count);
+        };
+        ended("client_fin", 100);
+        ended("client_rst", 10);
+        ended("upstream_rst", 2);
+        metrics
+            .counter(&CONNECTIONS_REJECTED, &["l", "max_connections"])
+            .increment(5);
+        let found = errors(&metrics);
+        let found: Vec<_> = found
+            .iter()
+            .map(|(kind, count)| (kind.as_str(), *count))
+            .collect();
+        assert_eq!(found, [("max_connections", 5), ("upstream_rst", 2)]);
     }
 
     #[test]

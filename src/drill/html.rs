@@ -104,10 +104,17 @@ fn numbers(out: &mut String, summary: &DrillSummary) -> std::fmt::Result {
     let theirs = other.map(|other| other.summary.rows()).unwrap_or_default();
     for (index, (name, value, meaning)) in summary.rows().into_iter().enumerate() {
         write!(out, "<tr><td>{name}</td><td class=\"n\">{value}</td>")?;
-        if let Some((_, value, _)) = theirs.get(index) {
+        let their = theirs.get(index);
+        if let Some((_, value, _)) = their {
             write!(out, "<td class=\"n\">{value}</td>")?;
         }
-        writeln!(out, "<td class=\"dim\">{}</td></tr>", escape(&meaning))?;
+        write!(out, "<td class=\"dim\">{}", escape(&meaning))?;
+        if let (Some((_, _, said)), Some(other)) = (their, other)
+            && *said != meaning
+        {
+            write!(out, "<br>{}: {}", escape(&other.program), escape(said))?;
+        }
+        writeln!(out, "</td></tr>")?;
     }
     writeln!(out, "</table>")
 }

@@ -164,8 +164,10 @@ async fn haproxy_meets_the_same_drill() {
         .arg("-v")
         .output()
         .is_ok();
+    let folder = tempfile::tempdir().unwrap();
+    let html = folder.path().join("r.html").to_str().unwrap().to_owned();
     let mut args = embedded("zone-down", "2s");
-    args.extend(["--compare", "haproxy"]);
+    args.extend(["--compare", "haproxy", "--out", &html]);
     let (code, out, err) = run(&args).await;
     if !is_there {
         println!("haproxy is not installed: only the error was looked at");
@@ -194,6 +196,13 @@ async fn haproxy_meets_the_same_drill() {
     }
     assert!(number(other, "/requests") > 100.0);
     assert_eq!(other["held"], Value::Null, "it has no such thing");
+    let html = std::fs::read_to_string(html).unwrap();
+    let theirs = format!(
+        "{}: of {} requests",
+        other["program"].as_str().unwrap(),
+        other["requests"]
+    );
+    assert!(html.contains(&theirs), "{theirs}: {html}");
 }
 
 /// Faults that entryway plays inside itself are played to HAProxy by the mocks and their DNS server.

@@ -40,6 +40,7 @@ impl Conf {
     }
 
     /// More tables, after all others.
+    #[cfg(all(feature = "faults", feature = "load"))]
     pub fn tail(mut self, tables: &str) -> Self {
         self.tail.push_str(tables);
         self

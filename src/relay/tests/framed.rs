@@ -67,7 +67,7 @@ async fn between_requests_a_close_waits_for_the_next_answer() {
         let mut rig = Plan::framed().rig().await;
         ask(&mut rig).await;
         answer(&mut rig).await;
-        let answered = std::time::Instant::now();
+        let answered = tokio::time::Instant::now();
         tokio::time::sleep(Duration::from_millis(5)).await;
         rig.commands.send(close());
         tokio::time::sleep(Duration::from_millis(5)).await;

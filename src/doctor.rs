@@ -89,7 +89,8 @@ async fn look(
         true => "asking the DNS servers and starting the hops",
         false => "asking the DNS servers",
     });
-    let (names, hops) = tokio::join!(dns_lookup::look_up(subject), hop_checks::start(subject));
+    let hops = hop_checks::start(subject);
+    let names = dns_lookup::look_up(subject).await;
     checks.extend(dns_checks::check_servers(&names));
     checks.extend(dns_checks::check_names(subject, &names));
     let (own, peers): (Vec<_>, Vec<_>) = probe_all::targets_of(subject, &names)

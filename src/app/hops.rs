@@ -196,6 +196,7 @@ async fn follow(
         let HopNews {
             state: now,
             doubts: all,
+            ..
         } = *state.borrow_and_update();
         handle.send(Input::HopHealth {
             hop: id,

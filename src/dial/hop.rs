@@ -54,6 +54,9 @@ pub trait Via: fmt::Debug + Send + Sync {
     /// the hop, and its answer about the target.
     fn open<'a>(&'a self, to: &'a HostPort, limit: Duration) -> Opening<'a>;
 
+    /// Somebody will ask for `to` soon: what takes a while to start may begin.
+    fn prepare(&self, _to: &HostPort) {}
+
     /// Whether it has files that may change.
     fn has_files(&self) -> bool {
         false
@@ -157,6 +160,24 @@ impl Hops {
             None => Err(ConnectOutcome::Hop(
                 "this hop is no longer configured".to_owned(),
             )),
+        }
+    }
+
+    /// As [`Hops::open`], for a client: given up while the hop is silent. A dead tunnel would keep it until the limit.
+    /// (Probes are not given up: their answers say whether it is back.)
+    pub(super) async fn open_unless_silent(
+        &self,
+        target: &HopTarget,
+    ) -> Result<Reached, ConnectOutcome> {
+        let Some(hop) = self.get(target.hop) else {
+            return self.open(target).await;
+        };
+        tokio::select! {
+            biased;
+            () = hop.health.is_silent() => Err(ConnectOutcome::Hop(
+                "not waited for: no address behind the hop answers".to_owned(),
+            )),
+            opened = hop.open(&target.to) => opened,
         }
     }
 
@@ -372,6 +393,11 @@ impl Hop {
             .keep_addresses(|address| behind.iter().any(|(kept, _)| kept == address));
         self.via
             .keep_targets(&|target| behind.iter().any(|(_, kept)| kept == target));
+    }
+
+    /// Somebody will ask for `to` soon.
+    pub fn prepare(&self, to: &HostPort) {
+        self.via.prepare(to);
     }
 
     /// One attempt to reach `to` through this hop.

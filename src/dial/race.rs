@@ -142,7 +142,7 @@ impl<'a> Race<'a> {
             (None, Some(target)) => {
                 let (hops, target) = (self.connector.hops.clone(), target.clone());
                 Ok(Connecting::Opening(Box::pin(async move {
-                    hops.open(&target).await
+                    hops.open_unless_silent(&target).await
                 })))
             }
             (None, None) => match self.connector.start(socket, self.client_data) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::dns_lookup::{self, LookedUpNames};
 use super::input::{DoctorInput, InstanceHop, UpstreamTarget};
@@ -64,28 +64,32 @@ struct Behind {
     report: ProbeReport,
 }
 
-/// Starts the hops of every upstream and waits until their commands are ready; started beside the DNS lookups.
-pub(super) struct StartedHops(Vec<RunningHops>);
+/// The hops of every upstream, and when they were started.
+pub(super) struct StartedHops(Vec<RunningHops>, Instant);
 
-pub(super) async fn start(subject: &DoctorInput) -> StartedHops {
-    let mut all: Vec<RunningHops> = subject.targets.iter().map(RunningHops::start).collect();
-    let ready = async {
-        for running in &mut all {
-            running.ready().await;
-        }
-    };
-    let _ = timeout(READY_WITHIN, ready).await;
-    StartedHops(all)
+/// Starts the hops of every upstream, and the commands whose targets are known: their time passes beside the DNS lookups.
+pub(super) fn start(subject: &DoctorInput) -> StartedHops {
+    let all = subject.targets.iter().map(RunningHops::start).collect();
+    StartedHops(all, Instant::now())
 }
 
-/// Probes what is behind the hops, then ends them.
+/// Probes what is behind the hops, once their commands are ready or have failed, then ends them.
 pub(super) async fn probe_behind(
     started: StartedHops,
     subject: &DoctorInput,
     names: &LookedUpNames,
 ) -> Vec<HopResult> {
     let mut results = Vec::new();
-    for (index, (running, target)) in started.0.into_iter().zip(&subject.targets).enumerate() {
+    let StartedHops(all, began) = started;
+    let ready = async {
+        for (running, target) in all.iter().zip(&subject.targets) {
+            running
+                .ready(&targets_of(&running.hops, target, names))
+                .await;
+        }
+    };
+    let _ = timeout_at(began + READY_WITHIN, ready).await;
+    for (index, (running, target)) in all.into_iter().zip(&subject.targets).enumerate() {
         let RunningHops {
             hops,
             broken,
@@ -268,6 +272,14 @@ impl RunningHops {
                     if let Some(supervisor) = supervisor {
                         tasks.spawn(supervisor.run(stopped.clone()));
                     }
+                    let targets = target.endpoints.iter();
+                    let ours = targets.filter(|one| one.hop.is_some_and(|own| own.id == spec.id));
+                    for known in ours
+                        .filter_map(EndpointSpec::remote_target)
+                        .take(MAX_ENDPOINTS)
+                    {
+                        hop.prepare(&known.to);
+                    }
                     hops.push(hop);
                 }
                 Err(why) => broken.push((spec.clone(), why)),
@@ -281,9 +293,17 @@ impl RunningHops {
         }
     }
 
-    /// Waits until every command is ready or has failed.
-    async fn ready(&mut self) {
-        for hop in self.hops.iter().filter(|hop| hop.spec().is_supervised()) {
+    /// Waits until every command that these targets need is ready or has failed.
+    async fn ready(&self, targets: &[(EndpointSpec, HopId, HostPort)]) {
+        for (_, hop, to) in targets {
+            if let Some(hop) = self.hops.get(*hop) {
+                hop.prepare(to);
+            }
+        }
+        for (_, hop, _) in targets {
+            let Some(hop) = self.hops.get(*hop).filter(|hop| hop.spec().is_supervised()) else {
+                continue;
+            };
             let mut state = hop.health().watch();
             let _ = state
                 .wait_for(|news| news.state != HopState::Starting)

@@ -89,6 +89,10 @@ impl fmt::Display for PortOwner {
     }
 }
 
+/// Whether a program that sets SO_REUSEADDR can bind a port beside its reservation. With the kernels of the BSD family
+/// nobody can.
+pub const RESERVED_PORTS_ARE_SHARED: bool = cfg!(all(target_os = "linux", not(entryway_portable)));
+
 /// A local port that is kept from being given to another program for as long as this lives.
 ///
 /// The socket is bound and does not listen, so that a program that sets SO_REUSEADDR, as ssh and most servers do, can

@@ -279,7 +279,11 @@ async fn a_connection_that_waits_finds_out_that_the_hop_is_silent() {
     let echo = Upstream::echo().await;
     let proxy = Proxy::start("127.0.0.1:0", echo.address).await;
     let conf = Conf::to(&[NAME, "other.prod.internal:8182"])
-        .upstream(&format!("via = \"socks5://{}\"", proxy.address))
+        // Its own limit would end the attempt long after the test has given up.
+        .upstream(&format!(
+            "via = {{ url = \"socks5://{}\", connect_timeout = \"10m\" }}",
+            proxy.address
+        ))
         .upstream("health.kind = \"tcp\"")
         .upstream("health.interval = \"1h\"");
     let entryway = Entryway::start(&conf).await;

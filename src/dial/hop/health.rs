@@ -45,6 +45,8 @@ pub struct HopNews {
     pub state: HopState,
     /// How often it has been in doubt.
     pub doubts: u64,
+    /// It is down because nothing behind it answers.
+    pub silent: bool,
 }
 
 /// The end of a probe of an address behind a hop.
@@ -347,6 +349,13 @@ impl HopHealth {
         }
     }
 
+    /// Resolves while the hop is silent.
+    pub(super) async fn is_silent(&self) {
+        let mut news = self.watch();
+        // Whoever asks keeps the hop, and its health with it.
+        let _ = news.wait_for(|news| news.silent).await;
+    }
+
     /// Resolves when the supervised command is to be replaced because it is silent.
     pub(super) async fn replace_wanted(&self) {
         self.inner.replace.notified().await;
@@ -381,7 +390,10 @@ impl HopHealth {
             }
             HopState::Starting => {}
         }
-        self.inner.changed.send_modify(|news| news.state = state);
+        self.inner.changed.send_modify(|news| {
+            news.state = state;
+            news.silent = status.silent;
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, HopRecord> {

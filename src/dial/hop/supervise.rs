@@ -24,7 +24,7 @@ use super::proxy::{dial, within};
 use super::{HopFault, HopHealth, Lease, Opening, Reached, Refusal, Speaks, Via, hints, socks5};
 use crate::addr::HostPort;
 use crate::stream::Stream;
-use crate::sys::port_owner::reserve_port;
+use crate::sys::port_owner::{RESERVED_PORTS_ARE_SHARED, reserve_port};
 
 /// Pause before a command is started again: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -158,6 +158,10 @@ impl Supervised {
 }
 
 impl Via for Supervised {
+    fn prepare(&self, to: &HostPort) {
+        drop(self.process(to));
+    }
+
     fn keep_targets(&self, is_kept: &dyn Fn(&HostPort) -> bool) {
         self.keep(is_kept);
     }
@@ -205,7 +209,7 @@ impl CommandSupervisor {
                 process,
                 stop: ended.clone(),
                 backoff: self.backoff,
-                wants_free_port: AtomicBool::new(false),
+                wants_free_port: AtomicBool::new(!RESERVED_PORTS_ARE_SHARED),
             };
             tasks.spawn(keeper.run());
         }

@@ -44,20 +44,32 @@ async fn a_proxy_that_refuses_is_blamed_itself() {
 
 #[tokio::test]
 async fn the_last_words_of_a_command_and_what_they_mean() {
-    let command = "sh -c 'echo \"me@bastion: Permission denied (publickey).\" >&2; exit 255' %l";
-    let report = report(&behind(&format!("supervise:{command}"))).await;
-    let check = assert_rule(
-        &report,
-        &rules::HOP_DOWN,
-        CheckVerdict::Fail,
-        "accepts none of the keys",
-        "entryway status",
-    );
-    assert!(
-        check.evidence.contains("Permission denied (publickey)"),
-        "{}",
-        check.evidence
-    );
+    // One command for all targets, and one for each, as with `ssm://`.
+    for places in ["%l", "%l %h %p"] {
+        let command = format!(
+            "sh -c 'echo \"me@bastion: Permission denied (publickey).\" >&2; exit 255' {places}"
+        );
+        let began = tokio::time::Instant::now();
+        let report = report(&behind(&format!("supervise:{command}"))).await;
+        // Well below the time that a command has to become ready.
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "{places}: {:?}",
+            began.elapsed()
+        );
+        let check = assert_rule(
+            &report,
+            &rules::HOP_DOWN,
+            CheckVerdict::Fail,
+            "accepts none of the keys",
+            "entryway status",
+        );
+        assert!(
+            check.evidence.contains("Permission denied (publickey)"),
+            "{}",
+            check.evidence
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Every system call, error number and `cfg(target_os)` is below this module.
 //!
 //! Callers see results such as [`pipe::Moved`], [`socket::Fault`] and [`tcp_info::unsent`]. Off Linux there are no pipes
-//! and nothing is known about send queues; callers cope with both without knowing the reason.
+//! and no TCP_INFO; callers cope with both without knowing the reason.
 
 pub mod accept;
 pub mod congestion;

@@ -19,6 +19,7 @@ use super::system::SystemResolver;
 use crate::interference::{Interference, LookupFault};
 use crate::sandbox;
 use crate::sys::file_stamp::FileStamp;
+use crate::sys::local_address::interface_index;
 use crate::upstream::input::{AnswerSource, LookupError};
 
 /// Answers questions about names: [`Configured`], or a script in a test without sockets.
@@ -187,13 +188,6 @@ fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// The index of a network interface by its name.
-fn interface_index(name: &str) -> Option<u32> {
-    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
-    let any = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
-    netdevice::name_to_index(any, name).ok()
 }
 
 // === impl Configured ===

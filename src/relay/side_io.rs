@@ -116,7 +116,7 @@ impl<'a> SideIo<'a> {
         if let Transport::Tcp(tcp) = self.transport
             && !self.finished
             && self.reset.is_none()
-            && tcp_info::query(tcp).is_ok_and(|info| info.closed)
+            && socket::is_over(tcp)
         {
             self.reset = Some(Fault::Reset);
         }
@@ -305,7 +305,7 @@ impl<'a> SideIo<'a> {
         };
         match tcp_info::unsent(tcp) {
             Ok(0) => Some(true),
-            Ok(_) => Some(tcp_info::query(tcp).is_ok_and(|info| info.closed)),
+            Ok(_) => Some(socket::is_over(tcp)),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
             Err(_) => Some(true),
         }

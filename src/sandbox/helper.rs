@@ -484,6 +484,8 @@ mod tests {
         assert!(other.to_string().contains("sandbox"), "{other}");
     }
 
+    // It needs a file that is only in memory, and /proc.
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_successor_is_a_file_on_a_disk() {
         let memory = rustix::fs::memfd_create("settings", rustix::fs::MemfdFlags::CLOEXEC).unwrap();

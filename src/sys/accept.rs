@@ -7,9 +7,10 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::net::SocketAddrAny;
 
 /// What an error of accept asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub enum AcceptError {
 /// Takes one connection off the queue, ready for an event loop; `WouldBlock` when the queue is empty.
 pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
-        match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        match take(listener) {
             Ok((fd, peer)) => {
                 let peer = peer
                     .and_then(|peer| SocketAddr::try_from(peer).ok())
@@ -37,6 +38,21 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
+fn take(listener: &TcpListener) -> Result<(OwnedFd, Option<SocketAddrAny>), Errno> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+    acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+}
+
+/// Without accept4 the flags take a call each.
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
+fn take(listener: &TcpListener) -> Result<(OwnedFd, Option<SocketAddrAny>), Errno> {
+    let (fd, peer) = rustix::net::acceptfrom(listener)?;
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok((fd, peer))
 }
 
 /// The class of an error of [`accept`].

@@ -38,17 +38,26 @@ pub fn start(
     to: SocketAddr,
     prepare: impl FnOnce(&Socket) -> io::Result<()>,
 ) -> io::Result<(TcpStream, ConnectStatus)> {
-    let socket = Socket::new(
-        Domain::for_address(to),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
+    let socket = fresh(to)?;
     prepare(&socket)?;
     let status = match ask(&socket, to)? {
         ConnectStatus::Connected => ConnectStatus::Connected,
         ConnectStatus::Waiting => ask(&socket, to)?,
     };
     Ok((socket.into(), status))
+}
+
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
+fn fresh(to: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking();
+    Socket::new(Domain::for_address(to), kind, Some(Protocol::TCP))
+}
+
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
+fn fresh(to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// The status of a started connect, to be asked for when the event loop reports the socket as ready. An error ends the
@@ -140,6 +149,8 @@ fn ask(socket: &Socket, to: SocketAddr) -> io::Result<ConnectStatus> {
             Some(Errno::ISCONN) => Ok(ConnectStatus::Connected),
             Some(Errno::INPROGRESS | Errno::ALREADY) => Ok(ConnectStatus::Waiting),
             Some(Errno::INTR) => continue,
+            // What kernels of the BSD family answer once a connect has failed; the reason is in SO_ERROR.
+            Some(Errno::INVAL) => Err(socket.take_error()?.unwrap_or(error)),
             _ => Err(error),
         };
     }

@@ -1,4 +1,5 @@
-//! Whether an IP address belongs to this machine.
+//! Whether an IP address belongs to this machine, and what number an interface has.
+#![allow(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
@@ -17,9 +18,27 @@ pub fn is_local_address(ip: IpAddr) -> bool {
         && (ip.is_loopback() || bindable(ip) && !bindable(foreign))
 }
 
+/// The index of a network interface by its name.
+pub fn interface_index(name: &str) -> Option<u32> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: the string is valid for the whole call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn interfaces_have_numbers() {
+        // The name of loopback, on Linux and on macOS.
+        assert!(interface_index("lo").or(interface_index("lo0")).is_some());
+        assert_eq!(interface_index("no such"), None);
+        assert_eq!(interface_index("l\0o"), None);
+    }
 
     #[test]
     fn own_addresses_are_told_from_others() {

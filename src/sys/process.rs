@@ -17,6 +17,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::tcp_info;
 use rustix::process::{Resource, Rlimit, getrlimit};
 
 /// The last classic signal; real-time signals are left as they are.
@@ -348,7 +349,7 @@ pub fn listening_tcp(descriptor: OwnedFd) -> Result<TcpListener, String> {
     if !is_ip {
         return Err("no TCP socket".to_owned());
     }
-    if !rustix::net::sockopt::socket_acceptconn(&socket).unwrap_or(false) {
+    if !tcp_info::is_listening(&socket) {
         return Err("not listening".to_owned());
     }
     socket
@@ -369,11 +370,6 @@ pub enum Signal {
 /// ends, which must therefore live as long as the process.
 pub fn lead_group_and_die_with_parent(command: &mut Command) {
     command.process_group(0);
-    die_with_parent(command);
-}
-
-#[cfg(all(target_os = "linux", not(entryway_portable)))]
-fn die_with_parent(command: &mut Command) {
     let parent = std::process::id();
     // SAFETY: prctl, getppid, sigprocmask and _exit are async-signal-safe, and nothing is allocated between fork and exec.
     unsafe {
@@ -382,6 +378,7 @@ fn die_with_parent(command: &mut Command) {
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+            #[cfg(all(target_os = "linux", not(entryway_portable)))]
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             // The parent may have died before the call above.
             if libc::getppid().unsigned_abs() != parent {
@@ -391,9 +388,6 @@ fn die_with_parent(command: &mut Command) {
         });
     }
 }
-
-#[cfg(any(not(target_os = "linux"), entryway_portable))]
-fn die_with_parent(_command: &mut Command) {}
 
 /// Sends a signal to every process of a group; a group that is gone is ignored.
 pub fn signal_group(group: i32, signal: Signal) {

@@ -1,16 +1,25 @@
-//! What the kernel knows about a socket: unsent and unread bytes, TCP_INFO. One of two files with `unsafe` code; the other
-//! is `sys/process.rs`.
+//! What the kernel knows about a socket: unsent and unread bytes, the urgent mark, TCP_INFO.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+/// The number of an ioctl request.
+#[cfg(target_os = "linux")]
+type Request = libc::Ioctl;
+#[cfg(not(target_os = "linux"))]
+type Request = libc::c_ulong;
+
+/// Whether the next byte is the urgent one. From asm-generic/sockios.h; the libc crate has it for no Linux target.
+#[cfg(target_os = "linux")]
+const SIOCATMARK: Request = 0x8905;
+#[cfg(not(target_os = "linux"))]
+const SIOCATMARK: Request = libc::SIOCATMARK;
+
 /// The part of TCP_INFO that we look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpInfo {
-    /// The connection is over: reset, timed out, or closed both ways.
-    pub closed: bool,
     /// Smoothed round-trip time.
     pub rtt: Duration,
     /// Retransmissions of the oldest unanswered segment.
@@ -27,14 +36,36 @@ pub struct TcpInfo {
     pub mss: u32,
 }
 
-/// Bytes that `send` accepted and the peer's kernel has not acknowledged (SIOCOUTQ); a sent FIN counts as one.
+/// Bytes that `send` accepted and the peer's kernel has not acknowledged (SIOCOUTQ); a sent FIN counts as one. The
+/// portable build on Linux has it too, because macOS has as much.
+#[cfg(target_os = "linux")]
 pub fn unsent(socket: &impl AsRawFd) -> io::Result<u32> {
-    queue(socket, libc::TIOCOUTQ)
+    ask(socket, libc::TIOCOUTQ)
 }
 
-/// Bytes that arrived and were not read (SIOCINQ).
+/// Bytes that `send` accepted and the peer's kernel has not acknowledged (SO_NWRITE); a sent FIN does not count.
+#[cfg(target_vendor = "apple")]
+pub fn unsent(socket: &impl AsRawFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    option(socket, libc::SOL_SOCKET, libc::SO_NWRITE, &mut bytes)?;
+    Ok(bytes.max(0).unsigned_abs())
+}
+
+/// Bytes that `send` accepted and the peer's kernel has not acknowledged; not known here.
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+pub fn unsent(_socket: &impl AsRawFd) -> io::Result<u32> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Bytes that arrived and were not read (FIONREAD, which Linux also calls SIOCINQ).
 pub fn unread(socket: &impl AsRawFd) -> io::Result<u32> {
-    queue(socket, libc::FIONREAD)
+    ask(socket, libc::FIONREAD)
+}
+
+/// Whether it is a listening socket (SO_ACCEPTCONN).
+pub fn is_listening(socket: &impl AsRawFd) -> bool {
+    let mut is: libc::c_int = 0;
+    option(socket, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, &mut is).is_ok() && is != 0
 }
 
 /// Segments that arrived behind a gap, so far: `tcpi_rcv_ooopack`, since Linux 5.4; 0 before.
@@ -43,7 +74,7 @@ pub fn out_of_order_segments(socket: &impl AsRawFd) -> io::Result<u32> {
     /// Its offset in the kernel's structure, of which the libc crate has the first half only.
     const OFFSET: usize = 224;
     let mut info = [0_u8; OFFSET + 4];
-    read(socket, &mut info)?;
+    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
     let [.., a, b, c, d] = info;
     Ok(u32::from_ne_bytes([a, b, c, d]))
 }
@@ -54,18 +85,9 @@ pub fn out_of_order_segments(_socket: &impl AsRawFd) -> io::Result<u32> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether the next byte is the urgent one (SIOCATMARK).
-#[cfg(all(target_os = "linux", not(entryway_portable)))]
+/// Whether the next byte is the urgent one.
 pub fn is_at_urgent_mark(socket: &impl AsRawFd) -> bool {
-    /// From asm-generic/sockios.h; the libc crate has it for no Linux target.
-    const SIOCATMARK: libc::Ioctl = 0x8905;
-    queue(socket, SIOCATMARK).is_ok_and(|is_at| is_at != 0)
-}
-
-/// Whether the next byte is the urgent one; not asked here.
-#[cfg(any(not(target_os = "linux"), entryway_portable))]
-pub fn is_at_urgent_mark(_socket: &impl AsRawFd) -> bool {
-    false
+    ask(socket, SIOCATMARK).is_ok_and(|is_at| is_at != 0)
 }
 
 /// From here on this process gets SIGURG when urgent data is announced to the socket.
@@ -79,38 +101,30 @@ pub fn signal_urgent(socket: &impl AsRawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Not asked for here.
+/// Not asked for here: whether the signal comes as early as on Linux is not known, and without it only a call is lost.
 #[cfg(any(not(target_os = "linux"), entryway_portable))]
 pub fn signal_urgent(_socket: &impl AsRawFd) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-#[cfg(all(target_os = "linux", not(entryway_portable)))]
-fn queue(socket: &impl AsRawFd, request: libc::Ioctl) -> io::Result<u32> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: both requests write one int to the pointer, which is valid for the whole call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut bytes) };
+/// An ioctl that answers with one number.
+fn ask(socket: &impl AsRawFd, request: Request) -> io::Result<u32> {
+    let mut number: libc::c_int = 0;
+    // SAFETY: the requests here write one int to the pointer, which is valid for the whole call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut number) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(bytes.max(0).unsigned_abs())
-}
-
-#[cfg(any(not(target_os = "linux"), entryway_portable))]
-fn queue(_socket: &impl AsRawFd, _request: libc::c_ulong) -> io::Result<u32> {
-    Err(io::ErrorKind::Unsupported.into())
+    Ok(number.max(0).unsigned_abs())
 }
 
 /// The kernel's view of a TCP connection.
 #[cfg(all(target_os = "linux", not(entryway_portable)))]
 pub fn query(socket: &impl AsRawFd) -> io::Result<TcpInfo> {
-    /// `TCP_CLOSE` of the kernel's state list.
-    const CLOSE: u8 = 7;
     // SAFETY: tcp_info is a struct of plain integers; all zeros is a value of it.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    read(socket, &mut info)?;
+    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
     Ok(TcpInfo {
-        closed: info.tcpi_state == CLOSE,
         rtt: Duration::from_micros(info.tcpi_rtt.into()),
         retransmits: info.tcpi_retransmits,
         unacked: info.tcpi_unacked,
@@ -127,17 +141,21 @@ pub fn query(_socket: &impl AsRawFd) -> io::Result<TcpInfo> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Fills `info`, a type of plain integers, with as much of TCP_INFO as it holds; older kernels fill less.
-#[cfg(all(target_os = "linux", not(entryway_portable)))]
-fn read<T: Copy>(socket: &impl AsRawFd, info: &mut T) -> io::Result<()> {
+/// Fills `value`, a type of plain integers, with as much of the option as it holds; older kernels fill less.
+fn option<T: Copy>(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &mut T,
+) -> io::Result<()> {
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: the pointer is valid for `len` bytes, and the kernel writes at most that many.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut *info).cast(),
+            level,
+            name,
+            (&raw mut *value).cast(),
             &raw mut len,
         )
     };
@@ -153,6 +171,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::sys::socket;
 
     #[test]
     fn counts_both_queues_and_sees_the_end() {
@@ -165,14 +184,14 @@ mod tests {
         assert_eq!(unread(&server).unwrap(), 5);
         server.read_exact(&mut [0; 5]).unwrap();
         assert_eq!(unread(&server).unwrap(), 0);
-        assert!(!query(&client).unwrap().closed);
+        assert!(!socket::is_over(&client));
 
         // More than the peer's buffers take: the rest is unsent.
         client.set_nonblocking(true).unwrap();
         while client.write(&[0; 65536]).is_ok() {}
         assert!(unsent(&client).unwrap() > 0);
-        crate::sys::socket::reset_on_close(&server).unwrap();
+        socket::reset_on_close(&server).unwrap();
         drop(server);
-        assert!(query(&client).unwrap().closed);
+        assert!(socket::is_over(&client));
     }
 }

@@ -235,6 +235,10 @@ async fn answers_and_commands() {
 /// A command that is not told where to go finds the one instance, lists several, and never asks a stranger at the default
 /// address. In a network of its own, where no other instance runs.
 #[tokio::test]
+#[cfg_attr(
+    any(not(target_os = "linux"), entryway_portable),
+    ignore = "instances are registered on Linux only"
+)]
 async fn a_command_that_is_not_told_finds_the_only_instance() {
     let script = r#"
 ip link set lo up

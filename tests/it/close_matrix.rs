@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::harness::client::{End, acknowledged, fill, read_exactly, read_for, read_out};
 use crate::harness::upstream::{pattern, reset};
-use crate::harness::{Conf, Entryway, Stage, no_leaks};
+use crate::harness::{BULK_LANE, Conf, Entryway, Stage, no_leaks};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
@@ -245,7 +245,7 @@ fn reason(cell: Cell) -> &'static str {
 async fn compare(lane: Lane) {
     let (direct_stage, stage) = (Stage::new().await, Stage::new().await);
     let (splice, name) = if lane == Lane::Pipe {
-        ("auto", "pipe")
+        ("auto", BULK_LANE)
     } else {
         ("off", "buffer")
     };

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::harness::child::run;
 use crate::harness::client::{End, fill, get, http, http_raw, ping, read_out};
 use crate::harness::upstream::{Upstream, pattern};
-use crate::harness::{Conf, Entryway, Stage, eventually, no_leaks};
+use crate::harness::{Conf, Entryway, PIPES, Stage, eventually, no_leaks};
 
 const TOXICS: &str = "/proxies/datomic/toxics";
 
@@ -365,7 +365,9 @@ async fn a_toxic_on_a_spliced_transfer_acts_and_goes_within_50_ms() {
     for _ in 0..40 {
         let before = spliced();
         transfer.moves(4 << 20).await;
-        eventually("it is spliced", || spliced() > before).await;
+        if PIPES {
+            eventually("it is spliced", || spliced() > before).await;
+        }
         let set = transfer.start.elapsed();
         let body = r#"{"name":"stop","type":"bandwidth","attributes":{"rate":0}}"#;
         ok(faults, "POST", TOXICS, body).await;
@@ -391,7 +393,7 @@ async fn a_toxic_on_a_spliced_transfer_acts_and_goes_within_50_ms() {
     ok(faults, "POST", "/reset", "").await;
     let before = spliced();
     transfer.moves(4 << 20).await;
-    assert!(spliced() > before, "it is spliced again");
+    assert_eq!(spliced() > before, PIPES, "it is spliced again");
     let id = entryway.handles.registry.oldest(1)[0].id;
     entryway.handles.registry.each(|entry| {
         assert_eq!(entry.id, id);

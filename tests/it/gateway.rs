@@ -1393,7 +1393,8 @@ async fn an_accept_that_always_fails_costs_nothing() {
     for args in [gateway, run] {
         let words: Vec<&str> = args.iter().map(String::as_str).collect();
         // ENOSYS, as a filter of system calls answers.
-        let Some(command) = prepared("refuse('accept4', 38)", &words) else {
+        let before = "refuse('accept4', 38); refuse('accept', 38)";
+        let Some(command) = prepared(before, &words) else {
             return;
         };
         processes.push(Process::spawn(command));

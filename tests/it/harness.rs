@@ -28,6 +28,12 @@ pub mod upstream;
 /// What anything may take on a busy machine before a test calls it hanging.
 pub const LONG: Duration = Duration::from_secs(20);
 
+/// Whether there are pipes to splice through; without them every byte goes through the buffer.
+pub const PIPES: bool = cfg!(all(target_os = "linux", not(entryway_portable)));
+
+/// What the record of a connection calls the way of bulk.
+pub const BULK_LANE: &str = if PIPES { "pipe" } else { "buffer" };
+
 /// The proxy, running in this process.
 #[derive(Debug)]
 pub struct Entryway {

@@ -10,6 +10,10 @@ use crate::harness::eventually;
 use crate::harness::namespace::in_a_namespace;
 
 #[tokio::test]
+#[cfg_attr(
+    any(not(target_os = "linux"), entryway_portable),
+    ignore = "instances are registered on Linux only"
+)]
 async fn the_listeners_of_an_instance_that_forwards_to_us_are_refused() {
     // Held until the second instance takes it: nobody else is given the port.
     let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -247,6 +247,10 @@ async fn a_signal_blocked_by_the_parent_ends_us_all_the_same() {
 }
 
 #[tokio::test]
+#[cfg_attr(
+    any(not(target_os = "linux"), entryway_portable),
+    ignore = "only Linux ends a process with its parent"
+)]
 async fn a_killed_wrapper_takes_the_command_along() {
     let echo = Upstream::echo().await;
     let endpoint = echo.address.to_string();
@@ -328,6 +332,10 @@ async fn a_full_pipe_stalls_neither_the_command_nor_the_proxy() {
 
 /// As the first process of a container nobody else collects orphans, beside a command and without one.
 #[tokio::test]
+#[cfg_attr(
+    any(not(target_os = "linux"), entryway_portable),
+    ignore = "only Linux hands orphans to process 1 of a container"
+)]
 async fn orphans_are_reaped_by_process_one() {
     const ORPHANS: &str = "for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 2 &); done";
     let echo = Upstream::echo().await;

@@ -98,7 +98,7 @@ async fn far_end(
 /// ends that wait for each other's acknowledgement both get it.
 async fn read_until_acknowledged(stream: &mut TcpStream) -> usize {
     let (mut buf, mut heard) = (vec![0; 128 << 10], 0);
-    while tcp_info::unsent(stream).unwrap() > 0 && !tcp_info::query(stream).unwrap().closed {
+    while tcp_info::unsent(stream).unwrap() > 0 && !socket::is_over(stream) {
         match tokio::time::timeout(Duration::from_millis(1), stream.read(&mut buf)).await {
             Ok(Ok(0)) => tokio::time::sleep(Duration::from_millis(1)).await,
             Ok(Ok(len)) => heard += len,

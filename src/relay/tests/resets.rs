@@ -133,10 +133,7 @@ async fn a_reset_whose_error_was_taken_is_still_a_reset() {
         server.write_all(b"said before").await.unwrap();
         server.set_zero_linger().unwrap();
         drop(server);
-        eventually("the reset is there", || {
-            tcp_info::query(&up).unwrap().closed
-        })
-        .await;
+        eventually("the reset is there", || socket::is_over(&up)).await;
         assert!(socket::send(&up, b"!").is_err(), "takes the error");
         let (stats, plan) = (Arc::default(), Plan::default());
         let done = tokio::spawn(run(
@@ -170,10 +167,7 @@ async fn a_reset_after_a_half_close_is_seen_though_nobody_reads_that_side() {
     let error = rig.server.read(&mut [0; 1]).await;
     // A reader that has seen the end reads an end again or the error: the write tells.
     drop(error);
-    eventually("the upstream is reset", || {
-        tcp_info::query(&rig.server).unwrap().closed
-    })
-    .await;
+    eventually("the upstream is reset", || socket::is_over(&rig.server)).await;
     assert!(matches!(
         rig.done.await.unwrap(),
         Outcome::Reset(Side::Downstream, Fault::Reset)
@@ -190,10 +184,7 @@ async fn an_upstream_that_closed_both_ways_resets_whoever_goes_on_writing() {
         "the FIN first"
     );
     rig.client.write_all(b"x").await.unwrap();
-    eventually("then the reset", || {
-        tcp_info::query(&rig.client).unwrap().closed
-    })
-    .await;
+    eventually("then the reset", || socket::is_over(&rig.client)).await;
     assert!(matches!(
         rig.done.await.unwrap(),
         Outcome::Reset(Side::Upstream, Fault::Reset)

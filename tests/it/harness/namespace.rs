@@ -65,7 +65,7 @@ pub fn prepared(before: &str, args: &[&str]) -> Option<Command> {
     let script = format!(
         r#"
 import ctypes, os, platform, resource, signal, struct, sys
-CALLS = {{'x86_64': {{'socket': 41, 'accept4': 288}}, 'aarch64': {{'socket': 198, 'accept4': 242}}}}
+CALLS = {{'x86_64': {{'socket': 41, 'accept': 43, 'accept4': 288}}, 'aarch64': {{'socket': 198, 'accept': 202, 'accept4': 242}}}}
 def refuse(call, error, first=None):
     libc = ctypes.CDLL(None, use_errno=True)
     call = CALLS[platform.machine()][call]

@@ -395,6 +395,7 @@ mod tests {
                 address,
                 ProbeThrough {
                     timed_out,
+                    broken: false,
                     sent,
                     heard: false,
                 },

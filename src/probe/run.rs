@@ -59,6 +59,7 @@ pub async fn through(
     // What never got as far as the address says nothing about it.
     let probe = ProbeThrough {
         timed_out: report.outcome == ProbeOutcome::Timeout,
+        broken: report.outcome == ProbeOutcome::Reset,
         sent,
         heard: address.last_activity().is_some_and(|heard| heard >= sent),
     };

@@ -53,6 +53,8 @@ pub struct HopNews {
 #[derive(Clone, Copy, Debug)]
 pub struct ProbeThrough {
     pub timed_out: bool,
+    /// The connection broke.
+    pub broken: bool,
     pub sent: Moment,
     /// Bytes have come from the address in traffic while the probe was under way.
     pub heard: bool,
@@ -243,6 +245,10 @@ impl HopHealth {
                 status.last_error = Some("no answer from the hop".to_owned());
                 self.set(&mut status, HopState::Down);
             }
+            return false;
+        }
+        if probe.broken && status.silent {
+            // It went through the command that is being ended, or through a proxy that is.
             return false;
         }
         if !probe.timed_out {
@@ -451,6 +457,7 @@ mod tests {
             address(last),
             ProbeThrough {
                 timed_out: false,
+                broken: false,
                 sent: clock::now(),
                 heard: false,
             },
@@ -464,6 +471,7 @@ mod tests {
             address(last),
             ProbeThrough {
                 timed_out: true,
+                broken: false,
                 sent: Moment::at(sent),
                 heard,
             },
@@ -503,6 +511,14 @@ mod tests {
         a_long_time().await;
         health.keep_addresses(|kept| *kept == address(1));
         assert!(!times_out(&health, 1, false), "the third has left");
+        // What breaks with a command that is being ended is no answer.
+        let broken = ProbeThrough {
+            timed_out: false,
+            broken: true,
+            sent: clock::now(),
+            heard: false,
+        };
+        assert!(!health.probed(address(1), broken));
         // A dead tunnel may accept connections.
         health.got_through(Duration::ZERO);
         assert_eq!(health.status().state, HopState::Down);

@@ -26,8 +26,9 @@ use crate::addr::HostPort;
 use crate::stream::Stream;
 use crate::sys::port_owner::{RESERVED_PORTS_ARE_SHARED, reserve_port};
 
-/// Pause before a command is started again: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// Pause before a command is started again: the first, and the longest. Each is half as long again as the one before, so
+/// that a server that was away is found again after at most half the time that it was away.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// A command that lived this long has worked: the next one is started at once, and the pause begins anew.
 const WORKED: Duration = Duration::from_secs(10);
 /// What a silent command has to end: whoever waits for an answer through it is told by its end.
@@ -274,7 +275,7 @@ impl CommandKeeper {
                             if self.while_wanted(sleep(pause)).await.is_none() {
                                 break;
                             }
-                            pause = (pause * 2).min(self.backoff.1);
+                            pause = (pause * 3 / 2).min(self.backoff.1);
                             continue;
                         }
                     }
@@ -330,7 +331,7 @@ impl CommandKeeper {
             if self.while_wanted(sleep(pause)).await.is_none() {
                 break;
             }
-            pause = (pause * 2).min(self.backoff.1);
+            pause = (pause * 3 / 2).min(self.backoff.1);
         }
         while retiring.join_next().await.is_some() {}
     }

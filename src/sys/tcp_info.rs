@@ -7,15 +7,15 @@ use std::time::Duration;
 
 /// The number of an ioctl request.
 #[cfg(target_os = "linux")]
-type Request = libc::Ioctl;
+type IoctlRequest = libc::Ioctl;
 #[cfg(not(target_os = "linux"))]
-type Request = libc::c_ulong;
+type IoctlRequest = libc::c_ulong;
 
 /// Whether the next byte is the urgent one. From asm-generic/sockios.h; the libc crate has it for no Linux target.
 #[cfg(target_os = "linux")]
-const SIOCATMARK: Request = 0x8905;
+const SIOCATMARK: IoctlRequest = 0x8905;
 #[cfg(not(target_os = "linux"))]
-const SIOCATMARK: Request = libc::SIOCATMARK;
+const SIOCATMARK: IoctlRequest = libc::SIOCATMARK;
 
 /// The part of TCP_INFO that we look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ pub fn signal_urgent(_socket: &impl AsRawFd) -> io::Result<()> {
 }
 
 /// An ioctl that answers with one number.
-fn ask(socket: &impl AsRawFd, request: Request) -> io::Result<u32> {
+fn ask(socket: &impl AsRawFd, request: IoctlRequest) -> io::Result<u32> {
     let mut number: libc::c_int = 0;
     // SAFETY: the requests here write one int to the pointer, which is valid for the whole call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut number) };

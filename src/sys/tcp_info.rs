@@ -5,11 +5,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-/// The number of an ioctl request.
 #[cfg(target_os = "linux")]
-type IoctlRequest = libc::Ioctl;
+use libc::Ioctl as IoctlRequest;
 #[cfg(not(target_os = "linux"))]
-type IoctlRequest = libc::c_ulong;
+use libc::c_ulong as IoctlRequest;
 
 /// Whether the next byte is the urgent one. From asm-generic/sockios.h; the libc crate has it for no Linux target.
 #[cfg(target_os = "linux")]

@@ -26,7 +26,7 @@ const QUEUE: usize = 4096;
 
 /// How long the writer waits after a first line for more of them. Meanwhile further lines wake no thread: with one
 /// wake-up each, the access log cost a sixth of the connects.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(10);
 
 /// Bytes that the buffers of lines keep when a burst is over.
 const BUFFER: usize = 256 * 1024;

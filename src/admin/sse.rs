@@ -24,6 +24,10 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Bytes in one batch.
 const BATCH: usize = 64 * 1024;
 
+/// Events copied for one batch, while nobody else can record one: about twice as many as fit when they are about
+/// connections.
+const COPIED: usize = 256;
+
 pub(super) fn stream(events: Events, last_event_id: Option<&str>, mut stop: DrainWatcher) -> Reply {
     let (sender, body) = Body::channel(1);
     let recent = events.recent();
@@ -57,7 +61,7 @@ pub(super) fn stream(events: Events, last_event_id: Option<&str>, mut stop: Drai
                 }
             }
             tokio::time::sleep(GATHER).await;
-            for event in recent.after(last, REPLAYED) {
+            for event in recent.after(last, COPIED) {
                 if batch.len() > BATCH {
                     break;
                 }

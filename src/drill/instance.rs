@@ -279,8 +279,8 @@ impl DrillSubject for Instance {
     }
 
     async fn keep(&mut self) -> Result<(), Error> {
-        let again = async || client::post(&self.faults, "/faults/drill/alive", &[], BOUNDS).await;
-        accepted(twice(again).await).map(drop)
+        let ask = async || client::post(&self.faults, "/faults/drill/alive", &[], BOUNDS).await;
+        accepted(twice(ask).await).map(drop)
     }
 
     async fn clear(&mut self, _plan: &DrillPlan) -> Result<(), Error> {

@@ -24,7 +24,7 @@ use crate::upstream::endpoint::Candidate;
 use crate::upstream::input::Suspicion;
 pub use context::{ContextParts, ListenerContext};
 pub use detour::{Detour, Diversion, DiversionEnd};
-pub use guard::ConnectionGuard;
+pub use guard::{ConnectionGuard, ThreadLoad};
 use hold_queue::Wake;
 pub use hold_queue::{Policy, WhenAllDown};
 pub use metrics::EndpointMetrics;
@@ -66,25 +66,27 @@ pub async fn serve(stream: std::net::TcpStream, guard: Box<ConnectionGuard>) {
     run(stream, guard).await;
 }
 
-async fn run(stream: std::net::TcpStream, mut guard: Box<ConnectionGuard>) {
-    let Ok(stream) = TcpStream::from_std(stream) else {
-        return guard.end(Reason::Resource, ClosedBy::Entryway);
-    };
-    // In boxes, what it needs while it dials and what it does when it fails: neither is carried through the whole life
-    // of the connection.
-    let dialling = Box::pin(dial_for(stream, &mut guard)).await;
-    if let Some(ends) = dialling {
-        carry(ends, guard).await;
+async fn run(stream: std::net::TcpStream, guard: Box<ConnectionGuard>) {
+    // In a box, what it needs while it dials: it is not carried through the whole life of the connection.
+    if let Some(ends) = Box::pin(dial_for(stream, guard)).await {
+        carry(ends).await;
     }
 }
 
 /// The two ends of a connection, once an upstream is reached. The client is turned away here where none is.
-async fn dial_for(stream: TcpStream, guard: &mut ConnectionGuard) -> Option<Box<Ends>> {
+async fn dial_for(
+    stream: std::net::TcpStream,
+    mut guard: Box<ConnectionGuard>,
+) -> Option<Box<Ends>> {
+    let Ok(stream) = TcpStream::from_std(stream) else {
+        guard.end(Reason::Resource, ClosedBy::Entryway);
+        return None;
+    };
     let mut down = Stream::from(stream);
-    let mut tried = Vec::with_capacity(1);
+    let mut tried = Vec::new();
     let context = Arc::clone(guard.context());
-    match reach(&context, down.as_tcp(), guard, &mut tried, None).await {
-        Ok(reached) => Some(Box::new(Ends::new(down, reached, tried, guard))),
+    match reach(&context, down.as_tcp(), &mut guard, &mut tried, None).await {
+        Ok(reached) => Some(Ends::new(guard, down, reached, tried)),
         Err((reason, mode)) => {
             guard.rejected(reason);
             reject::close(&mut down, mode).await;
@@ -93,54 +95,99 @@ async fn dial_for(stream: TcpStream, guard: &mut ConnectionGuard) -> Option<Box<
     }
 }
 
-/// What is relayed between. In one box, because a future keeps a place for each value that is handed from one to the next.
+/// A connection and what is relayed between. In one box, because a future keeps a place for each value that is handed from
+/// one to the next.
 struct Ends {
+    // First, so that the end is on record before the sockets are closed.
+    guard: Box<ConnectionGuard>,
     down: Stream,
-    up: ReachedUpstream,
+    up: Stream,
+    /// What the upstream's stream goes through is kept until its end.
+    lease: Option<Lease>,
+    /// Candidates that are not asked again, beside the one that is connected.
     tried: Vec<Candidate>,
-}
-
-/// An upstream that was reached.
-struct ReachedUpstream {
-    stream: Stream,
-    candidate: Candidate,
-    /// It was a spare.
-    warm: bool,
-    /// Untried candidates are left.
-    may_retry: bool,
-    /// What the stream goes through is kept until its end.
-    _lease: Option<Lease>,
 }
 
 // === impl Ends ===
 
 impl Ends {
+    /// `may_retry`: untried candidates are left.
     fn new(
+        mut guard: Box<ConnectionGuard>,
         down: Stream,
-        reached: (Dialed, bool),
+        (dialed, may_retry): (Dialed, bool),
         tried: Vec<Candidate>,
-        guard: &mut ConnectionGuard,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        guard.reached(&dialed, may_retry);
+        Box::new(Self {
+            guard,
             down,
-            up: ReachedUpstream::of(reached, guard),
+            up: dialed.stream,
+            lease: dialed.lease,
             tried,
+        })
+    }
+
+    /// Another upstream takes the place of the one that ended untouched. `end`: how that was. Where there is none, the
+    /// client is turned away, and this returns false.
+    async fn reach_next(&mut self, end: CloseMode) -> bool {
+        let context = Arc::clone(self.guard.context());
+        self.guard.retry_next();
+        // A spare that had ended says nothing about the next attempt there.
+        if !self.guard.warm
+            && let Some(connected) = self.guard.candidate.clone()
+        {
+            self.tried.push(connected);
+        }
+        let down = self.down.as_tcp();
+        match reach(&context, down, &mut self.guard, &mut self.tried, Some(end)).await {
+            Ok((dialed, may_retry)) => {
+                self.guard.reached(&dialed, may_retry);
+                (self.up, self.lease) = (dialed.stream, dialed.lease);
+                true
+            }
+            Err((reason, mode)) => {
+                self.guard.rejected(reason);
+                reject::close(&mut self.down, mode).await;
+                false
+            }
         }
     }
-}
 
-// === impl ReachedUpstream ===
-
-impl ReachedUpstream {
-    /// Counts the connection as one to this upstream from here on.
-    fn of((dialed, may_retry): (Dialed, bool), guard: &mut ConnectionGuard) -> Self {
-        guard.reached(&dialed);
-        Self {
-            stream: dialed.stream,
-            candidate: dialed.candidate,
-            warm: dialed.warm,
-            may_retry,
-            _lease: dialed.lease,
+    /// Lets the detour carry a connection that was diverted, and the relay whenever the detour gives it back, to its end.
+    async fn divert(&mut self, connected: clock::Moment, mut ended: Ended) -> Ended {
+        let Self {
+            guard, down, up, ..
+        } = self;
+        let context = guard.context();
+        // The relay is not there to be asked for them.
+        up.set_options(&guard.limits().tcp);
+        loop {
+            let (state, detour) = match (ended.outcome, context.detour()) {
+                (Outcome::Diverted(state), Some(detour)) => (state, detour),
+                (outcome, _) => return Ended { outcome, ..ended },
+            };
+            let diversion = Diversion {
+                entry: guard.entry(),
+                limits: guard.limits(),
+                state,
+                connected,
+                activity: &context.relay.activity,
+            };
+            match detour.carry(down, up, diversion).await {
+                DiversionEnd::Resume(state) => {
+                    let mut args = guard.relay_args(false, Vec::new());
+                    args.resumed = Some(state);
+                    ended = relay::relay(down, up, args).await;
+                }
+                DiversionEnd::Ended(outcome) => {
+                    return Ended {
+                        outcome,
+                        was_untouched: false,
+                        lost_full_segments: false,
+                    };
+                }
+            }
         }
     }
 }
@@ -173,10 +220,7 @@ pub async fn serve_after_reply(mut guard: Box<ConnectionGuard>, mut reply: impl 
     .await;
     match reached {
         Ok(reached) => match reply.reached().await {
-            Some(down) => {
-                let ends = Ends::new(down, reached, tried, &mut guard);
-                carry(Box::new(ends), guard).await;
-            }
+            Some(down) => carry(Ends::new(guard, down, reached, tried)).await,
             None => guard.end(Reason::ClientGone, ClosedBy::Client),
         },
         Err((reason, _)) => {
@@ -186,81 +230,39 @@ pub async fn serve_after_reply(mut guard: Box<ConnectionGuard>, mut reply: impl 
     }
 }
 
-/// Lets the detour carry a connection that was diverted, and the relay whenever the detour gives it back, to its end.
-async fn divert(
-    down: &mut Stream,
-    up: &mut Stream,
-    guard: &ConnectionGuard,
-    candidate: &Candidate,
-    connected: clock::Moment,
-    mut ended: Ended,
-) -> Ended {
-    let answers = guard.answers(candidate);
-    let context = guard.context();
-    // The relay is not there to be asked for them.
-    up.set_options(&guard.limits().tcp);
-    loop {
-        let (state, detour) = match (ended.outcome, context.detour()) {
-            (Outcome::Diverted(state), Some(detour)) => (state, detour),
-            (outcome, _) => return Ended { outcome, ..ended },
-        };
-        let diversion = Diversion {
-            entry: guard.entry(),
-            limits: guard.limits(),
-            state,
-            connected,
-            activity: &context.relay.activity,
-        };
-        match detour.carry(down, up, diversion).await {
-            DiversionEnd::Resume(state) => {
-                let mut args = guard.relay_args(&answers, false, Vec::new());
-                args.resumed = Some(state);
-                ended = relay::relay(down, up, args).await;
-            }
-            DiversionEnd::Ended(outcome) => {
-                return Ended {
-                    outcome,
-                    was_untouched: false,
-                    lost_full_segments: false,
-                };
-            }
-        }
-    }
-}
-
 /// Relays to the upstream that was reached; to the next untried one while it ends untouched.
-async fn carry(mut ends: Box<Ends>, mut guard: Box<ConnectionGuard>) {
-    let context = Arc::clone(guard.context());
+///
+/// While it relays, this future holds the relay and next to nothing else, and what few connections come to is in boxes:
+/// an idle connection keeps no more than that.
+async fn carry(mut ends: Box<Ends>) {
     // Client bytes that were read for an upstream that accepted and sent nothing.
     let mut unsent = Vec::new();
     loop {
         let began = clock::now();
-        let (candidate, warm) = (&ends.up.candidate, ends.up.warm);
-        let answers = guard.answers(candidate);
-        if let Some(detour) = context.detour() {
+        let guard = &ends.guard;
+        if let Some(detour) = guard.context().detour() {
             detour.connected(guard.entry());
         }
-        let args = guard.relay_args(&answers, ends.up.may_retry || warm, unsent);
-        let mut ended = relay::relay(&mut ends.down, &mut ends.up.stream, args).await;
+        let args = guard.relay_args(guard.may_retry || guard.warm, unsent);
+        let mut ended = relay::relay(&mut ends.down, &mut ends.up, args).await;
         if matches!(ended.outcome, Outcome::Diverted(_)) {
-            // In a box: few connections need it, and all would carry it.
-            let (down, up) = (&mut ends.down, &mut ends.up.stream);
-            ended = Box::pin(divert(down, up, &guard, candidate, began, ended)).await;
+            ended = Box::pin(ends.divert(began, ended)).await;
         }
-        if ended.was_untouched && !warm {
-            context.suspect(candidate, Suspicion::Untouched, began);
+        let guard = &mut ends.guard;
+        if ended.was_untouched && !guard.warm {
+            guard.suspect(Suspicion::Untouched, began);
         } else if let Some(since) = guard.entry().stats.waiting_since()
             && ended.outcome.is_by_upstream()
         {
-            context.suspect(candidate, Suspicion::Unanswered, since);
+            guard.suspect(Suspicion::Unanswered, since);
         }
-        let how = match ended.outcome {
+        let end = match ended.outcome {
             Outcome::Untouched {
                 fault,
                 unsent: rest,
             } => {
                 unsent = rest;
-                fault
+                CloseMode::of(fault)
             }
             outcome => {
                 if ended.lost_full_segments {
@@ -270,22 +272,8 @@ async fn carry(mut ends: Box<Ends>, mut guard: Box<ConnectionGuard>) {
                 return guard.end(reason, closed_by);
             }
         };
-        guard.retry_next();
-        let untouched = Some(CloseMode::of(how));
-        let next = Box::pin(reach(
-            &context,
-            ends.down.as_tcp(),
-            &mut guard,
-            &mut ends.tried,
-            untouched,
-        ))
-        .await;
-        match next {
-            Ok(reached) => ends.up = ReachedUpstream::of(reached, &mut guard),
-            Err((reason, mode)) => {
-                guard.rejected(reason);
-                return Box::pin(reject::close(&mut ends.down, mode)).await;
-            }
+        if !Box::pin(ends.reach_next(end)).await {
+            return;
         }
     }
 }
@@ -326,7 +314,10 @@ async fn reach(
                 // It accepted, and its reset came before the connect was noticed: untouched as well.
                 untouched = Some(CloseMode::Reset);
             }
-            if !matches!(attempt.outcome, dial::ConnectOutcome::LostRace { .. }) {
+            if !matches!(
+                attempt.outcome,
+                dial::ConnectOutcome::Ok | dial::ConnectOutcome::LostRace { .. }
+            ) {
                 tried.push(attempt.candidate);
             }
         };
@@ -345,9 +336,9 @@ async fn reach(
         let error = match dialed {
             Ok(dialed) => {
                 context.judge(true);
-                let left = candidates
-                    .iter()
-                    .any(|candidate| !tried.contains(candidate));
+                let left = candidates.iter().any(|candidate| {
+                    (dialed.warm || *candidate != dialed.candidate) && !tried.contains(candidate)
+                });
                 return Ok((dialed, left));
             }
             Err(error) => error,
@@ -371,7 +362,7 @@ async fn reach(
         let woken = waiter
             .wait(down, fin_counts, &guard.entry().commands, &context.view)
             .await;
-        guard.parked = waiter.waited();
+        guard.has_waited(waiter.waited());
         match woken {
             Wake::Dial => tried.clear(),
             Wake::TimeUp => return Err((Reason::HoldTimeout, CloseMode::Fin)),

@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::clock::{self, Moment};
-use crate::connection::{self, ConnectionGuard};
+use crate::connection::{self, ConnectionGuard, ThreadLoad};
 
 /// A data thread that has not answered a ping for this long is stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);
@@ -63,17 +63,9 @@ struct Worker {
 enum Work {
     Run(WorkerJob),
     Ping,
-    Serve(
-        TcpStream,
-        Box<ConnectionGuard>,
-        Load,
-        Option<ConnectionHandler>,
-    ),
+    Serve(TcpStream, Box<ConnectionGuard>, Option<ConnectionHandler>),
     Stop,
 }
-
-/// Counts one connection in a thread's load until dropped.
-struct Load(Arc<AtomicUsize>);
 
 // === impl Workers ===
 
@@ -154,26 +146,19 @@ async fn run(mut work: mpsc::UnboundedReceiver<Work>, unanswered: Arc<AtomicU64>
         match work {
             Work::Run(job) => drop(tokio::task::spawn_local(job())),
             Work::Ping => unanswered.store(0, Relaxed),
-            Work::Serve(stream, open, load, handler) => serve(stream, open, load, handler),
+            Work::Serve(stream, open, handler) => serve(stream, open, handler),
             Work::Stop => return,
         }
     }
 }
 
 /// In a task of its own, so that a panic ends only this connection.
-fn serve(
-    stream: TcpStream,
-    open: Box<ConnectionGuard>,
-    load: Load,
-    handler: Option<ConnectionHandler>,
-) {
-    tokio::task::spawn_local(async move {
-        let _load = load;
-        match handler {
-            None => connection::serve(stream, open).await,
-            Some(handler) => (handler.0)(stream, open).await,
-        }
-    });
+fn serve(stream: TcpStream, open: Box<ConnectionGuard>, handler: Option<ConnectionHandler>) {
+    // Two kinds of task: one that could do either would keep a place for both.
+    match handler {
+        None => drop(tokio::task::spawn_local(connection::serve(stream, open))),
+        Some(handler) => drop(tokio::task::spawn_local((handler.0)(stream, open))),
+    }
 }
 
 // === impl Handler ===
@@ -230,7 +215,7 @@ impl Dispatcher {
         &self,
         accepted_on: usize,
         stream: TcpStream,
-        open: Box<ConnectionGuard>,
+        mut open: Box<ConnectionGuard>,
         handler: Option<&ConnectionHandler>,
     ) {
         let handler = handler.cloned();
@@ -243,14 +228,16 @@ impl Dispatcher {
             .unwrap_or(own);
         let lowest = least.load();
         if own.load() <= lowest + lowest / 4 {
-            return serve(stream, open, Load::new(&own.load), handler);
+            open.set_load(ThreadLoad::new(&own.load));
+            return serve(stream, open, handler);
         }
-        let load = Load::new(&least.load);
-        if let Err(unsent) = least.work.send(Work::Serve(stream, open, load, handler))
-            && let Work::Serve(stream, open, _, handler) = unsent.0
+        open.set_load(ThreadLoad::new(&least.load));
+        if let Err(unsent) = least.work.send(Work::Serve(stream, open, handler))
+            && let Work::Serve(stream, mut open, handler) = unsent.0
         {
             // The thread is gone.
-            serve(stream, open, Load::new(&own.load), handler);
+            open.set_load(ThreadLoad::new(&own.load));
+            serve(stream, open, handler);
         }
     }
 
@@ -304,21 +291,6 @@ impl Worker {
             None => Duration::ZERO,
             Some(since) => clock::now().since(Moment::at(Duration::from_millis(since))),
         }
-    }
-}
-
-// === impl Load ===
-
-impl Load {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 

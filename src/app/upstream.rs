@@ -213,10 +213,9 @@ pub(super) fn dial_settings(
 }
 
 pub(super) fn limits_of(settings: &UpstreamSettings) -> Limits {
-    let pipe_size = usize::try_from(settings.pipe_size.0).unwrap_or(Limits::PIPE_SIZE);
     settings.tcp.limits(
         settings.splice == Splice::Auto,
-        pipe_size,
+        settings.pipe_size.0,
         settings.is_framed(),
     )
 }

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::context::ListenerContext;
@@ -17,9 +17,10 @@ use crate::events::{ClosedBy, MTU_HINT, Reason, event};
 use crate::relay::{AnswerObserver, HttpPhase, Limits, RelayArgs};
 use crate::types::Direction;
 use crate::upstream::endpoint::Candidate;
+use crate::upstream::input::Suspicion;
 use crate::upstream::snapshot::HealthState;
 
-/// One open connection.
+/// One open connection. Its fields are few because all idle connections keep them: what only some need is in a box.
 #[derive(Debug)]
 pub struct ConnectionGuard {
     context: Arc<ListenerContext>,
@@ -35,21 +36,31 @@ pub struct ConnectionGuard {
     /// Attempts started, over all rounds.
     pub(super) attempts: u32,
     pub(super) hedged: bool,
-    pub(super) parked: Duration,
+    /// The upstream's stream was a spare.
+    pub(super) warm: bool,
+    /// Untried candidates were left when it was connected.
+    pub(super) may_retry: bool,
     connect: Option<Duration>,
+    ended: Option<(Reason, ClosedBy, Moment)>,
+    rare: Option<Box<RareFacts>>,
+    /// Where the thread that serves it counts it.
+    load: Option<ThreadLoad>,
+}
+
+/// What few connections have to say in their record.
+#[derive(Debug, Default)]
+struct RareFacts {
+    /// Held for an upstream for so long.
+    parked: Duration,
     /// Of the certificate of a gateway's client.
     tls_identity: Option<String>,
-    ended: Option<(Reason, ClosedBy, Moment)>,
     /// What is known of this end beyond what its reason usually means.
     hint: Option<&'static str>,
 }
 
-/// Tells the address and the metrics of one upstream about its answers.
+/// One connection in the load of the thread that serves it, until dropped.
 #[derive(Debug)]
-pub(super) struct Answers<'a> {
-    candidate: &'a Candidate,
-    metrics: Arc<EndpointMetrics>,
-}
+pub struct ThreadLoad(Arc<AtomicUsize>);
 
 // === impl ConnectionGuard ===
 
@@ -83,11 +94,12 @@ impl ConnectionGuard {
             candidate: None,
             attempts: 0,
             hedged: false,
-            parked: Duration::ZERO,
+            warm: false,
+            may_retry: false,
             connect: None,
-            tls_identity: None,
             ended: None,
-            hint: None,
+            rare: None,
+            load: None,
         }
     }
 
@@ -98,7 +110,12 @@ impl ConnectionGuard {
 
     /// Whom the client's certificate names, for the record.
     pub fn set_tls_identity(&mut self, identity: &str) {
-        self.tls_identity = Some(identity.to_owned());
+        self.rare.get_or_insert_default().tls_identity = Some(identity.to_owned());
+    }
+
+    /// It is given to a thread.
+    pub fn set_load(&mut self, load: ThreadLoad) {
+        self.load = Some(load);
     }
 
     pub(super) fn context(&self) -> &Arc<ListenerContext> {
@@ -109,8 +126,9 @@ impl ConnectionGuard {
         &self.entry
     }
 
-    /// It has an upstream now.
-    pub(super) fn reached(&mut self, dialed: &Dialed) {
+    /// It has an upstream now. `may_retry`: untried candidates are left.
+    pub(super) fn reached(&mut self, dialed: &Dialed, may_retry: bool) {
+        (self.warm, self.may_retry) = (dialed.warm, may_retry);
         let now = clock::now();
         if self.connect.is_none() {
             let setup = now.since(self.entry.accepted);
@@ -132,24 +150,12 @@ impl ConnectionGuard {
         &self.limits
     }
 
-    pub(super) fn answers<'a>(&self, from: &'a Candidate) -> Answers<'a> {
-        Answers {
-            candidate: from,
-            metrics: Arc::clone(&self.counted),
-        }
-    }
-
-    pub(super) fn relay_args<'a>(
-        &'a self,
-        observer: &'a Answers<'a>,
-        may_retry: bool,
-        unsent: Vec<u8>,
-    ) -> RelayArgs<'a> {
+    pub(super) fn relay_args(&self, may_retry: bool, unsent: Vec<u8>) -> RelayArgs<'_> {
         RelayArgs {
             limits: &self.limits,
             stats: &self.entry.stats,
             commands: &self.entry.commands,
-            observer,
+            observer: self,
             shared: &self.context.relay,
             may_retry,
             unsent,
@@ -165,6 +171,18 @@ impl ConnectionGuard {
     /// It is held until there is an upstream.
     pub(super) fn waits(&self) {
         self.entry.set_phase(ConnectionPhase::Parked);
+    }
+
+    /// It has been held for so long.
+    pub(super) fn has_waited(&mut self, parked: Duration) {
+        self.rare.get_or_insert_default().parked = parked;
+    }
+
+    /// Its upstream gives reason to doubt it, by an attempt or a wait that began at `started`.
+    pub(super) fn suspect(&self, why: Suspicion, started: Moment) {
+        if let Some(candidate) = &self.candidate {
+            self.context.suspect(candidate, why, started);
+        }
     }
 
     /// Its upstream ended untouched; the next is tried.
@@ -187,7 +205,7 @@ impl ConnectionGuard {
                 .is_some_and(|view| view.state == HealthState::Up)
         });
         if is_up {
-            self.hint = Some(MTU_HINT);
+            self.rare.get_or_insert_default().hint = Some(MTU_HINT);
         }
     }
 
@@ -206,6 +224,8 @@ impl ConnectionGuard {
 
     fn record(&self, reason: Reason, closed_by: ClosedBy, ended: Moment) {
         let Self { context, entry, .. } = self;
+        let rare = self.rare.as_deref();
+        let parked = rare.map_or(Duration::ZERO, |rare| rare.parked);
         let stats = &entry.stats;
         let idle = ended.since(stats.last_moved());
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
@@ -230,14 +250,14 @@ impl ConnectionGuard {
             server.address = server.map(|(host, _)| host),
             server.port = server.map(|(_, port)| port),
             conn.id = entry.id,
-            tls.identity = self.tls_identity.as_deref(),
+            tls.identity = rare.and_then(|rare| rare.tls_identity.as_deref()),
             conn.reason = reason.code(),
             conn.closed_by = closed_by.as_str(),
             conn.duration_ms = millis(ended.since(entry.accepted)),
             conn.idle_ms = millis(idle),
             conn.attempts = self.attempts,
             conn.hedged = self.hedged,
-            conn.parked_ms = millis(self.parked),
+            conn.parked_ms = millis(parked),
             connect.duration_ms = connect,
             bytes.upload = stats.bytes(Direction::Upload),
             bytes.download = stats.bytes(Direction::Download),
@@ -245,23 +265,24 @@ impl ConnectionGuard {
             http.requests = phase.map(|_| stats.requests()),
             http.phase = cut_in.map(HttpPhase::as_str),
             http.dropped = stats.request_dropped().then_some(true),
-            hint = self.hint.or_else(|| reason.hint(idle)),
+            hint = rare.and_then(|rare| rare.hint).or_else(|| reason.hint(idle)),
         );
     }
 }
 
-// === impl Answers ===
-
-impl AnswerObserver for Answers<'_> {
+/// Tells the address and the metrics of its upstream about the answers.
+impl AnswerObserver for ConnectionGuard {
     fn first_byte(&self, after: Duration, is_framed: bool) {
-        self.candidate.address.answers.record(after);
+        if let Some(candidate) = &self.candidate {
+            candidate.address.answers.record(after);
+        }
         if is_framed {
-            self.metrics.first_byte(after);
+            self.counted.first_byte(after);
         }
     }
 
     fn complete(&self, answers: u32) {
-        self.metrics.answered(answers);
+        self.counted.answered(answers);
     }
 }
 
@@ -300,5 +321,20 @@ impl Drop for ConnectionGuard {
         if self.context.events.wants_close(reason) {
             self.record(reason, closed_by, ended);
         }
+    }
+}
+
+// === impl ThreadLoad ===
+
+impl ThreadLoad {
+    pub fn new(of: &Arc<AtomicUsize>) -> Self {
+        of.fetch_add(1, Relaxed);
+        Self(Arc::clone(of))
+    }
+}
+
+impl Drop for ThreadLoad {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }

@@ -390,16 +390,6 @@ async fn above_the_limit_is_a_fin_and_not_counted_against_it() {
         .await;
 }
 
-/// 10 000 idle connections at 2.5 KiB: what a task of one connection takes must not creep.
-#[test]
-fn the_future_stays_small() {
-    fn size<F, A, B>(_: fn(A, B) -> F) -> usize {
-        std::mem::size_of::<F>()
-    }
-    let size = size(serve);
-    assert!(size <= 1600, "serve's future takes {size} bytes");
-}
-
 /// Whoever stopped answering ended the connection: a remote client that timed out is no fault of the upstream.
 #[test]
 fn who_ended_a_connection_follows_the_side() {
@@ -418,7 +408,8 @@ fn who_ended_a_connection_follows_the_side() {
 }
 
 /// 50,000 connections at rest must not cost much; what is in here is most of what each keeps on the heap, beside two
-/// sockets of the runtime.
+/// sockets of the runtime. Guard and ends take 104 bytes each, so that glibc puts them where it would leave a gap of 112
+/// between blocks that the runtime aligns to 128.
 #[tokio::test]
 async fn what_a_connection_keeps_is_small() {
     LocalSet::new()
@@ -429,11 +420,11 @@ async fn what_a_connection_keeps_is_small() {
             let (stream, client) = listener.accept().unwrap();
             let guard = admit(client, &rig.context, 10).unwrap();
             let sizes = [
-                ("guard", size_of::<ConnectionGuard>(), 144),
-                ("ends", size_of::<Ends>(), 136),
+                ("guard", size_of::<ConnectionGuard>(), 104),
+                ("ends", size_of::<Ends>(), 40 + 2 * size_of::<Stream>()),
                 ("entry", size_of::<Entry>(), 328),
-                // With what the runtime adds it is 896 bytes, in steps of 128.
-                ("task", size_of_val(&serve(stream, guard)), 760),
+                // With what the runtime adds it is 640 bytes, in steps of 128.
+                ("task", size_of_val(&serve(stream, guard)), 536),
             ];
             println!("{sizes:?}");
             for (what, size, most) in sizes {

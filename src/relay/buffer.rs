@@ -22,7 +22,7 @@ const SMALL_FILLS: u8 = 4;
 /// A message whose rest is shorter stays in memory: framing has to see what follows it.
 const LEAST_OPAQUE: u64 = LARGE_READ as u64;
 /// Bytes without the source running dry after which the pipe is swapped for a large one.
-const BULK: usize = 512 << 10;
+const BULK: u32 = 512 << 10;
 /// Large reads after which a pipe that was refused is asked for again.
 const PATIENCE: u8 = 128;
 
@@ -44,8 +44,8 @@ pub(super) struct TransferBuffer {
     small_fills: u8,
     patience: u8,
     /// Bytes since the source ran dry.
-    run: usize,
-    pipe_size: usize,
+    run: u32,
+    pipe_size: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ struct Leftover {
 // === impl TransferBuffer ===
 
 impl TransferBuffer {
-    pub(super) fn new(may_splice: bool, pipe_size: usize) -> Self {
+    pub(super) fn new(may_splice: bool, pipe_size: u32) -> Self {
         Self {
             mode: BufferKind::Buffer,
             pipe: None,
@@ -152,7 +152,7 @@ impl TransferBuffer {
     /// An empty pipe to fill, borrowed on need; falls back to memory when there is none.
     pub(super) fn empty_pipe(&mut self, shared: &RelayShared) -> Option<&mut Pipe> {
         if self.pipe.is_none() {
-            match POOL.with_borrow_mut(|pool| pool.take(self.pipe_size, &shared.pipes)) {
+            match POOL.with_borrow_mut(|pool| pool.take(self.pipe_size as usize, &shared.pipes)) {
                 Ok(pipe) => self.pipe = Some(pipe),
                 Err(why) => {
                     self.patience = PATIENCE;
@@ -170,7 +170,8 @@ impl TransferBuffer {
 
     /// After bytes came into the pipe: what this says about the size of messages.
     pub(super) fn after_fill(&mut self, bytes: usize) {
-        self.run += bytes;
+        let bytes_of_run = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.run = self.run.saturating_add(bytes_of_run);
         self.small_fills = if bytes < SMALL_FILL {
             self.small_fills + 1
         } else {

@@ -10,6 +10,7 @@ use crate::events::Reason;
 use super::fairness;
 use super::side_io::SideIo;
 use super::thread_buffer::ThreadBuffer;
+use super::urgent::UrgentNews;
 
 /// How long to wait for the client's own end.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
@@ -50,6 +51,7 @@ impl Closing {
         cx: &mut Context<'_>,
         down: &mut SideIo<'_>,
         now: Moment,
+        news: &UrgentNews,
     ) -> Poll<()> {
         if now >= self.until {
             if now >= self.latest || down.is_delivered() != Some(false) {
@@ -65,7 +67,7 @@ impl Closing {
         }
         let mut buffer = ThreadBuffer::take();
         for _ in 0..READS {
-            match ready!(down.poll_recv(cx, &mut buffer)) {
+            match ready!(down.poll_recv(cx, &mut buffer, news)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => self.dropped_bytes = true,
             }

@@ -196,7 +196,7 @@ impl HalfDuplex {
     ) -> Poll<Turn> {
         let mut memory = ThreadBuffer::take();
         let room = ctx.shared.read_size();
-        let read = match ready!(source.poll_recv(cx, &mut memory[..room])) {
+        let read = match ready!(source.poll_recv(cx, &mut memory[..room], &ctx.shared.urgent)) {
             Ok(0) => return Poll::Ready(self.end_source(source, ctx)),
             Ok(bytes) => bytes,
             Err(error) => return Poll::Ready(self.source_failed(source, error)),

@@ -47,7 +47,7 @@ pub struct Limits {
     /// Whether two plain TCP sockets may be spliced.
     pub splice: bool,
     /// Size of the pipe for messages.
-    pub pipe_size: usize,
+    pub pipe_size: u32,
     /// Whether HTTP/1.1 framing is followed.
     pub framing: bool,
     /// How the kernel watches over the upstream leg, and how long bytes may wait for a peer that acknowledges nothing.
@@ -93,7 +93,7 @@ impl TcpSettings {
     }
 
     /// The limits of a relay.
-    pub fn limits(&self, splice: bool, pipe_size: usize, framing: bool) -> Limits {
+    pub fn limits(&self, splice: bool, pipe_size: u32, framing: bool) -> Limits {
         Limits {
             idle_timeout: some(self.idle_timeout),
             half_open_timeout: some(self.half_open_timeout),
@@ -119,7 +119,7 @@ fn some(duration: Duration) -> Option<Duration> {
 
 impl Limits {
     /// The default size of the pipe for messages.
-    pub const PIPE_SIZE: usize = 64 << 10;
+    pub const PIPE_SIZE: u32 = 64 << 10;
 }
 
 impl Default for Limits {

@@ -9,7 +9,7 @@
 //! steps over the urgent byte, as it does for a program that does not ask for urgent data. A splice never passes the mark: it
 //! returns nothing, which looks like an end, or WouldBlock, which looks dry.
 
-use std::future::Future;
+use std::future::{self, Future};
 use std::io;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -38,9 +38,10 @@ pub(super) struct SideIo<'a> {
     write_fresh: bool,
     /// Our own end was sent.
     finished: bool,
-    watch: Watch<'a>,
+    /// Waits for an error while this side is not read: half-closed, or its direction waits for the other side. Never
+    /// ready again once it has reported one.
+    watch: Option<ErrorWatch<'a>>,
     urgent: UrgentMark,
-    news: &'a UrgentNews,
 }
 
 enum Transport<'a> {
@@ -48,13 +49,7 @@ enum Transport<'a> {
     Wrapped(&'a mut dyn Wrapped),
 }
 
-/// Waits for an error on a side that is not read: half-closed, or its direction waits for the other side.
-enum Watch<'a> {
-    Off,
-    On(Pin<Box<dyn Future<Output = io::Result<Ready>> + Send + 'a>>),
-    /// It has reported one, and would go on for ever.
-    Done,
-}
+type ErrorWatch<'a> = Pin<Box<dyn Future<Output = io::Result<Ready>> + Send + 'a>>;
 
 /// What the kernel knows of sent bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +67,7 @@ pub(super) struct DeliveryState {
 // === impl SideIo ===
 
 impl<'a> SideIo<'a> {
-    pub(super) fn new(stream: &'a mut Stream, news: &'a UrgentNews) -> Self {
+    pub(super) fn new(stream: &'a mut Stream) -> Self {
         let transport = match stream {
             Stream::Tcp(tcp) => Transport::Tcp(tcp),
             Stream::Wrapped(wrapped) => Transport::Wrapped(&mut **wrapped),
@@ -83,9 +78,8 @@ impl<'a> SideIo<'a> {
             read_fresh: true,
             write_fresh: true,
             finished: false,
-            watch: Watch::Off,
+            watch: None,
             urgent: UrgentMark::new(),
-            news,
         }
     }
 
@@ -123,11 +117,12 @@ impl<'a> SideIo<'a> {
         self.reset.is_some()
     }
 
-    /// Receives; 0 is the end.
+    /// Receives; 0 is the end. `news`: of urgent data, which ends a receive early.
     pub(super) fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut [u8],
+        news: &UrgentNews,
     ) -> Poll<io::Result<usize>> {
         let tcp = match &mut self.transport {
             Transport::Tcp(tcp) => *tcp,
@@ -142,8 +137,7 @@ impl<'a> SideIo<'a> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(bytes) => {
                     // There may be more, of which the reactor says nothing new.
-                    self.read_fresh =
-                        bytes == buf.len() || self.urgent.stopped(tcp, bytes, self.news);
+                    self.read_fresh = bytes == buf.len() || self.urgent.stopped(tcp, bytes, news);
                     return Poll::Ready(Ok(bytes));
                 }
                 done => return Poll::Ready(done),
@@ -154,9 +148,7 @@ impl<'a> SideIo<'a> {
             let mut short = None;
             let done = tcp.try_io(Interest::READABLE, || match socket::recv(tcp, buf) {
                 Ok(bytes)
-                    if bytes > 0
-                        && bytes < buf.len()
-                        && !self.urgent.stopped(tcp, bytes, self.news) =>
+                    if bytes > 0 && bytes < buf.len() && !self.urgent.stopped(tcp, bytes, news) =>
                 {
                     short = Some(bytes);
                     Err(io::ErrorKind::WouldBlock.into())
@@ -281,17 +273,15 @@ impl<'a> SideIo<'a> {
         if self.reset.is_some() {
             return false;
         }
-        if matches!(self.watch, Watch::Off) {
-            // Boxed on first need and then kept: few connections ever come here.
-            self.watch = Watch::On(Box::pin(tcp.ready(Interest::ERROR)));
-        }
-        let Watch::On(watch) = &mut self.watch else {
-            return false;
-        };
+        // Boxed on first need and then kept: few connections ever come here.
+        let watch = self
+            .watch
+            .get_or_insert_with(|| Box::pin(tcp.ready(Interest::ERROR)));
         if watch.as_mut().poll(cx).is_pending() {
             return false;
         }
-        self.watch = Watch::Done;
+        // It would report the same for ever.
+        *watch = Box::pin(future::pending());
         // The one place that reads SO_ERROR, and it keeps what it says. A queue that is read on after this ends as if
         // clean; the flag says what that end is.
         socket::take_error(tcp).is_some_and(|error| self.flag(&error).is_some())

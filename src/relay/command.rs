@@ -161,7 +161,8 @@ impl CommandChannel {
         .await
     }
 
-    pub(super) fn is_set(&self) -> bool {
+    /// Whether a command stands.
+    pub fn is_set(&self) -> bool {
         self.is_set.load(Relaxed)
     }
 

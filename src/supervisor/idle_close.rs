@@ -27,8 +27,11 @@ const OPTIONS_AFTER: Duration = Duration::from_secs(1);
 /// How long a command to close stands at a busy connection. Longer than a tick, so that it stands without a gap while
 /// it is repeated.
 const COMMAND_STANDS: Duration = Duration::from_millis(300);
+/// The same for the sake of balance, which is not repeated: a connection that is chosen is closed behind its answer, and does
+/// not use up the pace for nothing.
+const REBALANCE_STANDS: Duration = Duration::from_secs(5);
 
-/// A busy connection whose request has waited for longer is not closed for the sake of balance.
+/// A busy connection whose request has waited for longer is not chosen for the sake of balance.
 const LONG_WAIT: Duration = Duration::from_millis(500);
 
 /// Quiet behind a download that lets a connection leave an address which answers, but wrongly.
@@ -63,6 +66,8 @@ pub(super) struct Pair<'a> {
     pub(super) age: Duration,
     /// Connected to its candidate since.
     pub(super) since: Moment,
+    /// A command stands at it.
+    pub(super) is_ordered: bool,
     pub(super) stats: &'a ConnStats,
 }
 
@@ -85,6 +90,7 @@ impl<'a> Pair<'a> {
             id: entry.id,
             age: now.since(entry.accepted),
             since,
+            is_ordered: entry.commands.is_set(),
             stats: &entry.stats,
         }
     }
@@ -100,23 +106,24 @@ impl<'a> Pair<'a> {
         now: Moment,
         quiet: Duration,
     ) -> Option<ConnectionCommand> {
+        let stands = match reason {
+            Reason::Rebalance => REBALANCE_STANDS,
+            _ => COMMAND_STANDS,
+        };
         (self.stats.is_framed() || self.at_rest(now, quiet)).then(|| {
             ConnectionCommand::CloseAtRest {
                 reason,
                 quiet,
-                until: now + COMMAND_STANDS,
+                until: now + stands,
             }
         })
     }
 
     /// Whether a close that is ordered now will soon happen.
     fn may_close_soon(&self, now: Moment) -> bool {
-        self.at_rest(now, QUIET)
-            || self.stats.is_framed()
-                && self
-                    .stats
-                    .waiting_since()
-                    .is_none_or(|since| now.since(since) < LONG_WAIT)
+        let waiting = self.stats.waiting_since();
+        let is_quick = || waiting.is_none_or(|since| now.since(since) < LONG_WAIT);
+        !self.is_ordered && (self.at_rest(now, QUIET) || self.stats.is_framed() && is_quick())
     }
 }
 

@@ -258,6 +258,7 @@ async fn rebalancing_is_slow() {
                         id,
                         age: secs(1),
                         since: entry.accepted,
+                        is_ordered: false,
                         stats: &entry.stats,
                     };
                     let found = snapshot
@@ -279,6 +280,49 @@ async fn rebalancing_is_slow() {
                 })
                 .max();
             assert_eq!(busiest, Some(5), "in any second");
+        })
+        .await;
+}
+
+/// One whose answer takes seconds must not use up the pace of all others.
+#[tokio::test]
+async fn one_that_is_to_leave_for_balance_is_not_chosen_again() {
+    LocalSet::new()
+        .run_until(async {
+            let (rig, _client, mut snapshot) = answered().await;
+            let socket = view_of_pair(&rig, &mut snapshot).address.socket;
+            snapshot.rebalance = Some(RebalanceCandidates {
+                since: clock::now(),
+                endpoints: Vec::new(),
+                sockets: vec![socket],
+            });
+            let entry = rig.context.registry.oldest(1).remove(0);
+            let start = clock::now() + secs(20);
+            let mut rest = IdleCloser::default();
+            let mut chosen = Vec::new();
+            for pass in 0..4 {
+                let now = start + secs(2) * pass;
+                rest.begin_pass(&snapshot, now);
+                for id in 0..2 {
+                    let pair = Pair {
+                        id,
+                        age: secs(1),
+                        since: entry.accepted,
+                        is_ordered: chosen.iter().any(|(earlier, _)| *earlier == id),
+                        stats: &entry.stats,
+                    };
+                    let found = snapshot
+                        .all()
+                        .find(|(_, view)| view.address.socket == socket);
+                    if let Some(ConnectionCommand::CloseAtRest { until, .. }) =
+                        rest.evaluate(&pair, found, &snapshot, CloseRules::default(), now)
+                    {
+                        chosen.push((id, until.since(now)));
+                    }
+                }
+            }
+            // A query of three seconds ends in that time.
+            assert_eq!(chosen, [(0, secs(5)), (1, secs(5))]);
         })
         .await;
 }

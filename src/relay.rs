@@ -463,13 +463,10 @@ impl<'a> Relay<'a> {
 
     /// The client's socket has inherited its own from the one that listens.
     fn set_options(&mut self) {
-        let mut options = self.limits.tcp;
-        if let Some(watches) = &self.delivery
-            && watches[0].is_in_charge()
-        {
-            options.user_timeout = None;
+        self.up.set_options(&self.limits.tcp);
+        if let Some([up, _]) = self.delivery.as_deref() {
+            up.set_timer(&self.up, &self.limits.tcp);
         }
-        self.up.set_options(&options);
     }
 
     /// Asks the kernel on both sides whether the peer still acknowledges; one that does not is reset.
@@ -481,7 +478,7 @@ impl<'a> Relay<'a> {
         let watches = self.delivery.get_or_insert_default();
         let mut is_pending = false;
         for (watch, side) in watches.iter_mut().zip([&mut self.up, &mut self.down]) {
-            match watch.check(side, user_timeout, now) {
+            match watch.check(side, &self.limits.tcp, user_timeout, now) {
                 Delivery::Complete => {}
                 Delivery::Pending => is_pending = true,
                 Delivery::Dead => _ = side.reset.get_or_insert(Fault::UserTimeout),

@@ -132,6 +132,7 @@ const ROWS: &[(&str, Row)] = &[
     ("busy", live_connections::busy),
     ("waiting", live_connections::waiting),
     ("idle", live_connections::idle),
+    ("lost-probes", live_connections::lost_probes),
     ("vanished", live_connections::vanished_client),
     ("mtu", path::full_size_packets_vanish),
     ("route", path::blackhole_route),

@@ -3,7 +3,9 @@
 //! The kernel's TCP_USER_TIMEOUT is not that rule: it counts the time during which the peer's window is closed, and so
 //! ends a connection whose peer reads slowly although it answers every probe of the window. So while bytes wait behind
 //! a closed window, the kernel's timer is switched off, and until all of them are acknowledged this watch ends the
-//! connection when nothing answers what was sent for `user_timeout`. Otherwise the kernel's timer is on, with its precision.
+//! connection when nothing answers what was sent for `user_timeout`. While they wait otherwise, the kernel's timer has
+//! `user_timeout`, with its precision. While nothing waits it has more, because it would end a connection at the first
+//! keepalive probe that is lost ([`TcpOptions::resting_user_timeout`]).
 //!
 //! The watch has no timer of its own: the supervisor asks for a check of connections that have been waiting, several
 //! times in each `user_timeout`.
@@ -11,6 +13,7 @@
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::sys::socket::TcpOptions;
 
 use super::side_io::{DeliveryState, SideIo};
 
@@ -23,8 +26,19 @@ const PROBE_IGNORED: Duration = Duration::from_millis(1500);
 pub(super) struct DeliveryWatch {
     /// A probe of the closed window, or bytes that it let through, have been unanswered since.
     unanswered_since: Option<Moment>,
-    /// The kernel's timer is off.
-    is_in_charge: bool,
+    timer: KernelTimer,
+}
+
+/// What TCP_USER_TIMEOUT a side has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum KernelTimer {
+    /// Nothing waits to be acknowledged, as far as we know.
+    #[default]
+    Resting,
+    /// Bytes wait.
+    Awaiting,
+    /// They wait behind a closed window: the watch is in charge.
+    Off,
 }
 
 /// What a check came to.
@@ -42,31 +56,40 @@ impl DeliveryWatch {
     pub(super) fn check(
         &mut self,
         side: &SideIo<'_>,
+        options: &TcpOptions,
         user_timeout: Duration,
         now: Moment,
     ) -> Delivery {
         let Some(state) = side.delivery_state() else {
             return Delivery::Complete;
         };
-        let was_in_charge = self.is_in_charge;
+        let before = self.timer;
         let delivery = self.advance(state, user_timeout, now);
-        if was_in_charge != self.is_in_charge {
-            side.set_user_timeout((!self.is_in_charge).then_some(user_timeout));
+        if before != self.timer {
+            self.set_timer(side, options);
         }
         delivery
     }
 
-    /// Whether the kernel's timer has to stay off.
-    pub(super) fn is_in_charge(&self) -> bool {
-        self.is_in_charge
+    /// Sets the kernel's timer as it is to be; also after the options of a side were set.
+    pub(super) fn set_timer(&self, side: &SideIo<'_>, options: &TcpOptions) {
+        side.set_user_timeout(match self.timer {
+            KernelTimer::Resting => options.resting_user_timeout(),
+            KernelTimer::Awaiting => options.user_timeout,
+            KernelTimer::Off => None,
+        });
     }
 
     fn advance(&mut self, state: DeliveryState, user_timeout: Duration, now: Moment) -> Delivery {
         // Once in charge it stays so until everything is acknowledged: a window that opens by less than a segment leaves
         // the kernel's count of the closed time running, and its timer would end the connection as soon as it is back.
-        self.is_in_charge = state.unsent && (!state.in_flight || self.is_in_charge);
+        self.timer = match state.unsent {
+            false => KernelTimer::Resting,
+            true if !state.in_flight || self.timer == KernelTimer::Off => KernelTimer::Off,
+            true => KernelTimer::Awaiting,
+        };
         let is_awaited = state.probes || state.in_flight;
-        if !self.is_in_charge || !is_awaited {
+        if self.timer != KernelTimer::Off || !is_awaited {
             self.unanswered_since = None;
             return if state.unsent {
                 Delivery::Pending
@@ -113,7 +136,7 @@ mod tests {
                 watch.advance(closed(second % 14), TIMEOUT, at(second)),
                 Delivery::Pending
             );
-            assert!(watch.is_in_charge);
+            assert_eq!(watch.timer, KernelTimer::Off);
         }
     }
 
@@ -168,7 +191,7 @@ mod tests {
             watch.advance(in_flight, TIMEOUT, at(100)),
             Delivery::Pending
         );
-        assert!(!watch.is_in_charge);
+        assert_eq!(watch.timer, KernelTimer::Awaiting);
         let done = DeliveryState {
             unsent: false,
             ..in_flight
@@ -190,7 +213,7 @@ mod tests {
                 watch.advance(in_flight(0), TIMEOUT, at(second)),
                 Delivery::Pending
             );
-            assert!(watch.is_in_charge);
+            assert_eq!(watch.timer, KernelTimer::Off);
         }
         // What is under way then stays unacknowledged.
         assert_eq!(
@@ -206,6 +229,6 @@ mod tests {
             ..in_flight(0)
         };
         assert_eq!(watch.advance(done, TIMEOUT, at(116)), Delivery::Complete);
-        assert!(!watch.is_in_charge);
+        assert_eq!(watch.timer, KernelTimer::Resting);
     }
 }

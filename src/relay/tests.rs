@@ -336,7 +336,10 @@ async fn the_upstream_leg_gets_its_options_when_it_is_asked_to() {
     );
     // There is none elsewhere.
     #[cfg(all(target_os = "linux", not(entryway_portable)))]
-    assert_eq!(socket.tcp_user_timeout().unwrap(), wanted.user_timeout);
+    assert_eq!(
+        socket.tcp_user_timeout().unwrap(),
+        wanted.resting_user_timeout()
+    );
     // Once is enough, until there is another upstream.
     socket.set_keepalive(false).unwrap();
     commands.set_options();

@@ -62,6 +62,21 @@ impl Default for TcpOptions {
     }
 }
 
+impl TcpOptions {
+    /// The user timeout of a connection on which nothing waits to be acknowledged: never less than keepalive takes to give
+    /// up. Where one is set, Linux does not count keepalive probes: one that is unanswered ends the connection once the
+    /// peer has been silent for the user timeout (`tcp_keepalive_timer` in net/ipv4/tcp_timer.c).
+    pub fn resting_user_timeout(&self) -> Option<Duration> {
+        let timeout = self.user_timeout?;
+        let Some(idle) = self.keepalive else {
+            return Some(timeout);
+        };
+        // It is looked at when a probe would be sent; half an interval less is over by then for certain.
+        let probing = self.keepalive_interval * self.keepalive_probes;
+        Some(timeout.max(idle + probing - self.keepalive_interval / 2))
+    }
+}
+
 // === impl Fault ===
 
 impl Fault {
@@ -227,7 +242,7 @@ pub fn defer_handshake_ack(_socket: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets keepalive and user timeout. A connection is worth more than an option, so a refused one does not keep the others
+/// Sets keepalive and the user timeout at rest. A connection is worth more than an option, so a refused one does not keep the others
 /// from being set. The first refusal is returned.
 pub fn keepalive(socket: &impl AsFd, options: &TcpOptions) -> io::Result<()> {
     let socket_ref = SockRef::from(socket);
@@ -253,7 +268,7 @@ pub fn keepalive(socket: &impl AsFd, options: &TcpOptions) -> io::Result<()> {
         }
         None => socket_ref.set_keepalive(false),
     };
-    let user_timeout = user_timeout(socket, options.user_timeout);
+    let user_timeout = user_timeout(socket, options.resting_user_timeout());
     keepalive.and(user_timeout)
 }
 
@@ -404,7 +419,8 @@ mod tests {
         #[cfg(all(target_os = "linux", not(entryway_portable)))]
         {
             let timeout = accepted.tcp_user_timeout().unwrap();
-            assert_eq!(timeout, Some(Duration::from_secs(15)));
+            // Three probes after 15 s, 5 s apart, go unanswered before it: less would end the connection at the first.
+            assert_eq!(timeout, Some(Duration::from_millis(27_500)));
             let congestion = accepted.tcp_congestion().unwrap();
             assert!(congestion.starts_with(b"reno"), "{congestion:?}");
         }
@@ -434,7 +450,7 @@ mod tests {
         #[cfg(not(entryway_portable))]
         assert_eq!(
             socket.tcp_user_timeout().unwrap(),
-            Some(Duration::from_secs(7))
+            refused.resting_user_timeout()
         );
         let options = ListenOptions {
             tcp: Some(&refused),

@@ -92,6 +92,11 @@ const ROWS: &[Row] = &[
         connections: 8,
     },
     Row {
+        name: "up x64",
+        work: Work::Up,
+        connections: 64,
+    },
+    Row {
         name: "both x1",
         work: Work::Both,
         connections: 1,

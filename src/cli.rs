@@ -387,6 +387,7 @@ fn version(output: OutputFormat, to: &mut dyn Write) -> Result<u8, CliError> {
 
 /// Runs on this thread: the control runtime.
 fn block_on(work: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {
+    crate::clock::start();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

@@ -16,6 +16,13 @@ pub struct Moment {
     nanos: u64,
 }
 
+/// Tokio sorts timers by slots of this length: it wakes at the beginning of a slot and once more at each moment in it that
+/// somebody waits for. Who waits for the beginning wakes it once.
+const TIMER_SLOT: Duration = Duration::from_millis(64);
+
+/// Shorter periods would be distorted by it.
+const ALIGNED_FROM: Duration = Duration::from_secs(1);
+
 /// The present moment.
 pub fn now() -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
@@ -29,10 +36,16 @@ fn real_now() -> Instant {
     Instant::from_std(std::time::Instant::now())
 }
 
-/// Sleeps until the next whole multiple of `period` since the start of the process. Periodic work that may happen at any
+/// Makes this moment the start of the process, unless the time has been asked for before. To be called right before the
+/// control runtime is made, so that [`Moment::next_aligned`] and its timer agree on where a slot begins.
+pub fn start() {
+    now();
+}
+
+/// Sleeps until the next moment that is [aligned](Moment::next_aligned) to `period`. Periodic work that may happen at any
 /// time uses it, so that an idle process wakes once for all of it.
 pub async fn aligned_sleep(period: Duration) {
-    let pause = now().next_multiple(period).since(now());
+    let pause = now().next_aligned(period).since(now());
     tokio::time::sleep(pause).await;
 }
 
@@ -61,8 +74,23 @@ impl Moment {
         Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
     }
 
-    /// The first whole multiple of `period` after this moment.
-    pub fn next_multiple(self, period: Duration) -> Moment {
+    /// The first whole multiple of `period` since the start after this moment; from [`ALIGNED_FROM`] on moved to the end of
+    /// the [`TIMER_SLOT`] it lies in.
+    pub fn next_aligned(self, period: Duration) -> Moment {
+        let next = self.next_multiple(period);
+        match period >= ALIGNED_FROM {
+            true => {
+                let slot = Moment::at(TIMER_SLOT).nanos;
+                let nanos = next.nanos.checked_next_multiple_of(slot);
+                Moment {
+                    nanos: nanos.unwrap_or(u64::MAX),
+                }
+            }
+            false => next,
+        }
+    }
+
+    fn next_multiple(self, period: Duration) -> Moment {
         let period = Moment::at(period).nanos.max(1);
         let nanos = (self.nanos / period)
             .saturating_add(1)
@@ -88,6 +116,31 @@ impl Add<Duration> for Moment {
         let by = Moment::at(by).nanos;
         Moment {
             nanos: self.nanos.saturating_add(by),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aligned_moments_are_shared_and_begin_a_slot() {
+        let next = |now, period| {
+            let next = Moment::at(Duration::from_millis(now));
+            next.next_aligned(Duration::from_millis(period)).as_millis()
+        };
+        for (now, period, expected) in [
+            (0, 1000, 1024),
+            (1024, 1000, 2048),
+            (1023, 2000, 2048),
+            (7999, 1000, 8000),
+            (8000, 1000, 9024),
+            (3000, 10_000, 10_048),
+            (0, 100, 100),
+            (100, 100, 200),
+        ] {
+            assert_eq!(next(now, period), expected, "{now} {period}");
         }
     }
 }

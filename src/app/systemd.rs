@@ -13,9 +13,10 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use super::Handles;
+use crate::clock;
 use crate::listener::ListenerSettings;
 use crate::sys::process::{PassedSocket, listening_tcp};
 
@@ -95,11 +96,8 @@ impl Notifier {
         let period = self.watchdog.map_or(STATUS_CHECK, |watchdog| {
             watchdog.clamp(Duration::from_millis(1), STATUS_CHECK)
         });
-        let mut tick = interval(period);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sent: Option<(String, Instant)> = None;
         loop {
-            tick.tick().await;
             if self.watchdog.is_some() {
                 self.send("WATCHDOG=1");
             }
@@ -111,6 +109,7 @@ impl Notifier {
                 self.send(&format!("STATUS={status}"));
                 sent = Some((status, Instant::now()));
             }
+            clock::aligned_sleep(period).await;
         }
     }
 }

@@ -259,7 +259,7 @@ impl UpstreamState {
                 .set()
                 .filter_map(|(_, address_state)| address_state.next_tick(last, health, failback))
                 .min();
-            let second = last.next_multiple(QUIET_TICK);
+            let second = last.next_aligned(QUIET_TICK);
             by_itself.map_or(second, |due| due.min(second)).max(soon)
         };
         self.tick_due = Some(due);

@@ -196,10 +196,8 @@ pub fn adopt(
     let mut addresses = Vec::new();
     for socket in &sockets {
         let address = socket.local_addr()?;
-        if is_inherited(address.ip()) {
-            // As for sockets of our own, a listener without keepalive is better than none.
-            let _ = socket::keepalive(socket, &settings.tcp);
-        }
+        // Whoever has made it may have left them as they are, or set others.
+        socket::set_inherited(socket, &settings.listen_options(address.ip()));
         addresses.push(address);
     }
     Ok(Bound {
@@ -229,18 +227,20 @@ impl Bound {
 }
 
 pub(super) fn listen(address: SocketAddr, settings: &SocketSettings) -> io::Result<TcpListener> {
-    let ip = address.ip();
-    // Accepted sockets inherit these, which costs nothing per connection.
-    let options = ListenOptions {
-        tcp: is_inherited(ip).then_some(&settings.tcp),
-        congestion: settings.loopback_congestion.choice(ip),
-    };
-    socket::listen(address, BACKLOG, &options)
+    socket::listen(address, BACKLOG, &settings.listen_options(address.ip()))
 }
 
 // === impl SocketSettings ===
 
 impl SocketSettings {
+    /// Of a listening socket at this address. Accepted sockets inherit these, which costs nothing per connection.
+    fn listen_options(&self, ip: IpAddr) -> ListenOptions<'_> {
+        ListenOptions {
+            tcp: is_inherited(ip).then_some(&self.tcp),
+            congestion: self.loopback_congestion.choice(ip),
+        }
+    }
+
     /// Sets the congestion control of a socket that was accepted behind a wildcard address.
     pub(super) fn apply(&self, accepted: &TcpStream, client: IpAddr) {
         if client.to_canonical().is_loopback() {

@@ -6,7 +6,7 @@
 //! at once would be a busy loop if it is permanent.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -30,6 +30,11 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
             Ok((fd, peer)) => {
                 let peer = peer
                     .and_then(|peer| SocketAddr::try_from(peer).ok())
+                    // A socket for both families, which only a service manager passes, has IPv4 clients in IPv6's form.
+                    .map(|peer| match peer.ip().to_canonical() {
+                        IpAddr::V4(ip) => SocketAddr::from((ip, peer.port())),
+                        IpAddr::V6(_) => peer,
+                    })
                     // The peer is gone already; the first read will say so.
                     .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
                 return Ok((TcpStream::from(fd), peer));

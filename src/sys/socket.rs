@@ -311,7 +311,23 @@ pub fn loopback_congestion() -> Option<&'static str> {
     name.trim().starts_with("bbr").then_some("reno")
 }
 
-/// A listening socket, non-blocking. NODELAY and the options are inherited by what it accepts.
+/// Sets what sockets inherit that a listening one accepts: NODELAY, the options, and that a close is no reset. A listener
+/// without them is better than none.
+pub fn set_inherited(listener: &impl AsFd, options: &ListenOptions<'_>) {
+    // Only speed depends on it.
+    let _ = nodelay(listener);
+    if let Some(tcp) = options.tcp {
+        // What the kernel refuses here it refuses on the upstream leg too, where it is reported.
+        let _ = keepalive(listener, tcp);
+    }
+    if let Some(name) = options.congestion {
+        // Not every kernel has it loaded; then the system's stays.
+        let _ = congestion(listener, name);
+    }
+    let _ = SockRef::from(listener).set_linger(None);
+}
+
+/// A listening socket, non-blocking, with options that are inherited by what it accepts.
 pub fn listen(
     address: SocketAddr,
     backlog: i32,
@@ -326,17 +342,7 @@ pub fn listen(
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    // Only speed depends on it.
-    let _ = nodelay(&socket);
-    if let Some(tcp) = options.tcp {
-        // A listener without keepalive is better than none. What the kernel refuses here it refuses on the upstream
-        // leg too, where it is reported.
-        let _ = keepalive(&socket, tcp);
-    }
-    if let Some(name) = options.congestion {
-        // Not every kernel has it loaded; then the system's stays.
-        let _ = congestion(&socket, name);
-    }
+    set_inherited(&socket, options);
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     socket.set_nonblocking(true)?;

@@ -61,7 +61,7 @@ impl Manager {
 fn activated(
     config: &std::path::Path,
     sockets: &[&dyn AsFd],
-    announced: usize,
+    announced: &str,
     names: &str,
     own_pid: bool,
 ) -> Command {
@@ -165,7 +165,7 @@ async fn passed_sockets_replace_the_listeners_addresses() {
     let (_folder, file) = config(&Conf::to(&[echo.address]).listener("name = \"data\""));
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    let mut process = Process::spawn(activated(&file, &[&socket], 1, "data", true));
+    let mut process = Process::spawn(activated(&file, &[&socket], "1", "data", true));
     eventually("the listening line", || {
         process.out().contains("listening http://")
     })
@@ -179,33 +179,157 @@ async fn passed_sockets_replace_the_listeners_addresses() {
 async fn sockets_that_cannot_be_used_are_named() {
     let echo = Upstream::echo().await;
     let (_folder, file) = config(&Conf::to(&[echo.address]));
+    let folder = tempfile::tempdir().unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let unix = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+    let datagrams = UnixDatagram::bind(folder.path().join("datagrams")).unwrap();
+    let plain = std::fs::File::open(&file).unwrap();
+    let bound = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    bound
+        .bind(
+            &"127.0.0.1:0"
+                .parse::<std::net::SocketAddr>()
+                .unwrap()
+                .into(),
+        )
+        .unwrap();
+    let connected = std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+    let is = |what| format!("descriptor 3 (`x`) from the socket unit is {what}; its ListenStream=");
     for (sockets, announced, names, wanted) in [
         (
             vec![&tcp as &dyn AsFd],
-            2,
+            "2",
             "a:b",
-            "descriptor 4 (`b`) is not open",
+            "descriptor 4 (`b`) is not open, although LISTEN_FDS announces 2".to_owned(),
         ),
+        (vec![&tcp], "two", "x", "LISTEN_FDS is `two`".to_owned()),
+        (vec![&tcp], "-1", "x", "LISTEN_FDS is `-1`".to_owned()),
+        (vec![&udp], "1", "x", is("no TCP socket")),
+        (vec![&unix], "1", "x", is("no TCP socket")),
+        (vec![&datagrams], "1", "x", is("no TCP socket")),
+        (vec![&plain], "1", "x", is("no socket")),
+        (vec![&bound], "1", "x", is("not listening")),
+        (vec![&connected], "1", "x", is("not listening")),
+        // One of two is enough to be of no use.
         (
-            vec![&udp as &dyn AsFd],
-            1,
-            "u",
-            "descriptor 3 (`u`) from the socket unit is no TCP socket",
+            vec![&tcp, &unix],
+            "2",
+            "x:y",
+            "descriptor 4 (`y`) from the socket unit is no TCP socket".to_owned(),
         ),
     ] {
         let mut process = Process::spawn(activated(&file, &sockets, announced, names, true));
         assert_eq!(process.wait().await.code(), Some(71), "{}", process.err());
-        eventually(wanted, || process.err().contains(wanted)).await;
+        eventually(&wanted, || process.err().contains(&wanted)).await;
     }
-    // Meant for another process: ignored, the settings' own address is bound.
-    let mut process = Process::spawn(activated(&file, &[&udp], 1, "u", false));
-    eventually("the listening line", || {
-        process.out().contains("listening http://")
-    })
-    .await;
-    assert_eq!(process.term().await, 0);
+    // Meant for another process, or none at all: ignored, the settings' own address is bound.
+    for (announced, own_pid) in [("1", false), ("0", true)] {
+        let mut process = Process::spawn(activated(&file, &[&udp], announced, "u", own_pid));
+        eventually("the listening line", || {
+            process.out().contains("listening http://")
+        })
+        .await;
+        assert_eq!(process.term().await, 0);
+    }
+}
+
+/// Whoever has made the socket has set it up as he liked.
+#[tokio::test]
+async fn a_passed_socket_may_have_any_options() {
+    use crate::harness::client::{End, read_out};
+    use tokio::io::AsyncWriteExt;
+    let echo = Upstream::echo().await;
+    let (_folder, file) = config(&Conf::to(&[echo.address]));
+    for case in ["ipv4", "ipv6", "both"] {
+        let (domain, at) = match case {
+            "ipv4" => (socket2::Domain::IPV4, "127.0.0.1:0"),
+            "ipv6" => (socket2::Domain::IPV6, "[::1]:0"),
+            _ => (socket2::Domain::IPV6, "[::]:0"),
+        };
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+        if case != "ipv4" {
+            socket.set_only_v6(case == "ipv6").unwrap();
+        }
+        // Blocking, shared, without NODELAY, with keepalive, and every close is a reset.
+        socket.set_reuse_port(true).unwrap();
+        socket.set_keepalive(true).unwrap();
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        socket
+            .bind(&at.parse::<std::net::SocketAddr>().unwrap().into())
+            .unwrap();
+        socket.listen(1).unwrap();
+        let mut to = socket.local_addr().unwrap().as_socket().unwrap();
+        if case == "both" {
+            to.set_ip("127.0.0.1".parse().unwrap());
+        }
+        let mut process = Process::spawn(activated(&file, &[&socket], "1", "datomic", true));
+        eventually("the listening line", || {
+            process.out().contains("listening http://")
+        })
+        .await;
+        let now_delays = socket.tcp_nodelay().unwrap();
+        assert!(now_delays && socket.nonblocking().unwrap(), "{case}");
+        for _ in 0..3 {
+            let mut client = TcpStream::connect(to).await.unwrap();
+            ping(&mut client, b"through").await;
+            client.shutdown().await.unwrap();
+            assert_eq!(
+                read_out(&mut client).await,
+                (Vec::new(), End::Fin),
+                "{case}"
+            );
+        }
+        let closes = || process.events("conn.close");
+        eventually("their lines", || closes().len() == 3).await;
+        assert_eq!(closes()[0]["client.address"], to.ip().to_string(), "{case}");
+        assert_eq!(process.term().await, 0);
+    }
+}
+
+/// A manager that has gone, or never was: nothing is said to it, and nothing waits for it.
+#[tokio::test]
+async fn a_manager_that_is_gone_changes_nothing() {
+    let echo = Upstream::echo().await;
+    let (_folder, file) = config(&Conf::to(&[echo.address]));
+    let manager = Manager::new();
+    let path = manager.path();
+    for gone in [true, false] {
+        let mut command = Command::new(BINARY);
+        command
+            .args(["run", "--config"])
+            .arg(&file)
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "100000")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let mut process = Process::spawn(command);
+        eventually("the listening line", || {
+            process.out().contains("listening http://")
+        })
+        .await;
+        if gone {
+            eventually("it reports", || !first(&manager).is_empty()).await;
+            std::fs::remove_file(&path).unwrap();
+        }
+        process.signal(Signal::HUP);
+        eventually("a reload ends", || {
+            !process.events("config.reload").is_empty()
+        })
+        .await;
+        ping(
+            &mut TcpStream::connect(process.address()).await.unwrap(),
+            b"through",
+        )
+        .await;
+        assert_eq!(process.term().await, 0);
+    }
+}
+
+fn first(manager: &Manager) -> String {
+    let mut buffer = [0; 4096];
+    let length = manager.socket.recv(&mut buffer).unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
 /// The manager keeps the sockets: a restart refuses and resets nobody.
@@ -233,12 +357,12 @@ async fn nobody_is_refused_during_a_restart() {
         }
     });
     for _ in 0..3 {
-        let mut process = Process::spawn(activated(&file, &[&socket], 1, "", true));
+        let mut process = Process::spawn(activated(&file, &[&socket], "1", "", true));
         let before = served.load(Relaxed);
         eventually("clients are served", || served.load(Relaxed) > before + 20).await;
         assert_eq!(process.term().await, 0);
     }
-    let last = Process::spawn(activated(&file, &[&socket], 1, "", true));
+    let last = Process::spawn(activated(&file, &[&socket], "1", "", true));
     let before = served.load(Relaxed);
     eventually("clients are served", || served.load(Relaxed) > before + 20).await;
     stop.store(true, Relaxed);
@@ -256,7 +380,7 @@ async fn a_disabled_listener_of_the_manager_resets_and_comes_back() {
     let address = socket.local_addr().unwrap();
     let conf = Conf::to(&[echo.address]).rest(r#"faults.bind = "127.0.0.1:0""#);
     let (_folder, file) = config(&conf);
-    let process = Process::spawn(activated(&file, &[&socket], 1, "datomic", true));
+    let process = Process::spawn(activated(&file, &[&socket], "1", "datomic", true));
     let faults = || {
         let up = process.events("listener.up");
         let line = up.iter().find(|line| line["name"] == "faults")?;

@@ -109,6 +109,7 @@ pub(super) fn restrict(allowed: &Allowed) -> Result<i32, String> {
         rules.restrict_self()
     };
     let status = enforce().map_err(|error: RulesetError| format!("Landlock: {error}"))?;
+    give_up_capabilities();
     match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, _) => Err("Landlock: nothing is enforced".to_owned()),
         (
@@ -120,6 +121,32 @@ pub(super) fn restrict(allowed: &Allowed) -> Result<i32, String> {
         ) => Ok(kernel_abi.unwrap_or(effective_abi as i32)),
         _ => Err("Landlock is not enabled".to_owned()),
     }
+}
+
+/// Landlock does not hold against root's privileges: with CAP_PERFMON the environment of every process can be read below
+/// /proc, with others the kernel itself. What a proxy of root's uses stays: low ports, congestion control, the folder of the
+/// control socket, signals to what it has started, pipes beyond a user's quota. Those of other users have none to give up.
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
+fn give_up_capabilities() {
+    use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+    let used = CapabilitySet::NET_BIND_SERVICE
+        | CapabilitySet::NET_ADMIN
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::KILL
+        | CapabilitySet::SYS_RESOURCE;
+    let Ok(own) = capabilities(None) else { return };
+    if used.contains(own.permitted) {
+        return;
+    }
+    // A filter of system calls can forbid it. The rules above hold all the same.
+    let _ = set_capabilities(
+        None,
+        CapabilitySets {
+            effective: own.effective & used,
+            permitted: own.permitted & used,
+            inheritable: CapabilitySet::empty(),
+        },
+    );
 }
 
 #[cfg(any(not(target_os = "linux"), entryway_portable))]
@@ -157,6 +184,10 @@ mod tests {
         fs::write(path("sockets/notes"), "x").unwrap();
         // Inherited, as a log is: not taken away.
         let mut kept = File::options().append(true).open(path("secret")).unwrap();
+        // Of our own user, with our own rights: only the sandbox keeps its environment from us.
+        let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+        let environment = PathBuf::from(format!("/proc/{}/environ", other.id()));
+        fs::read(&environment).unwrap();
         let listed = [Need::File(path("secret"))];
         let allowed = listed.into_iter().collect::<Allowed>();
         let allowed = allowed.with_sockets_in(Some(path("sockets")));
@@ -185,6 +216,7 @@ mod tests {
                 }
             }
             read(&below("secret"));
+            read(&environment);
             denied("list", fs::read_dir(folder.path()).unwrap_err());
             for program in ["/bin/sh", "/proc/self/exe"] {
                 denied(program, Command::new(program).spawn().unwrap_err());
@@ -217,6 +249,9 @@ mod tests {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         };
-        std::thread::spawn(attack).join().unwrap();
+        let outcome = std::thread::spawn(attack).join();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        outcome.unwrap();
     }
 }

@@ -45,6 +45,11 @@ fn of_all_threads(pid: u32, field: &str) -> Vec<String> {
         .collect()
 }
 
+/// Of what is outside of the sandbox: as ours, which a service manager may have set for all.
+fn no_new_privs_outside() -> String {
+    of_all_threads(std::process::id(), "NoNewPrivs:").remove(0)
+}
+
 fn children(pid: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let of_each = threads
@@ -85,11 +90,22 @@ async fn every_thread_is_in_it_and_the_helper_ends_with_the_program() {
     let threads = of_all_threads(process.pid(), "NoNewPrivs:");
     assert!(threads.len() > 3, "{threads:?}");
     assert!(threads.iter().all(|value| value == "1"), "{threads:?}");
+    // Root keeps five of its capabilities (bind, network, files of others, signals, pipes); others have none.
+    const KEPT: u64 = 1 << 10 | 1 << 12 | 1 << 1 | 1 << 5 | 1 << 24;
+    for set in ["CapPrm:", "CapEff:"] {
+        for held in of_all_threads(process.pid(), set) {
+            let held = u64::from_str_radix(&held, 16).unwrap();
+            assert_eq!(held & !KEPT, 0, "{set} {held:x}");
+        }
+    }
     let helpers = children(process.pid());
     let [helper] = helpers[..] else {
         panic!("{helpers:?}")
     };
-    assert_eq!(of_all_threads(helper, "NoNewPrivs:"), ["0"]);
+    assert_eq!(
+        of_all_threads(helper, "NoNewPrivs:"),
+        [no_new_privs_outside()]
+    );
     assert_eq!(of_all_threads(helper, "Name:"), ["entryway-helper"]);
     // It holds the three standard descriptors and its socket, and no signal ends it.
     let open = std::fs::read_dir(format!("/proc/{helper}/fd")).unwrap();
@@ -131,10 +147,11 @@ async fn commands_run_under_it_and_end_with_it() {
             panic!("{commands:?}")
         };
         // Neither the sandbox nor what the helper has set for itself is passed on.
-        assert_eq!(
-            of_all_threads(command, "NoNewPrivs:")[0],
-            if speaks == "forward" { "1" } else { "0" }
-        );
+        let expected = match speaks {
+            "forward" => "1".to_owned(),
+            _ => no_new_privs_outside(),
+        };
+        assert_eq!(of_all_threads(command, "NoNewPrivs:")[0], expected);
         assert!(
             of_all_threads(command, "SigBlk:")
                 .iter()
@@ -252,7 +269,8 @@ async fn it_can_be_switched_off_and_is_off_beside_a_command() {
     let words = [&["run"][..], &target, &["--", "sh", "-c", script]].concat();
     let (code, out, err) = run(&words).await;
     assert_eq!(code, 0, "{err}");
-    assert!(out.contains("NoNewPrivs:\t0"), "{out}");
+    let outside = format!("NoNewPrivs:\t{}", no_new_privs_outside());
+    assert!(out.contains(&outside), "{out}");
     let (code, _, err) = run(&["run", "-e", &to, "--sandbox", "on"]).await;
     assert_eq!(code, 2, "{err}");
 }

@@ -266,6 +266,7 @@ fn look() -> Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::api_types::History;
 
     /// It never reads faster than it may, and what a reading costs is at most 1/250 of the time between two.
     #[test]
@@ -278,5 +279,63 @@ mod tests {
         assert!(READ_EVERY.0 >= DRAW_EVERY);
         let before = cpu_time();
         while cpu_time() == before {}
+    }
+
+    /// Of the first version: rows with the fields it had, neither history nor events, one field that is gone since.
+    #[tokio::test]
+    async fn an_instance_of_an_old_version_is_shown() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let instance = HttpTarget::Tcp(listener.local_addr().unwrap().to_string());
+        let serve = async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 4096];
+                let length = stream.read(&mut request).await.unwrap();
+                let request = String::from_utf8_lossy(&request[..length]);
+                let path = request.split(' ').nth(1).unwrap_or_default();
+                let (status, body) = match path {
+                    "/v1/status" => (200, r#"{"schema_version":1,"version":"0.0.1","gone":[1]}"#),
+                    "/v1/endpoints" => (
+                        200,
+                        r#"{"endpoints":[{"name":"us-east-1a","addresses":[{"address":"10.0.0.1:8182"}]}]}"#,
+                    ),
+                    "/v1/connections" => (200, r#"{"connections":[{"id":7}]}"#),
+                    _ => (404, r#"{"title":"no such path"}"#),
+                };
+                let answer = format!(
+                    "HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        };
+        let serve = tokio::spawn(serve);
+        let data = read(&instance, true, true).await.unwrap();
+        assert_eq!(data.history, Some(History::default()));
+        let (lines_to, mut lines) = mpsc::channel(1);
+        let follow = tokio::spawn(follow(instance.clone(), lines_to));
+        let look = Look {
+            colour: false,
+            unicode: false,
+        };
+        let mut view = View::new(instance.to_string(), look);
+        view.update(data);
+        let backend = ratatui::backend::TestBackend::new(80, 24);
+        let mut terminal = ratatui::Terminal::new(backend).unwrap();
+        for key in ['1', '2', '3'] {
+            view.key(KeyEvent::from(event::KeyCode::Char(key)));
+            terminal.draw(|frame| view.render(frame)).unwrap();
+        }
+        view.key(KeyEvent::from(event::KeyCode::Char('1')));
+        terminal.draw(|frame| view.render(frame)).unwrap();
+        let shown = terminal.backend().to_string();
+        assert!(
+            shown.contains("entryway 0.0.1") && shown.contains("us-east-1a"),
+            "{shown}"
+        );
+        assert!(lines.try_recv().is_err());
+        follow.abort();
+        serve.abort();
     }
 }

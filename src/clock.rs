@@ -7,6 +7,7 @@ use std::ops::Add;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use tokio::time::Instant;
 
 /// A point in time, as a distance from the start of the process. Monotonic; stands still while the machine sleeps.
@@ -15,6 +16,12 @@ pub struct Moment {
     /// One word, because every connection keeps several: nanoseconds, enough for 584 years.
     nanos: u64,
 }
+
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
+const BOOT: ClockId = ClockId::Boottime;
+/// On macOS it is this one that runs on, and Rust's `Instant` that stands still.
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
+const BOOT: ClockId = ClockId::Monotonic;
 
 /// Tokio sorts timers by slots of this length: it wakes at the beginning of a slot and once more at each moment in it that
 /// somebody waits for. Who waits for the beginning wakes it once.
@@ -40,6 +47,49 @@ fn real_now() -> Instant {
 /// control runtime is made, so that [`Moment::next_aligned`] and its timer agree on where a slot begins.
 pub fn start() {
     now();
+    slept();
+}
+
+/// The clock that stands still while the machine sleeps.
+#[cfg(all(target_os = "linux", not(entryway_portable)))]
+pub fn monotonic() -> Duration {
+    duration(clock_gettime(ClockId::Monotonic))
+}
+
+/// Since the first call: only differences matter.
+#[cfg(any(not(target_os = "linux"), entryway_portable))]
+#[expect(
+    clippy::disallowed_types,
+    reason = "it is the real clock that is compared with another one"
+)]
+pub fn monotonic() -> Duration {
+    static FIRST: OnceLock<std::time::Instant> = OnceLock::new();
+    FIRST.get_or_init(std::time::Instant::now).elapsed()
+}
+
+/// The clock that runs on while the machine sleeps.
+pub fn boot() -> Duration {
+    duration(clock_gettime(BOOT))
+}
+
+/// How long the machine has slept since this was asked first, or since the [start]. To be added to a [`Moment`] where the
+/// time counts that has passed for people.
+pub fn slept() -> Duration {
+    // The clocks are read one after the other.
+    const NONE: Duration = Duration::from_secs(1);
+    static FIRST: OnceLock<(Duration, Duration)> = OnceLock::new();
+    let (first_boot, first) = *FIRST.get_or_init(|| (boot(), monotonic()));
+    let passed = boot().saturating_sub(first_boot);
+    let slept = passed.saturating_sub(monotonic().saturating_sub(first));
+    if slept < NONE { Duration::ZERO } else { slept }
+}
+
+fn duration(time: Timespec) -> Duration {
+    // Both clocks count up from zero.
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or_default(),
+        time.tv_nsec.try_into().unwrap_or_default(),
+    )
 }
 
 /// Sleeps until the next moment that is [aligned](Moment::next_aligned) to `period`. Periodic work that may happen at any

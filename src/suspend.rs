@@ -9,14 +9,6 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::interference::Interference;
-use rustix::time::{ClockId, Timespec, clock_gettime};
-
-/// The clock that runs on while the machine sleeps.
-#[cfg(all(target_os = "linux", not(entryway_portable)))]
-const BOOT: ClockId = ClockId::Boottime;
-/// On macOS it is this one that runs on, and Rust's `Instant` that stands still.
-#[cfg(any(not(target_os = "linux"), entryway_portable))]
-const BOOT: ClockId = ClockId::Monotonic;
 
 /// How often the clocks are compared.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -53,25 +45,9 @@ pub struct SuspendDetector {
 /// Reads both clocks.
 pub fn read() -> ClockReading {
     ClockReading {
-        monotonic: monotonic(),
-        boot: duration(clock_gettime(BOOT)),
+        monotonic: clock::monotonic(),
+        boot: clock::boot(),
     }
-}
-
-#[cfg(all(target_os = "linux", not(entryway_portable)))]
-fn monotonic() -> Duration {
-    duration(clock_gettime(ClockId::Monotonic))
-}
-
-/// Since the first call: only differences matter.
-#[cfg(any(not(target_os = "linux"), entryway_portable))]
-#[expect(
-    clippy::disallowed_types,
-    reason = "it is the real clock that is compared with another one"
-)]
-fn monotonic() -> Duration {
-    static FIRST: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
-    FIRST.get_or_init(std::time::Instant::now).elapsed()
 }
 
 /// Calls `resumed` at every wake-up, one that is played included; ends only by being dropped.
@@ -96,14 +72,6 @@ pub async fn watch(
             resumed(event);
         }
     }
-}
-
-fn duration(time: Timespec) -> Duration {
-    // Both clocks count up from zero.
-    Duration::new(
-        time.tv_sec.try_into().unwrap_or_default(),
-        time.tv_nsec.try_into().unwrap_or_default(),
-    )
 }
 
 // === impl SuspendDetector ===

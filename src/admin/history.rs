@@ -1,8 +1,8 @@
 //! 24 hours of minutes per address: probes, connect times and states, for `/v1/history` and the status page.
 //!
 //! The counts stand in the addresses themselves; this samples them, so nothing is added to the paths of probes and
-//! connections. Time is the monotonic clock's, so setting the wall clock moves nothing. At most [`SERIES`] addresses are
-//! kept, ten bytes a minute each: 0.9 MiB.
+//! connections. Time is the monotonic clock's and what the machine has slept, so setting the wall clock moves nothing, and
+//! minutes of sleep are gaps. At most [`SERIES`] addresses are kept, ten bytes a minute each: 0.9 MiB.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -31,8 +31,12 @@ const STEP: Duration = Duration::from_secs(60);
 const NONE: u16 = u16::MAX;
 
 /// The recorded minutes of an instance. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(super) struct HistoryRecorder(Arc<Mutex<HashMap<Key, Series>>>);
+#[derive(Clone, Debug)]
+pub(super) struct HistoryRecorder {
+    all: Arc<Mutex<HashMap<Key, Series>>>,
+    /// [`clock::slept`], or a script in a test.
+    slept: fn() -> Duration,
+}
 
 type Key = (UpstreamName, EndpointName, SocketAddr);
 
@@ -75,10 +79,25 @@ const EMPTY: Minute = Minute {
 
 // === impl HistoryRecorder ===
 
+impl Default for HistoryRecorder {
+    fn default() -> Self {
+        Self {
+            all: Arc::default(),
+            slept: clock::slept,
+        }
+    }
+}
+
 impl HistoryRecorder {
+    /// The moment with what the machine has slept before it.
+    fn time(&self, now: Moment) -> Moment {
+        now + (self.slept)()
+    }
+
     /// Reads the addresses of one upstream.
     pub(super) fn sample(&self, snapshot: &Snapshot, now: Moment) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.time(now);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = std::collections::HashSet::new();
         for view in &snapshot.endpoints {
             for address in &view.addresses {
@@ -108,7 +127,9 @@ impl HistoryRecorder {
     /// The last `minutes`, of all endpoints or of those with this name.
     pub(super) fn read(&self, endpoint: Option<&str>, minutes: usize, now: Moment) -> Answer {
         let minutes = minutes.clamp(1, MINUTES);
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = wall(now, now);
+        let now = self.time(now);
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut series: Vec<(&Key, &Series)> = all
             .iter()
             .filter(|((_, name, _), _)| endpoint.is_none_or(|wanted| name.as_str() == wanted))
@@ -118,7 +139,7 @@ impl HistoryRecorder {
         });
         Answer {
             step_s: STEP.as_secs() as u32,
-            end: wall(now, now),
+            end,
             series: series
                 .into_iter()
                 .map(|((_, name, _), series)| series.read(name, minutes, now))
@@ -274,6 +295,23 @@ mod tests {
         assert_eq!(read.state[3].as_deref(), Some("up"));
         let last = series.read(&name, 1, at(2));
         assert_eq!((last.probe_ok.len(), last.probe_failed[0]), (1, Some(1)));
+    }
+
+    /// One sample before the sleep and one behind it; the monotonic clock has moved by a minute alone.
+    #[test]
+    fn minutes_of_sleep_are_gaps() {
+        let awake = HistoryRecorder::default();
+        let slept = HistoryRecorder {
+            slept: || Duration::from_secs(3 * 60),
+            ..awake.clone()
+        };
+        let address = Address::new("10.0.0.1:8182".parse().unwrap());
+        let mut series = Series::new(&address, 10, at(10));
+        series.sample(&address, HealthState::Up, awake.time(at(10)));
+        series.sample(&address, HealthState::Up, slept.time(at(11)));
+        let read = series.read(&EndpointName::new("a"), 6, slept.time(at(11)));
+        let known: Vec<bool> = read.state.iter().map(Option::is_some).collect();
+        assert_eq!(known, [false, true, false, false, false, true]);
     }
 
     #[test]

@@ -43,6 +43,16 @@ async fn a_reader_that_has_gone_and_a_full_disk() {
     let echo = Upstream::echo().await;
     let entryway = Entryway::start(&Conf::to(&[echo.address])).await;
     let at = format!("--admin {}", entryway.admin.unwrap());
+    let dead = Conf::to(&["127.0.0.1:1"]).upstream(r#"health.kind = "tcp""#);
+    let dead = Entryway::start(&dead).await;
+    let troubled = format!("--admin {}", dead.admin.unwrap());
+    dead.logged("upstream.unreachable").await;
+    while !get(dead.admin.unwrap(), "/v1/incidents")
+        .await
+        .contains("all-down-1")
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let nobody = "--admin 127.0.0.1:1";
     let mut all = JoinSet::new();
     // Command, its code without a reader, its code with a full disk.
@@ -58,6 +68,14 @@ async fn a_reader_that_has_gone_and_a_full_disk() {
         (format!("check {TARGET}"), 0, 71),
         (format!("plan {TARGET}"), 0, 71),
         (format!("status {at}"), 0, 71),
+        (format!("slo --target 99.9 {at}"), 0, 71),
+        (format!("incident list {troubled}"), 0, 71),
+        (format!("incident show all-down-1 {troubled}"), 0, 71),
+        (
+            format!("incident export all-down-1 --redact {troubled}"),
+            0,
+            71,
+        ),
         ("guide".to_owned(), 0, 71),
         ("completions bash".to_owned(), 0, 71),
         ("version".to_owned(), 0, 71),
@@ -80,6 +98,7 @@ async fn a_reader_that_has_gone_and_a_full_disk() {
     while let Some(one) = all.join_next().await {
         one.unwrap();
     }
+    no_leaks(dead).await;
     no_leaks(entryway).await;
 }
 

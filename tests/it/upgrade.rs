@@ -256,6 +256,10 @@ async fn an_upgrade_that_fails_leaves_the_old_process_as_it_was() {
     let pid = service.status().await["pid"].clone();
     let crashes = service.script("crashes", "#!/bin/sh\nexit 1\n");
     let unknown_key = service.script("key.toml", "no_such_key = 1\n");
+    // Whoever replaces a binary by a copy can forget this.
+    let not_executable = service.folder.path().join("entryway");
+    std::fs::write(&not_executable, "#!/bin/sh\n").unwrap();
+    let not_executable = not_executable.display().to_string();
     // Its settings are read below the flags, so the addresses come from a process that passes other flags.
     let moves = service.script(
         "moves",
@@ -263,6 +267,7 @@ async fn an_upgrade_that_fails_leaves_the_old_process_as_it_was() {
     );
     for (more, expected, says) in [
         (["--binary", "/no/such/binary"], 75, "No such file"),
+        (["--binary", &not_executable], 75, "Permission denied"),
         (["--binary", &crashes], 75, "exit status: 1"),
         (["--config", &unknown_key], 78, "settings"),
         (["--binary", &moves], 78, "settings"),
@@ -291,8 +296,11 @@ async fn an_upgrade_that_fails_leaves_the_old_process_as_it_was() {
     assert_eq!(code, 75);
     assert!(err.contains("10 s"), "{err}");
     ping(&mut old, b"still here").await;
-    // After all that a good one succeeds, and what was connected stays connected.
-    assert_eq!(service.upgrade(&[]).await.0, 0);
+    // After all that a good one succeeds, says what differs, and what was connected stays connected.
+    let other = service.script("other.toml", "shutdown.max_delay = \"7s\"\n");
+    let (code, out, err) = service.upgrade(&["--config", &other]).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("differs: shutdown.max_delay"), "{out}");
     ping(&mut old, b"still here").await;
     assert!(connections.end().await > 100);
 }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::sys::socket::{self, TcpOptions};
+use crate::sys::tcp_info;
 
 /// A stream that is not plain TCP: TLS, a pair of sockets to a command, a duplex in tests.
 pub trait Wrapped: AsyncRead + AsyncWrite + Unpin + Send {
@@ -25,6 +26,22 @@ pub trait Wrapped: AsyncRead + AsyncWrite + Unpin + Send {
 
     /// Whether the other side has neither ended nor reset it, as far as this machine knows.
     fn is_open(&self) -> bool;
+
+    /// As [`is_delivered`], of the TCP connection below, where there is one.
+    fn is_delivered(&self) -> Option<bool> {
+        Some(true)
+    }
+}
+
+/// Whether nothing is left to be delivered: all sent bytes are acknowledged, or the peer is gone. `None` where the kernel
+/// does not tell.
+pub fn is_delivered(tcp: &TcpStream) -> Option<bool> {
+    match tcp_info::unsent(tcp) {
+        Ok(0) => Some(true),
+        Ok(_) => Some(socket::is_over(tcp)),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
+        Err(_) => Some(true),
+    }
 }
 
 /// One side of a connection.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::io::{Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 
-use crate::stream::{Stream, Wrapped};
+use crate::stream::{self, Stream, Wrapped};
 use crate::sys::pipe::{self, Moved, Pipe};
 use crate::sys::socket::{self, Fault, TcpOptions};
 use crate::sys::tcp_info;
@@ -290,14 +290,9 @@ impl<'a> SideIo<'a> {
     /// Whether nothing is left to be delivered: all sent bytes are acknowledged, or the peer is gone. `None` where the
     /// kernel does not tell.
     pub(super) fn is_delivered(&self) -> Option<bool> {
-        let Transport::Tcp(tcp) = self.transport else {
-            return Some(true);
-        };
-        match tcp_info::unsent(tcp) {
-            Ok(0) => Some(true),
-            Ok(_) => Some(socket::is_over(tcp)),
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => None,
-            Err(_) => Some(true),
+        match &self.transport {
+            Transport::Tcp(tcp) => stream::is_delivered(tcp),
+            Transport::Wrapped(wrapped) => wrapped.is_delivered(),
         }
     }
 

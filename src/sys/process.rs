@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::tcp_info;
 use rustix::process::{Resource, Rlimit, getrlimit};
@@ -33,8 +33,15 @@ pub struct Inherited {
 
 /// Whether the last signal of one kind was sent by the kernel on behalf of a terminal, which sends it to every process
 /// in the foreground and so to our child as well.
+///
+/// Off Linux the system does not tell reliably. There it is taken to be the terminal's while we are in the foreground of
+/// one: a command that gets its interrupt twice is a command that is interrupted for good, and whoever means us alone has
+/// TERM.
 #[derive(Clone, Debug, Default)]
-pub struct FromTerminal(Arc<AtomicBool>);
+pub struct FromTerminal {
+    #[cfg(all(target_os = "linux", not(entryway_portable)))]
+    is_kernels: std::sync::Arc<AtomicBool>,
+}
 
 impl std::fmt::Debug for Inherited {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -126,12 +133,12 @@ impl Inherited {
 // === impl FromTerminal ===
 
 impl FromTerminal {
-    /// Watches the origin of `signal`. Where the system does not tell, it is never the terminal.
+    /// Watches the origin of `signal`.
     pub fn watch(signal: libc::c_int) -> io::Result<Self> {
         let from_terminal = Self::default();
         #[cfg(all(target_os = "linux", not(entryway_portable)))]
         {
-            let flag = Arc::clone(&from_terminal.0);
+            let flag = std::sync::Arc::clone(&from_terminal.is_kernels);
             let action =
                 move |info: &libc::siginfo_t| flag.store(info.si_code == libc::SI_KERNEL, Relaxed);
             // SAFETY: the action stores an atomic and does nothing else, which is async-signal-safe.
@@ -143,8 +150,17 @@ impl FromTerminal {
     }
 
     /// Whether the last one came from the terminal.
+    #[cfg(all(target_os = "linux", not(entryway_portable)))]
     pub fn get(&self) -> bool {
-        self.0.load(Relaxed)
+        self.is_kernels.load(Relaxed)
+    }
+
+    /// Whether the last one came from the terminal.
+    #[cfg(any(not(target_os = "linux"), entryway_portable))]
+    pub fn get(&self) -> bool {
+        let terminal = std::fs::File::open("/dev/tty");
+        let group = terminal.and_then(|terminal| Ok(rustix::termios::tcgetpgrp(&terminal)?));
+        group.is_ok_and(|group| group.as_raw_nonzero().get() == own_group())
     }
 }
 

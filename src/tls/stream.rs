@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::TlsSocket;
-use crate::stream::Wrapped;
+use crate::stream::{self, Wrapped};
 use crate::sys::socket::{self, TcpOptions};
 
 /// One TLS connection, either role. Bytes that a handshake inside TLS has read too far come first.
@@ -144,6 +144,10 @@ impl Wrapped for TlsStream {
 
     fn is_open(&self) -> bool {
         socket::is_open(self.socket())
+    }
+
+    fn is_delivered(&self) -> Option<bool> {
+        stream::is_delivered(self.socket())
     }
 }
 

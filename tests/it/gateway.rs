@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
@@ -11,261 +10,16 @@ use rcgen::{
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     NameConstraints, SanType,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-use crate::harness::child::{Process, command, run};
+use crate::harness::child::{Process, run};
+use crate::harness::gateway::{CLIENT, GATEWAY, Gateway, Pki, Shown, ask, client_config};
 use crate::harness::namespace::prepared;
-use crate::harness::upstream::reset;
+use crate::harness::upstream::{Upstream, reset};
 use crate::harness::{Conf, Entryway, LONG, Stage, eventually, no_leaks};
-
-const GATEWAY: &str = "gw.example";
-const CLIENT: &str = "spiffe://corp/alice";
-
-/// Certificates in a folder, made by `entryway cert`.
-struct Pki {
-    folder: tempfile::TempDir,
-}
-
-impl Pki {
-    async fn new() -> Self {
-        let pki = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        pki.cert(&["ca", "--out", &pki.path("")]).await;
-        pki.cert(&["server", "--ca", &pki.path(""), "--dns", GATEWAY])
-            .await;
-        pki.cert(&["client", "--ca", &pki.path(""), "--identity", CLIENT])
-            .await;
-        pki
-    }
-
-    async fn cert(&self, args: &[&str]) -> String {
-        let (code, out, err) = run(&[&["cert"], args].concat()).await;
-        assert_eq!(code, 0, "{args:?}: {err}");
-        out
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    fn issuer(&self) -> Issuer<'static, KeyPair> {
-        let key = KeyPair::from_pem(&self.read("ca.key")).unwrap();
-        Issuer::from_ca_cert_pem(&self.read("ca.pem"), key).unwrap()
-    }
-
-    fn alice(&self) -> Shown {
-        Shown::read(self, "corp-alice")
-    }
-}
-
-/// What a client shows: its chain, leaf first, and the key it signs with.
-struct Shown {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-}
-
-impl Shown {
-    fn read(pki: &Pki, name: &str) -> Self {
-        use rustls::pki_types::pem::PemObject;
-        let chain = CertificateDer::pem_slice_iter(pki.read(&format!("{name}.pem")).as_bytes())
-            .map(Result::unwrap)
-            .collect();
-        let key =
-            PrivateKeyDer::from_pem_slice(pki.read(&format!("{name}.key")).as_bytes()).unwrap();
-        Self { chain, key }
-    }
-}
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
-fn client_config(pki: &Pki, shown: Option<Shown>) -> rustls::ClientConfig {
-    use rustls::pki_types::pem::PemObject;
-    let mut roots = rustls::RootCertStore::empty();
-    roots
-        .add(CertificateDer::from_pem_slice(pki.read("ca.pem").as_bytes()).unwrap())
-        .unwrap();
-    let builder = rustls::ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots);
-    match shown {
-        // Not checked whether they belong together: some clients of the zoo lie.
-        Some(Shown { chain, key }) => {
-            let key = provider().key_provider.load_private_key(key).unwrap();
-            let certified = rustls::sign::CertifiedKey::new(chain, key);
-            builder.with_client_cert_resolver(Arc::new(Always(Arc::new(certified))))
-        }
-        None => builder.with_no_client_auth(),
-    }
-}
-
-#[derive(Debug)]
-struct Always(Arc<rustls::sign::CertifiedKey>);
-
-impl rustls::client::ResolvesClientCert for Always {
-    fn resolve(
-        &self,
-        _: &[&[u8]],
-        _: &[rustls::SignatureScheme],
-    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-
-    fn has_certs(&self) -> bool {
-        true
-    }
-}
-
-/// A gateway with one upstream named `prod` behind it.
-struct Gateway {
-    process: Process,
-    address: SocketAddr,
-    pki: Pki,
-    admin: String,
-}
-
-impl Gateway {
-    fn arguments(pki: &Pki, upstream: SocketAddr, admin: &str) -> Vec<String> {
-        let mut args = vec![
-            "gateway".to_owned(),
-            "--listen".to_owned(),
-            "127.0.0.1:0".to_owned(),
-            "--admin".to_owned(),
-            admin.to_owned(),
-            "--control".to_owned(),
-            pki.path("control"),
-            "--zone".to_owned(),
-            "none".to_owned(),
-            "--probe".to_owned(),
-            "off".to_owned(),
-            "--log-format".to_owned(),
-            "json".to_owned(),
-            "--log-level".to_owned(),
-            "debug".to_owned(),
-            "--endpoint".to_owned(),
-            format!("{upstream}?name=zone-a"),
-        ];
-        for (flag, file) in [
-            ("--cert", "gw.example.pem"),
-            ("--key", "gw.example.key"),
-            ("--client-ca", "ca.pem"),
-            ("--crl", "ca.crl"),
-        ] {
-            args.extend([flag.to_owned(), pki.path(file)]);
-        }
-        args
-    }
-
-    async fn start(pki: Pki, upstream: SocketAddr, more: &[&str]) -> Self {
-        let admin = free_port();
-        let mut args = Self::arguments(&pki, upstream, &admin);
-        args.extend(more.iter().map(|arg| (*arg).to_owned()));
-        let words: Vec<&str> = args.iter().map(String::as_str).collect();
-        let process = Process::spawn(command(&words));
-        let start = Instant::now();
-        let address = loop {
-            if let Some(rest) = process.out().split("listening https://").nth(1) {
-                break rest.split_whitespace().next().unwrap().parse().unwrap();
-            }
-            assert!(
-                start.elapsed() < LONG,
-                "{}\n{}",
-                process.out(),
-                process.err()
-            );
-            sleep(Duration::from_millis(10)).await;
-        };
-        Self {
-            process,
-            address,
-            pki,
-            admin,
-        }
-    }
-
-    async fn tls(&self, config: rustls::ClientConfig) -> io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(self.address).await?;
-        let name = ServerName::try_from(GATEWAY).unwrap();
-        timeout(
-            LONG,
-            TlsConnector::from(Arc::new(config)).connect(name, stream),
-        )
-        .await?
-    }
-
-    async fn alice(&self) -> TlsStream<TcpStream> {
-        self.tls(client_config(&self.pki, Some(self.pki.alice())))
-            .await
-            .unwrap()
-    }
-
-    /// Asks for an authority; the stream and the status code.
-    async fn connect(&self, authority: &str) -> (TlsStream<TcpStream>, u16) {
-        let mut tls = self.alice().await;
-        let status = ask(
-            &mut tls,
-            &format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"),
-        )
-        .await;
-        (tls, status)
-    }
-
-    async fn metrics(&self) -> String {
-        let mut stream = TcpStream::connect(&self.admin).await.unwrap();
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .await
-            .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        text
-    }
-
-    fn refusals(&self) -> Vec<String> {
-        let events = self.process.events("gateway.handshake");
-        events
-            .iter()
-            .map(|event| event["result"].as_str().unwrap().to_owned())
-            .filter(|result| result != "ok")
-            .collect()
-    }
-}
-
-fn free_port() -> String {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().to_string()
-}
-
-/// Sends a request head and reads the answer's; 0 where there is none.
-async fn ask(tls: &mut TlsStream<TcpStream>, head: &str) -> u16 {
-    if tls.write_all(head.as_bytes()).await.is_err() {
-        return 0;
-    }
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"\r\n\r\n") {
-        match timeout(LONG, tls.read_u8()).await.expect("no answer") {
-            Ok(byte) => answer.push(byte),
-            Err(_) => break,
-        }
-    }
-    let text = String::from_utf8_lossy(&answer);
-    text.split(' ')
-        .nth(1)
-        .and_then(|code| code.parse().ok())
-        .unwrap_or(0)
-}
 
 #[tokio::test]
 async fn a_client_with_a_certificate_reaches_the_upstream_and_leaves_a_record() {
@@ -702,18 +456,6 @@ async fn a_client_that_is_refused_blames_the_gateway_and_not_the_zone() {
     }
 }
 
-/// A `via` to a gateway with these certificate files of a client.
-fn via(gateway: &Gateway, cert: &str, key: &str, ca: &str) -> String {
-    let pki = &gateway.pki;
-    format!(
-        "via = {{ url = \"https://{}\", server_name = \"{GATEWAY}\", ca = {:?}, cert = {:?}, key = {:?} }}",
-        gateway.address,
-        pki.path(ca),
-        pki.path(cert),
-        pki.path(key)
-    )
-}
-
 /// Certificates of clients live for days: whoever renews them need not restart their tunnels.
 #[tokio::test]
 async fn a_client_uses_its_renewed_certificate_without_a_restart() {
@@ -729,7 +471,7 @@ async fn a_client_uses_its_renewed_certificate_without_a_restart() {
     let (good, key) = (pki.read("corp-alice.pem"), pki.read("corp-alice.key"));
     let gateway = Gateway::start(pki, stage.address(), &[]).await;
     let conf = Conf::to(&["default:8182"])
-        .upstream(&via(&gateway, "hop.pem", "hop.key", "ca.pem"))
+        .upstream(&gateway.via("hop.pem", "hop.key", "ca.pem"))
         .upstream("health.kind = \"tcp\"")
         .upstream("health.interval = \"200ms\"");
     let entryway = Entryway::start(&conf).await;
@@ -772,7 +514,7 @@ async fn a_bundle_of_300_authorities_is_taken_and_an_empty_one_refused() {
     let gateway = Gateway::start(pki, stage.address(), &[]).await;
     let conf = |ca: &str| {
         Conf::to(&["default:8182"])
-            .upstream(&via(&gateway, "corp-alice.pem", "corp-alice.key", ca))
+            .upstream(&gateway.via("corp-alice.pem", "corp-alice.key", ca))
             .upstream("health.kind = \"tcp\"")
     };
     let entryway = Entryway::start(&conf("ca.pem")).await;
@@ -876,6 +618,65 @@ async fn broken_files_are_refused_by_check_and_reload() {
     std::fs::write(pki.path("gw.example.pem"), good).unwrap();
     let (code, out, err) = reload().await;
     assert_eq!(code, 0, "{out}{err}");
+}
+
+/// Certificates and settings are read again while clients come, speak and go: none of them notices.
+#[tokio::test]
+async fn reloads_under_load_are_noticed_by_nobody() {
+    let echo = Upstream::echo().await;
+    let gateway = Gateway::start(Pki::new().await, echo.address, &[]).await;
+    let over = std::cell::Cell::new(false);
+    let come_and_go = async || {
+        let mut answered = 0;
+        while !over.get() {
+            let (mut tls, status) = gateway.connect("default:1").await;
+            assert_eq!(status, 200);
+            tls.write_all(b"request").await.unwrap();
+            let mut answer = [0; 7];
+            tls.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"request");
+            tls.shutdown().await.unwrap();
+            assert_eq!(end_of(&mut tls).await, (Vec::new(), End::Fin));
+            answered += 1;
+        }
+        answered
+    };
+    let stay = async || {
+        let (mut tls, status) = gateway.connect("default:1").await;
+        assert_eq!(status, 200);
+        let (mut passed, mut got) = (0, vec![0; 16 * 1024]);
+        while !over.get() {
+            let bytes = crate::harness::upstream::pattern(passed, got.len());
+            tls.write_all(&bytes).await.unwrap();
+            tls.read_exact(&mut got).await.unwrap();
+            assert!(got == bytes, "wrong bytes behind {passed}");
+            passed += got.len();
+        }
+        passed
+    };
+    let reload = async || {
+        let pki = &gateway.pki;
+        let folder = pki.path("");
+        for _ in 0..20 {
+            pki.cert(&["server", "--ca", &folder, "--dns", GATEWAY, "--force"])
+                .await;
+            let (code, out, err) = run(&["reload", "--control", &pki.path("control")]).await;
+            assert_eq!(code, 0, "{out}{err}");
+        }
+        over.set(true);
+    };
+    let (first, second, third, passed, ()) = tokio::join!(
+        come_and_go(),
+        come_and_go(),
+        come_and_go(),
+        stay(),
+        reload()
+    );
+    println!(
+        "20 reloads: {first} + {second} + {third} connections, {passed} bytes of one that stayed"
+    );
+    assert!(first + second + third >= 20 && passed > 0);
+    assert_eq!(gateway.refusals(), [""; 0]);
 }
 
 #[tokio::test]

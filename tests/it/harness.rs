@@ -22,7 +22,10 @@ pub mod child;
 pub mod client;
 pub mod conf;
 pub mod dns;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod namespace;
+pub mod proxy;
 pub mod upstream;
 
 /// What anything may take on a busy machine before a test calls it hanging.

@@ -1,112 +1,23 @@
 //! Upstreams that are reached through hops: proxies, commands per connection, commands that are kept alive.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::harness::child::{BINARY, Process, mock_command};
 use crate::harness::client::{End, get, ping, read_out};
+use crate::harness::proxy::{Proxy, Way};
 use crate::harness::upstream::Upstream;
 use crate::harness::{Conf, Entryway, LONG, eventually, no_leaks};
 
 /// A name that no resolver knows.
 const NAME: &str = "entry.prod.internal:8182";
-
-/// A SOCKS5 and HTTP CONNECT proxy that leads every name to one address.
-struct Proxy {
-    address: SocketAddr,
-    /// Connections are accepted and never answered.
-    mute: Arc<AtomicBool>,
-    /// CONNECT is answered with 502.
-    refuses: Arc<AtomicBool>,
-    /// What the requests asked for.
-    asked: Arc<std::sync::Mutex<Vec<String>>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Proxy {
-    async fn start(at: &str, to: SocketAddr) -> Self {
-        let listener = TcpListener::bind(at).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (mute, asked) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let refuses = Arc::new(AtomicBool::new(false));
-        let (is_mute, seen) = (Arc::clone(&mute), Arc::clone(&asked));
-        let refusing = Arc::clone(&refuses);
-        let task = tokio::spawn(async move {
-            let mut serving = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                let (is_mute, seen) = (Arc::clone(&is_mute), Arc::clone(&seen));
-                let refusing = Arc::clone(&refusing);
-                serving.spawn(async move {
-                    if is_mute.load(SeqCst) {
-                        return std::future::pending().await;
-                    }
-                    // A client that leaves is no failure of the test.
-                    let _ = serve(client, to, &seen, &refusing).await;
-                });
-            }
-        });
-        Self {
-            address,
-            mute,
-            refuses,
-            asked,
-            task,
-        }
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-async fn serve(
-    mut client: TcpStream,
-    to: SocketAddr,
-    seen: &std::sync::Mutex<Vec<String>>,
-    refuses: &AtomicBool,
-) -> std::io::Result<()> {
-    let mut first = [0; 1];
-    client.read_exact(&mut first).await?;
-    if first[0] == 5 {
-        let count = client.read_u8().await?;
-        client.read_exact(&mut vec![0; count.into()]).await?;
-        client.write_all(&[5, 0]).await?;
-        let mut head = [0; 5];
-        client.read_exact(&mut head).await?;
-        let mut rest = vec![0; usize::from(head[4]) + 2];
-        client.read_exact(&mut rest).await?;
-        let port = u16::from_be_bytes([rest[rest.len() - 2], rest[rest.len() - 1]]);
-        let host = String::from_utf8_lossy(&rest[..rest.len() - 2]).into_owned();
-        seen.lock().unwrap().push(format!("{host}:{port}"));
-        let mut upstream = TcpStream::connect(to).await?;
-        client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
-        copy_bidirectional(&mut client, &mut upstream).await?;
-    } else {
-        let mut head = first.to_vec();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(client.read_u8().await?);
-        }
-        let text = String::from_utf8_lossy(&head).into_owned();
-        let target = text.split(' ').nth(1).unwrap_or_default().to_owned();
-        seen.lock().unwrap().push(target);
-        if refuses.load(SeqCst) {
-            return client.write_all(b"HTTP/1.1 502 Bad Gateway\r\n\r\n").await;
-        }
-        let mut upstream = TcpStream::connect(to).await?;
-        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
-        copy_bidirectional(&mut client, &mut upstream).await?;
-    }
-    Ok(())
-}
 
 async fn hops(entryway: &Entryway) -> Vec<Value> {
     let text = get(entryway.admin.unwrap(), "/v1/hops").await;
@@ -174,7 +85,9 @@ async fn an_address_behind_a_hop_is_shown_by_its_name() {
     locally.ready(1).await;
     remotely.ready(1).await;
     // The proxy answers 502, which is about the address.
-    proxy.refuses.store(true, SeqCst);
+    for name in [literal, NAME] {
+        proxy.tell(name, Way::Unknown);
+    }
     for (entryway, name) in [(&locally, literal), (&remotely, NAME)] {
         eventually("the event", || {
             !entryway.events("upstream.unreachable").is_empty()
@@ -202,7 +115,9 @@ async fn an_address_behind_a_hop_is_shown_by_its_name() {
             assert!(!text.contains("100::"), "{text}");
         }
     }
-    proxy.refuses.store(false, SeqCst);
+    for name in [literal, NAME] {
+        proxy.tell(name, Way::To(echo.address));
+    }
     for entryway in [locally, remotely] {
         no_leaks(entryway).await;
     }

@@ -5,6 +5,8 @@ mod harness;
 
 mod admin;
 mod at_rest;
+#[cfg(target_os = "linux")]
+mod clock;
 mod close_matrix;
 mod commands;
 mod demo;
@@ -24,6 +26,7 @@ mod gateway;
 mod guide;
 mod half_close;
 mod holding;
+mod hop_faults;
 mod hops;
 mod identity;
 mod idle;
@@ -44,6 +47,7 @@ mod sandbox;
 mod security;
 mod settings;
 mod signals;
+mod spares;
 mod systemd;
 mod timers;
 mod unhealthy;

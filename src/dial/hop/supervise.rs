@@ -475,34 +475,74 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// A command whose next start is far away, with the test as what listens at its port.
-    #[tokio::test]
-    async fn a_pause_does_not_hold_up_the_end_and_shows_no_process() {
-        let output = LastLines::default();
-        let health = HopHealth::new(
+    fn health(output: &LastLines) -> HopHealth {
+        HopHealth::new(
             UpstreamName::new("u"),
             "supervise".to_owned(),
             true,
             output.clone(),
             Events::new(Log::default()),
             Metrics::default(),
-        );
-        let plan = SupervisedCommand {
-            words: ["sh", "-c", "echo %l; exec sleep 1000"]
-                .map(str::to_owned)
-                .to_vec(),
+        )
+    }
+
+    fn plan(script: &str) -> SupervisedCommand {
+        SupervisedCommand {
+            words: ["sh", "-c", script].map(str::to_owned).to_vec(),
             speaks: Speaks::Forward,
             ready_timeout: LONG,
             renew_after: None,
-        };
+        }
+    }
+
+    fn target() -> HostPort {
+        HostPort {
+            host: "entry.test".to_owned(),
+            port: 8182,
+        }
+    }
+
+    /// A command that never works: each start ends, and its process is waited for.
+    #[tokio::test]
+    async fn a_hundred_starts_leave_no_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pids");
+        let output = LastLines::default();
+        let health = health(&output);
+        let script = format!("echo $$ >>{}; echo no, %l; exit 3", file.display());
+        let (via, mut supervisor) = supervise(plan(&script), health.clone(), output);
+        supervisor.backoff = (Duration::from_millis(1), Duration::from_millis(1));
+        let (stop, stopped) = watch::channel(false);
+        let run = tokio::spawn(supervisor.run(stopped));
+        via.prepare(&target());
+        let began = Instant::now();
+        while health.status().restarts < 100 {
+            assert!(began.elapsed() < 6 * LONG, "{:?}", health.status());
+            sleep(ASK_INTERVAL).await;
+        }
+        let error = health.status().last_error.unwrap_or_default();
+        assert!(error.contains("exit status: 3; it said: no, "), "{error}");
+        stop.send_replace(true);
+        timeout(LONG, run).await.expect("goes on").unwrap();
+        let pids = std::fs::read_to_string(&file).unwrap();
+        assert!(pids.lines().count() >= 100, "{pids}");
+        for pid in pids.lines() {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            assert!(!stat.contains("(sh) Z"), "{stat}");
+        }
+    }
+
+    /// A command whose next start is far away, with the test as what listens at its port.
+    #[tokio::test]
+    async fn a_pause_does_not_hold_up_the_end_and_shows_no_process() {
+        let output = LastLines::default();
+        let health = health(&output);
+        let plan = plan("echo %l; exec sleep 1000");
         let (via, mut supervisor) = supervise(plan, health.clone(), output.clone());
         supervisor.backoff = (100 * LONG, 100 * LONG);
         let (stop, stopped) = watch::channel(false);
         let run = tokio::spawn(supervisor.run(stopped));
-        let to = HostPort {
-            host: "entry.test".to_owned(),
-            port: 8182,
-        };
+        let to = target();
         let serve = async {
             let port = loop {
                 if let Some(line) = output.lines().first() {

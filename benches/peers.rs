@@ -8,7 +8,7 @@
 //! round. A run that another process disturbed (more than 10 % of a core) is set aside and repeated, at most three
 //! times; `--noisy` keeps it, for machines that are never quiet. A run with a wrong byte is never compared.
 //! One row has its upstream 4 ms away, where the machine can do that (`distance`). The rows of `gateway` have pairs of
-//! processes with TLS between them; `--rows gateway` measures these alone.
+//! processes with TLS between them, in one of them 50 ms apart; `--rows gateway` measures these alone.
 //! `--only 'entryway faults'` compares entryway with its faults API open to itself without it.
 //! `PEER_ENTRYWAY=/path` adds another build of entryway, `PEER_HAPROXY`, `PEER_NGINX`, … name peers by path.
 //! Last answer: README.md, "Measured".
@@ -118,7 +118,8 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// The row of [`distance`].
+/// The row of [`distance`], and half a round trip in it: two zones of a region are about 1 ms apart.
+const FAR_ONE_WAY: Duration = Duration::from_millis(2);
 const FAR: Row = Row {
     name: "far connect x16",
     work: Work::Connect,
@@ -192,8 +193,21 @@ fn main() {
     let wanted = |name: &str| listed("--only", name) || name == "entryway";
     let time = Duration::from_secs_f64(seconds);
     if let Some(file) = argument(distance::INSIDE) {
-        let peers_far = || start_all(&dir, distance::FAR, wanted);
-        far(peers_far, rounds.unwrap_or(7), time, &file);
+        if argument(distance::ROW).as_deref() == Some(gateway::FAR.name) {
+            let pairs = || gateway::start_far(&dir, wanted);
+            let time = time.max(Duration::from_secs(1));
+            far(
+                &gateway::FAR,
+                gateway::FAR_ONE_WAY,
+                pairs,
+                rounds.unwrap_or(5),
+                time,
+                &file,
+            );
+        } else {
+            let peers = || start_all(&dir, distance::FAR, wanted);
+            far(&FAR, FAR_ONE_WAY, peers, rounds.unwrap_or(7), time, &file);
+        }
         let _ = std::fs::remove_dir_all(dir);
         return;
     }
@@ -221,7 +235,7 @@ fn main() {
         report.insert("mice", fairness::mice(&peers, rounds.unwrap_or(5), time));
     }
     if listed("--rows", FAR.name)
-        && let Some(row) = distance::run_apart(&dir)
+        && let Some(row) = distance::run_apart(&dir, FAR.name)
     {
         report.insert(FAR.name, row);
     }
@@ -243,11 +257,18 @@ fn main() {
 }
 
 /// The run inside the namespace of [`distance`].
-fn far(start: impl FnOnce() -> Vec<Peer>, rounds: usize, time: Duration, file: &str) {
-    let _way = distance::open().expect("a way to an upstream far away");
+fn far(
+    row: &Row,
+    one_way: Duration,
+    start: impl FnOnce() -> Vec<Peer>,
+    rounds: usize,
+    time: Duration,
+    file: &str,
+) {
+    let _way = distance::open(one_way).expect("a way to somewhere far away");
     let peers = start();
-    let samples = measure(&peers, &FAR, belongs, rounds, time, Bytes::Raw);
-    table::print(&peers, &FAR, &samples);
+    let samples = measure(&peers, row, belongs, rounds, time, Bytes::Raw);
+    table::print(&peers, row, &samples);
     let json = table::as_json(&peers, &samples);
     std::fs::write(file, json.to_string()).expect("a writable file");
 }

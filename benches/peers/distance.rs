@@ -1,8 +1,9 @@
 //! Question: what do spares save where the upstream is far away?
 //!
 //! On loopback a connect costs CPU and no time, so spares cannot gain there. Here the upstream is behind a TUN device
-//! in a network namespace of our own: what is sent to [`FAR`] comes back after [`ONE_WAY`] as if `FAR` had sent it to
-//! us, and our upstream answers. Needs root, `unshare`, `ip`, and `socat`, which hands us the packets as datagrams.
+//! in a network namespace of our own: what is sent to [`FAR`] comes back one way later as if `FAR` had sent it to us, and
+//! our upstream, or the far end of a pair, answers. Needs root, `unshare`, `ip`, and `socat`, which hands us the packets
+//! as datagrams.
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -24,14 +25,14 @@ const NEAR: &str = "198.18.0.1/30";
 
 const DEVICE: &str = "far0";
 
-/// Half a round trip: two zones of a region are about 1 ms apart, a laptop and a region 10 and more.
-const ONE_WAY: Duration = Duration::from_millis(2);
-
 /// The argument of the run inside the namespace, followed by the file for its JSON.
 pub(crate) const INSIDE: &str = "--inside-namespace";
 
+/// The argument for its row, followed by the name.
+pub(crate) const ROW: &str = "--far-row";
+
 /// Runs this bench once more, with the same arguments, in a namespace of its own; returns the JSON of that run.
-pub(crate) fn run_apart(dir: &Path) -> Option<serde_json::Value> {
+pub(crate) fn run_apart(dir: &Path, row: &str) -> Option<serde_json::Value> {
     let file = dir.join("far.json");
     let inside = Command::new("unshare")
         .arg("--net")
@@ -39,9 +40,10 @@ pub(crate) fn run_apart(dir: &Path) -> Option<serde_json::Value> {
         .args(std::env::args_os().skip(1))
         .arg(INSIDE)
         .arg(&file)
+        .args([ROW, row])
         .status();
     if !inside.is_ok_and(|status| status.success()) {
-        eprintln!("no row with a distant upstream: it needs root, unshare, ip and socat");
+        eprintln!("no row `{row}`: a distance needs root, unshare, ip and socat");
         return None;
     }
     serde_json::from_slice(&std::fs::read(file).ok()?).ok()
@@ -58,8 +60,8 @@ impl Drop for Way {
     }
 }
 
-/// Makes it.
-pub(crate) fn open() -> io::Result<Way> {
+/// Makes it; `one_way` is half a round trip.
+pub(crate) fn open(one_way: Duration) -> io::Result<Way> {
     let ip = |line: &str| {
         Command::new("ip")
             .args(line.split(' '))
@@ -78,7 +80,7 @@ pub(crate) fn open() -> io::Result<Way> {
         .spawn()?;
     count_as_own(carrier.id());
     let mut way = Way(carrier);
-    hold_back(line)?;
+    hold_back(line, one_way)?;
     while !ip(&format!("link show dev {DEVICE}"))?.success() {
         if let Some(status) = way.0.try_wait()? {
             return Err(io::Error::other(format!("socat ended: {status}")));
@@ -88,13 +90,13 @@ pub(crate) fn open() -> io::Result<Way> {
 }
 
 /// Sends every packet back one way later.
-fn hold_back(line: UdpSocket) -> io::Result<()> {
+fn hold_back(line: UdpSocket, one_way: Duration) -> io::Result<()> {
     let back = line.try_clone()?;
     let (send, held) = mpsc::channel();
     thread::spawn(move || {
         let mut packet = [0; 65_536];
         while let Ok((length, from)) = line.recv_from(&mut packet) {
-            let due = Instant::now() + ONE_WAY;
+            let due = Instant::now() + one_way;
             let sent = turned(&packet[..length]).map(|packet| send.send((due, packet, from)));
             if sent.is_some_and(|sent| sent.is_err()) {
                 return;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::load::{Bytes, Work, upstreams};
 use crate::proxies::{Peer, entryway, found, free_port, launch, nginx_stream_module};
-use crate::{Row, idle_memory, is_bulk, measure, table};
+use crate::{Row, distance, idle_memory, is_bulk, measure, table};
 
 /// Chooses all rows of this file.
 pub(crate) const ROWS_OF_IT: &str = "gateway";
@@ -57,6 +57,16 @@ const ROWS: &[Row] = &[
     },
 ];
 
+/// The two ends are as far from each other as a laptop and a region; the upstream is beside the far end. Direct, a
+/// connection and its byte take two round trips.
+pub(crate) const FAR: Row = Row {
+    name: "gateway far connect x1",
+    work: Work::Connect,
+    connections: 1,
+};
+/// Half a round trip of [`FAR`].
+pub(crate) const FAR_ONE_WAY: Duration = Duration::from_millis(25);
+
 /// The name in the certificate of the far end.
 const SERVER: &str = "gw.example";
 /// The identity of the near end.
@@ -68,8 +78,10 @@ struct Way<'a> {
     dir: &'a Path,
     /// Where the near end listens for the load.
     near: u16,
-    /// Where the far end listens for the near end.
-    far: u16,
+    /// Where the near end finds the far end.
+    far: SocketAddr,
+    /// The addresses that ends listen on.
+    on: Ipv4Addr,
     upstream: SocketAddr,
 }
 
@@ -122,6 +134,11 @@ pub(crate) fn run(
         .filter(|row| is_listed(rows, row.name))
         .collect();
     let idle = is_listed(rows, IDLE);
+    if is_listed(rows, FAR.name)
+        && let Some(row) = distance::run_apart(dir, FAR.name)
+    {
+        report.insert(FAR.name, row);
+    }
     if listed.is_empty() && !idle {
         return;
     }
@@ -129,7 +146,7 @@ pub(crate) fn run(
         eprintln!("no gateway rows: {error}");
         return;
     }
-    let peers = start_all(dir, wanted);
+    let peers = start_all(dir, Ipv4Addr::LOCALHOST, wanted);
     for row in listed {
         let rounds = rounds.unwrap_or(if is_bulk(row) { 7 } else { 15 });
         let samples = measure(&peers, row, belongs, rounds, time, Bytes::Raw);
@@ -171,25 +188,38 @@ fn certificates(dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn start_all(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
-    let mut ups = upstreams(PAIRS.len() + 1, Ipv4Addr::LOCALHOST)
+/// The pairs of [`FAR`], inside the namespace of [`distance`].
+pub(crate) fn start_far(dir: &Path, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
+    certificates(dir).expect("certificates");
+    start_all(dir, distance::FAR, wanted)
+}
+
+/// Starts all pairs; `at`: where their far ends are found.
+fn start_all(dir: &Path, at: Ipv4Addr, wanted: impl Fn(&str) -> bool) -> Vec<Peer> {
+    let mut ups = upstreams(PAIRS.len() + 1, at)
         .expect("upstreams")
         .into_iter();
     let direct = ups.next().expect("one more than pairs");
+    let on = if at.is_loopback() {
+        at
+    } else {
+        Ipv4Addr::UNSPECIFIED
+    };
     let mut peers = vec![Peer::direct(direct)];
     let wanted = PAIRS.iter().filter(|(name, _)| wanted(name));
     for ((name, start), upstream) in wanted.zip(ups) {
         let way = Way {
             dir,
             near: free_port(),
-            far: free_port(),
-            upstream,
+            far: SocketAddr::from((at, free_port())),
+            on,
+            upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, upstream.port())),
         };
         let Some([mut far, mut near]) = start(&way) else {
             eprintln!("{name}: not on this machine");
             continue;
         };
-        let pair = launch(name, &mut far, way.far, None).and_then(|far| {
+        let pair = launch(name, &mut far, way.far.port(), None).and_then(|far| {
             let near = launch(name, &mut near, way.near, None)?;
             Ok(near.with(far))
         });
@@ -208,7 +238,7 @@ fn entryway_pair(
 ) -> Option<[Command; 2]> {
     let file = |name: &str| way.dir.join(name).display().to_string();
     let via = format!(
-        "[upstream.via]\nurl = \"https://127.0.0.1:{}\"\nserver_name = \"{SERVER}\"\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
+        "[upstream.via]\nurl = \"https://{}\"\nserver_name = \"{SERVER}\"\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
         way.far,
         file("ca.pem"),
         file(&format!("{CLIENT}.pem")),
@@ -223,14 +253,14 @@ fn entryway_pair(
         "system",
         &format!("{via}{more}{quiet}"),
     )?;
-    let settings = way.dir.join(format!("gateway-{}.toml", way.far));
+    let settings = way.dir.join(format!("gateway-{}.toml", way.far.port()));
     let text = format!("[runtime]\nworkers = 2\nloopback_congestion = \"system\"\n{quiet}");
     fs::write(&settings, text).ok()?;
     let program = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_entryway").into());
     let mut far = Command::new(program);
     far.args(["gateway", "--probe", "off", "--admin", "off"])
         .args(["--control", "off", "--zone", "none"])
-        .args(["--listen", &format!("127.0.0.1:{}", way.far)])
+        .args(["--listen", &format!("{}:{}", way.on, way.far.port())])
         .args(["--cert", &file(&format!("{SERVER}.pem"))])
         .args(["--key", &file(&format!("{SERVER}.key"))])
         .args(["--client-ca", &file("ca.pem")])
@@ -242,7 +272,7 @@ fn entryway_pair(
 
 /// `resumed`: sessions are resumed, so that most connections verify no certificate.
 fn haproxy_pair(way: &Way<'_>, buffer: &str, resumed: bool) -> Option<[Command; 2]> {
-    let dir = way.dir.display();
+    let (dir, on) = (way.dir.display(), way.on);
     let (tickets, reuse) = if resumed {
         ("", "")
     } else {
@@ -255,7 +285,7 @@ fn haproxy_pair(way: &Way<'_>, buffer: &str, resumed: bool) -> Option<[Command; 
         let text = format!(
             "global\n nbthread 2\n maxconn 9000\n tune.bufsize {buffer}\n tune.ssl.cachesize {cache}\n ssl-default-bind-ciphersuites {CIPHER}\n \
              ssl-default-server-ciphersuites {CIPHER}\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
-             listen l\n bind 127.0.0.1:{port}{listen}\n server u {server}\n"
+             listen l\n bind {on}:{port}{listen}\n server u {server}\n"
         );
         fs::write(&file, text).ok()?;
         command.arg("-db").arg("-f").arg(file);
@@ -263,7 +293,7 @@ fn haproxy_pair(way: &Way<'_>, buffer: &str, resumed: bool) -> Option<[Command; 
     };
     let far = end(
         "far",
-        way.far,
+        way.far.port(),
         format!(
             " ssl crt {dir}/{SERVER}.both ca-file {dir}/ca.pem verify required ssl-min-ver TLSv1.3{tickets}"
         ),
@@ -274,7 +304,7 @@ fn haproxy_pair(way: &Way<'_>, buffer: &str, resumed: bool) -> Option<[Command; 
         way.near,
         String::new(),
         format!(
-            "127.0.0.1:{} ssl crt {dir}/{CLIENT}.both ca-file {dir}/ca.pem verify required sni str({SERVER}) verifyhost {SERVER} ssl-min-ver TLSv1.3{reuse}",
+            "{} ssl crt {dir}/{CLIENT}.both ca-file {dir}/ca.pem verify required sni str({SERVER}) verifyhost {SERVER} ssl-min-ver TLSv1.3{reuse}",
             way.far
         ),
     )?;
@@ -282,14 +312,14 @@ fn haproxy_pair(way: &Way<'_>, buffer: &str, resumed: bool) -> Option<[Command; 
 }
 
 fn nginx_pair(way: &Way<'_>, buffer: &str, resumed: bool) -> Option<[Command; 2]> {
-    let dir = way.dir.display();
+    let (dir, on) = (way.dir.display(), way.on);
     let end = |name: &str, port: u16, to: String, tls: String| {
         let mut command = found("nginx")?;
         let own = way.dir.join(format!("nginx-{name}-{port}"));
         fs::create_dir_all(&own).ok()?;
         let text = format!(
             "{module}worker_processes 2;\nworker_rlimit_nofile 20000;\ndaemon off;\npid {0}/pid;\nerror_log {0}/error;\nevents {{ worker_connections 19000; }}\n\
-             stream {{ server {{ listen 127.0.0.1:{port}{tls} proxy_pass {to}; proxy_buffer_size {buffer}; proxy_timeout 1h; tcp_nodelay on; }} }}\n",
+             stream {{ server {{ listen {on}:{port}{tls} proxy_pass {to}; proxy_buffer_size {buffer}; proxy_timeout 1h; tcp_nodelay on; }} }}\n",
             own.display(),
             module = nginx_stream_module(),
         );
@@ -304,7 +334,7 @@ fn nginx_pair(way: &Way<'_>, buffer: &str, resumed: bool) -> Option<[Command; 2]
     };
     let far = end(
         "far",
-        way.far,
+        way.far.port(),
         way.upstream.to_string(),
         format!(
             " ssl; ssl_certificate {dir}/{SERVER}.pem; ssl_certificate_key {dir}/{SERVER}.key; ssl_client_certificate {dir}/ca.pem; \
@@ -314,7 +344,7 @@ fn nginx_pair(way: &Way<'_>, buffer: &str, resumed: bool) -> Option<[Command; 2]
     let near = end(
         "near",
         way.near,
-        format!("127.0.0.1:{}", way.far),
+        way.far.to_string(),
         format!(
             "; proxy_ssl on; proxy_ssl_certificate {dir}/{CLIENT}.pem; proxy_ssl_certificate_key {dir}/{CLIENT}.key; \
              proxy_ssl_trusted_certificate {dir}/ca.pem; proxy_ssl_verify on; proxy_ssl_name {SERVER}; proxy_ssl_server_name on; \
@@ -325,12 +355,12 @@ fn nginx_pair(way: &Way<'_>, buffer: &str, resumed: bool) -> Option<[Command; 2]
 }
 
 fn stunnel_pair(way: &Way<'_>) -> Option<[Command; 2]> {
-    let dir = way.dir.display();
+    let (dir, on) = (way.dir.display(), way.on);
     let end = |name: &str, port: u16, to: String, more: String| {
         let mut command = found("stunnel")?;
         let file = way.dir.join(format!("stunnel-{name}-{port}.conf"));
         let text = format!(
-            "foreground = yes\npid =\ndebug = 0\n[l]\naccept = 127.0.0.1:{port}\nconnect = {to}\nciphersuites = {CIPHER}\nsslVersionMin = TLSv1.3\n\
+            "foreground = yes\npid =\ndebug = 0\n[l]\naccept = {on}:{port}\nconnect = {to}\nciphersuites = {CIPHER}\nsslVersionMin = TLSv1.3\n\
              CAfile = {dir}/ca.pem\nverifyChain = yes\nsessionResume = no\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n{more}"
         );
         fs::write(&file, text).ok()?;
@@ -338,11 +368,16 @@ fn stunnel_pair(way: &Way<'_>) -> Option<[Command; 2]> {
         Some(command)
     };
     let pair = |name: &str| format!("cert = {dir}/{name}.pem\nkey = {dir}/{name}.key\n");
-    let far = end("far", way.far, way.upstream.to_string(), pair(SERVER))?;
+    let far = end(
+        "far",
+        way.far.port(),
+        way.upstream.to_string(),
+        pair(SERVER),
+    )?;
     let near = end(
         "near",
         way.near,
-        format!("127.0.0.1:{}", way.far),
+        way.far.to_string(),
         format!(
             "client = yes\nsni = {SERVER}\ncheckHost = {SERVER}\n{}",
             pair(CLIENT)
@@ -358,7 +393,7 @@ fn ghostunnel_pair(way: &Way<'_>) -> Option<[Command; 2]> {
         let file = |name: String| way.dir.join(name);
         command
             .arg(role)
-            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--listen", &format!("{}:{port}", way.on)])
             .args(["--target", &to])
             .arg("--cert")
             .arg(file(format!("{name}.pem")))
@@ -370,9 +405,9 @@ fn ghostunnel_pair(way: &Way<'_>) -> Option<[Command; 2]> {
             .env("GOMAXPROCS", "2");
         Some(command)
     };
-    let mut far = end("server", way.far, way.upstream.to_string(), SERVER)?;
+    let mut far = end("server", way.far.port(), way.upstream.to_string(), SERVER)?;
     far.args(["--allow-dns", CLIENT]);
-    let mut near = end("client", way.near, format!("127.0.0.1:{}", way.far), CLIENT)?;
+    let mut near = end("client", way.near, way.far.to_string(), CLIENT)?;
     near.args(["--override-server-name", SERVER]);
     Some([far, near])
 }

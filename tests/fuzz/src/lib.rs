@@ -4,12 +4,17 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use entryway::addr::HostPort;
+use entryway::dial::hop::{Hop, HopParts, ViaSettings};
 use entryway::dns::{DnsSettings, SystemFiles};
+use entryway::events::{Events, Log};
 use entryway::listener::front::parse::{self, Parsed};
+use entryway::metrics::Metrics;
 use entryway::relay::framing::{Framing, FramingProgress};
-use entryway::types::Direction;
+use entryway::types::{Direction, UpstreamName};
 use entryway::upstream::settings::HealthSettings;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -103,6 +108,59 @@ pub fn front_request(data: &[u8]) {
             assert_eq!(parse(&[data, b"more"].concat()), whole);
         }
     }
+}
+
+/// The bytes are all that a proxy answers, behind one that says which kind it is (even: SOCKS5, odd: HTTP CONNECT). Where
+/// they are an answer, what follows it reaches the client as it is.
+pub fn proxy_answer(data: &[u8]) {
+    let Some((kind, answer)) = data.split_first() else {
+        return;
+    };
+    let scheme = ["socks5", "http"][usize::from(kind % 2)];
+    block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let via = ViaSettings {
+            url: format!("{scheme}://{}", listener.local_addr().expect("an address")),
+            ..ViaSettings::default()
+        };
+        let parts = HopParts {
+            upstream: UpstreamName::new("u"),
+            own: Arc::new([]),
+            events: Events::new(Log::default()),
+            metrics: Metrics::default(),
+        };
+        let spec = via.hop().expect("a hop").expect("one hop");
+        let (hop, _) = Hop::build(spec, &parts).expect("no files");
+        let answers = async {
+            let (mut stream, _) = listener.accept().await.expect("we connect");
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(answer).await;
+            let _ = stream.shutdown().await;
+            // Closed with bytes unread, it would be reset.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        let asks = async {
+            let target = HostPort {
+                host: "entry.prod.internal".to_owned(),
+                port: 8182,
+            };
+            let Ok(mut reached) = hop.open(&target).await else {
+                assert!(
+                    hop.health()
+                        .status()
+                        .last_error
+                        .is_none_or(|error| error.len() < 500)
+                );
+                return;
+            };
+            let mut rest = Vec::new();
+            reached.stream.read_to_end(&mut rest).await.expect("an end");
+            assert!(answer.ends_with(&rest), "{rest:?}");
+        };
+        tokio::join!(answers, asks);
+    });
 }
 
 /// The bytes are an exchange: a byte from 1 to 4 begins a piece and says where it goes (1 and 3 up, 2 and 4 down) and

@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::events::Reason;
 use crate::stream::Stream;
-use crate::sys::socket::Fault;
+use crate::sys::socket::{Fault, TcpOptions};
 use crate::types::{Direction, Side};
 
 pub use command::{CommandChannel, ConnectionCommand};
@@ -64,6 +64,14 @@ const PAUSE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(80);
 /// An answer that ended less than this ago has just ended.
 const JUST_NOW: Duration = Duration::from_millis(1);
+/// A probe at once and another a second later; a peer that answers neither is gone after another second. No user timeout:
+/// with one the first probe would decide.
+const SIGN_OF_LIFE: TcpOptions = TcpOptions {
+    keepalive: Some(Duration::from_secs(1)),
+    keepalive_interval: Duration::from_secs(1),
+    keepalive_probes: 2,
+    user_timeout: None,
+};
 
 /// What one relay is given.
 pub struct RelayArgs<'a> {
@@ -450,6 +458,9 @@ impl<'a> Relay<'a> {
     fn comply(&mut self, asked: Asked) {
         if asked.set_options() {
             self.set_options();
+        }
+        if asked.sign_of_life() {
+            self.up.set_options(&SIGN_OF_LIFE);
         }
         if asked.check_delivery() {
             self.check_delivery();

@@ -270,9 +270,14 @@ impl Handles {
         self.tell_all(&Input::ReprobeNow { endpoint: None });
     }
 
-    /// The machine slept or this process was stopped: everything is resolved and probed, and nobody is blamed.
+    /// The machine slept or this process was stopped: everything is resolved and probed, and nobody is blamed. Connections
+    /// whose peers have forgotten them meanwhile are found, and spares are not trusted.
     pub fn woke(&self, interruption: Interruption) {
         tokio::spawn(wake::tell(self.clone(), interruption));
+        tokio::spawn(wake::find_the_dead(self.clone()));
+        for upstream in self.upstreams.iter() {
+            upstream.dialer.load().preconnected().forget();
+        }
         event!(
             self.events,
             INFO,

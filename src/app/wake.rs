@@ -3,6 +3,7 @@
 //! Told apart from what is done about it ([`Handles::woke`]), because the line can only be written later: connections
 //! that did not survive are found while their peers answer, or do not.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -16,11 +17,13 @@ use crate::metrics::family;
 use crate::suspend::Interruption;
 use crate::types::UpstreamName;
 
-/// Connections that did not survive are found within this time.
-const FOUND_WITHIN: Duration = Duration::from_secs(2);
+/// Connections that did not survive are found within this time, once the network is there.
+const FOUND_WITHIN: Duration = Duration::from_millis(2500);
 /// After this the line says that nothing has answered yet.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
+/// Each look goes through all connections.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Counts before and after.
 struct WakeCounts {
@@ -34,7 +37,9 @@ pub(super) async fn tell(handles: Handles, interruption: Interruption) {
     let (woke, began) = (clock::now(), Instant::now());
     let before = WakeCounts::of(&handles);
     let back = back(&handles, woke, began).await;
-    sleep(FOUND_WITHIN.saturating_sub(began.elapsed())).await;
+    if back != Back::NotYet {
+        sleep(FOUND_WITHIN).await;
+    }
     let after = WakeCounts::of(&handles);
     let line = sentence(
         interruption,
@@ -43,6 +48,37 @@ pub(super) async fn tell(handles: Handles, interruption: Interruption) {
         back,
     );
     event!(handles.events, INFO, "wake", line);
+}
+
+/// Asks the peers of all connections of before for a sign of life, each once the address that it leads to answers probes:
+/// until then the network may not be there, and connections that live would seem dead.
+pub(super) async fn find_the_dead(handles: Handles) {
+    let (woke, began) = (clock::now(), Instant::now());
+    let mut asked = HashSet::new();
+    while began.elapsed() < BACK_WITHIN {
+        let mut is_waiting = false;
+        handles.registry.each(|entry| {
+            if entry.accepted > woke || asked.contains(&entry.id) {
+                return;
+            }
+            let answers = entry.relaying(|candidate, _| candidate.address.answered_since(woke));
+            if answers == Some(true) {
+                entry.commands.ask_for_life();
+                asked.insert(entry.id);
+            }
+            is_waiting |= answers == Some(false);
+        });
+        if !is_waiting {
+            break;
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+    sleep(2 * FOUND_WITHIN).await;
+    handles.registry.each(|entry| {
+        if asked.contains(&entry.id) {
+            entry.commands.restore_options();
+        }
+    });
 }
 
 /// Resolves when something of every upstream has answered a probe since; with how long that took.

@@ -207,6 +207,17 @@ impl Preconnected {
         }
     }
 
+    /// Drops them all: nobody knows whether they still lead anywhere. Others are connected.
+    pub fn forget(&self) {
+        let dropped = std::mem::take(&mut *self.lock());
+        self.inner.count.store(0, Relaxed);
+        for spare in &dropped {
+            self.count_results(&spare.candidate.endpoint, "expired", 1);
+            self.gauge(&spare.candidate.endpoint, &[]);
+        }
+        self.inner.taken.notify_one();
+    }
+
     fn prune(&self, preferred: &[Candidate], options: &TcpOptions) {
         let now = clock::now();
         let mut dropped: Vec<(Arc<Endpoint>, &'static str)> = Vec::new();

@@ -63,6 +63,8 @@ impl Asked {
     const LOOK: u8 = 2;
     /// Set the options of the upstream leg.
     const OPTIONS: u8 = 4;
+    /// Ask the peer of the upstream leg for a sign of life.
+    const LIFE: u8 = 8;
 
     pub(super) fn check_delivery(self) -> bool {
         self.0 & Self::CHECK != 0
@@ -74,6 +76,10 @@ impl Asked {
 
     pub(super) fn set_options(self) -> bool {
         self.0 & Self::OPTIONS != 0
+    }
+
+    pub(super) fn sign_of_life(self) -> bool {
+        self.0 & Self::LIFE != 0
     }
 }
 
@@ -122,6 +128,16 @@ impl CommandChannel {
         if !self.has_options.swap(true, Relaxed) {
             self.ask(Asked::OPTIONS);
         }
+    }
+
+    /// Has the upstream's kernel asked whether it still knows this connection: one that gives no sign of life is over
+    /// within 2 s. [`CommandChannel::restore_options`] ends that.
+    pub fn ask_for_life(&self) {
+        self.ask(Asked::LIFE);
+    }
+
+    pub fn restore_options(&self) {
+        self.ask(Asked::OPTIONS);
     }
 
     /// Whether they have been asked for.

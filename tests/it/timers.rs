@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use crate::harness::client::{End, ping, read_out};
+use crate::harness::namespace::in_a_namespace;
 use crate::harness::upstream::{Upstream, datomic};
 use crate::harness::{Conf, Entryway, Stage, eventually, no_leaks, stays};
 
@@ -79,6 +80,106 @@ async fn ping_through(client: &mut tokio::net::TcpStream, server: &mut tokio::ne
     crate::harness::client::read_exactly(server, 1).await;
     server.write_all(b"a").await.unwrap();
     crate::harness::client::read_exactly(client, 1).await;
+}
+
+/// Two connections, and a network that has forgotten one of them while this process stood still. Prints how long the
+/// forgotten one lived on after that, whether the other works, and the line that tells of it.
+const FORGOTTEN: &str = r#"
+exec python3 - "$0" <<'PYTHON'
+import json, os, signal, socket, subprocess, sys, time
+binary = sys.argv[1]
+def sh(line): return subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout
+sh('ip link set lo up')
+# What is for this machine is looked up second, so that a rule can come before it.
+sh('ip rule add pref 10 lookup local && ip rule del pref 0 lookup local')
+quiet = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.DEVNULL}
+subprocess.Popen([binary, 'mock', '--zones', 'a', '--base-ip', '127.0.0.1', '--listen', '127.0.0.1:7001'], **quiet)
+log = open('log', 'w')
+proxy = subprocess.Popen([binary, 'run', '-e', '127.0.0.1:7001', '--listen', '127.0.0.1:7002', '--admin', 'off', '--control', 'off',
+    '--zone', 'none', '--probe-interval', '300ms', '--log-format', 'json'], stderr=log, **quiet)
+def connect():
+    end = time.monotonic() + 20
+    while True:
+        try:
+            client = socket.create_connection(('127.0.0.1', 7002), timeout=20)
+            client.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n')
+            assert client.recv(4096).startswith(b'HTTP/1.1 200'), 'no answer'
+            return client
+        except OSError:
+            if time.monotonic() > end: raise
+            time.sleep(0.02)
+def ports():
+    lines = sh("ss -Htn state established 'dport = :7001'").splitlines()
+    return {line.split()[2].rsplit(':', 1)[1] for line in lines}
+def kept(): # those of connections that stay: a probe has one of its own, for a moment
+    found = ports()
+    for _ in range(30):
+        time.sleep(0.05)
+        found &= ports()
+    return found
+connect().close()
+others = kept()
+forgotten = connect()
+[port] = kept() - others
+other = connect()
+for way in 'sport', 'dport': sh(f'ip rule add pref 5 ipproto tcp {way} {port} blackhole')
+proxy.send_signal(signal.SIGSTOP)
+time.sleep(6.5)
+proxy.send_signal(signal.SIGCONT)
+began = time.monotonic()
+try: ended = forgotten.recv(1) == b''
+except ConnectionResetError: ended = True
+except TimeoutError: ended = False
+print(ended, round(time.monotonic() - began, 1))
+other.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n')
+print(other.recv(4096).startswith(b'HTTP/1.1 200'))
+def told(): return [line['message'] for line in map(json.loads, open('log')) if line['event'] == 'wake']
+while len(told()) < 2 and time.monotonic() < began + 20: time.sleep(0.05)
+print(told()[-1])
+PYTHON
+"#;
+
+/// By itself the kernel would ask for the first time when the connection has been idle for 15 s.
+#[cfg_attr(
+    any(not(target_os = "linux"), entryway_portable),
+    ignore = "needs network namespaces"
+)]
+#[tokio::test]
+async fn after_a_stop_what_the_network_has_forgotten_is_closed_and_the_rest_kept() {
+    let Some(out) = in_a_namespace(FORGOTTEN).await else {
+        return;
+    };
+    let lines: Vec<&str> = out.lines().collect();
+    let [ended, other, told] = lines[..] else {
+        panic!("{out}")
+    };
+    let (ended, after) = ended.split_once(' ').unwrap();
+    assert!(
+        ended == "True" && after.parse::<f64>().unwrap() < 8.0,
+        "{out}"
+    );
+    assert_eq!(other, "True");
+    assert!(
+        told.starts_with("stopped for ") && told.contains(": 1 connection closed, back in "),
+        "{told}"
+    );
+}
+
+/// They may lead nowhere by now.
+#[tokio::test]
+async fn after_a_sleep_no_spare_of_before_is_used() {
+    let echo = Upstream::echo().await;
+    let conf = Conf::to(&[echo.address]).upstream("warm.spares = 3");
+    let entryway = Entryway::start(&conf).await;
+    let spares = || entryway.metric("entryway_warm_spares", &[]);
+    eventually("the spares", || spares() == 3.0).await;
+    let slept = Interruption::Suspended(Duration::from_secs(8000));
+    entryway.handles.woke(slept);
+    let dropped = || entryway.metric("entryway_warm_total", &[("result", "expired")]);
+    eventually("others", || spares() == 3.0 && dropped() == 3.0).await;
+    assert_eq!(echo.accepted(), 6);
+    ping(&mut entryway.connect().await, b"x").await;
+    no_leaks(entryway).await;
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ use crate::listener::{
 };
 use crate::metrics::Metrics;
 use crate::metrics::emf::EmfWriter;
+use crate::network;
 use crate::readiness::Readiness;
 use crate::relay::RelayShared;
 use crate::sandbox;
@@ -472,6 +473,11 @@ pub fn start_with(loaded: Loaded, log: Log, origin: StartContext) -> Result<App,
     let woken = handles.clone();
     services.spawn(async move {
         match suspend::watch(&interference, |interruption| woken.woke(interruption)).await {}
+    });
+    let moved = handles.clone();
+    services.spawn(async move {
+        // Where the system does not tell, regular probes find out.
+        let _ = network::watch(|| moved.network_changed()).await;
     });
     let emf = config.settings.metrics.emf;
     if !emf.is_zero() {

@@ -50,6 +50,7 @@ pub mod gateway;
 #[cfg(feature = "load")]
 pub mod load;
 pub mod mock;
+pub mod network;
 pub mod snippet;
 pub mod suspend;
 pub mod target;

@@ -14,5 +14,6 @@ pub mod pipe;
 pub mod port_owner;
 pub mod private_folder;
 pub mod process;
+pub mod route_changes;
 pub mod socket;
 pub mod tcp_info;

@@ -494,8 +494,10 @@ fn reach(file: &Path, reached: &mut BTreeSet<PathBuf>) {
             continue;
         };
         let beside = folder.join(&*stem).join(format!("{name}.rs"));
+        // A path may lead out of the folder and into another.
         let child = path
             .take()
+            .map(|path| path.canonicalize().unwrap_or(path))
             .unwrap_or_else(|| children.join(format!("{name}.rs")));
         // A test binary's modules may stand beside it or in a folder of its name.
         for child in [child, beside] {

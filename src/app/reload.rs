@@ -274,10 +274,7 @@ impl Handles {
     /// whose peers have forgotten them meanwhile are found, and spares are not trusted.
     pub fn woke(&self, interruption: Interruption) {
         tokio::spawn(wake::tell(self.clone(), interruption));
-        tokio::spawn(wake::find_the_dead(self.clone()));
-        for upstream in self.upstreams.iter() {
-            upstream.dialer.load().preconnected().forget();
-        }
+        self.doubt_connections();
         event!(
             self.events,
             INFO,
@@ -288,6 +285,26 @@ impl Handles {
         self.metrics.counter(&family::WAKEUPS, &[]).increment(1);
         self.resolver.refresh_now();
         self.tell_all(&Input::Resumed);
+    }
+
+    /// Addresses or default routes of this machine have changed: what was known of names, addresses and connections may be
+    /// about another network.
+    pub fn network_changed(&self) {
+        event!(
+            self.events,
+            INFO,
+            "network.change",
+            "the addresses or the default route of this machine have changed; resolving and probing everything again",
+        );
+        self.doubt_connections();
+        self.refresh();
+    }
+
+    fn doubt_connections(&self) {
+        tokio::spawn(wake::find_the_dead(self.clone()));
+        for upstream in self.upstreams.iter() {
+            upstream.dialer.load().preconnected().forget();
+        }
     }
 
     /// Sends an input to every upstream.

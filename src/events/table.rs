@@ -104,6 +104,7 @@ kinds! {
     "hop.down" [WARN ERROR] "A hop does not work, and why." {"upstream" "hop" "error"} ("" "hop", "" "error");
     "hop.restart" [INFO] "A supervised command is started again." {"upstream" "hop" "reason"} ("" "hop", "" "reason");
     "wake" [INFO] "The machine slept or this process was stopped: everything is resolved and probed again; a second line gives the result." {"why"} ("" "why");
+    "network.change" [INFO] "The addresses or the default route of this machine have changed: everything is resolved and probed again." {} ();
     "admin.change" [INFO WARN] "A change was asked for through the admin API."
         {"admin.path" "admin.query" "client.address" "client.port" "client.uid" "http.status" "error"}
         ("" "admin.path", "" "admin.query", "" "error");

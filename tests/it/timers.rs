@@ -165,6 +165,47 @@ async fn after_a_stop_what_the_network_has_forgotten_is_closed_and_the_rest_kept
     );
 }
 
+/// An address comes, then a default route; what does not lead elsewhere is no reason. Prints how often something was said
+/// after each, and whether everything was probed again.
+const ANOTHER_NETWORK: &str = r#"
+exec python3 - "$0" <<'PYTHON'
+import json, subprocess, sys, time
+binary = sys.argv[1]
+def sh(line): subprocess.run(line, shell=True, check=True)
+sh('ip link set lo up')
+quiet = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.DEVNULL}
+log = open('log', 'w')
+subprocess.Popen([binary, 'run', '-e', '127.0.0.1:9', '--listen', '127.0.0.1:0', '--admin', 'off', '--control', 'off', '--zone', 'none',
+    '--probe-interval', '1h', '--log-format', 'json', '--log-level', 'debug'], stderr=log, **quiet)
+def count(event): return sum(json.loads(line)['event'] == event for line in open('log') if line.endswith('\n'))
+def until(holds, limit=20):
+    end = time.monotonic() + limit
+    while not holds() and time.monotonic() < end: time.sleep(0.02)
+    return holds()
+assert until(lambda: count('probe.fail') >= 1)
+sh('ip link add one type dummy 2>/dev/null || ip link add one type veth peer name two')
+sh('ip link set one up; ip route add 10.9.0.0/16 dev one')
+time.sleep(1)
+print(count('network.change'))
+for change in 'ip address add 10.8.0.1/24 dev one', 'ip route add default dev one':
+    told, probed = count('network.change'), count('probe.fail')
+    sh(change)
+    print(until(lambda: count('network.change') > told) and until(lambda: count('probe.fail') > probed))
+PYTHON
+"#;
+
+#[cfg_attr(
+    any(not(target_os = "linux"), entryway_portable),
+    ignore = "only Linux tells of changed addresses here"
+)]
+#[tokio::test]
+async fn in_another_network_everything_is_probed_again() {
+    let Some(out) = in_a_namespace(ANOTHER_NETWORK).await else {
+        return;
+    };
+    assert_eq!(out.trim(), "0\nTrue\nTrue");
+}
+
 /// They may lead nowhere by now.
 #[tokio::test]
 async fn after_a_sleep_no_spare_of_before_is_used() {

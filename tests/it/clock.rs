@@ -11,8 +11,8 @@ use tokio::process::Command;
 
 use crate::harness::child::{Process, command};
 use crate::harness::client::get;
-use crate::harness::upstream::{Upstream, datomic, entry_point};
-use crate::harness::{Conf, LONG, eventually};
+use crate::harness::upstream::{datomic, entry_point};
+use crate::harness::{Conf, eventually};
 
 const DAY: i64 = 86_400;
 
@@ -153,7 +153,9 @@ async fn a_jump_by_a_day_disturbs_nothing() {
 #[cfg(feature = "gateway")]
 #[tokio::test]
 async fn certificates_follow_the_clock_and_those_who_are_in_stay() {
+    use crate::harness::LONG;
     use crate::harness::gateway::{Gateway, Pki, client_config};
+    use crate::harness::upstream::Upstream;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let Some(clock) = WallClock::new().await else {
         return;

@@ -26,6 +26,9 @@ pub struct TcpOptions {
     pub user_timeout: Option<Duration>,
 }
 
+/// A user timeout below this is for connections at rest as well: the first unanswered keepalive probe decides.
+const IMPATIENT: Duration = Duration::from_secs(5);
+
 /// How a listening socket is set up; what the kernel lets accepted sockets inherit is set here once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ListenOptions<'a> {
@@ -63,17 +66,18 @@ impl Default for TcpOptions {
 }
 
 impl TcpOptions {
-    /// The user timeout of a connection on which nothing waits to be acknowledged: never less than keepalive takes to give
-    /// up. Where one is set, Linux does not count keepalive probes: one that is unanswered ends the connection once the
-    /// peer has been silent for the user timeout (`tcp_keepalive_timer` in net/ipv4/tcp_timer.c).
+    /// The user timeout of a connection on which nothing waits to be acknowledged: so much that all keepalive probes but
+    /// the last have to be unanswered. Where one is set, Linux does not count the probes: one without an answer ends the
+    /// connection once the peer has been silent for the user timeout (`tcp_keepalive_timer` in net/ipv4/tcp_timer.c). Below
+    /// [`IMPATIENT`] that is what was asked for.
     pub fn resting_user_timeout(&self) -> Option<Duration> {
         let timeout = self.user_timeout?;
-        let Some(idle) = self.keepalive else {
+        let Some(idle) = self.keepalive.filter(|_| timeout >= IMPATIENT) else {
             return Some(timeout);
         };
         // It is looked at when a probe would be sent; half an interval less is over by then for certain.
-        let probing = self.keepalive_interval * self.keepalive_probes;
-        Some(timeout.max(idle + probing - self.keepalive_interval / 2))
+        let probing = self.keepalive_interval * self.keepalive_probes.saturating_sub(1);
+        Some(timeout.max((idle + probing).saturating_sub(self.keepalive_interval / 2)))
     }
 }
 
@@ -391,6 +395,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn at_rest_one_lost_probe_is_none_unless_that_was_asked_for() {
+        let resting = |keepalive: u64, interval, probes, timeout: Option<u64>| {
+            let options = TcpOptions {
+                keepalive: (keepalive > 0).then(|| Duration::from_secs(keepalive)),
+                keepalive_interval: Duration::from_secs(interval),
+                keepalive_probes: probes,
+                user_timeout: timeout.map(Duration::from_secs),
+            };
+            options.resting_user_timeout().map(|it| it.as_millis())
+        };
+        assert_eq!(resting(15, 5, 3, Some(15)), Some(22_500));
+        assert_eq!(resting(15, 5, 3, Some(60)), Some(60_000));
+        assert_eq!(resting(15, 5, 1, Some(5)), Some(12_500));
+        assert_eq!(resting(1, 1, 3, Some(1)), Some(1_000));
+        assert_eq!(resting(0, 5, 3, Some(15)), Some(15_000));
+        assert_eq!(resting(15, 5, 3, None), None);
+    }
+
+    #[test]
     fn options_are_inherited_from_the_listening_socket() {
         let tcp = TcpOptions {
             keepalive: Some(Duration::from_secs(15)),
@@ -425,8 +448,8 @@ mod tests {
         #[cfg(all(target_os = "linux", not(entryway_portable)))]
         {
             let timeout = accepted.tcp_user_timeout().unwrap();
-            // Three probes after 15 s, 5 s apart, go unanswered before it: less would end the connection at the first.
-            assert_eq!(timeout, Some(Duration::from_millis(27_500)));
+            // The second probe, after 20 s, has to be unanswered as well: less would end the connection at the first.
+            assert_eq!(timeout, Some(Duration::from_millis(22_500)));
             let congestion = accepted.tcp_congestion().unwrap();
             assert!(congestion.starts_with(b"reno"), "{congestion:?}");
         }

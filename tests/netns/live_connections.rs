@@ -111,9 +111,8 @@ pub fn idle(topology: &Topology, table: &mut Table) {
     let fast = fast.replace("[upstream.health]", "[upstream.health]\non_down = \"keep\"");
     std::fs::write("/run/fast-keep.toml", fast).unwrap();
     for (name, config, limit) in [
-        ("config/fast.toml", "/run/fast-keep.toml", 4),
-        // 15 s and three probes 5 s apart, which the kernel is a little late with.
-        ("defaults", "/run/keep.toml", 31),
+        ("config/fast.toml", "/run/fast-keep.toml", 3),
+        ("defaults", "/run/keep.toml", 30),
     ] {
         let proxy = Proxy::entryway(&["--config", config]);
         let mut idle = TcpStream::connect(proxy.address).unwrap();
@@ -130,22 +129,22 @@ pub fn idle(topology: &Topology, table: &mut Table) {
     }
 }
 
-/// A keepalive probe that is lost is no lost connection, however short the user timeout is.
+/// A keepalive probe that is lost is no lost connection, although the user timeout is shorter than the probing.
 pub fn lost_probes(topology: &Topology, table: &mut Table) {
     let config = "/run/lost-probes.toml";
-    let text = "[[upstream]]\n[upstream.health]\non_down = \"keep\"\n[upstream.tcp]\nkeepalive = \"1s\"\n\
-        keepalive_interval = \"1s\"\nkeepalive_probes = 6\nuser_timeout = \"1s\"\n";
+    let text = "[[upstream]]\n[upstream.health]\non_down = \"keep\"\n[upstream.tcp]\nkeepalive = \"2s\"\n\
+        keepalive_interval = \"2s\"\nkeepalive_probes = 6\nuser_timeout = \"5s\"\n";
     std::fs::write(config, text).unwrap();
     let proxy = Proxy::entryway(&["--config", config]);
     let mut idle = TcpStream::connect(proxy.address).unwrap();
     ask(&mut idle, "").unwrap();
     eventually(5 * SECOND, || has_keepalive_timer("a").then_some(()));
     Fault::BlackHole.begin(topology, "a");
-    let (end, took) = last_word(&mut idle, 3 * SECOND);
+    let (end, took) = last_word(&mut idle, 7 * SECOND);
     Fault::BlackHole.end(topology, "a");
     let again = ask(&mut idle, "");
     table.row(
-        "BlackHole for 3s, idle, 6 keepalive probes 1s apart",
+        "BlackHole for 7s, idle, 6 keepalive probes 2s apart",
         "the connection lives",
         format!("{end} after {took:.1?}, then {again:?}"),
         end == "nothing" && again.is_ok(),
@@ -196,7 +195,7 @@ pub fn vanished_client(_lab: &Topology, table: &mut Table) {
     silence("del", REMOTE, "10.77.4.2");
     table.row(
         "remote client vanishes, config/fast.toml",
-        "its upstream freed ≤ 5s (keepalive 1s+1s×2)",
+        "its upstream freed ≤ 5s (keepalive 1s+1s×3)",
         format!("{upstream:.1?}"),
         upstream.is_some_and(|(at, _)| at <= 5 * SECOND),
     );

@@ -8,7 +8,7 @@ use entryway::mock::{self, Mock, MockConfig};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::harness::child::{Process, command};
+use crate::harness::child::{Process, command, stoppable};
 use crate::harness::client::http;
 use crate::harness::{Conf, Entryway};
 
@@ -35,7 +35,7 @@ async fn run(args: &[&str]) -> (i32, String, String) {
 /// A drill that goes on.
 fn start(args: &[&str]) -> Process {
     let words: Vec<&str> = ["drill"].iter().chain(args).copied().collect();
-    Process::spawn(command(&words))
+    Process::spawn(stoppable(&words))
 }
 
 /// The report of a drill with `--output json`.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::harness::child::{BINARY, Process, command, run};
+use crate::harness::child::{BINARY, Process, command, run, stoppable};
 use crate::harness::eventually;
 
 /// What a server of these tests does with each request.
@@ -230,7 +230,7 @@ async fn a_generator_that_stood_still_says_so() {
     let server = server(Answers::Ok(Duration::ZERO)).await.to_string();
     let words = ["load", &server, "--rate", "100", "--duration", "3s"];
     let more = ["--warmup", "0s", "--output", "json"];
-    let mut process = Process::spawn(command(&[&words[..], &more].concat()));
+    let mut process = Process::spawn(stoppable(&[&words[..], &more].concat()));
     eventually("a second of progress", || process.err().contains("ok/s")).await;
     process.signal(Signal::STOP);
     // The pause is what is measured.

@@ -217,8 +217,8 @@ async fn after_a_sleep_no_spare_of_before_is_used() {
     let slept = Interruption::Suspended(Duration::from_secs(8000));
     entryway.handles.woke(slept);
     let dropped = || entryway.metric("entryway_warm_total", &[("result", "expired")]);
-    eventually("others", || spares() == 3.0 && dropped() == 3.0).await;
-    assert_eq!(echo.accepted(), 6);
+    eventually("others", || echo.accepted() == 6).await;
+    eventually("as spares", || spares() == 3.0 && dropped() == 3.0).await;
     ping(&mut entryway.connect().await, b"x").await;
     no_leaks(entryway).await;
 }

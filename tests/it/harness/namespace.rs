@@ -19,6 +19,8 @@ fn missing(what: &str) {
 fn unshare() -> Command {
     let mut command = Command::new("unshare");
     command.args(["-Urnmpf", "--mount-proc"]);
+    // As `stoppable`: scripts stop what they start.
+    command.process_group(0);
     command.stdin(Stdio::null()).kill_on_drop(true);
     clean(&mut command);
     command

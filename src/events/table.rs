@@ -246,11 +246,11 @@ mod tests {
                 levels.join(", "),
                 kind.about
             );
-            let _ = writeln!(
-                page,
-                "{}",
-                crate::guide::wrap(&format!("Fields: {}.", fields.join(" ")), "  ")
-            );
+            let fields = match fields.is_empty() {
+                true => "No fields of its own.".to_owned(),
+                false => format!("Fields: {}.", fields.join(" ")),
+            };
+            let _ = writeln!(page, "{}", crate::guide::wrap(&fields, "  "));
         }
         check_generated("reference-events.md", "events", &page);
     }

@@ -69,7 +69,10 @@ async fn a_stopped_drill_is_no_longer_obeyed_and_says_so_when_it_goes_on() {
         "0",
     ]);
     // It has the answer to its order: one that is stopped before that cannot tell what became of it.
-    eventually("the fault stands", || drill.err().contains("zone-down in zone ")).await;
+    eventually("the fault stands", || {
+        drill.err().contains("zone-down in zone ")
+    })
+    .await;
     drill.signal(Signal::STOP);
     ground.wait_until_set(false).await;
     drill.signal(Signal::CONT);

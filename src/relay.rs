@@ -55,15 +55,6 @@ mod urgent;
 
 /// An upstream that ends within this time without a byte moved either way is untouched: the connection may be retried.
 const UNTOUCHED: Duration = Duration::from_secs(1);
-/// A close waits until an answer is so long ago: a pool of clients gives the connection that was answered last to the next
-/// request, which would cross the FIN. Measured with the published Datomic client: nearly all requests that met a FIN came
-/// within 3 ms of an answer.
-const PAUSE: Duration = Duration::from_millis(20);
-/// A connection that has not paused in this time is closed right behind an answer. Less than the 100 ms that a shutdown
-/// grants a connection at rest.
-const PATIENCE: Duration = Duration::from_millis(80);
-/// An answer that ended less than this ago has just ended.
-const JUST_NOW: Duration = Duration::from_millis(1);
 /// A probe at once and another a second later; a peer that answers neither is gone after another second. No user timeout:
 /// with one the first probe would decide.
 const SIGN_OF_LIFE: TcpOptions = TcpOptions {
@@ -541,7 +532,12 @@ impl<'a> Relay<'a> {
                     }
                     return None;
                 }
-                if let Some(until) = self.awaits_pause(now) {
+                let stats = self.ctx.stats;
+                if self.ctx.is_framed()
+                    && stats.requests() > 0
+                    && let Some(until) =
+                        closing::awaits_pause(stats.last_moved(), self.close_ordered, now)
+                {
                     self.timeouts.timer.arm(until, now);
                     return None;
                 }
@@ -564,16 +560,6 @@ impl<'a> Relay<'a> {
             && !self.down.has_unread()
             && !self.up.has_unread()
             && (self.ctx.is_framed() || !self.down.has_unsent() && !self.up.has_unsent())
-    }
-
-    /// Until when a close waits for a pause behind the last answer, or for another answer that it may follow at once.
-    /// `None`: now.
-    fn awaits_pause(&self, now: Moment) -> Option<Moment> {
-        let stats = self.ctx.stats;
-        let idle = now.since(stats.last_moved());
-        let may_follow = now.since(self.close_ordered) >= PATIENCE && idle < JUST_NOW;
-        let waits = self.ctx.is_framed() && stats.requests() > 0 && idle < PAUSE && !may_follow;
-        waits.then(|| stats.last_moved() + PAUSE)
     }
 
     fn close(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {

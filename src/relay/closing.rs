@@ -12,6 +12,15 @@ use super::side_io::SideIo;
 use super::thread_buffer::ThreadBuffer;
 use super::urgent::UrgentNews;
 
+/// A close waits until an answer is so long ago: a pool of clients gives the connection that was answered last to the next
+/// request, which would cross the FIN. Measured with the published Datomic client: nearly all requests that met a FIN came
+/// within 3 ms of an answer.
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
+/// A connection that has not paused in this time is closed right behind an answer. Less than the 100 ms that a shutdown
+/// grants a connection at rest.
+const PATIENCE: Duration = Duration::from_millis(80);
+/// An answer that ended less than this ago has just ended.
+const JUST_NOW: Duration = Duration::from_millis(1);
 /// How long to wait for the client's own end.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// The same while the client has not acknowledged the end of the last answer.
@@ -30,6 +39,14 @@ pub(super) struct Closing {
     fin_sent: bool,
     /// The client sent something behind our FIN.
     pub(super) dropped_bytes: bool,
+}
+
+/// Until when the close of a connection at rest, ordered at this moment, waits for a pause behind its last answer, or for
+/// another answer that it may follow at once. `None`: now.
+pub(super) fn awaits_pause(answered: Moment, ordered: Moment, now: Moment) -> Option<Moment> {
+    let idle = now.since(answered);
+    let may_follow = now.since(ordered) >= PATIENCE && idle < JUST_NOW;
+    (idle < PAUSE && !may_follow).then(|| answered + PAUSE)
 }
 
 // === impl Closing ===

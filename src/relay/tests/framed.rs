@@ -1,5 +1,6 @@
 //! A relay that follows framing: rest behind a complete answer, commands that stand, times by request.
 
+use super::closing::PAUSE;
 use super::*;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\n\r\n";

@@ -31,6 +31,7 @@ pub fn command(args: &[&str]) -> Command {
 /// A command that is to be stopped (SIGSTOP), in a process group of its own. While one of a group is stopped, the kernel hangs
 /// up on all of it (SIGHUP) as soon as a process ends that connected it to the rest of its session; the end of an old generation
 /// after an upgrade is such a one, and the tests are of that group.
+#[cfg(feature = "load")]
 pub fn stoppable(args: &[&str]) -> Command {
     let mut command = command(args);
     command.process_group(0);

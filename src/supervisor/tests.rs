@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -234,17 +235,23 @@ async fn pairs_at_rest_leave_an_address_that_answers_errors() {
         .await;
 }
 
+/// Another zone is nearer than the address of the only connection from here on; that address.
+fn is_farther(rig: &Rig, snapshot: &mut Snapshot) -> SocketAddr {
+    let socket = view_of_pair(rig, snapshot).address.socket;
+    snapshot.rebalance = Some(RebalanceCandidates {
+        since: clock::now(),
+        endpoints: Vec::new(),
+        sockets: vec![socket],
+    });
+    socket
+}
+
 #[tokio::test]
 async fn rebalancing_is_slow() {
     LocalSet::new()
         .run_until(async {
             let (rig, _client, mut snapshot) = answered().await;
-            let socket = view_of_pair(&rig, &mut snapshot).address.socket;
-            snapshot.rebalance = Some(RebalanceCandidates {
-                since: clock::now(),
-                endpoints: Vec::new(),
-                sockets: vec![socket],
-            });
+            let socket = is_farther(&rig, &mut snapshot);
             let entry = rig.context.registry.oldest(1).remove(0);
             let mut rest = IdleCloser::default();
             let start = clock::now() + secs(20);
@@ -290,12 +297,7 @@ async fn one_that_is_to_leave_for_balance_is_not_chosen_again() {
     LocalSet::new()
         .run_until(async {
             let (rig, _client, mut snapshot) = answered().await;
-            let socket = view_of_pair(&rig, &mut snapshot).address.socket;
-            snapshot.rebalance = Some(RebalanceCandidates {
-                since: clock::now(),
-                endpoints: Vec::new(),
-                sockets: vec![socket],
-            });
+            let socket = is_farther(&rig, &mut snapshot);
             let entry = rig.context.registry.oldest(1).remove(0);
             let start = clock::now() + secs(20);
             let mut rest = IdleCloser::default();

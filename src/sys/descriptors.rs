@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::io::FdFlags;
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -35,12 +36,11 @@ pub fn send(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -
     if !descriptors.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(descriptors));
     }
-    let sent = sendmsg(
-        stream,
-        &[IoSlice::new(&head)],
-        &mut control,
-        SendFlags::empty(),
-    )?;
+    // A signal (the end of a child) is no reason to give up.
+    let sent = retry_on_intr(|| {
+        let head = [IoSlice::new(&head)];
+        sendmsg(stream, &head, &mut control, SendFlags::empty())
+    })?;
     let mut stream = stream;
     stream.write_all(&head[sent..])?;
     stream.write_all(bytes)
@@ -51,12 +51,10 @@ pub fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut head = [0; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = recvmsg(
-        stream,
-        &mut [IoSliceMut::new(&mut head)],
-        &mut control,
-        RecvFlags::empty(),
-    )?
+    let got = retry_on_intr(|| {
+        let mut head = [IoSliceMut::new(&mut head)];
+        recvmsg(stream, &mut head, &mut control, RecvFlags::empty())
+    })?
     .bytes;
     if got == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -246,8 +246,8 @@ pub fn defer_handshake_ack(_socket: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets keepalive and the user timeout at rest. A connection is worth more than an option, so a refused one does not keep the others
-/// from being set. The first refusal is returned.
+/// Sets keepalive and the user timeout at rest. A connection is worth more than an option, so a refused one does not keep
+/// the others from being set. The first refusal is returned.
 pub fn keepalive(socket: &impl AsFd, options: &TcpOptions) -> io::Result<()> {
     let socket_ref = SockRef::from(socket);
     let keepalive = match options.keepalive {

@@ -84,6 +84,14 @@ pub fn render_error(error: &mut clap::Error) -> String {
     if error.kind() == ErrorKind::UnknownArgument {
         error.remove(ContextKind::Suggested);
     }
+    // Where this build lacks the command, another is not what was meant.
+    let lacks = matches!(
+        error.get(ContextKind::InvalidSubcommand),
+        Some(ContextValue::String(word)) if hint::is_optional(word)
+    );
+    if lacks {
+        error.remove(ContextKind::SuggestedSubcommand);
+    }
     let mut text = error.render().ansi().to_string();
     for kind in ["argument", "subcommand", "value"] {
         text = text.replace(&format!("a similar {kind} exists:"), "did you mean");

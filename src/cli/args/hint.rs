@@ -6,6 +6,15 @@ use clap::Command;
 
 use crate::addr::parse_endpoint;
 
+/// The subcommands that a build may lack, and the Cargo features they need.
+pub(super) const OPTIONAL: [(&str, &str); 5] = [
+    ("top", "top"),
+    ("gateway", "gateway"),
+    ("cert", "gateway"),
+    ("load", "load"),
+    ("drill", "faults, load"),
+];
+
 /// For an argument that no subcommand takes.
 pub(super) fn unknown_argument(argument: &str) -> Option<String> {
     let flag = argument.split(['=', ' ']).next().unwrap_or(argument);
@@ -30,6 +39,11 @@ pub(super) fn unknown_argument(argument: &str) -> Option<String> {
     Some(hint)
 }
 
+/// Whether some builds have this subcommand and others lack it.
+pub(super) fn is_optional(word: &str) -> bool {
+    OPTIONAL.iter().any(|(name, _)| *name == word)
+}
+
 /// How to reach Datomic through another host, in this version.
 fn proxy() -> &'static str {
     let has_via = crate::settings::flags::FLAGS
@@ -50,8 +64,14 @@ fn is_file(argument: &str) -> bool {
         || path.is_file()
 }
 
-/// For a subcommand that clap finds nothing similar to: two letters swapped, missing or added.
+/// For a subcommand that clap finds nothing similar to: one that this build lacks; two letters swapped, missing or added.
 pub(super) fn subcommand(word: &str, command: &Command) -> Option<String> {
+    // clap knows it where it is there.
+    if let Some((_, features)) = OPTIONAL.iter().find(|(name, _)| *name == word) {
+        return Some(format!(
+            "this program was built without it (Cargo features: {features}); `cargo build --release` makes one with everything"
+        ));
+    }
     let names = command.get_subcommands().map(Command::get_name);
     let (distance, close) = names
         .map(|name| (strsim::damerau_levenshtein(word, name), name))

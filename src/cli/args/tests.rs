@@ -33,11 +33,15 @@ fn what_is_not_understood_is_exit_code_2_with_a_guess() {
 
 #[test]
 fn every_subcommand_is_there() {
+    let built = |feature: &str| match feature {
+        "gateway" => cfg!(feature = "gateway"),
+        "load" => cfg!(feature = "load"),
+        "top" => cfg!(feature = "top"),
+        _ => cfg!(feature = "faults"),
+    };
     let absent = |name: &&str| {
-        (cfg!(not(feature = "gateway")) && ["gateway", "cert"].contains(name))
-            || (cfg!(not(feature = "load")) && *name == "load")
-            || (cfg!(not(all(feature = "faults", feature = "load"))) && *name == "drill")
-            || (cfg!(not(feature = "top")) && *name == "top")
+        let found = hint::OPTIONAL.iter().find(|(optional, _)| optional == name);
+        found.is_some_and(|(_, features)| !features.split(", ").all(built))
     };
     let expected = "run demo mock doctor check plan explain snippet init status top slo incident wait healthcheck endpoint reload upgrade shutdown \
                     gateway cert load drill guide completions man version";
@@ -48,6 +52,14 @@ fn every_subcommand_is_there() {
     let command = command();
     let ours: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
     assert_eq!(ours, expected);
+    // A build that lacks one says so, instead of guessing at another.
+    for (name, _) in hint::OPTIONAL.iter().filter(|(name, _)| absent(name)) {
+        let mut error = super::command()
+            .try_get_matches_from(["entryway", name])
+            .unwrap_err();
+        let text = render_error(&mut error);
+        assert!(text.contains("this program was built without it"), "{text}");
+    }
 }
 
 #[test]

@@ -35,14 +35,16 @@ pub(super) fn bind(
         let handed = handover.as_mut().map(|handover| handover.sockets_of(name));
         let handed = handed.unwrap_or_default();
         if !handed.sockets.is_empty() {
-            if !handed.is_managed {
-                same_addresses(listener, &handed.sockets, config.binds_are_explicit)?;
+            match handed.is_managed {
+                true => may_listen(listener, &handed.sockets)?,
+                false => same_addresses(listener, &handed.sockets, config.binds_are_explicit)?,
             }
             let adopted = listener::adopt(handed.sockets, &sockets, handed.is_managed);
             bound.push(adopted.map_err(Error::Handover)?);
             continue;
         }
         if !passed.is_empty() {
+            may_listen(listener, &passed)?;
             let adopted = listener::adopt(passed, &sockets, true);
             bound.push(adopted.map_err(|error| SocketError::new(error.to_string()))?);
             continue;
@@ -69,6 +71,14 @@ pub(super) fn bind(
         bound.push(super::gateway::bind(settings)?);
     }
     Ok(bound)
+}
+
+/// Fails where a service manager listens for other machines and the listener's settings do not allow it.
+fn may_listen(listener: &ListenerSettings, sockets: &[TcpListener]) -> Result<(), Error> {
+    for address in sockets.iter().flat_map(TcpListener::local_addr) {
+        listener.may_listen(address)?;
+    }
+    Ok(())
 }
 
 /// Fails where a listener's settings want other addresses than those that are handed over: clients of the old ones would

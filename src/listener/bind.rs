@@ -125,17 +125,22 @@ impl ListenerSettings {
                 .trim()
                 .parse()
                 .map_err(|_bad| BindError::NotAnAddress(text.clone()))?;
-            if address.ip().is_loopback() || self.allow_remote {
-                Ok(address)
-            } else {
-                Err(BindError::NotLoopback(address))
-            }
+            self.may_listen(address).map(|()| address)
         };
         let addresses: Vec<_> = self.bind.iter().map(parse).collect::<Result<_, _>>()?;
         if addresses.is_empty() {
             return Err(BindError::Nothing);
         }
         Ok(addresses)
+    }
+
+    /// Fails for an address that other machines reach, unless the settings allow it. `ListenStream=8182` in a socket unit
+    /// is one: every address of the machine.
+    pub fn may_listen(&self, address: SocketAddr) -> Result<(), BindError> {
+        match address.ip().to_canonical().is_loopback() || self.allow_remote {
+            true => Ok(()),
+            false => Err(BindError::NotLoopback(address)),
+        }
     }
 }
 

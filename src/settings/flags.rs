@@ -148,7 +148,7 @@ pub const FLAGS: &[Flag] = {
         flag(Listen, "listen", "listener.bind", Addresses, "IP:PORT",
             "Address to listen on; may be repeated [default: 127.0.0.1:8182 [::1]:8182]"),
         flag(Listen, "allow-remote", "listener.allow_remote", Switch, "BOOL",
-            "Allow non-loopback --listen addresses; the port has no encryption and no authentication"),
+            "Allow non-loopback --listen addresses and socket units; the port has no encryption and no authentication"),
         flag(Listen, "front", "listener.front", Word(&["tcp", "socks", "auto"]), "KIND",
             "What clients speak: tcp (plain bytes), socks (SOCKS and HTTP CONNECT) or auto [default: tcp]"),
         flag(Listen, "max-connections", "listener.max_connections", Number, "N",

@@ -241,6 +241,7 @@ async fn a_passed_socket_may_have_any_options() {
     use tokio::io::AsyncWriteExt;
     let echo = Upstream::echo().await;
     let (_folder, file) = config(&Conf::to(&[echo.address]));
+    let (_folder, remote) = config(&Conf::to(&[echo.address]).listener("allow_remote = true"));
     for case in ["ipv4", "ipv6", "both"] {
         let (domain, at) = match case {
             "ipv4" => (socket2::Domain::IPV4, "127.0.0.1:0"),
@@ -263,7 +264,8 @@ async fn a_passed_socket_may_have_any_options() {
         if case == "both" {
             to.set_ip("127.0.0.1".parse().unwrap());
         }
-        let mut process = Process::spawn(activated(&file, &[&socket], "1", "datomic", true));
+        let file = if case == "both" { &remote } else { &file };
+        let mut process = Process::spawn(activated(file, &[&socket], "1", "datomic", true));
         eventually("the listening line", || {
             process.out().contains("listening http://")
         })
@@ -284,6 +286,22 @@ async fn a_passed_socket_may_have_any_options() {
         eventually("their lines", || closes().len() == 3).await;
         assert_eq!(closes()[0]["client.address"], to.ip().to_string(), "{case}");
         assert_eq!(process.term().await, 0);
+    }
+}
+
+/// `ListenStream=8182` means every address of the machine: as little by accident as with a flag.
+#[tokio::test]
+async fn a_passed_socket_of_other_machines_has_to_be_allowed() {
+    let echo = Upstream::echo().await;
+    let (_folder, file) = config(&Conf::to(&[echo.address]));
+    let [every, v4] = ["[::]:0", "0.0.0.0:0"].map(|at| TcpListener::bind(at).unwrap());
+    for socket in [every, v4] {
+        let address = socket.local_addr().unwrap();
+        let mut process = Process::spawn(activated(&file, &[&socket], "1", "datomic", true));
+        assert_eq!(process.wait().await.code(), Some(78), "{}", process.err());
+        let said = format!("listen address {address} is not on loopback: needs allow_remote");
+        eventually(&said, || process.err().contains(&said)).await;
+        eventually("what to do", || process.err().contains("--allow-remote")).await;
     }
 }
 

@@ -85,8 +85,10 @@ pub(super) struct DrillFault {
     expires: Instant,
     deadman: Instant,
     addresses: Arc<BTreeSet<SocketAddr>>,
-    /// Connections that were at rest when it was set.
-    at_rest: BTreeSet<u64>,
+    /// Connections that something on the way has forgotten.
+    forgotten: BTreeSet<u64>,
+    /// Connections that were not at rest when it was set: they are forgotten once they are.
+    under_way: BTreeSet<u64>,
     slow: Arc<Toxic>,
     /// What was last put in force.
     in_force: Option<Disturbance>,
@@ -171,6 +173,7 @@ impl DrillFault {
         zone: Option<String>,
         ttl: Duration,
         at_rest: BTreeSet<u64>,
+        under_way: BTreeSet<u64>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -180,7 +183,8 @@ impl DrillFault {
             expires: now + ttl,
             deadman: now + DEADMAN,
             addresses: Arc::default(),
-            at_rest,
+            forgotten: at_rest,
+            under_way,
             slow: Arc::new(Toxic::of_drill(Effect::Latency {
                 latency: i64::try_from(SLOW_BY.as_millis()).unwrap_or(i64::MAX),
                 jitter: 0,
@@ -221,6 +225,20 @@ impl DrillFault {
                 .map(|(_, address)| address)
                 .collect(),
         );
+    }
+
+    /// Whether it is one that forgets connections, and some were under way so far.
+    pub(super) fn waits_for_rest(&self) -> bool {
+        self.kind == DrillKind::IdleCut && !self.under_way.is_empty()
+    }
+
+    /// Forgets what was under way when it was set and is among those that rest now; whether there was any.
+    pub(super) fn forget(&mut self, at_rest: &BTreeSet<u64>) -> bool {
+        let before = self.forgotten.len();
+        let newly: BTreeSet<u64> = self.under_way.intersection(at_rest).copied().collect();
+        self.under_way.retain(|id| !newly.contains(id));
+        self.forgotten.extend(newly);
+        self.forgotten.len() > before
     }
 
     /// Whether it acts at this moment: one that flaps does half of the time.
@@ -277,7 +295,7 @@ impl DrillFault {
             DrillKind::ZoneSilent => Some(LiveFault::Silent),
             DrillKind::ZoneSlow => Some(LiveFault::Slow),
             DrillKind::IdleCut => self
-                .at_rest
+                .forgotten
                 .contains(&connection)
                 .then_some(LiveFault::Forgotten),
             DrillKind::DnsFail | DrillKind::DnsEmpty | DrillKind::Sleep => None,
@@ -326,7 +344,9 @@ mod tests {
 
     fn drill(kind: DrillKind) -> DrillFault {
         let zone = kind.has_zone().then(|| "a".to_owned());
-        let mut drill = DrillFault::new(kind, zone, Duration::from_secs(20), BTreeSet::from([7]));
+        let ttl = Duration::from_secs(20);
+        let (at_rest, under_way) = (BTreeSet::from([7]), BTreeSet::from([8]));
+        let mut drill = DrillFault::new(kind, zone, ttl, at_rest, under_way);
         drill.take_addresses(vec![("a".to_owned(), at(1)), ("b".to_owned(), at(2))]);
         drill
     }
@@ -356,7 +376,14 @@ mod tests {
             assert_eq!(disturbed.lookups.is_some(), kind.is_about_names());
             assert_eq!(!disturbed.slept.is_zero(), kind == DrillKind::Sleep);
         }
-        assert_eq!(drill(DrillKind::IdleCut).on_live(8, at(1)), None);
+        // One whose request was under way is forgotten behind the answer; one that came later is not.
+        let mut cut = drill(DrillKind::IdleCut);
+        assert_eq!(cut.on_live(8, at(1)), None);
+        assert!(cut.waits_for_rest() && !cut.forget(&BTreeSet::from([7])));
+        assert!(cut.forget(&BTreeSet::from([7, 8, 9])));
+        let live = [8, 9].map(|id| cut.on_live(id, at(1)));
+        assert_eq!(live, [Some(LiveFault::Forgotten), None]);
+        assert!(!cut.waits_for_rest());
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,8 +24,8 @@ pub(super) struct MockStream {
     timer: Option<Pin<Box<Sleep>>>,
     /// Nothing was read since the last byte of an answer.
     at_rest: bool,
-    /// How often the zone had forgotten connections when this one came to rest.
-    rests_since: u64,
+    /// How often the zone had forgotten its connections when this one was made.
+    made_after: u64,
     /// Whether closing this connection resets it.
     reset: Arc<AtomicBool>,
 }
@@ -39,7 +39,7 @@ impl MockStream {
             last: Instant::now(),
             timer: None,
             at_rest: true,
-            rests_since: zone.forgotten.load(Relaxed),
+            made_after: zone.forgotten.load(Relaxed),
             zone,
             reset,
         }
@@ -59,7 +59,6 @@ impl MockStream {
         self.check_forgotten(false)?;
         self.record_activity();
         self.at_rest = true;
-        self.rests_since = self.zone.forgotten.load(Relaxed);
         Ok(())
     }
 
@@ -95,7 +94,7 @@ impl AsyncRead for MockStream {
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) {
             if buf.filled().len() > before {
-                let is_lost = this.at_rest && this.rests_since != this.zone.forgotten.load(Relaxed);
+                let is_lost = this.at_rest && this.made_after != this.zone.forgotten.load(Relaxed);
                 this.check_forgotten(is_lost)?;
                 this.record_activity();
                 this.at_rest = false;

@@ -445,6 +445,14 @@ async fn what_is_at_rest_can_be_forgotten_at_once() {
         io::ErrorKind::ConnectionReset,
         "what comes later is answered by a reset"
     );
+    // The other has been answered; its next request fares no better.
+    let _ = busy.write_all(GET.as_bytes()).await;
+    let error = timeout(LONG, async {
+        let mut rest = Vec::new();
+        busy.read_to_end(&mut rest).await
+    });
+    let error = error.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     let mut new = open(&mock, "a").await;
     ask(&mut new, GET).await;
     ask(&mut new, GET).await;

@@ -27,7 +27,7 @@ pub struct Zone {
     pub(super) accepted: AtomicU64,
     pub(super) requests: AtomicU64,
     pub(super) posts: AtomicU64,
-    /// How often what was at rest has been forgotten.
+    /// How often its connections have been forgotten.
     pub(super) forgotten: AtomicU64,
 }
 
@@ -111,8 +111,8 @@ impl Zone {
         self.behaviour.store(Arc::new(behaviour));
     }
 
-    /// Forgets the connections that are at rest now, as something on the way does that loses its table: nothing is sent,
-    /// and what comes later is answered by a reset.
+    /// Forgets its connections as they are now, as something on the way does that loses its table: nothing is sent, and the
+    /// next request is answered by a reset. One that is under way is answered.
     pub fn forget_idle(&self) {
         self.forgotten.fetch_add(1, Relaxed);
     }

@@ -86,11 +86,11 @@ impl Engine {
             }
         };
         let ttl = ttl.unwrap_or(inner.max_ttl).min(inner.max_ttl);
-        let now = clock::now();
-        let mut at_rest = BTreeSet::new();
+        let at_rest = inner.at_rest();
+        let mut under_way = BTreeSet::new();
         inner.registry.each(|entry| {
-            if entry.at_rest(now, QUIET) {
-                at_rest.insert(entry.id);
+            if !at_rest.contains(&entry.id) {
+                under_way.insert(entry.id);
             }
         });
         {
@@ -98,7 +98,7 @@ impl Engine {
             if let Some(drill) = &*drill {
                 return Err(runs(Some(drill)));
             }
-            let mut new = DrillFault::new(kind, zone.clone(), ttl, at_rest);
+            let mut new = DrillFault::new(kind, zone.clone(), ttl, at_rest, under_way);
             new.take_addresses(all);
             *drill = Some(new);
         }
@@ -152,8 +152,18 @@ impl Engine {
             return None;
         }
         let all = inner.zones.addresses();
-        lock(&inner.drill).as_mut()?.take_addresses(all);
-        if inner.put_in_force() {
+        let waits_for_rest = {
+            let mut drill = lock(&inner.drill);
+            let drill = drill.as_mut()?;
+            drill.take_addresses(all);
+            drill.waits_for_rest()
+        };
+        let at_rest = match waits_for_rest {
+            true => inner.at_rest(),
+            false => BTreeSet::new(),
+        };
+        let forgets = lock(&inner.drill).as_mut()?.forget(&at_rest);
+        if inner.put_in_force() || forgets {
             inner.changed();
         }
         lock(&inner.drill)
@@ -172,6 +182,18 @@ fn runs(drill: Option<&DrillFault>) -> EngineError {
 // === impl Inner ===
 
 impl Inner {
+    /// The connections without a request under way.
+    fn at_rest(&self) -> BTreeSet<u64> {
+        let now = clock::now();
+        let mut at_rest = BTreeSet::new();
+        self.registry.each(|entry| {
+            if entry.at_rest(now, QUIET) {
+                at_rest.insert(entry.id);
+            }
+        });
+        at_rest
+    }
+
     /// Lets connects and lookups meet what the drill does now; whether that has changed.
     fn put_in_force(&self) -> bool {
         let mut drill = lock(&self.drill);

@@ -61,6 +61,8 @@ pub(super) struct Results {
     pub(super) uncorrected: Histogram<u64>,
     /// How late requests were sent, nanoseconds.
     pub(super) lateness: Histogram<u64>,
+    /// How long after the measured time its last request was sent: 0 where the rate was kept up with.
+    pub(super) overrun: Duration,
 }
 
 /// When a request was due, sent and done.
@@ -153,6 +155,7 @@ impl Results {
             corrected: histogram(),
             uncorrected: histogram(),
             lateness: histogram(),
+            overrun: Duration::ZERO,
         }
     }
 
@@ -171,6 +174,7 @@ impl Results {
         add(&mut self.corrected, &other.corrected);
         add(&mut self.uncorrected, &other.uncorrected);
         add(&mut self.lateness, &other.lateness);
+        self.overrun = self.overrun.max(other.overrun);
     }
 }
 
@@ -217,6 +221,8 @@ impl Recorder {
         results.bytes.sent += bytes.sent;
         results.bytes.received += bytes.received;
         record(&mut results.lateness, timing.sent.since(timing.intended));
+        let end = self.window.start + self.window.length;
+        results.overrun = results.overrun.max(timing.sent.since(end));
         match outcome {
             Ok(()) => {
                 let latency = timing.done.since(timing.intended);

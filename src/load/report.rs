@@ -177,6 +177,8 @@ impl Report {
         let elapsed = outcome.elapsed.as_secs_f64().max(1e-9);
         let failed = results.failed();
         let completed = results.ok + failed;
+        // A generator that falls behind sends what was due later on.
+        let achieved = completed as f64 / (elapsed + results.overrun.as_secs_f64());
         let offered = plan.is_open().then(|| match outcome.interrupted {
             false => {
                 let due: f64 = plan
@@ -203,7 +205,7 @@ impl Report {
             duration_s: round(elapsed),
             rate: Rate {
                 offered: offered.map(round),
-                achieved: round(completed as f64 / elapsed),
+                achieved: round(achieved),
             },
             requests: Requests {
                 ok: results.ok,
@@ -221,7 +223,7 @@ impl Report {
             slo: Vec::new(),
             versus: None,
             max_in_flight: plan.is_open().then_some(MAX_IN_FLIGHT),
-            warnings: warnings(&outcome, offered, elapsed),
+            warnings: warnings(&outcome, offered, achieved, elapsed),
         };
         Self {
             summary,
@@ -454,7 +456,12 @@ fn round(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 
-fn warnings(outcome: &RequestOutcome, offered: Option<f64>, elapsed: f64) -> Vec<String> {
+fn warnings(
+    outcome: &RequestOutcome,
+    offered: Option<f64>,
+    achieved: f64,
+    elapsed: f64,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     if outcome.interrupted {
         warnings.push(format!("ended early, after {elapsed:.1} s"));
@@ -466,12 +473,10 @@ fn warnings(outcome: &RequestOutcome, offered: Option<f64>, elapsed: f64) -> Vec
         ));
     }
     let results = &outcome.results;
-    let completed = (results.ok + results.failed()) as f64;
-    if let Some(offered) = offered.filter(|offered| completed / elapsed < offered * REACHED) {
+    if let Some(offered) = offered.filter(|offered| achieved < offered * REACHED) {
         warnings.push(format!(
-            "{offered:.0}/s were asked for and {:.0}/s reached: more than the target or this machine can do; \
-             latencies grow with the length of such a run",
-            completed / elapsed
+            "{offered:.0}/s were asked for and {achieved:.0}/s reached: more than the target or this machine can do; \
+             latencies grow with the length of such a run"
         ));
     }
     let late = results.lateness.value_at_quantile(0.99);

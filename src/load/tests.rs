@@ -3,9 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use super::connection::{Bytes, Connection, Failure};
+use super::engine::RequestOutcome;
 use super::pacer::Arrivals;
+use super::recorder::{Recorder, Timing, Window};
 use super::workload::{BodyEnd, Chunks, read_head};
-use super::{LoadPlan, LoadTarget, Pace, REQUEST_TIMEOUT, Ramp, Workload, hlog};
+use super::{LoadPlan, LoadTarget, Pace, REQUEST_TIMEOUT, Ramp, Report, Workload, hlog};
+use crate::clock;
 
 #[test]
 fn heads_say_how_their_body_ends() {
@@ -161,9 +164,8 @@ async fn a_target_that_never_answers_is_given_up_after_its_time() {
     assert!(began.elapsed() >= REQUEST_TIMEOUT && !connection.is_reusable());
 }
 
-#[test]
-fn ramps_climb_by_their_step_and_end_at_their_last_rate() {
-    let plan = |ramp: Option<Ramp>, pace| LoadPlan {
+fn plan(ramp: Option<Ramp>, pace: Pace) -> LoadPlan {
+    LoadPlan {
         target: LoadTarget {
             authority: "h:1".to_owned(),
             addresses: Vec::new(),
@@ -176,7 +178,51 @@ fn ramps_climb_by_their_step_and_end_at_their_last_rate() {
         warmup: Duration::ZERO,
         threads: 1,
         repeats_lost: false,
+    }
+}
+
+/// A generator that is too slow sends late; what was due in the measured time has not been sent in it.
+#[test]
+fn a_rate_that_is_not_kept_up_with_is_not_reached() {
+    let pace = Pace::Rate {
+        per_second: 10.0,
+        poisson: false,
     };
+    for (late, achieved) in [(Duration::ZERO, 10.0), (Duration::from_secs(4), 2.041)] {
+        let start = clock::now();
+        let window = Window {
+            start,
+            length: Duration::from_secs(1),
+        };
+        let (finished, _intervals) = std::sync::mpsc::channel();
+        let mut recorder = Recorder::new(window, finished, None);
+        for index in 0..10 {
+            let intended = start + Duration::from_millis(100) * index;
+            let sent = intended + late;
+            let timing = Timing {
+                intended,
+                sent,
+                done: sent,
+            };
+            recorder.record(timing, Bytes::default(), Ok(()));
+        }
+        let outcome = RequestOutcome {
+            results: recorder.results,
+            timeline: Vec::new(),
+            elapsed: window.length,
+            interrupted: false,
+            stopped: Duration::ZERO,
+        };
+        let summary = Report::new(&plan(None, pace), outcome).summary;
+        assert_eq!(summary.rate.achieved, achieved);
+        let said = format!("10/s were asked for and {achieved:.0}/s reached");
+        let is_said = summary.warnings.iter().any(|one| one.contains(&said));
+        assert_eq!(is_said, !late.is_zero(), "{:?}", summary.warnings);
+    }
+}
+
+#[test]
+fn ramps_climb_by_their_step_and_end_at_their_last_rate() {
     let ramp: Ramp = "100..350/100".parse().unwrap();
     let climbing = plan(
         Some(ramp),

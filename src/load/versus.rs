@@ -122,7 +122,9 @@ impl Rounds {
         self.rounds += 1;
         match &mut self.first {
             Some(first) => {
+                let overrun = first.results.overrun + outcome.results.overrun;
                 first.results.add(&outcome.results);
+                first.results.overrun = overrun;
                 first.stopped += outcome.stopped;
             }
             None => self.first = Some(outcome),

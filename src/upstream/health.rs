@@ -60,6 +60,8 @@ pub struct AddressHealth {
     /// it pauses now.
     mute_pause: Duration,
     mute_paused_until: Moment,
+    /// Connections that it has ended without an answer.
+    ends: UnansweredEnds,
     /// Since when it is up, cleared suspicions included: rebalancing waits for a time of being up, and a suspicion
     /// that a probe clears is no interruption of it.
     up_since: Option<Moment>,
@@ -67,6 +69,19 @@ pub struct AddressHealth {
     ramp_from: Option<Moment>,
     /// What is between it and us is in doubt since then: asked until it has answered.
     doubted: Option<Moment>,
+}
+
+/// What speaks against a probe that succeeds: connections that the address ends without an answer, each begun after a probe
+/// had cleared it of the one before, and not one answer in between. Else an address that takes connections and does not
+/// serve them would get the next request as soon as its probe had succeeded, for ever.
+#[derive(Clone, Copy, Debug, Default)]
+struct UnansweredEnds {
+    in_a_row: u32,
+    /// How many answers the address had given before them.
+    answers: u64,
+    /// How long it stays suspect, and until when that is now.
+    pause: Duration,
+    paused_until: Moment,
 }
 
 /// Silence marks at most one zone down per 30 s while another is up.
@@ -81,6 +96,22 @@ const SLOW_ANSWER_INTERVAL: Duration = Duration::from_secs(10);
 /// How long the exception for mute addresses pauses after a cleared suspicion, at first and at most.
 const MUTE_PAUSE: Duration = Duration::from_secs(10);
 const MAX_MUTE_PAUSE: Duration = Duration::from_secs(300);
+/// So many ends without an answer in a row outweigh a probe, at first and at most for so long.
+const UNANSWERED_ENDS: u32 = 3;
+const UNANSWERED_PAUSE: Duration = Duration::from_secs(10);
+const MAX_UNANSWERED_PAUSE: Duration = Duration::from_secs(300);
+
+// === impl UnansweredEnds ===
+
+impl UnansweredEnds {
+    fn add(&mut self, now: Moment) {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        if self.in_a_row >= UNANSWERED_ENDS {
+            self.pause = (2 * self.pause).clamp(UNANSWERED_PAUSE, MAX_UNANSWERED_PAUSE);
+            self.paused_until = now + self.pause;
+        }
+    }
+}
 
 // === impl AddressHealth ===
 
@@ -107,6 +138,7 @@ impl AddressHealth {
             suspected_as_mute: false,
             mute_pause: Duration::ZERO,
             mute_paused_until: Moment::default(),
+            ends: UnansweredEnds::default(),
             up_since: (!probes).then_some(now),
             ramp_from: None,
             doubted: None,
@@ -252,6 +284,7 @@ impl AddressHealth {
         match self.state {
             HealthState::Up | HealthState::Returning => None,
             HealthState::Unknown => self.up(now, Cow::Borrowed("probe_ok")),
+            HealthState::Suspect if now < self.ends.paused_until => None,
             HealthState::Suspect => match self.returning_since.take() {
                 Some(since) => {
                     let transition = self.transition(
@@ -278,6 +311,25 @@ impl AddressHealth {
                 false,
             ),
             HealthState::Down => None,
+        }
+    }
+
+    /// So many answers it has given by now: one more than last time, and its ends without an answer count no longer.
+    pub fn answered(&mut self, answers: u64) {
+        if self.ends.answers != answers {
+            self.ends = UnansweredEnds {
+                answers,
+                ..UnansweredEnds::default()
+            };
+        }
+    }
+
+    /// It has ended a connection without an answer to what was sent at `started`.
+    pub fn ended_unanswered(&mut self, now: Moment, started: Moment) {
+        // What was under way when it became suspect, or had been cleared, is the same end once more.
+        let is_news = matches!(self.state, HealthState::Up | HealthState::Returning);
+        if is_news && started >= self.since {
+            self.ends.add(now);
         }
     }
 
@@ -359,6 +411,8 @@ impl AddressHealth {
         self.has_timeout = false;
         self.slow_answer_at = None;
         self.doubted = None;
+        self.ends.in_a_row = 0;
+        self.ends.paused_until = Moment::default();
     }
 
     /// It was out of the set and is back: to be proven before use, with its history kept.

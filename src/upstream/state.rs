@@ -163,6 +163,9 @@ impl UpstreamState {
             } => {
                 // Ends are facts, whenever they were seen; only waits can be void.
                 let is_end = matches!(why, Suspicion::Untouched | Suspicion::Unanswered);
+                if is_end {
+                    self.ended_unanswered(now, socket, started);
+                }
                 if is_end || !self.is_void(started, now) {
                     self.mark_suspect(now, socket, why.as_str(), why.kind());
                 }

@@ -91,7 +91,7 @@ async fn ask_once(entryway: &Entryway) -> Vec<u8> {
     answer
 }
 
-/// An own zone that accepts and then ends each request without an answer is left at once, not at the next probe.
+/// An own zone that accepts and then ends each request without an answer is left, whatever its probe says.
 #[tokio::test]
 async fn an_end_without_an_answer_counts_against_the_address() {
     let ends = Upstream::start("127.0.0.1:0", |mut stream, _| async move {
@@ -110,18 +110,14 @@ async fn an_end_without_an_answer_counts_against_the_address() {
         .upstream(r#"health.kind = "tcp""#);
     let entryway = Entryway::start(&conf).await;
     entryway.ready(2).await;
-    let mut lost = 0;
-    while ask_once(&entryway).await.is_empty() {
-        lost += 1;
-        assert!(lost < 8, "still on the address that answers nothing");
-    }
-    assert!(lost > 0);
-    // Its probe passes, so it may be tried again in between.
+    // Slowly enough for its probe, which passes, to clear it each time.
     let mut unanswered = 0;
-    for _ in 0..20 {
+    for _ in 0..16 {
         unanswered += usize::from(ask_once(&entryway).await.is_empty());
+        sleep(Duration::from_millis(250)).await;
     }
-    assert!(unanswered <= 5, "{unanswered} of 20");
+    // Three, and what a busy machine notices late.
+    assert!((1..=8).contains(&unanswered), "{unanswered} of 16");
     eventually("the address is suspected", || {
         entryway
             .events("endpoint.state")

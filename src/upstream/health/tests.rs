@@ -12,6 +12,11 @@ enum Do {
     Suspect,
     Slow,
     Mute,
+    /// It ends a connection that has been used since this moment, or since the one given, without an answer.
+    End,
+    EndOf(u64),
+    /// It answers a request.
+    Answer,
     Tick,
     Forgive,
     Back,
@@ -21,6 +26,11 @@ use Do::*;
 
 fn at(ms: u64) -> Moment {
     Moment::at(Duration::from_millis(ms))
+}
+
+fn end(health: &mut AddressHealth, now: Moment, started: Moment) -> Option<Transition> {
+    health.ended_unanswered(now, started);
+    health.suspect(now, "unanswered", SuspicionKind::Immediate)
 }
 
 fn run(name: &str, script: &[(u64, Do, HealthState)]) -> AddressHealth {
@@ -34,6 +44,7 @@ fn run_with(
 ) -> AddressHealth {
     let failback = FailbackSettings::default();
     let mut health = AddressHealth::new(at(0), settings.probes());
+    let mut answers = 0;
     for (step, (ms, what, expected)) in script.iter().enumerate() {
         let now = at(*ms);
         let mut probe = |verdict, may| health.probed(now, now, &verdict, may, settings);
@@ -46,6 +57,13 @@ fn run_with(
             Suspect => health.suspect(now, "lost_hedge", SuspicionKind::Immediate),
             Slow => health.suspect(now, "slow_answer", SuspicionKind::SlowAnswer),
             Mute => health.suspect(now, "mute", SuspicionKind::Mute),
+            End => end(&mut health, now, now),
+            EndOf(started) => end(&mut health, now, at(*started)),
+            Answer => {
+                answers += 1;
+                health.answered(answers);
+                None
+            }
             Tick => health.tick(now, true, None, settings, &failback),
             Forgive => {
                 health.reset_failures();
@@ -77,6 +95,83 @@ fn the_first_answer_decides() {
         &[(1, Bad, Unknown), (2, Bad, Unknown), (3, Bad, Down)],
     );
     run("late", &[(1, Silent, Unknown), (2, Ok, Up)]);
+}
+
+/// Its probe says that it is well, its traffic that it is not.
+#[test]
+fn ends_without_an_answer_outweigh_a_probe() {
+    run(
+        "three in a row",
+        &[
+            (1, Ok, Up),
+            (100, End, InDoubt),
+            (101, Ok, Up),
+            (200, End, InDoubt),
+            (201, Ok, Up),
+            (300, End, InDoubt),
+            (301, Ok, InDoubt),
+            (10_299, Ok, InDoubt),
+            (10_300, Ok, Up),
+            // Once more: twice as long.
+            (10_400, End, InDoubt),
+            (30_399, Ok, InDoubt),
+            (30_400, Ok, Up),
+        ],
+    );
+    run(
+        "answers in between",
+        &[
+            (1, Ok, Up),
+            (100, End, InDoubt),
+            (101, Ok, Up),
+            (200, End, InDoubt),
+            (201, Ok, Up),
+            (202, Answer, Up),
+            (300, End, InDoubt),
+            (301, Ok, Up),
+        ],
+    );
+    run(
+        "an answer ends it",
+        &[
+            (1, Ok, Up),
+            (100, End, InDoubt),
+            (101, Ok, Up),
+            (200, End, InDoubt),
+            (201, Ok, Up),
+            (300, End, InDoubt),
+            (301, Ok, InDoubt),
+            (302, Answer, InDoubt),
+            (303, Ok, Up),
+        ],
+    );
+    run(
+        "all of one moment are one",
+        &[
+            (1, Ok, Up),
+            (100, End, InDoubt),
+            (100, End, InDoubt),
+            (100, End, InDoubt),
+            (101, Ok, Up),
+            (102, EndOf(99), InDoubt),
+            (103, Ok, Up),
+            (104, EndOf(99), InDoubt),
+            (105, Ok, Up),
+        ],
+    );
+    run(
+        "refused meanwhile",
+        &[
+            (1, Ok, Up),
+            (100, End, InDoubt),
+            (101, Ok, Up),
+            (200, End, InDoubt),
+            (201, Ok, Up),
+            (300, End, InDoubt),
+            (301, Refused, InDoubt),
+            (302, Refused, Down),
+        ],
+    );
 }
 
 #[test]

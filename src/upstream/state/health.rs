@@ -55,6 +55,9 @@ impl UpstreamState {
         address_state.address.probed(succeeded, took);
         address_state.record(sent, &outcome, took);
         let health = &self.settings.health;
+        address_state
+            .health
+            .answered(address_state.address.answers.count());
         let transition =
             address_state
                 .health
@@ -121,6 +124,15 @@ impl UpstreamState {
                     self.changes.push(Change::Pin(other));
                 }
             }
+        }
+    }
+
+    /// A connection that was used from `started` on has ended without an answer.
+    pub(super) fn ended_unanswered(&mut self, now: Moment, socket: SocketAddr, started: Moment) {
+        if let Some(address_state) = address::living(&mut self.addresses, socket) {
+            let answers = address_state.address.answers.count();
+            address_state.health.answered(answers);
+            address_state.health.ended_unanswered(now, started);
         }
     }
 

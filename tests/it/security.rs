@@ -234,7 +234,7 @@ async fn what_is_off_by_default_is_no_way_in_either() {
         (faults, "POST /proxies", "", remote, &[500]),
         (faults, "POST /populate", "", of_listener, &[403]),
         (faults, "DELETE /proxies/datomic", "", "", &[403]),
-        // What the control socket alone may, with the token; and faults through the wrong door.
+        // What the control socket alone may, with the token; and faults through the wrong port.
         (
             admin,
             "POST /v1/upgrade?binary=/bin/sh",

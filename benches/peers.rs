@@ -177,10 +177,39 @@ fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
     })
 }
 
+/// Flags with a value, and without. A flag that is not known would start half an hour of something else.
+const VALUES: [&str; 9] = [
+    "--compare",
+    "--held",
+    "--json",
+    "--only",
+    "--rounds",
+    "--rows",
+    "--seconds",
+    distance::INSIDE,
+    distance::ROW,
+];
+const SWITCHES: [&str; 2] = ["--noisy", "--bench"];
+
+fn refuse_unknown_flags() {
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if VALUES.contains(&argument.as_str()) {
+            arguments.next();
+        } else if !SWITCHES.contains(&argument.as_str()) {
+            eprintln!(
+                "{argument} is none of {VALUES:?} with a value, {SWITCHES:?}; see benches/README.md"
+            );
+            std::process::exit(2);
+        }
+    }
+}
+
 fn main() {
     if std::env::args().any(|argument| argument == "--list" || argument == "--test") {
         return;
     }
+    refuse_unknown_flags();
     // Both ends of a thousand connections are here, and the peers inherit it.
     entryway::sys::limits::raise_descriptors();
     let seconds = number::<f64>("--seconds").unwrap_or(0.8);

@@ -18,11 +18,14 @@
   ok)
 
 (defn explain
-  "An exception in one short line; an anomaly by its category and message. Jetty's message for an early
-  end is a dump of the connection's state."
+  "An exception in one short line; an anomaly by its category and message, or what it was made of where it has
+  none. Jetty's message for an early end is a dump of the connection's state."
   [^Throwable t]
-  (let [{:cognitect.anomalies/keys [category message]} (ex-data t)
-        text (if category (str (name category) " " message) (str (.getName (class t)) ": " (ex-message t)))
+  (let [{:cognitect.anomalies/keys [category message] :as data} (ex-data t)
+        ^Throwable made-of (or (:cognitect.http-client/throwable data) (ex-cause t))
+        text (if category
+               (str (name category) " " (or message (some-> made-of class .getName)))
+               (str (.getName (class t)) ": " (ex-message t)))
         text (str/replace text #"HttpConnectionOver\S+.*" "early end of the connection")]
     (subs text 0 (min 160 (count text)))))
 

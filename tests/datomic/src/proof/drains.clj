@@ -67,7 +67,7 @@
                  apart " counted apart, " (count unsent) " not sent by the client " (frequencies (map :error failed))))
     (report (str title ": every round emptied by itself") (not-any? #{:cut} (mapcat vals rounds))
             (str "median/longest ms: " (times (map :out rounds)) (when (:back (first rounds)) (str ", back " (times (map :back rounds))))))
-    (load/judge title connection records {:drained? true})))
+    (load/judge title connection records {:drained? true :rounds (count rounds)})))
 
 (defn- series
   "`n` rounds of `one-round` under load."

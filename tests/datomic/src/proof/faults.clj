@@ -143,17 +143,17 @@
         late (served before (requests))
         _ (switch :ok "a")
         records (finish)
-        {:keys [read write]} (group-by :kind records)
-        failed (remove load/closed-by-client? (filter :error write))
-        applied (:transactions (journal))
-        errors (frequencies (keep :error records))]
+        seen (journal)
+        {:keys [read write]} (group-by :kind (load/judge-unsent title seen records 1))
+        failed (filter :error write)
+        errors (frequencies (keep :error read))]
     (report (str title ": answered by a healthy zone in time") (< 0 (- @last-in-a turned-at) (* 1000 bound))
             (str "last 503 after " (- @last-in-a turned-at) " ms, " bound " s are allowed"))
     (report (str title ": none asks zone a after that") (zero? (get late "a" 0)) late)
     (report (str title ": reads") (not-any? :error read) (str (count read) " done " errors))
     ;; Those that crossed a close, among some dozens of connections, reached no zone.
     (report (str title ": transactions end in answers")
-            (and (every? #(empty? (get applied (:id %))) failed) (<= (count failed) 3))
+            (and (every? #(empty? (get-in seen [:transactions (:id %)])) failed) (<= (count failed) 3))
             (str (count write) " sent, " (count failed) " crossed a close"))))
 
 (defn run

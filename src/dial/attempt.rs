@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::hop::{Hops, Lease, Reached};
-use super::spare_stream::SpareStream;
+use super::spare_stream::{NewSpare, SpareStream};
 use crate::addr::is_own_listener;
 use crate::clock::Moment;
 use crate::events::{Events, Reason, event};
@@ -176,7 +176,7 @@ impl Connector {
         to: &Address,
         count: usize,
         limit: Duration,
-    ) -> JoinSet<Result<(SpareStream, Option<Lease>), ConnectOutcome>> {
+    ) -> JoinSet<Result<NewSpare, ConnectOutcome>> {
         if self.interference.on_connect(to.socket).is_some() {
             return JoinSet::new();
         }
@@ -192,7 +192,11 @@ impl Connector {
         started
             .map(|(stream, status)| async move {
                 if status == ConnectStatus::Connected {
-                    return Ok((SpareStream::Tcp(stream), None));
+                    return Ok(NewSpare {
+                        stream: SpareStream::Tcp(stream),
+                        lease: None,
+                        is_local: true,
+                    });
                 }
                 let stream =
                     TcpStream::from_std(stream).map_err(|error| ConnectOutcome::of(&error))?;
@@ -394,9 +398,13 @@ impl Error {
     }
 }
 
-fn spare(reached: Reached) -> Result<(SpareStream, Option<Lease>), ConnectOutcome> {
+fn spare(reached: Reached) -> Result<NewSpare, ConnectOutcome> {
     let stream = SpareStream::new(reached.stream).map_err(|error| ConnectOutcome::of(&error))?;
-    Ok((stream, reached.lease))
+    Ok(NewSpare {
+        stream,
+        lease: reached.lease,
+        is_local: false,
+    })
 }
 
 /// Waits until a started connect has ended.

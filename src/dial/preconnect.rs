@@ -4,7 +4,7 @@
 //! task maintains them ([`keep_preconnected`]), data threads take them. A spare that is dead when taken is dropped, and
 //! the caller dials. Off by default.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +67,10 @@ struct Inner {
     count: AtomicUsize,
     spares: Mutex<Vec<Spare>>,
     taken: Notify,
+    /// The last ones lead to this machine. A connect costs no time there, and a spare costs more CPU than it saves
+    /// (0.77 to 0.86 of the rate of connects on loopback): they are connected again at the check interval and not as
+    /// fast as clients take them.
+    is_local: AtomicBool,
 }
 
 /// Any data thread may take it.
@@ -115,6 +119,7 @@ impl Preconnected {
                 count: AtomicUsize::new(0),
                 spares: Mutex::default(),
                 taken: Notify::new(),
+                is_local: AtomicBool::new(false),
             }),
         }
     }
@@ -131,9 +136,12 @@ impl Preconnected {
         self.inner.count.load(Relaxed)
     }
 
-    /// Resolves when half of the spares have been taken since the last call.
-    async fn taken(&self) {
-        self.inner.taken.notified().await;
+    /// Resolves when half of the spares have been taken since the last call, and others are worth connecting at once.
+    pub(super) async fn taken(&self) {
+        match self.inner.is_local.load(Relaxed) {
+            true => std::future::pending().await,
+            false => self.inner.taken.notified().await,
+        }
     }
 
     /// The youngest live spare for this candidate.
@@ -187,16 +195,19 @@ impl Preconnected {
         let limit = connector.settings.connect_timeout;
         // All at once: one after the other they would take a round trip each, and be taken before the last is there.
         let mut connects = connector.connect_many(&best.address, permits.len(), limit);
+        let mut is_local = false;
         while let Some(connected) = connects.join_next().await {
-            let (Ok(Ok((stream, lease))), Some(permit)) = (connected, permits.pop()) else {
+            let (Ok(Ok(new)), Some(permit)) = (connected, permits.pop()) else {
                 self.backoff().grow();
                 continue;
             };
+            is_local |= new.is_local;
+            self.inner.is_local.store(is_local, Relaxed);
             let mut spares = self.lock();
             spares.push(Spare {
                 candidate: best.clone(),
-                stream,
-                lease,
+                stream: new.stream,
+                lease: new.lease,
                 since: clock::now(),
                 has_options: false,
                 used: used.clone(),

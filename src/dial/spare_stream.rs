@@ -6,8 +6,18 @@ use std::net::TcpStream as StdStream;
 
 use tokio::net::TcpStream;
 
+use super::hop::Lease;
 use crate::stream::{Stream, Wrapped};
 use crate::sys::socket::{self, TcpOptions};
+
+/// What a connect for a spare has brought.
+#[derive(Debug)]
+pub(super) struct NewSpare {
+    pub(super) stream: SpareStream,
+    pub(super) lease: Option<Lease>,
+    /// The handshake had finished when `connect` returned: the other end is on this machine.
+    pub(super) is_local: bool,
+}
 
 /// A stream that waits for the thread that takes it.
 pub(super) enum SpareStream {

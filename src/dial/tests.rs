@@ -366,6 +366,35 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
     assert_eq!(count("expired"), Some(1.0));
 }
 
+/// A connect to this machine costs no time, so that a spare gains nothing and costs its own upkeep.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn spares_to_this_machine_are_not_connected_as_fast_as_they_are_taken() {
+    let (_listener, good) = listen();
+    let settings = PreconnectSettings {
+        spares: 4,
+        ..PreconnectSettings::default()
+    };
+    let (dialer, _metrics) = warm_dialer(1500, 250, settings);
+    let are_wanted = async || {
+        tokio::select! {
+            biased;
+            () = dialer.preconnected().taken() => true,
+            () = std::future::ready(()) => false,
+        }
+    };
+    // Of those that are gone nobody knows where they led.
+    dialer.preconnected().forget();
+    assert!(are_wanted().await);
+
+    let preferred = [good];
+    dialer.maintain_spares(&preferred).await;
+    for _ in 0..4 {
+        assert!(dial(&dialer, &preferred).await.0.unwrap().warm);
+    }
+    assert!(!are_wanted().await);
+}
+
 /// Seen in the kernel's table of sockets, while none of them is answered.
 #[cfg(all(target_os = "linux", not(entryway_portable)))]
 #[tokio::test]

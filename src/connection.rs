@@ -176,7 +176,7 @@ impl Ends {
             };
             match detour.carry(down, up, diversion).await {
                 DiversionEnd::Resume(state) => {
-                    let mut args = guard.relay_args(false, Vec::new());
+                    let mut args = guard.relay_args(clock::now(), false, Vec::new());
                     args.resumed = Some(state);
                     ended = relay::relay(down, up, args).await;
                 }
@@ -243,7 +243,7 @@ async fn carry(mut ends: Box<Ends>) {
         if let Some(detour) = guard.context().detour() {
             detour.connected(guard.entry());
         }
-        let args = guard.relay_args(guard.may_retry || guard.warm, unsent);
+        let args = guard.relay_args(began, guard.may_retry || guard.warm, unsent);
         let mut ended = relay::relay(&mut ends.down, &mut ends.up, args).await;
         if matches!(ended.outcome, Outcome::Diverted(_)) {
             ended = Box::pin(ends.divert(began, ended)).await;

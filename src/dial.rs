@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock;
 use crate::events::{Events, Log};
 use crate::interference::{ConnectFault, Interference};
 use crate::stream::Stream;
@@ -112,6 +113,7 @@ impl Dialer {
                 attempts: 0,
                 hedged: false,
                 took: Duration::ZERO,
+                at: clock::now(),
                 warm: true,
             });
         }

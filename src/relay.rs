@@ -75,6 +75,8 @@ pub struct RelayArgs<'a> {
     pub may_retry: bool,
     /// Client bytes that were read for an upstream that ended untouched; they are sent first.
     pub unsent: Vec<u8>,
+    /// The present moment.
+    pub began: Moment,
     /// What something that carried the connection in between gives back.
     pub resumed: Option<Box<Diverted>>,
 }
@@ -209,7 +211,7 @@ impl<'a> Relay<'a> {
         let may_splice = limits.splice && down.as_tcp().is_some() && up.as_tcp().is_some();
         let buffer = || TransferBuffer::new(may_splice, limits.pipe_size);
         let mut ctx = PollContext::new(&args);
-        let began = ctx.now();
+        let began = args.began;
         let mut upload = HalfDuplex::new(Direction::Upload, buffer());
         let mut download = HalfDuplex::new(Direction::Download, buffer());
         upload.preload(args.unsent, &mut ctx);
@@ -286,15 +288,18 @@ impl<'a> Relay<'a> {
                 self.abort();
                 return Some(Outcome::Internal(error));
             }
-            if self.ends() == before {
+            if self.ends() != before {
+                continue;
+            }
+            let outcome = self.settle();
+            if outcome.is_some() {
+                return outcome;
+            }
+            if !self.watch(cx) {
                 break;
             }
         }
-        let outcome = self.settle();
-        if outcome.is_none() && self.commands.is_set() {
-            return self.handle_command(cx);
-        }
-        outcome
+        self.handle_command(cx)
     }
 
     fn ends(&self) -> [(Option<DirectionEnd>, bool); 2] {
@@ -321,14 +326,14 @@ impl<'a> Relay<'a> {
             result?;
             self.record_first_end(Side::Downstream, self.upload.end());
         }
-        // A side that is not read now may fail all the same.
-        if !self.download.is_filling() {
-            self.up.poll_watch(cx);
-        }
-        if !self.upload.is_filling() {
-            self.down.poll_watch(cx);
-        }
         Ok(())
+    }
+
+    /// A side that is not read now may fail all the same: whether one has.
+    fn watch(&mut self, cx: &mut Context<'_>) -> bool {
+        let up = !self.download.is_filling() && self.up.poll_watch(cx);
+        let down = !self.upload.is_filling() && self.down.poll_watch(cx);
+        up || down
     }
 
     fn poll_download(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -508,10 +513,10 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// A command has come, or stands. One to close is carried out when the connection is at rest here and now.
+    /// A command that has come, or stands. One to close is carried out when the connection is at rest here and now.
     fn handle_command(&mut self, cx: &mut Context<'_>) -> Option<Outcome> {
-        let now = self.ctx.now();
         let command = self.commands.peek()?;
+        let now = self.ctx.now();
         match command {
             ConnectionCommand::Cut(reason) => {
                 self.abort();

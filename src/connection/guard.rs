@@ -129,9 +129,8 @@ impl ConnectionGuard {
     /// It has an upstream now. `may_retry`: untried candidates are left.
     pub(super) fn reached(&mut self, dialed: &Dialed, may_retry: bool) {
         (self.warm, self.may_retry) = (dialed.warm, may_retry);
-        let now = clock::now();
         if self.connect.is_none() {
-            let setup = now.since(self.entry.accepted);
+            let setup = dialed.at.since(self.entry.accepted);
             self.context.metrics.setup.record(setup.as_secs_f64());
         }
         self.connect = Some(dialed.took);
@@ -141,7 +140,7 @@ impl ConnectionGuard {
         self.entry.commands.begin_upstream();
         self.entry.set_phase(ConnectionPhase::Relaying {
             candidate: dialed.candidate.clone(),
-            since: now,
+            since: dialed.at,
             metrics,
         });
     }
@@ -150,8 +149,14 @@ impl ConnectionGuard {
         &self.limits
     }
 
-    pub(super) fn relay_args(&self, may_retry: bool, unsent: Vec<u8>) -> RelayArgs<'_> {
+    pub(super) fn relay_args(
+        &self,
+        began: Moment,
+        may_retry: bool,
+        unsent: Vec<u8>,
+    ) -> RelayArgs<'_> {
         RelayArgs {
+            began,
             limits: &self.limits,
             stats: &self.entry.stats,
             commands: &self.entry.commands,

@@ -1,6 +1,5 @@
 //! The handles of one listener, and of each endpoint as this listener sees it: resolved once, then only added to.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -74,8 +73,8 @@ pub(super) struct ListenerMetrics {
     pub(super) requests_dropped: Counter,
     /// Connections that have no endpoint (yet): labels without a value.
     pub(super) nowhere: Arc<EndpointMetrics>,
-    /// By the `Arc` of the endpoint: one that left and came back is another, and its old series are gone.
-    endpoints: ArcSwap<HashMap<usize, KnownEndpoint>>,
+    /// By the `Arc` of the endpoint, of which there are few: one that left and came back is another, and its old series are gone.
+    endpoints: ArcSwap<Vec<KnownEndpoint>>,
 }
 
 type KnownEndpoint = (Weak<Endpoint>, Arc<EndpointMetrics>);
@@ -128,12 +127,10 @@ impl ListenerMetrics {
 
     /// The handles for this endpoint.
     pub(super) fn of(&self, endpoint: &Arc<Endpoint>) -> Arc<EndpointMetrics> {
-        let key = Arc::as_ptr(endpoint) as usize;
-        if let Some((known, metrics)) = self.endpoints.load().get(&key)
-            && known
-                .upgrade()
-                .is_some_and(|known| Arc::ptr_eq(&known, endpoint))
-        {
+        let all = self.endpoints.load();
+        // While the weak one is kept, no other endpoint has its address.
+        let mut all = all.iter();
+        if let Some((_, metrics)) = all.find(|(of, _)| of.as_ptr() == Arc::as_ptr(endpoint)) {
             return Arc::clone(metrics);
         }
         let made = EndpointMetrics::new(
@@ -144,9 +141,9 @@ impl ListenerMetrics {
         );
         let made = Arc::new(made);
         self.endpoints.rcu(|known| {
-            let mut known = HashMap::clone(known);
-            known.retain(|_, (endpoint, _)| endpoint.strong_count() > 0);
-            known.insert(key, (Arc::downgrade(endpoint), Arc::clone(&made)));
+            let mut known = Vec::clone(known);
+            known.retain(|(of, _)| of.strong_count() > 0);
+            known.push((Arc::downgrade(endpoint), Arc::clone(&made)));
             known
         });
         made

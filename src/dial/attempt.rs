@@ -121,6 +121,8 @@ pub struct Dialed {
     pub hedged: bool,
     /// From the call to the connected socket.
     pub took: Duration,
+    /// When that was.
+    pub at: Moment,
     /// It was a spare.
     pub warm: bool,
 }

@@ -122,7 +122,10 @@ impl<'a> Race<'a> {
         let hedge = !self.in_flight.is_empty();
         self.started += 1;
         self.hedged |= hedge;
-        let started = clock::now();
+        let started = match self.started {
+            1 => self.began,
+            _ => clock::now(),
+        };
         let socket = candidate.address.socket;
         let limit = match &candidate.address.target {
             Some(target) => self.connector.hops.limit(target),
@@ -252,17 +255,20 @@ impl<'a> Race<'a> {
                 loser.index,
                 loser.hedge,
                 loser.started,
+                clock::now(),
                 ConnectOutcome::LostRace { later },
             );
         }
-        self.report(index, hedge, started, ConnectOutcome::Ok);
+        let now = clock::now();
+        self.report(index, hedge, started, now, ConnectOutcome::Ok);
         Dialed {
             stream: reached.stream,
             lease: reached.lease,
             candidate: self.candidates[index].clone(),
             attempts: self.started,
             hedged: self.hedged,
-            took: clock::now().since(self.began),
+            took: now.since(self.began),
+            at: now,
             warm: false,
         }
     }
@@ -272,14 +278,21 @@ impl<'a> Race<'a> {
         if self.failed.is_none() || !ours {
             self.failed = Some((index, outcome.clone()));
         }
-        self.report(index, hedge, started, outcome);
+        self.report(index, hedge, started, clock::now(), outcome);
     }
 
-    fn report(&mut self, index: usize, hedge: bool, started: Moment, outcome: ConnectOutcome) {
+    fn report(
+        &mut self,
+        index: usize,
+        hedge: bool,
+        started: Moment,
+        ended: Moment,
+        outcome: ConnectOutcome,
+    ) {
         (self.report)(Attempt {
             candidate: self.candidates[index].clone(),
             started,
-            took: clock::now().since(started),
+            took: ended.since(started),
             hedge,
             outcome,
         });

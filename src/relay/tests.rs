@@ -147,6 +147,7 @@ fn args<'a>(
     observer: &'a Answers,
 ) -> RelayArgs<'a> {
     RelayArgs {
+        began: crate::clock::now(),
         limits: &plan.limits,
         stats,
         commands,

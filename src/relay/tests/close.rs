@@ -205,6 +205,7 @@ async fn bytes_read_for_an_upstream_that_was_gone_go_to_the_next() {
     let _ = crate::sys::socket::take_error(&up);
     let mut up = Stream::from(up);
     let first = RelayArgs {
+        began: crate::clock::now(),
         may_retry: true,
         ..args(&plan, &stats, &commands, &answers)
     };
@@ -226,6 +227,7 @@ async fn bytes_read_for_an_upstream_that_was_gone_go_to_the_next() {
         drop(server);
     };
     let second = RelayArgs {
+        began: crate::clock::now(),
         unsent,
         ..args(&plan, &stats, &commands, &answers)
     };

@@ -2,8 +2,8 @@
 //!
 //! A thousand connections that each send a little twice a second are no load; what their slowest hundredth waits is
 //! what stood in the way. Measured twice on the same connections, first alone, then beside one download that takes all
-//! it can get through the same proxy. The ends need the same cores as the proxy, so `direct` shows what the machine
-//! itself does to the mice; only what a proxy adds to that is the proxy's.
+//! it can get through the same proxy. The ends need the same cores as the proxy, so a thousand connections that pass no
+//! proxy are put beside the same download: what they wait is the machine's, only what a proxy adds to it is the proxy's.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,6 +33,8 @@ const HEAD_START: Duration = Duration::from_millis(100);
 struct Sample {
     alone_us: f64,
     beside_us: f64,
+    /// Of mice that pass no proxy, beside an elephant that does.
+    direct_us: f64,
     /// Of the elephant.
     bytes_per_second: f64,
 }
@@ -54,13 +56,15 @@ struct Mouse {
 /// Measures all peers, in rounds that alternate them, prints the table and returns it.
 pub(crate) fn mice(peers: &[Peer], rounds: usize, time: Duration) -> serde_json::Value {
     let mut samples: Vec<Samples> = peers.iter().map(|_| Samples::default()).collect();
+    // The first is the way without a proxy.
+    let direct = peers[0].address;
     for round in 0..rounds {
         for place in 0..peers.len() {
             let place = (place + round) % peers.len();
             let (peer, samples) = (&peers[place], &mut samples[place]);
             if belongs_beside(peer.name) {
                 let found = undisturbed(peer, &mut samples.disturbed, || {
-                    run(peer.address, time)
+                    run(peer.address, direct, time)
                         .inspect_err(|error| eprintln!("mice: {}: {error}", peer.name))
                         .ok()
                 });
@@ -72,29 +76,42 @@ pub(crate) fn mice(peers: &[Peer], rounds: usize, time: Duration) -> serde_json:
     as_json(peers, &samples)
 }
 
-fn run(target: SocketAddr, time: Duration) -> io::Result<Sample> {
+fn run(target: SocketAddr, direct: SocketAddr, time: Duration) -> io::Result<Sample> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut mice = Vec::with_capacity(MICE);
-        for number in 0..MICE {
-            mice.push(Mouse::open(target, number).await?);
-        }
+        let (mice, direct) = (open(target).await?, open(direct).await?);
         let (mice, alone_us) = scurry(mice, Instant::now() + time).await?;
-        let until = Instant::now() + HEAD_START + time;
-        let elephant = thread::spawn(move || trample(target, until));
-        sleep(HEAD_START).await;
-        let beside = scurry(mice, until).await;
-        let bytes_per_second = elephant
-            .join()
-            .map_err(|_| io::Error::other("the elephant panicked"))??;
+        let (beside_us, bytes_per_second) = beside(mice, target, time).await?;
+        let (direct_us, _) = beside(direct, target, time).await?;
         Ok(Sample {
             alone_us,
-            beside_us: beside?.1,
+            beside_us,
+            direct_us,
             bytes_per_second,
         })
     })
+}
+
+async fn open(target: SocketAddr) -> io::Result<Vec<Mouse>> {
+    let mut mice = Vec::with_capacity(MICE);
+    for number in 0..MICE {
+        mice.push(Mouse::open(target, number).await?);
+    }
+    Ok(mice)
+}
+
+/// What mice wait beside an elephant that goes through `target`, and its bytes per second.
+async fn beside(mice: Vec<Mouse>, target: SocketAddr, time: Duration) -> io::Result<(f64, f64)> {
+    let until = Instant::now() + HEAD_START + time;
+    let elephant = thread::spawn(move || trample(target, until));
+    sleep(HEAD_START).await;
+    let mice = scurry(mice, until).await;
+    let bytes_per_second = elephant
+        .join()
+        .map_err(|_| io::Error::other("the elephant panicked"))??;
+    Ok((mice?.1, bytes_per_second))
 }
 
 /// The elephant: one download; returns its bytes per second.
@@ -188,20 +205,22 @@ impl Samples {
 fn print(peers: &[Peer], samples: &[Samples]) {
     println!("\n### mice: p99 of {MICE}, alone and beside one elephant\n");
     println!(
-        "| {:<22} |     alone |    beside | ratio |      elephant | rounds | disturbed |",
+        "| {:<22} |     alone |    beside | ratio | direct beside | of that |      elephant | rounds | disturbed |",
         ""
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for (peer, samples) in peers.iter().zip(samples) {
         if samples.good.is_empty() {
             continue;
         }
         println!(
-            "| {:<22} | {:>6.0} us | {:>6.0} us | {:>5.2} | {:>6.2} Gbit/s | {:>6} | {} |",
+            "| {:<22} | {:>6.0} us | {:>6.0} us | {:>5.2} | {:>10.0} us | {:>7.2} | {:>6.2} Gbit/s | {:>6} | {} |",
             peer.name,
             samples.median(|sample| sample.alone_us),
             samples.median(|sample| sample.beside_us),
             samples.ratio(),
+            samples.median(|sample| sample.direct_us),
+            samples.median(|sample| sample.beside_us / sample.direct_us),
             samples.median(|sample| sample.bytes_per_second) * 8.0 / 1e9,
             samples.good.len(),
             samples.disturbed,
@@ -215,6 +234,7 @@ fn as_json(peers: &[Peer], samples: &[Samples]) -> serde_json::Value {
         let value = serde_json::json!({
             "p99_us_alone": all(|sample| sample.alone_us),
             "p99_us_beside": all(|sample| sample.beside_us),
+            "p99_us_direct_beside": all(|sample| sample.direct_us),
             "ratio": samples.ratio(),
             "elephant_bytes_per_second": all(|sample| sample.bytes_per_second),
             "disturbed": samples.disturbed,

@@ -515,7 +515,10 @@ pub(super) fn explain(error: app::Error) -> CliError {
         app::Error::Bind(bind) => match bind {
             BindError::NotAnAddress(_) | BindError::Nothing => CliError::new(code::SETTING, what),
             BindError::NotLoopback(_) => {
-                CliError::new(code::SETTING, what).next("--allow-remote, if that is what you want")
+                CliError::new(code::SETTING, what).next(
+                    "listen on 127.0.0.1:8182 (a socket unit: ListenStream=127.0.0.1:8182), or --allow-remote \
+                     if other machines are to connect",
+                )
             }
             BindError::InUse { .. } => CliError::new(code::CANNOT_BIND, what)
                 .likely("an old tunnel or another entryway still runs")

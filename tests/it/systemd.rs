@@ -301,7 +301,8 @@ async fn a_passed_socket_of_other_machines_has_to_be_allowed() {
         assert_eq!(process.wait().await.code(), Some(78), "{}", process.err());
         let said = format!("listen address {address} is not on loopback: needs allow_remote");
         eventually(&said, || process.err().contains(&said)).await;
-        eventually("what to do", || process.err().contains("--allow-remote")).await;
+        let what_to_do = "ListenStream=127.0.0.1:8182), or --allow-remote if";
+        eventually("what to do", || process.err().contains(what_to_do)).await;
     }
 }
 

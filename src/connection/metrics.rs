@@ -73,7 +73,8 @@ pub(super) struct ListenerMetrics {
     pub(super) requests_dropped: Counter,
     /// Connections that have no endpoint (yet): labels without a value.
     pub(super) nowhere: Arc<EndpointMetrics>,
-    /// By the `Arc` of the endpoint, of which there are few: one that left and came back is another, and its old series are gone.
+    /// By the `Arc` of the endpoint, of which there are few: one that left and came back is another, and its old series
+    /// are gone.
     endpoints: ArcSwap<Vec<KnownEndpoint>>,
 }
 

@@ -388,11 +388,17 @@ async fn spares_to_this_machine_are_not_connected_as_fast_as_they_are_taken() {
     assert!(are_wanted().await);
 
     let preferred = [good];
-    dialer.maintain_spares(&preferred).await;
-    for _ in 0..4 {
-        assert!(dial(&dialer, &preferred).await.0.unwrap().warm);
+    // A busy kernel may end a handshake later than the call that began it, and then it looks as if it took time.
+    for _ in 0..20 {
+        dialer.maintain_spares(&preferred).await;
+        for _ in 0..4 {
+            assert!(dial(&dialer, &preferred).await.0.unwrap().warm);
+        }
+        if !are_wanted().await {
+            return;
+        }
     }
-    assert!(!are_wanted().await);
+    panic!("always wanted");
 }
 
 /// Seen in the kernel's table of sockets, while none of them is answered.

@@ -75,7 +75,7 @@ pub struct RelayArgs<'a> {
     pub may_retry: bool,
     /// Client bytes that were read for an upstream that ended untouched; they are sent first.
     pub unsent: Vec<u8>,
-    /// The present moment.
+    /// Now; the caller has just read the clock for itself.
     pub began: Moment,
     /// What something that carried the connection in between gives back.
     pub resumed: Option<Box<Diverted>>,

@@ -121,7 +121,7 @@ pub struct Dialed {
     pub hedged: bool,
     /// From the call to the connected socket.
     pub took: Duration,
-    /// When that was.
+    /// When it was connected; of a spare, when it was taken.
     pub at: Moment,
     /// It was a spare.
     pub warm: bool,

@@ -122,6 +122,7 @@ impl<'a> Race<'a> {
         let hedge = !self.in_flight.is_empty();
         self.started += 1;
         self.hedged |= hedge;
+        // The first starts as the race does: one reading of the clock less for nearly every connection.
         let started = match self.started {
             1 => self.began,
             _ => clock::now(),

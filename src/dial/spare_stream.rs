@@ -15,7 +15,7 @@ use crate::sys::socket::{self, TcpOptions};
 pub(super) struct NewSpare {
     pub(super) stream: SpareStream,
     pub(super) lease: Option<Lease>,
-    /// The handshake had finished when `connect` returned: the other end is on this machine.
+    /// The handshake had finished when `connect` returned, as it does where the other end is on this machine.
     pub(super) is_local: bool,
 }
 

@@ -89,19 +89,19 @@ fn settings() -> DialSettings {
 }
 
 fn dialer(connect_timeout: u64, hedge_after: u64) -> Dialer {
-    warm_dialer(connect_timeout, hedge_after, PreconnectSettings::default()).0
+    warm_dialer(connect_timeout, hedge_after, 0).0
 }
 
-fn warm_dialer(
-    connect_timeout: u64,
-    hedge_after: u64,
-    warm: PreconnectSettings,
-) -> (Dialer, Metrics) {
+fn warm_dialer(connect_timeout: u64, hedge_after: u64, spares: usize) -> (Dialer, Metrics) {
     let metrics = Metrics::default();
     let settings = DialSettings {
         connect_timeout: Duration::from_millis(connect_timeout),
         hedge_after: HedgeAfter::AtMost(Duration::from_millis(hedge_after)),
         ..settings()
+    };
+    let warm = PreconnectSettings {
+        spares,
+        ..PreconnectSettings::default()
     };
     let warm = Preconnected::new(warm, metrics.clone(), SpareLimit::default());
     (Dialer::new(settings, Vec::new(), warm), metrics)
@@ -333,11 +333,7 @@ async fn ipv6_when_the_machine_has_it() {
 #[tokio::test]
 async fn a_spare_is_used_and_a_dead_one_is_not() {
     let (listener, good) = listen();
-    let settings = PreconnectSettings {
-        spares: 1,
-        ..PreconnectSettings::default()
-    };
-    let (dialer, metrics) = warm_dialer(1500, 250, settings);
+    let (dialer, metrics) = warm_dialer(1500, 250, 1);
     let preferred = [good.clone()];
     dialer.maintain_spares(&preferred).await;
     let (_server_end, _) = listener.accept().await.unwrap();
@@ -371,11 +367,7 @@ async fn a_spare_is_used_and_a_dead_one_is_not() {
 #[tokio::test]
 async fn spares_to_this_machine_are_not_connected_as_fast_as_they_are_taken() {
     let (_listener, good) = listen();
-    let settings = PreconnectSettings {
-        spares: 4,
-        ..PreconnectSettings::default()
-    };
-    let (dialer, _metrics) = warm_dialer(1500, 250, settings);
+    let (dialer, _metrics) = warm_dialer(1500, 250, 4);
     let are_wanted = async || {
         tokio::select! {
             biased;
@@ -406,11 +398,7 @@ async fn spares_to_this_machine_are_not_connected_as_fast_as_they_are_taken() {
 #[tokio::test]
 async fn spares_are_connected_all_at_once() {
     let hole = Hole::new();
-    let settings = PreconnectSettings {
-        spares: 3,
-        ..PreconnectSettings::default()
-    };
-    let (dialer, _meters) = warm_dialer(1500, 250, settings);
+    let (dialer, _meters) = warm_dialer(1500, 250, 3);
     let preferred = [hole.candidate()];
     let port = format!(":{:04X}", preferred[0].address.socket.port());
     let is_asking = |line: &&str| {
@@ -481,11 +469,7 @@ async fn an_address_that_has_just_answered_its_probe_is_next() {
 #[tokio::test]
 async fn spares_that_nobody_can_use_are_connected_ever_more_slowly() {
     let (listener, good) = listen();
-    let settings = PreconnectSettings {
-        spares: 1,
-        ..PreconnectSettings::default()
-    };
-    let (dialer, _metrics) = warm_dialer(1500, 250, settings);
+    let (dialer, _metrics) = warm_dialer(1500, 250, 1);
     let preferred = [good];
     let began = tokio::time::Instant::now();
     let mut accepted = 0;

@@ -66,6 +66,8 @@ pub(super) struct Schedule {
 struct SentProbes {
     sent: Option<Moment>,
     in_flight: usize,
+    /// One of those in flight is not sent yet: there are as many under way as there may be.
+    waiting: bool,
 }
 
 // === impl Prober ===
@@ -127,10 +129,18 @@ pub(super) async fn run(
             let socket = probe.address.socket;
             let (settings, send) = (settings.clone(), Arc::clone(&send));
             let (dialer, limit) = (dialer.load_full(), Arc::clone(&limit));
+            let permit = Arc::clone(&limit).try_acquire_owned().ok();
+            if permit.is_none() {
+                schedule.waits(socket);
+            }
             let task = tasks.spawn(async move {
-                // Never closed.
-                let _permit = limit.acquire().await;
-                run_probe(probe, settings, dialer, send).await;
+                let (_permit, sent) = match permit {
+                    Some(permit) => (Some(permit), now),
+                    // Never closed.
+                    None => (limit.acquire_owned().await.ok(), clock::now()),
+                };
+                run_probe(probe, sent, settings, dialer, send).await;
+                sent
             });
             sockets.insert(task.id(), socket);
         }
@@ -140,9 +150,12 @@ pub(super) async fn run(
                 return;
             },
             Some(ended) = tasks.join_next_with_id() => {
-                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                let (id, sent) = match ended {
+                    Ok((id, sent)) => (id, sent),
+                    Err(error) => (error.id(), now),
+                };
                 if let Some(socket) = sockets.remove(&id) {
-                    schedule.finished(socket);
+                    schedule.finished(socket, sent);
                 }
             }
             () = sleep_until(instant(next)) => {}
@@ -152,12 +165,12 @@ pub(super) async fn run(
 
 async fn run_probe(
     probe: DueProbe,
+    sent: Moment,
     settings: HealthSettings,
     dialer: Arc<Dialer>,
     send: Arc<dyn Fn(Input) + Send + Sync>,
 ) {
     let socket = probe.address.socket;
-    let sent = clock::now();
     let report = through(&settings, &dialer, &probe.address, &probe.host).await;
     if report.outcome.is_success() {
         probe.address.probe_succeeded();
@@ -236,9 +249,22 @@ impl Schedule {
         (due.collect(), next)
     }
 
-    pub(super) fn finished(&mut self, socket: SocketAddr) {
+    /// The probe just taken waits for others to end. No other of its address is due before it has ended, so that the gap
+    /// can be kept to when it was sent.
+    pub(super) fn waits(&mut self, socket: SocketAddr) {
+        if let Some(entry) = self.entries.get_mut(&socket) {
+            entry.waiting = true;
+        }
+    }
+
+    pub(super) fn finished(&mut self, socket: SocketAddr, sent: Moment) {
         if let Some(entry) = self.entries.get_mut(&socket) {
             entry.in_flight = entry.in_flight.saturating_sub(1);
+            // One that waited was sent after it was taken, and nothing of its address was taken since.
+            if entry.sent.is_none_or(|taken| sent >= taken) {
+                entry.sent = Some(sent);
+                entry.waiting = false;
+            }
         }
     }
 }
@@ -250,6 +276,7 @@ impl SentProbes {
     fn due(&self, probe: &DueProbe, settings: &HealthSettings) -> Option<Moment> {
         let wanted = match (probe.pace, self.sent) {
             (ProbeMode::Off, _) => return None,
+            _ if self.waiting => return None,
             (ProbeMode::Fast(_), _) if self.in_flight >= MAX_IN_FLIGHT => return None,
             (ProbeMode::Regular | ProbeMode::Down, _) if self.in_flight > 0 => return None,
             (_, None) => probe.probe_at,

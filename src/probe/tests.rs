@@ -93,7 +93,8 @@ impl Server {
 fn settings(kind: ProbeKind) -> HealthSettings {
     HealthSettings {
         kind,
-        timeout: Duration::from_millis(500),
+        // Far from what any of them takes, on a busy machine too.
+        timeout: Duration::from_secs(10),
         ..HealthSettings::default()
     }
 }

@@ -40,10 +40,10 @@ fn a_regular_probe_goes_when_its_time_comes_and_alone() {
     // Asked for again while it is under way: after it has finished.
     let again = probe(1, ms(900), ProbeMode::Regular);
     assert_eq!(ask(&mut schedule, ms(900), &again), (false, None));
-    schedule.finished(first.address.socket);
+    schedule.finished(first.address.socket, ms(500));
     assert!(ask(&mut schedule, ms(950), &again).0);
     // Landed, and the snapshot is still the old one: not again before the interval is over.
-    schedule.finished(first.address.socket);
+    schedule.finished(first.address.socket, ms(950));
     assert_eq!(ask(&mut schedule, ms(960), &again), (false, Some(ms(6950))));
 }
 
@@ -58,7 +58,9 @@ fn fast_probes_overlap_and_keep_the_cap() {
     let sent = (0..2000).filter(|now| {
         let pushy = probe(1, ms(*now), ProbeMode::Regular);
         let (sent, _) = ask(&mut schedule, ms(*now), &pushy);
-        schedule.finished(pushy.address.socket);
+        if sent {
+            schedule.finished(pushy.address.socket, ms(*now));
+        }
         sent
     });
     assert_eq!(sent.count(), 10);
@@ -74,6 +76,23 @@ fn a_pile_of_unanswered_fast_probes_is_bounded() {
     assert_eq!(sent.count(), 16);
 }
 
+/// The gap is kept to when a probe was sent, not to when it was taken.
+#[test]
+fn one_that_waits_for_others_to_end_holds_the_next_back() {
+    let mut schedule = Schedule::default();
+    let fast = probe(1, ms(0), FAST);
+    let socket = fast.address.socket;
+    assert!(ask(&mut schedule, ms(0), &fast).0);
+    assert!(ask(&mut schedule, ms(200), &fast).0);
+    schedule.waits(socket);
+    // An earlier one's end changes nothing.
+    schedule.finished(socket, ms(0));
+    assert_eq!(ask(&mut schedule, ms(900), &fast), (false, None));
+    schedule.finished(socket, ms(950));
+    assert_eq!(ask(&mut schedule, ms(1000), &fast), (false, Some(ms(1150))));
+    assert!(ask(&mut schedule, ms(1150), &fast).0);
+}
+
 #[test]
 fn off_means_off_and_an_address_that_left_is_forgotten() {
     let mut schedule = Schedule::default();
@@ -83,7 +102,7 @@ fn off_means_off_and_an_address_that_left_is_forgotten() {
     );
     let gone = probe(1, ms(0), ProbeMode::Regular);
     assert!(ask(&mut schedule, ms(10), &gone).0);
-    schedule.finished(gone.address.socket);
+    schedule.finished(gone.address.socket, ms(10));
     assert!(ask(&mut schedule, ms(300), &probe(2, ms(0), ProbeMode::Regular)).0);
     // Back with its old time: a new address as far as the schedule goes.
     assert!(ask(&mut schedule, ms(310), &gone).0);

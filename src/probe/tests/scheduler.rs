@@ -99,7 +99,7 @@ impl Rig {
 
     /// When the next outcome's probe was sent, and the outcome.
     async fn next(&mut self) -> (Moment, ProbeOutcome) {
-        let input = timeout(Duration::from_secs(10), self.facts.recv()).await;
+        let input = timeout(Duration::from_secs(30), self.facts.recv()).await;
         match input.expect("an outcome in time").unwrap() {
             Input::Probed { sent, outcome, .. } => (sent, outcome),
             other => panic!("{other:?}"),
@@ -169,6 +169,10 @@ async fn a_probe_beyond_the_limit_waits_for_its_turn() {
     let (sent, outcome) = rig.next().await;
     assert_eq!(outcome, good_system());
     assert!(sent >= released);
+    // The next one's gap begins there.
+    rig.probe(clock::now(), ProbeMode::Regular);
+    let (next, _) = rig.next().await;
+    assert!(next.since(sent) >= Duration::from_millis(200));
 }
 
 #[tokio::test]

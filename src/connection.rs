@@ -15,7 +15,7 @@ use crate::clock;
 use crate::dial::hop::Lease;
 use crate::dial::{self, ClientData, Dialed};
 use crate::events::{ClosedBy, Reason, TARGET};
-use crate::relay::{self, Ended, Outcome};
+use crate::relay::{self, Ended, Outcome, Placement, Resumed};
 use crate::stream::Stream;
 use crate::sys::socket::Fault;
 use crate::sys::tcp_info;
@@ -24,9 +24,10 @@ use crate::upstream::endpoint::Candidate;
 use crate::upstream::input::Suspicion;
 pub use context::{ContextParts, ListenerContext};
 pub use detour::{Detour, Diversion, DiversionEnd};
-pub use guard::{ConnectionGuard, ThreadLoad};
+pub use guard::ConnectionGuard;
 use hold_queue::Wake;
 pub use hold_queue::{Policy, WhenAllDown};
+pub use home::{AtHome, BulkThread, Home, ThreadJob};
 pub use metrics::EndpointMetrics;
 pub use registry::{ConnectionPhase, Entry, Registry};
 use reject::CloseMode;
@@ -36,6 +37,7 @@ mod context;
 mod detour;
 mod guard;
 mod hold_queue;
+mod home;
 mod metrics;
 mod registry;
 mod reject;
@@ -177,7 +179,8 @@ impl Ends {
             match detour.carry(down, up, diversion).await {
                 DiversionEnd::Resume(state) => {
                     let mut args = guard.relay_args(clock::now(), false, Vec::new());
-                    args.resumed = Some(state);
+                    args.placement = Placement::Fixed;
+                    args.resumed = Some(Resumed::Diverted(state));
                     ended = relay::relay(down, up, args).await;
                 }
                 DiversionEnd::Ended(outcome) => {
@@ -245,6 +248,12 @@ async fn carry(mut ends: Box<Ends>) {
         }
         let args = guard.relay_args(began, guard.may_retry || guard.warm, unsent);
         let mut ended = relay::relay(&mut ends.down, &mut ends.up, args).await;
+        if matches!(ended.outcome, Outcome::Misplaced(_)) {
+            match Box::pin(ends.relocate(ended)).await {
+                Some(both) => (ends, ended) = both,
+                None => return,
+            }
+        }
         if matches!(ended.outcome, Outcome::Diverted(_)) {
             ended = Box::pin(ends.divert(began, ended)).await;
         }
@@ -406,7 +415,7 @@ fn reason_of(outcome: &Outcome) -> (Reason, ClosedBy) {
         Outcome::HalfOpenTimeout => Reason::HalfOpenTimeout,
         Outcome::Commanded(reason) => *reason,
         Outcome::Untouched { .. } => Reason::UpstreamFin,
-        Outcome::Diverted(_) | Outcome::Internal(_) => Reason::Internal,
+        Outcome::Diverted(_) | Outcome::Misplaced(_) | Outcome::Internal(_) => Reason::Internal,
     };
     (reason, reason.closed_by())
 }

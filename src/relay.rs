@@ -20,6 +20,7 @@ use crate::types::{Direction, Side};
 
 pub use command::{CommandChannel, ConnectionCommand};
 pub use framing::HttpPhase;
+pub use handover::{Diverted, Paused, Placement, Resumed, SourceState};
 pub use settings::{FramingMode, Limits, TcpSettings};
 pub use shared::RelayShared;
 pub use stats::ConnStats;
@@ -42,6 +43,7 @@ mod delivery;
 mod fairness;
 pub mod framing;
 mod half_duplex;
+mod handover;
 mod poll_context;
 mod reset;
 mod settings;
@@ -77,28 +79,9 @@ pub struct RelayArgs<'a> {
     pub unsent: Vec<u8>,
     /// Now; the caller has just read the clock for itself.
     pub began: Moment,
-    /// What something that carried the connection in between gives back.
-    pub resumed: Option<Box<Diverted>>,
-}
-
-/// A connection as the relay hands it over, and takes it back.
-#[derive(Debug, Default)]
-pub struct Diverted {
-    /// Of each direction (by [`Direction::index`]): bytes that its destination has not taken, and its source.
-    pub directions: [(Vec<u8>, SourceState); 2],
-    /// The side that ended first, if one has.
-    pub first_end: Option<Side>,
-}
-
-/// How far the source of a direction has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SourceState {
-    #[default]
-    Open,
-    /// It has ended; the destination does not know yet.
-    Ended,
-    /// The destination knows.
-    Finished,
+    pub placement: Placement,
+    /// Where it goes on, if it is not new.
+    pub resumed: Option<Resumed>,
 }
 
 /// Is told of answers as they pass.
@@ -140,6 +123,8 @@ pub enum Outcome {
     HalfOpenTimeout,
     /// Something else is to carry the connection; see [`CommandChannel::set_diverted`].
     Diverted(Box<Diverted>),
+    /// A relay on another thread is to carry it; see [`Placement`].
+    Misplaced(Box<Paused>),
     /// Closed at rest or cut, as commanded.
     Commanded(Reason),
     /// A call failed in a way that is no fault of a peer; both sides were reset.
@@ -206,48 +191,35 @@ const _: () = assert!(size_of::<Relay<'_>>() <= 416);
 // === impl Relay ===
 
 impl<'a> Relay<'a> {
-    fn new(down: &'a mut Stream, up: &'a mut Stream, args: RelayArgs<'a>) -> Self {
+    fn new(down: &'a mut Stream, up: &'a mut Stream, mut args: RelayArgs<'a>) -> Self {
         let limits = args.limits;
         let may_splice = limits.splice && down.as_tcp().is_some() && up.as_tcp().is_some();
-        let buffer = || TransferBuffer::new(may_splice, limits.pipe_size);
-        let mut ctx = PollContext::new(&args);
-        let began = args.began;
-        let mut upload = HalfDuplex::new(Direction::Upload, buffer());
-        let mut download = HalfDuplex::new(Direction::Download, buffer());
-        upload.preload(args.unsent, &mut ctx);
-        let (mut down, mut up) = (SideIo::new(down), SideIo::new(up));
-        let mut half_open = None;
-        if let Some(resumed) = args.resumed {
-            half_open = resumed.first_end.map(|side| (side, began));
-            for ((half, destination), (rest, source)) in
-                [(&mut upload, &mut up), (&mut download, &mut down)]
-                    .into_iter()
-                    .zip(resumed.directions)
-            {
-                if source == SourceState::Finished {
-                    destination.set_finished();
-                }
-                half.resume(rest, source, &mut ctx);
-            }
-        }
-        Self {
+        let half = |direction| {
+            HalfDuplex::new(direction, TransferBuffer::new(may_splice, limits.pipe_size))
+        };
+        let mut relay = Self {
             limits,
             commands: args.commands,
             may_retry: args.may_retry,
-            ctx,
-            down,
-            up,
-            upload,
-            download,
-            began,
+            ctx: PollContext::new(&mut args),
+            down: SideIo::new(down),
+            up: SideIo::new(up),
+            upload: half(Direction::Upload),
+            download: half(Direction::Download),
+            began: args.began,
             close_ordered: Moment::default(),
-            half_open,
+            half_open: None,
             reset: None,
             closing: None,
             timeouts: Timeouts::default(),
             delivery: None,
             waker: None,
+        };
+        relay.upload.preload(args.unsent, &mut relay.ctx);
+        if let Some(resumed) = args.resumed {
+            relay.resume(resumed);
         }
+        relay
     }
 
     /// One poll: everything that can be done now. `None` = wait.
@@ -278,9 +250,9 @@ impl<'a> Relay<'a> {
         if let Some(asked) = self.commands.take_asked() {
             self.comply(asked);
         }
-        // Before a byte moves: what a new connection brings goes the other way from the start.
-        if self.commands.is_diverted() && self.reset.is_none() && !self.commands.is_set() {
-            return Some(self.divert());
+        let left = self.leave();
+        if left.is_some() {
+            return left;
         }
         loop {
             let before = self.ends();
@@ -492,25 +464,6 @@ impl<'a> Relay<'a> {
             }
         }
         self.ctx.stats.set_unacknowledged(is_pending);
-    }
-
-    /// Hands the connection over, with what its buffers hold (L4).
-    fn divert(&mut self) -> Outcome {
-        let shared = self.ctx.shared;
-        let halves = [
-            self.upload.hand_over(shared),
-            self.download.hand_over(shared),
-        ];
-        match halves {
-            [Ok(upload), Ok(download)] => Outcome::Diverted(Box::new(Diverted {
-                directions: [upload, download],
-                first_end: self.half_open.map(|(side, _)| side),
-            })),
-            [Err(error), _] | [_, Err(error)] => {
-                self.abort();
-                Outcome::Internal(error)
-            }
-        }
     }
 
     /// A command that has come, or stands. One to close is carried out when the connection is at rest here and now.

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -68,6 +69,19 @@ impl Stream {
         match self {
             Stream::Tcp(tcp) => drop(socket::keepalive(tcp, options)),
             Stream::Wrapped(wrapped) => wrapped.set_options(options),
+        }
+    }
+
+    /// Registers it with the event loop of the calling thread, on which it is used from now on. Where that fails it goes
+    /// on with the one that it had.
+    pub fn move_here(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(tcp) => {
+                let own = tcp.as_fd().try_clone_to_owned()?;
+                *tcp = TcpStream::from_std(own.into())?;
+                Ok(())
+            }
+            Stream::Wrapped(wrapped) => wrapped.move_here(),
         }
     }
 

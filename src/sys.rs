@@ -12,6 +12,7 @@ pub mod limits;
 pub mod local_address;
 pub mod pipe;
 pub mod port_owner;
+pub mod priority;
 pub mod private_folder;
 pub mod process;
 pub mod route_changes;

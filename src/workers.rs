@@ -1,13 +1,15 @@
 //! The data threads: one current-thread runtime each, and the distribution of connections over them.
 //!
 //! A connection stays on the thread it was given to. Measured 8–15 % better on round trips than a runtime that moves
-//! tasks between threads, and few connections are distributed exactly.
+//! tasks between threads, and few connections are distributed exactly. Bulk that keeps small connections waiting is the
+//! exception: a second thread beside the one that serves it carries it meanwhile. The scheduler lets the thread of the
+//! small ones go first, because it has used less of its time.
 
 use std::io;
 use std::net::TcpStream;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,7 +17,8 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 
 use crate::clock::{self, Moment};
-use crate::connection::{self, ConnectionGuard, ThreadLoad};
+use crate::connection::{self, AtHome, BulkThread, ConnectionGuard, Home, ThreadJob};
+use crate::sys::priority;
 
 /// A data thread that has not answered a ping for this long is stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);
@@ -27,19 +30,21 @@ pub(crate) struct ConnectionHandler(Arc<Serve>);
 type Serve =
     dyn Fn(TcpStream, Box<ConnectionGuard>) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync;
 
-type WorkerJob = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
-
 /// The data threads. They run until [`Workers::stop`].
 #[derive(Debug)]
 pub struct Workers {
     dispatcher: Dispatcher,
-    handles: Vec<JoinHandle<()>>,
 }
 
 /// How often a data thread's timer fires for nothing. The runtime wakes itself, by a write to its own eventfd, for every
 /// timer that is due before all others; with this one there, those of half-open connections (minutes) are not. Measured:
 /// one system call less for each connection that the client ends first.
 const EARLIER_TIMER: Duration = Duration::from_secs(60);
+
+/// Added to the nice value of threads for bulk: where cores are short, they get a third of what others get. Small
+/// connections beside one download wait 3.5 ms at the 99th percentile, without it 4.6; the download is as fast
+/// (`benches/README.md`).
+const BULK_GIVES_WAY: i32 = 5;
 
 /// Gives work to the data threads. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -49,19 +54,36 @@ pub struct Dispatcher {
     stuck_after: Duration,
 }
 
+/// A data thread with what it serves.
 #[derive(Debug)]
 struct Worker {
+    thread: Thread,
+    home: Arc<Home>,
+    bulk: Bulk,
+}
+
+/// The thread for bulk beside a data thread. Cheap to clone.
+#[derive(Clone, Debug)]
+struct Bulk {
+    /// Of the data thread.
+    number: usize,
+    /// `None`: it could not be started.
+    thread: Arc<OnceLock<Option<Thread>>>,
+}
+
+/// A thread with an event loop, as others see it.
+#[derive(Debug)]
+struct Thread {
     work: mpsc::UnboundedSender<Work>,
-    /// Connections it serves.
-    load: Arc<AtomicUsize>,
     /// When the oldest ping was sent that is not answered, in ms of [`Moment`], plus one; 0 = none.
     unanswered: Arc<AtomicU64>,
-    /// The thread sleeps and waits for events: it cannot be stuck, and need not be asked.
+    /// It sleeps and waits for events: it cannot be stuck, and need not be asked.
     parked: Arc<AtomicBool>,
+    handle: Mutex<Option<JoinHandle<()>>>,
 }
 
 enum Work {
-    Run(WorkerJob),
+    Run(ThreadJob),
     Ping,
     Serve(TcpStream, Box<ConnectionGuard>, Option<ConnectionHandler>),
     Stop,
@@ -71,52 +93,23 @@ enum Work {
 
 impl Workers {
     pub fn start(count: usize) -> io::Result<Self> {
-        let mut workers = Vec::new();
-        let mut handles = Vec::new();
-        for number in 0..count.max(1) {
-            let (sender, work) = mpsc::unbounded_channel();
-            let unanswered = Arc::new(AtomicU64::new(0));
-            let answered = Arc::clone(&unanswered);
-            let parked = Arc::new(AtomicBool::new(false));
-            let (parks, unparks) = (Arc::clone(&parked), Arc::clone(&parked));
-            // A runtime is built on the thread where it runs; whether that worked is reported back.
-            let (report, built) = std::sync::mpsc::sync_channel(1);
-            let handle = std::thread::Builder::new()
-                .name(format!("data-{number}"))
-                .spawn(move || {
-                    let options = LocalOptions::default();
-                    match Builder::new_current_thread()
-                        .enable_all()
-                        .on_thread_park(move || parks.store(true, Relaxed))
-                        .on_thread_unpark(move || unparks.store(false, Relaxed))
-                        .build_local(options)
-                    {
-                        Ok(runtime) => {
-                            let _ = report.send(Ok(()));
-                            runtime.block_on(run(work, answered));
-                        }
-                        Err(error) => drop(report.send(Err(error))),
-                    }
-                })?;
-            built
-                .recv()
-                .unwrap_or_else(|gone| Err(io::Error::other(gone)))?;
-            handles.push(handle);
-            workers.push(Worker {
-                work: sender,
-                load: Arc::default(),
-                unanswered,
-                parked,
-            });
-        }
+        let start = |number| {
+            let bulk = Bulk {
+                number,
+                thread: Arc::default(),
+            };
+            Ok(Worker {
+                thread: Thread::start(format!("data-{number}"), 0)?,
+                home: Arc::new(Home::new(bulk.clone())),
+                bulk,
+            })
+        };
+        let workers: io::Result<Vec<_>> = (0..count.max(1)).map(start).collect();
         let dispatcher = Dispatcher {
-            workers: workers.into(),
+            workers: workers?.into(),
             stuck_after: STUCK_AFTER,
         };
-        Ok(Self {
-            dispatcher,
-            handles,
-        })
+        Ok(Self { dispatcher })
     }
 
     pub fn dispatcher(&self) -> &Dispatcher {
@@ -125,17 +118,22 @@ impl Workers {
 
     /// Drops the tasks that still run, connections included, and waits for the threads to end.
     pub fn stop(self) {
-        for worker in self.dispatcher.workers.iter() {
-            let _ = worker.work.send(Work::Stop);
+        let workers = &self.dispatcher.workers;
+        for worker in workers.iter() {
+            worker.thread.stop();
         }
-        for handle in self.handles {
-            // A panic outside of a connection's task was reported on standard error.
-            let _ = handle.join();
+        for worker in workers.iter() {
+            worker.thread.join();
+            // Nobody is left who could start one.
+            if let Some(bulk) = worker.bulk.if_started() {
+                bulk.stop();
+                bulk.join();
+            }
         }
     }
 }
 
-/// The main task of a data thread.
+/// The main task of a thread.
 async fn run(mut work: mpsc::UnboundedReceiver<Work>, unanswered: Arc<AtomicU64>) {
     tokio::task::spawn_local(async {
         loop {
@@ -193,7 +191,7 @@ impl Dispatcher {
     pub fn loads(&self) -> Vec<usize> {
         self.workers
             .iter()
-            .map(|worker| worker.load.load(Relaxed))
+            .map(|worker| worker.home.load())
             .collect()
     }
 
@@ -202,10 +200,9 @@ impl Dispatcher {
     where
         F: Future<Output = ()> + 'static,
     {
-        // The receiver is gone only when the process ends.
-        let _ = self.workers[thread]
-            .work
-            .send(Work::Run(Box::new(|| Box::pin(make()))));
+        self.workers[thread]
+            .thread
+            .run(Box::new(|| Box::pin(make())));
     }
 
     /// Serves a connection on the least loaded thread. Called on thread `accepted_on`, which keeps the connection unless
@@ -223,66 +220,156 @@ impl Dispatcher {
         let least = self
             .workers
             .iter()
-            .filter(|worker| self.is_responsive(worker))
-            .min_by_key(|worker| worker.load())
+            .filter(|worker| self.is_responsive(&worker.thread))
+            .min_by_key(|worker| worker.home.load())
             .unwrap_or(own);
-        let lowest = least.load();
-        if own.load() <= lowest + lowest / 4 {
-            open.set_load(ThreadLoad::new(&own.load));
+        let lowest = least.home.load();
+        if own.home.load() <= lowest + lowest / 4 {
+            open.set_home(AtHome::new(&own.home));
             return serve(stream, open, handler);
         }
-        open.set_load(ThreadLoad::new(&least.load));
-        if let Err(unsent) = least.work.send(Work::Serve(stream, open, handler))
+        open.set_home(AtHome::new(&least.home));
+        if let Err(unsent) = least.thread.work.send(Work::Serve(stream, open, handler))
             && let Work::Serve(stream, mut open, handler) = unsent.0
         {
             // The thread is gone.
-            open.set_load(ThreadLoad::new(&own.load));
+            open.set_home(AtHome::new(&own.home));
             serve(stream, open, handler);
         }
     }
 
     /// Asks every thread for a sign of life; to be called about once a second.
     pub fn ping(&self) {
-        for worker in self.workers.iter() {
-            if worker.parked.load(Relaxed) {
+        for thread in self.all_threads() {
+            if thread.parked.load(Relaxed) {
                 continue;
             }
             let now = clock::now().as_millis() + 1;
-            let is_first = worker
+            let is_first = thread
                 .unanswered
                 .compare_exchange(0, now, Relaxed, Relaxed)
                 .is_ok();
             if is_first {
                 // Where the thread is gone, the ping stays unanswered.
-                let _ = worker.work.send(Work::Ping);
+                let _ = thread.work.send(Work::Ping);
             }
         }
+    }
+
+    /// Those for bulk included.
+    fn all_threads(&self) -> impl Iterator<Item = &Thread> {
+        self.workers.iter().flat_map(|worker| {
+            [Some(&worker.thread), worker.bulk.if_started()]
+                .into_iter()
+                .flatten()
+        })
     }
 
     /// The first thread from this turn on, in turns, that is not stuck; the turn's own where all are.
     pub fn responsive_from(&self, turn: usize) -> usize {
         let count = self.workers.len();
         let in_turn = (0..count).map(|step| (turn % count + step) % count);
-        let mut responsive = in_turn.filter(|thread| self.is_responsive(&self.workers[*thread]));
+        let mut responsive =
+            in_turn.filter(|thread| self.is_responsive(&self.workers[*thread].thread));
         responsive.next().unwrap_or(turn % count)
     }
 
-    fn is_responsive(&self, worker: &Worker) -> bool {
-        worker.unresponsive_for() < self.stuck_after
+    fn is_responsive(&self, thread: &Thread) -> bool {
+        thread.unresponsive_for() < self.stuck_after
     }
 
     /// How long the least responsive thread has left a ping unanswered.
     pub fn unresponsive_for(&self) -> Duration {
-        let all = self.workers.iter().map(Worker::unresponsive_for);
+        let all = self.all_threads().map(Thread::unresponsive_for);
         all.max().unwrap_or_default()
     }
 }
 
-// === impl Worker ===
+// === impl Bulk ===
 
-impl Worker {
-    fn load(&self) -> usize {
-        self.load.load(Relaxed)
+impl Bulk {
+    fn get(&self) -> Option<&Thread> {
+        let start = || Thread::start(format!("bulk-{}", self.number), BULK_GIVES_WAY).ok();
+        self.thread.get_or_init(start).as_ref()
+    }
+
+    fn if_started(&self) -> Option<&Thread> {
+        self.thread.get().and_then(Option::as_ref)
+    }
+}
+
+impl BulkThread for Bulk {
+    fn is_there(&self) -> bool {
+        self.get().is_some()
+    }
+
+    fn run(&self, job: ThreadJob) {
+        if let Some(thread) = self.get() {
+            thread.run(job);
+        }
+    }
+}
+
+// === impl Thread ===
+
+impl Thread {
+    /// `gives_way`: added to its nice value.
+    fn start(name: String, gives_way: i32) -> io::Result<Self> {
+        let (sender, work) = mpsc::unbounded_channel();
+        let unanswered = Arc::new(AtomicU64::new(0));
+        let answered = Arc::clone(&unanswered);
+        let parked = Arc::new(AtomicBool::new(false));
+        let (parks, unparks) = (Arc::clone(&parked), Arc::clone(&parked));
+        // A runtime is built on the thread where it runs; whether that worked is reported back.
+        let (report, built) = std::sync::mpsc::sync_channel(1);
+        let handle = std::thread::Builder::new().name(name).spawn(move || {
+            if gives_way != 0 {
+                priority::give_way(gives_way);
+            }
+            let options = LocalOptions::default();
+            match Builder::new_current_thread()
+                .enable_all()
+                .on_thread_park(move || parks.store(true, Relaxed))
+                .on_thread_unpark(move || unparks.store(false, Relaxed))
+                .build_local(options)
+            {
+                Ok(runtime) => {
+                    let _ = report.send(Ok(()));
+                    runtime.block_on(run(work, answered));
+                }
+                Err(error) => drop(report.send(Err(error))),
+            }
+        })?;
+        built
+            .recv()
+            .unwrap_or_else(|gone| Err(io::Error::other(gone)))?;
+        Ok(Self {
+            work: sender,
+            unanswered,
+            parked,
+            handle: Mutex::new(Some(handle)),
+        })
+    }
+
+    fn run(&self, job: ThreadJob) {
+        // The receiver is gone only when the process ends.
+        let _ = self.work.send(Work::Run(job));
+    }
+
+    fn stop(&self) {
+        let _ = self.work.send(Work::Stop);
+    }
+
+    fn join(&self) {
+        let handle = self
+            .handle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(handle) = handle {
+            // A panic outside of a connection's task was reported on standard error.
+            let _ = handle.join();
+        }
     }
 
     fn unresponsive_for(&self) -> Duration {
@@ -296,9 +383,11 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
     use crate::connection::WhenAllDown;
-    use crate::connection::tests::rig::{Rig, policy};
+    use crate::connection::tests::rig::{Rig, eventually, policy};
 
     #[test]
     fn run_work_and_end() {
@@ -310,6 +399,114 @@ mod tests {
         assert_eq!(told.recv().unwrap(), 7);
         assert_eq!(workers.dispatcher().loads(), [0, 0]);
         workers.stop();
+    }
+
+    /// Says back what it hears; to an `L`, numbers without end.
+    fn long_winded(mut stream: TcpStream) -> io::Result<()> {
+        let mut first = [0; 1];
+        stream.read_exact(&mut first)?;
+        if first != *b"L" {
+            stream.write_all(&first)?;
+            io::copy(&mut stream.try_clone()?, &mut stream)?;
+            return Ok(());
+        }
+        for number in 0u64.. {
+            stream.write_all(&number.to_be_bytes().repeat(8192))?;
+        }
+        Ok(())
+    }
+
+    /// A connection that hears numbers, among others that are small, on one data thread and, from when this returns, on
+    /// the one for bulk.
+    async fn with_bulk(test: impl AsyncFnOnce(Rig, Workers, TcpStream)) {
+        tokio::task::LocalSet::new()
+            .run_until(among_small_ones(test))
+            .await;
+    }
+
+    async fn among_small_ones(test: impl AsyncFnOnce(Rig, Workers, TcpStream)) {
+        let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = upstream.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in upstream.incoming() {
+                std::thread::spawn(|| long_winded(stream?));
+            }
+        });
+        let mut rig = Rig::new(&[to], policy(WhenAllDown::Hold, 1000)).await;
+        let workers = Workers::start(1).unwrap();
+        let dispatcher = workers.dispatcher().clone();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, from) = listener.accept().unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let open = connection::admit(from, &rig.context, 100).unwrap();
+            let there = dispatcher.clone();
+            dispatcher.run_on(0, move || async move {
+                there.serve(0, stream, open, None);
+            });
+            client
+        };
+        let done = Arc::new(AtomicBool::new(false));
+        let small: Vec<_> = (0..4)
+            .map(|_| {
+                let (mut client, done) = (client(), Arc::clone(&done));
+                std::thread::spawn(move || {
+                    while !done.load(Relaxed) {
+                        client.write_all(b"ping").unwrap();
+                        client.read_exact(&mut [0; 4]).unwrap();
+                    }
+                })
+            })
+            .collect();
+        let mut large = client();
+        large.write_all(b"L").unwrap();
+        let worker = &dispatcher.workers[0];
+        let began = tokio::time::Instant::now();
+        let mut number = 0u64;
+        let mut chunk = vec![0; 64 << 10];
+        while worker.bulk.if_started().is_none() || number < 4096 {
+            large.read_exact(&mut chunk).unwrap();
+            assert!(chunk == number.to_be_bytes().repeat(8192), "{number}");
+            number += 1;
+            assert!(began.elapsed() < Duration::from_secs(60));
+        }
+        assert_eq!(dispatcher.loads(), [5]);
+        done.store(true, Relaxed);
+        for small in small {
+            small.join().unwrap();
+        }
+        eventually(|| dispatcher.loads() == [1]).await;
+        for _ in 0..4 {
+            assert_eq!(rig.closed().await.text("conn.reason"), Some("client_fin"));
+        }
+        test(rig, workers, large).await;
+    }
+
+    #[tokio::test]
+    async fn bulk_beside_small_connections_gets_a_thread_of_its_own() {
+        with_bulk(async |mut rig, workers, large| {
+            drop(large);
+            let record = rig.closed().await;
+            // With bytes unread it was a reset.
+            assert_eq!(record.text("conn.reason"), Some("client_rst"));
+            assert_eq!(record.field("bytes.upload"), Some(&1_u64.into()));
+            eventually(|| workers.dispatcher().loads() == [0]).await;
+            rig.assert_settled();
+            workers.stop();
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_what_the_thread_for_bulk_carries() {
+        with_bulk(async |rig, workers, mut large| {
+            workers.stop();
+            // What it had from the upstream may come first.
+            let _ = large.read_to_end(&mut Vec::new());
+            rig.assert_settled();
+        })
+        .await;
     }
 
     #[tokio::test]
@@ -327,7 +524,7 @@ mod tests {
         reported.recv().unwrap();
         dispatcher.ping();
         let began = tokio::time::Instant::now();
-        while dispatcher.workers[0].unresponsive_for() > Duration::ZERO {
+        while dispatcher.workers[0].thread.unresponsive_for() > Duration::ZERO {
             assert!(began.elapsed() < Duration::from_secs(10));
             std::thread::yield_now();
         }
@@ -335,7 +532,10 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(10));
             std::thread::yield_now();
         }
-        assert_eq!(dispatcher.workers[0].unresponsive_for(), Duration::ZERO);
+        assert_eq!(
+            dispatcher.workers[0].thread.unresponsive_for(),
+            Duration::ZERO
+        );
         // No connection goes there, although it has none and looks the least loaded; nor a gateway's handshake.
         let local = tokio::task::LocalSet::new();
         local

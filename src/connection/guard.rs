@@ -4,17 +4,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::context::ListenerContext;
 use super::hold_queue;
+use super::home::{AtHome, Home};
 use super::metrics::EndpointMetrics;
 use super::registry::{ConnectionPhase, Entry};
 use crate::clock::{self, Moment};
 use crate::dial::Dialed;
 use crate::events::{ClosedBy, MTU_HINT, Reason, event};
-use crate::relay::{AnswerObserver, HttpPhase, Limits, RelayArgs};
+use crate::relay::{AnswerObserver, HttpPhase, Limits, Placement, RelayArgs};
 use crate::types::Direction;
 use crate::upstream::endpoint::Candidate;
 use crate::upstream::input::Suspicion;
@@ -43,8 +44,8 @@ pub struct ConnectionGuard {
     connect: Option<Duration>,
     ended: Option<(Reason, ClosedBy, Moment)>,
     rare: Option<Box<RareFacts>>,
-    /// Where the thread that serves it counts it.
-    load: Option<ThreadLoad>,
+    /// The thread that serves it.
+    home: Option<AtHome>,
 }
 
 /// What few connections have to say in their record.
@@ -57,10 +58,6 @@ struct RareFacts {
     /// What is known of this end beyond what its reason usually means.
     hint: Option<&'static str>,
 }
-
-/// One connection in the load of the thread that serves it, until dropped.
-#[derive(Debug)]
-pub struct ThreadLoad(Arc<AtomicUsize>);
 
 // === impl ConnectionGuard ===
 
@@ -99,7 +96,7 @@ impl ConnectionGuard {
             connect: None,
             ended: None,
             rare: None,
-            load: None,
+            home: None,
         }
     }
 
@@ -114,8 +111,12 @@ impl ConnectionGuard {
     }
 
     /// It is given to a thread.
-    pub fn set_load(&mut self, load: ThreadLoad) {
-        self.load = Some(load);
+    pub fn set_home(&mut self, home: AtHome) {
+        self.home = Some(home);
+    }
+
+    pub(super) fn home(&self) -> Option<&Arc<Home>> {
+        self.home.as_ref().map(AtHome::home)
     }
 
     pub(super) fn context(&self) -> &Arc<ListenerContext> {
@@ -164,6 +165,10 @@ impl ConnectionGuard {
             shared: &self.context.relay,
             may_retry,
             unsent,
+            placement: match self.home {
+                Some(_) => Placement::Shared,
+                None => Placement::Fixed,
+            },
             resumed: None,
         }
     }
@@ -326,20 +331,5 @@ impl Drop for ConnectionGuard {
         if self.context.events.wants_close(reason) {
             self.record(reason, closed_by, ended);
         }
-    }
-}
-
-// === impl ThreadLoad ===
-
-impl ThreadLoad {
-    pub fn new(of: &Arc<AtomicUsize>) -> Self {
-        of.fetch_add(1, Relaxed);
-        Self(Arc::clone(of))
-    }
-}
-
-impl Drop for ThreadLoad {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }

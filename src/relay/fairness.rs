@@ -1,20 +1,20 @@
-//! Fairness between the connections of one worker thread: who moved little, and how a long turn gives way.
+//! Fairness between the connections of one thread: who is small, and how a long turn gives way.
 
 use std::cell::Cell;
 use std::future::Future;
 use std::task::Context;
 
 thread_local! {
-    static SMALL: Cell<u32> = const { Cell::new(0) };
+    static SMALL: Cell<u16> = const { Cell::new(0) };
 }
 
-/// Counts one poll of a connection that moves little.
+/// Counts one poll of a small connection.
 pub(super) fn record_small_poll() {
     SMALL.set(small_polls().wrapping_add(1));
 }
 
-/// Polls of such connections on this thread so far: where the count has grown, one of them waits behind the caller.
-pub(super) fn small_polls() -> u32 {
+/// Polls of small connections on this thread so far: where the count has changed, one of them waits behind the caller.
+pub(super) fn small_polls() -> u16 {
     SMALL.get()
 }
 

@@ -16,8 +16,8 @@
 //! - **L6** One splice asks for at most 1 MiB, flags NONBLOCK only, never MORE; and never for more than framing need
 //!   not see.
 //! - **L7** Every turn charges the coop budget, and a direction yields after 16 turns or 4 MiB, to the sockets of
-//!   others too: one bulk transfer cannot hold a thread. After 1 MiB where connections that move little had a poll
-//!   since its last.
+//!   others too: one bulk transfer cannot hold a thread. After 1 MiB where small connections had a poll since its last;
+//!   where that goes on, it leaves the thread to them (`relay/handover.rs`).
 //! - **L8** Bytes are counted when they leave the buffer, at once, with the direction that moved last.
 
 use std::io;

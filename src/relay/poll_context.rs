@@ -10,7 +10,7 @@ use super::fairness;
 use super::framing::{Framing, FramingProgress, HttpPhase};
 use super::shared::RelayShared;
 use super::stats::ConnStats;
-use super::{AnswerObserver, RelayArgs};
+use super::{AnswerObserver, Placement, RelayArgs, Resumed};
 
 /// L7: turns of one direction in one poll. 16 gave 20 % over 4 on a single stream, and nothing on eight.
 pub(super) const TURNS: u32 = 16;
@@ -21,6 +21,11 @@ const TURN_BYTES: usize = 4 << 20;
 const TURN_BYTES_BESIDE_SMALL: usize = 1 << 20;
 /// Bytes in one poll that make a connection a large one, whose next turn may be cut short.
 const BULK: u64 = 256 << 10;
+/// Bytes in one poll that speak against bulk where they are fewer.
+const STILL_BULK: u64 = 32 << 10;
+/// Polls in bulk beside small connections after which it is to leave them: 8 MiB and more, so that an answer of a usual
+/// length does not. As many polls with next to nothing bring it back.
+const BULK_POLLS: u8 = 32;
 
 /// Per-poll context shared by both directions.
 pub(super) struct PollContext<'a> {
@@ -36,42 +41,92 @@ pub(super) struct PollContext<'a> {
     /// L7: connections that move little share the thread, and this one is none of them.
     is_beside_small: bool,
     /// [`fairness::small_polls`] at the last poll.
-    small_polls: u32,
+    small_polls: u16,
+    placement: Placement,
+    /// Polls that moved something to speak of less those that did not, from 0 to [`BULK_POLLS`]. At 0 it is small.
+    bulk_polls: u8,
+    /// Polls in bulk with small connections beside it since it was small, up to [`BULK_POLLS`].
+    in_the_way: u8,
 }
 
 // === impl PollContext ===
 
 impl<'a> PollContext<'a> {
-    pub(super) fn new(args: &RelayArgs<'a>) -> Self {
-        // Where a message begins is not known any more once something else has carried the connection.
-        let framing = args.limits.framing && args.resumed.is_none();
-        args.stats.begin(framing);
+    pub(super) fn new(args: &mut RelayArgs<'a>) -> Self {
+        let framing = match &mut args.resumed {
+            None => args.limits.framing.then(Framing::default),
+            Some(resumed) => resumed.take_framing(),
+        };
+        if !matches!(args.resumed, Some(Resumed::Paused(_))) {
+            args.stats.begin(framing.is_some());
+        }
         Self {
             shared: args.shared,
             stats: args.stats,
             observer: args.observer,
-            framing: framing.then(Framing::default),
+            framing,
             now: args.began,
             has_now: true,
             before: 0,
             is_beside_small: false,
             small_polls: 0,
+            placement: args.placement,
+            bulk_polls: match args.placement {
+                Placement::Bulk => BULK_POLLS,
+                Placement::Fixed | Placement::Shared => 0,
+            },
+            in_the_way: 0,
         }
+    }
+
+    /// Goes on where a relay on another thread has left off, with so many bytes in the buffer of each direction.
+    pub(super) fn resume(&mut self, pending: [usize; 2]) {
+        self.before = self.bytes();
+        for (direction, pending) in Direction::BOTH.into_iter().zip(pending) {
+            self.stats.set_pending(direction, pending);
+        }
+    }
+
+    /// Leaves the framing to another thread.
+    pub(super) fn take_framing(&mut self) -> Option<Framing> {
+        self.framing.take()
+    }
+
+    fn bytes(&self) -> u64 {
+        Direction::BOTH
+            .map(|way| self.stats.bytes(way))
+            .iter()
+            .sum()
     }
 
     pub(super) fn new_poll(&mut self) {
         self.has_now = false;
-        let bytes = Direction::BOTH
-            .map(|way| self.stats.bytes(way))
-            .iter()
-            .sum();
-        let is_small = bytes - std::mem::replace(&mut self.before, bytes) < BULK;
-        if is_small {
+        let bytes = self.bytes();
+        let moved = bytes - std::mem::replace(&mut self.before, bytes);
+        if moved < STILL_BULK {
+            self.bulk_polls = self.bulk_polls.saturating_sub(1);
+        } else {
+            self.bulk_polls = BULK_POLLS.min(self.bulk_polls + 1);
+        }
+        if self.bulk_polls == 0 {
             fairness::record_small_poll();
+            self.in_the_way = 0;
         }
         let small_polls = fairness::small_polls();
         let beside_small = std::mem::replace(&mut self.small_polls, small_polls) != small_polls;
-        self.is_beside_small = beside_small && !is_small;
+        self.is_beside_small = beside_small && moved >= BULK;
+        if self.is_beside_small {
+            self.in_the_way = BULK_POLLS.min(self.in_the_way + 1);
+        }
+    }
+
+    /// Whether another thread should carry this connection.
+    pub(super) fn is_misplaced(&self) -> bool {
+        match self.placement {
+            Placement::Fixed => false,
+            Placement::Shared => self.in_the_way == BULK_POLLS,
+            Placement::Bulk => self.bulk_polls == 0,
+        }
     }
 
     /// L7: bytes that one direction may move in this poll.

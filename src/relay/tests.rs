@@ -16,6 +16,7 @@ mod buffers;
 mod close;
 mod commands;
 mod framed;
+mod handover;
 mod model;
 mod random;
 mod resets;
@@ -62,6 +63,12 @@ struct Plan {
     may_retry: bool,
     /// Buffer sizes of the client's socket.
     client_buffers: Option<u32>,
+    /// Between which threads it moves; here they are one.
+    placement: Placement,
+    /// Moves it after every few polls as well, by this seed.
+    pauses: Option<u64>,
+    /// How often it has moved.
+    moves: Arc<AtomicU32>,
 }
 
 impl Default for Plan {
@@ -75,6 +82,9 @@ impl Default for Plan {
             })),
             may_retry: false,
             client_buffers: None,
+            placement: Placement::Fixed,
+            pauses: None,
+            moves: Arc::default(),
         }
     }
 }
@@ -136,8 +146,37 @@ async fn run(
     answers: Arc<Answers>,
     plan: Plan,
 ) -> Outcome {
-    let args = args(&plan, &stats, &commands, &answers);
-    relay(&mut down, &mut up, args).await.outcome
+    let mut random = plan.pauses.map(fastrand::Rng::with_seed);
+    let mut placement = plan.placement;
+    let mut resumed = None;
+    loop {
+        let mut args = args(&plan, &stats, &commands, &answers);
+        args.placement = placement;
+        args.resumed = resumed.take();
+        let mut relay = relay(&mut down, &mut up, args);
+        let mut polls = random.as_mut().map_or(u32::MAX, |random| random.u32(1..6));
+        let outcome = std::future::poll_fn(|cx| {
+            if polls == 0 && relay.reset.is_none() && relay.closing.is_none() {
+                return Poll::Ready(Outcome::Misplaced(Box::new(relay.pause())));
+            }
+            polls = polls.saturating_sub(1);
+            Pin::new(&mut relay).poll(cx).map(|ended| ended.outcome)
+        })
+        .await;
+        drop(relay);
+        let Outcome::Misplaced(paused) = outcome else {
+            return outcome;
+        };
+        resumed = Some(Resumed::Paused(paused));
+        placement = match placement {
+            Placement::Fixed => Placement::Fixed,
+            Placement::Shared => Placement::Bulk,
+            Placement::Bulk => Placement::Shared,
+        };
+        plan.moves.fetch_add(1, Relaxed);
+        down.move_here().unwrap();
+        up.move_here().unwrap();
+    }
 }
 
 fn args<'a>(
@@ -155,6 +194,7 @@ fn args<'a>(
         shared: &plan.shared,
         may_retry: plan.may_retry,
         unsent: Vec::new(),
+        placement: Placement::Fixed,
         resumed: None,
     }
 }

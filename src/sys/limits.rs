@@ -14,8 +14,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Fewer connections than this are worth a word at start: one application with two clients may open half as many.
 pub const FEW_CONNECTIONS: usize = 256;
 
-/// Descriptors that one data thread holds: its event loop, what wakes it, its signals.
-const PER_WORKER: u64 = 4;
+/// Descriptors that one data thread holds, and the one for bulk beside it: event loops, what wakes them, their signals.
+const PER_WORKER: u64 = 8;
 
 /// Data threads that accept, each with copies of the listening sockets.
 pub const ACCEPTING: usize = 2;
@@ -256,11 +256,11 @@ mod tests {
     #[test]
     fn what_usual_limits_allow() {
         let connections = |limit| DescriptorBudget::from_limit(limit, &with(2, 0)).max_connections;
-        assert_eq!([64, 256, 1024, 20_000].map(connections), [8, 84, 366, 9248]);
-        assert_eq!(DescriptorBudget::from_limit(1024, &with(2, 8)).spares, 31);
+        assert_eq!([64, 256, 1024, 20_000].map(connections), [5, 82, 364, 9244]);
+        assert_eq!(DescriptorBudget::from_limit(1024, &with(2, 8)).spares, 30);
         assert_eq!(
             DescriptorBudget::from_limit(1024, &with(2, 1000)).spares,
-            248
+            246
         );
     }
 
@@ -286,8 +286,8 @@ mod tests {
             handshakes: 256,
             ..plain
         });
-        assert_eq!(gateway.handshakes, 124);
-        assert_eq!(gateway.max_connections, usual - 62);
+        assert_eq!(gateway.handshakes, 123);
+        assert_eq!(gateway.max_connections, usual - gateway.handshakes / 2);
         let faults = of(DescriptorUse {
             faults: true,
             ..plain

@@ -134,6 +134,9 @@ async fn sequence(seed: u64) {
     if random.bool() {
         plan.client_buffers = Some(random.u32(4096..100_000));
     }
+    if random.bool() {
+        plan.pauses = Some(seed);
+    }
     let rig = plan.rig().await;
     let base = seed << 1;
     let client = far_end(rig.client, base, asks, client_close);

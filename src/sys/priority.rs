@@ -1,0 +1,28 @@
+//! How the scheduler treats a thread where there are fewer cores than there is work.
+
+/// Raises the nice value of the calling thread by so much. Refused by a filter of system calls it stays as it is, and
+/// everywhere but on Linux, where it would be the whole process's.
+pub fn give_way(by: i32) {
+    #[cfg(all(target_os = "linux", not(entryway_portable)))]
+    let _ = rustix::process::nice(by);
+    #[cfg(any(not(target_os = "linux"), entryway_portable))]
+    let _ = by;
+}
+
+#[cfg(all(test, target_os = "linux", not(entryway_portable)))]
+mod tests {
+    use rustix::process::getpriority_process;
+
+    use super::*;
+
+    #[test]
+    fn it_holds_for_the_calling_thread_alone() {
+        let before = getpriority_process(None).unwrap();
+        let inside = std::thread::spawn(|| {
+            give_way(3);
+            getpriority_process(None).unwrap()
+        });
+        assert_eq!(inside.join().unwrap(), (before + 3).min(19));
+        assert_eq!(getpriority_process(None).unwrap(), before);
+    }
+}

@@ -195,6 +195,11 @@ impl Dispatcher {
             .collect()
     }
 
+    /// This data thread, counted from 0, for connections that are served there and not by [`Dispatcher::serve`].
+    pub fn home(&self, thread: usize) -> Arc<Home> {
+        Arc::clone(&self.workers[thread].home)
+    }
+
     /// Runs a future on this data thread, counted from 0.
     pub fn run_on<F>(&self, thread: usize, make: impl FnOnce() -> F + Send + 'static)
     where
@@ -300,7 +305,9 @@ impl Bulk {
 
 impl BulkThread for Bulk {
     fn is_there(&self) -> bool {
-        self.get().is_some()
+        let is_well =
+            |thread: &Thread| !thread.work.is_closed() && thread.unresponsive_for() < STUCK_AFTER;
+        self.get().is_some_and(is_well)
     }
 
     fn run(&self, job: ThreadJob) {
@@ -323,9 +330,6 @@ impl Thread {
         // A runtime is built on the thread where it runs; whether that worked is reported back.
         let (report, built) = std::sync::mpsc::sync_channel(1);
         let handle = std::thread::Builder::new().name(name).spawn(move || {
-            if gives_way != 0 {
-                priority::give_way(gives_way);
-            }
             let options = LocalOptions::default();
             match Builder::new_current_thread()
                 .enable_all()
@@ -335,6 +339,10 @@ impl Thread {
             {
                 Ok(runtime) => {
                     let _ = report.send(Ok(()));
+                    // Not before: the thread that starts it waits so far.
+                    if gives_way != 0 {
+                        priority::give_way(gives_way);
+                    }
                     runtime.block_on(run(work, answered));
                 }
                 Err(error) => drop(report.send(Err(error))),
@@ -496,6 +504,20 @@ mod tests {
             workers.stop();
         })
         .await;
+    }
+
+    /// Connections stay at home then.
+    #[test]
+    fn a_thread_for_bulk_that_has_failed_is_not_there() {
+        let bulk = Bulk {
+            number: 0,
+            thread: Arc::default(),
+        };
+        assert!(bulk.is_there());
+        let thread = bulk.if_started().unwrap();
+        thread.stop();
+        thread.join();
+        assert!(!bulk.is_there());
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ pub type ThreadJob = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Sen
 
 /// A thread for bulk, beside one that serves connections.
 pub trait BulkThread: Debug + Send + Sync {
-    /// Whether there is one; it is started when there is a need for it.
+    /// Whether there is one that works; it is started when there is a need for it.
     fn is_there(&self) -> bool;
 
     /// Runs this there; dropped where there is none.

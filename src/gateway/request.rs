@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use super::authority::Access;
 use super::handshake::{Peer, Ticket};
 use super::shared::Shared;
-use crate::connection::{self, ClientReply};
+use crate::connection::{self, AtHome, ClientReply, Home};
 use crate::events::Reason;
 use crate::stream::Stream;
 use crate::tls::identity::Identity;
@@ -33,6 +33,7 @@ pub(super) async fn serve(
     ticket: Ticket<'_>,
     verified_by: Arc<ServerTls>,
     client: SocketAddr,
+    home: Arc<Home>,
     shared: Arc<Shared>,
 ) {
     let Peer {
@@ -48,13 +49,13 @@ pub(super) async fn serve(
         let (shared, identity) = (Arc::clone(&shared), identity.clone());
         drop(ticket.take());
         let chain = chain.borrow_mut().take();
-        let verified_by = Arc::clone(&verified_by);
+        let (verified_by, home) = (Arc::clone(&verified_by), Arc::clone(&home));
         async move {
             let status = match chain {
                 Some(chain) if shared.is_refused_since(&verified_by, &chain) => {
                     Err((StatusCode::FORBIDDEN, "the certificate has been revoked"))
                 }
-                Some(chain) => connect(request, client, &shared, identity, chain).await,
+                Some(chain) => connect(request, client, &home, &shared, identity, chain).await,
                 None => Err((StatusCode::BAD_REQUEST, "one request on each connection")),
             };
             Ok::<_, Infallible>(answer(status, &shared))
@@ -99,6 +100,7 @@ fn answer(outcome: Result<(), RequestRefusal>, shared: &Shared) -> Response<Full
 async fn connect(
     mut request: Request<Incoming>,
     client: SocketAddr,
+    home: &Arc<Home>,
     shared: &Arc<Shared>,
     identity: Identity,
     chain: Vec<CertificateDer<'static>>,
@@ -157,6 +159,7 @@ async fn connect(
     let Some(mut guard) = connection::admit(client, context, shared.max_connections) else {
         return Err((StatusCode::SERVICE_UNAVAILABLE, "too many connections"));
     };
+    guard.set_home(AtHome::new(home));
     guard.set_tls_identity(identity.as_str());
     let peer_guard = shared.peers.enter(guard.id(), chain);
     let (decided, decision) = oneshot::channel();

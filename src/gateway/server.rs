@@ -17,7 +17,7 @@ use super::peers::Peers;
 use super::request;
 use super::settings::GatewaySettings;
 use super::shared::Shared;
-use crate::connection::{ListenerContext, Registry};
+use crate::connection::{Home, ListenerContext, Registry};
 use crate::drain::DrainWatcher;
 use crate::events::{Events, event};
 use crate::metrics::Metrics;
@@ -198,15 +198,16 @@ impl Shared {
     fn spread(self: &Arc<Self>, stream: std::net::TcpStream, client: SocketAddr) {
         let turn = self.next_thread.fetch_add(1, Relaxed);
         let thread = self.dispatcher.responsive_from(turn);
-        let shared = Arc::clone(self);
+        let (shared, home) = (Arc::clone(self), self.dispatcher.home(thread));
         self.dispatcher.run_on(thread, move || async move {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                shared.serve(stream, client).await;
+                shared.serve(stream, client, home).await;
             }
         });
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr) {
+    /// `home`: the thread that it runs on.
+    async fn serve(self: Arc<Self>, stream: TcpStream, client: SocketAddr, home: Arc<Home>) {
         let _ = stream.set_nodelay(true);
         let (limit, time) = {
             let settings = self.settings.load();
@@ -220,7 +221,7 @@ impl Shared {
         };
         self.log_handshake(&outcome, client);
         if let Ok(peer) = outcome {
-            request::serve(peer, ticket, tls, client, Arc::clone(&self)).await;
+            request::serve(peer, ticket, tls, client, home, Arc::clone(&self)).await;
         }
     }
 

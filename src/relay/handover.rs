@@ -55,6 +55,8 @@ pub struct Paused {
     upload: HalfDuplex,
     download: HalfDuplex,
     framing: Option<Framing>,
+    /// Silence counts from here where no byte has moved since.
+    began: Moment,
     half_open: Option<(Side, Moment)>,
     delivery: Option<Box<[DeliveryWatch; 2]>>,
 }
@@ -82,7 +84,9 @@ impl Relay<'_> {
         if !is_diverted && !self.ctx.is_misplaced() {
             return None;
         }
-        if self.reset.is_some() || self.commands.is_set() {
+        // A side may have been found dead just now.
+        let is_reset = self.reset.is_some() || self.down.reset.is_some() || self.up.reset.is_some();
+        if is_reset || self.commands.is_set() {
             return None;
         }
         Some(if is_diverted {
@@ -118,6 +122,7 @@ impl Relay<'_> {
             upload: std::mem::replace(&mut self.upload, empty(Direction::Upload)),
             download: std::mem::replace(&mut self.download, empty(Direction::Download)),
             framing: self.ctx.take_framing(),
+            began: self.began,
             half_open: self.half_open,
             delivery: self.delivery.take(),
         }
@@ -134,6 +139,7 @@ impl Relay<'_> {
             Resumed::Paused(paused) => {
                 self.upload = paused.upload;
                 self.download = paused.download;
+                self.began = paused.began;
                 self.half_open = paused.half_open;
                 self.delivery = paused.delivery;
                 let pending = [&self.upload, &self.download].map(|half| half.buffer.pending());

@@ -19,10 +19,11 @@ pub(super) const TURNS: u32 = 16;
 const TURN_BYTES: usize = 4 << 20;
 /// L7: the same where connections that move little share the thread. These then wait a tenth to a quarter less.
 const TURN_BYTES_BESIDE_SMALL: usize = 1 << 20;
-/// Bytes in one poll that make a connection a large one, whose next turn may be cut short.
+/// Bytes in one poll from which on it is one in bulk.
 const BULK: u64 = 256 << 10;
-/// Bytes in one poll that speak against bulk where they are fewer.
-const STILL_BULK: u64 = 32 << 10;
+/// Bytes in one poll below which it speaks against bulk. Those between say nothing: they may be a piece of an answer, or
+/// what a thread that is there at once finds of a transfer.
+const SMALL: u64 = 32 << 10;
 /// Polls in bulk beside small connections after which it is to leave them: 8 MiB and more, so that an answer of a usual
 /// length does not. As many polls with next to nothing bring it back.
 const BULK_POLLS: u8 = 32;
@@ -43,7 +44,7 @@ pub(super) struct PollContext<'a> {
     /// [`fairness::small_polls`] at the last poll.
     small_polls: u16,
     placement: Placement,
-    /// Polls that moved something to speak of less those that did not, from 0 to [`BULK_POLLS`]. At 0 it is small.
+    /// Polls in bulk less those with next to nothing, from 0 to [`BULK_POLLS`]. At 0 it is small.
     bulk_polls: u8,
     /// Polls in bulk with small connections beside it since it was small, up to [`BULK_POLLS`].
     in_the_way: u8,
@@ -103,9 +104,9 @@ impl<'a> PollContext<'a> {
         self.has_now = false;
         let bytes = self.bytes();
         let moved = bytes - std::mem::replace(&mut self.before, bytes);
-        if moved < STILL_BULK {
+        if moved < SMALL {
             self.bulk_polls = self.bulk_polls.saturating_sub(1);
-        } else {
+        } else if moved >= BULK {
             self.bulk_polls = BULK_POLLS.min(self.bulk_polls + 1);
         }
         if self.bulk_polls == 0 {

@@ -87,6 +87,95 @@ async fn bulk_alone_stays_where_it_is() {
     assert_eq!(moves.load(Relaxed), 0);
 }
 
+/// Answers that come in pieces larger than nothing and smaller than bulk: such a connection waits like a small one.
+#[tokio::test]
+async fn bulk_leaves_those_of_medium_size_too() {
+    let plan = Plan {
+        placement: Placement::Shared,
+        ..Plan::framed()
+    };
+    let moves = Arc::clone(&plan.moves);
+    let mut rig = plan.rig().await;
+    let mut other = Plan::default().rig().await;
+    let company = tokio::spawn(async move {
+        loop {
+            other.client.write_all(b"ping").await.unwrap();
+            other.server.read_exact(&mut [0; 4]).await.unwrap();
+            for _ in 0..4 {
+                other.server.write_all(&[0; 40 << 10]).await.unwrap();
+                other.client.read_exact(&mut [0; 40 << 10]).await.unwrap();
+            }
+        }
+    });
+    download(&mut rig).await;
+    assert!(moves.load(Relaxed) > 0);
+    company.abort();
+}
+
+/// A side that is found dead when the relay is about to leave is not forgotten.
+#[tokio::test]
+async fn a_reset_of_this_very_poll_stays_here() {
+    let plan = Plan {
+        placement: Placement::Bulk,
+        ..Plan::default()
+    };
+    let ((_client, down), (_server, up)) = (pair(None).await, pair(None).await);
+    let (stats, commands, answers) = (
+        ConnStats::default(),
+        CommandChannel::default(),
+        Answers::default(),
+    );
+    let (mut down, mut up) = (Stream::from(down), Stream::from(up));
+    let mut args = args(&plan, &stats, &commands, &answers);
+    args.placement = Placement::Bulk;
+    let mut relay = relay(&mut down, &mut up, args);
+    let poll = |relay: &mut Relay<'_>| {
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(relay).poll(&mut cx)
+    };
+    for _ in 0..31 {
+        assert!(poll(&mut relay).is_pending());
+    }
+    // As a check of delivery does.
+    relay.down.reset = Some(Fault::UserTimeout);
+    assert!(poll(&mut relay).is_pending());
+    let passed_on = relay.reset.as_ref().map(|reset| (reset.from, reset.fault));
+    assert_eq!(passed_on, Some((Side::Downstream, Fault::UserTimeout)));
+}
+
+/// A move is no byte.
+#[tokio::test(start_paused = true)]
+async fn silence_counts_on_over_a_move() {
+    let limit = Duration::from_secs(300);
+    let plan = Plan {
+        limits: Limits {
+            idle_timeout: Some(limit),
+            ..Limits::default()
+        },
+        ..Plan::default()
+    };
+    let ((_client, down), (_server, up)) = (tokio::io::duplex(9), tokio::io::duplex(9));
+    let (stats, commands, answers) = (
+        ConnStats::default(),
+        CommandChannel::default(),
+        Answers::default(),
+    );
+    let wrapped = |stream| Stream::Wrapped(Box::new(stream));
+    let (mut down, mut up) = (wrapped(down), wrapped(up));
+    let began = tokio::time::Instant::now();
+    let mut first = relay(&mut down, &mut up, args(&plan, &stats, &commands, &answers));
+    let waited = tokio::time::timeout(limit / 3, Pin::new(&mut first)).await;
+    assert!(waited.is_err());
+    let paused = first.pause();
+    drop(first);
+    let mut args = args(&plan, &stats, &commands, &answers);
+    args.resumed = Some(Resumed::Paused(Box::new(paused)));
+    let ended = relay(&mut down, &mut up, args).await;
+    assert!(matches!(ended.outcome, Outcome::IdleTimeout), "{ended:?}");
+    let took = began.elapsed();
+    assert!((limit..limit + limit / 10).contains(&took), "{took:?}");
+}
+
 /// Whoever sends a command finds the relay wherever it is.
 #[tokio::test]
 async fn commands_reach_a_relay_that_has_moved() {

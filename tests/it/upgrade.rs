@@ -2,6 +2,7 @@
 //! leaves everything as it was.
 
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,8 +80,25 @@ impl Service {
     }
 }
 
+/// Later generations are no children of ours, and what they have said of themselves may not be read yet: they are known by
+/// the folder that their command lines name.
 impl Drop for Service {
     fn drop(&mut self) {
+        let folder = self.folder.path().as_os_str().as_bytes();
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = process
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            let Some(pid) = pid.and_then(Pid::from_raw) else {
+                continue;
+            };
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if line.windows(folder.len()).any(|part| part == folder) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        // Where there is no /proc.
         for event in events(&self.process, "upgrade") {
             if let Some(pid) = event["pid"].as_i64() {
                 let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();

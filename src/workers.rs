@@ -339,7 +339,7 @@ impl Thread {
             {
                 Ok(runtime) => {
                     let _ = report.send(Ok(()));
-                    // Not before: the thread that starts it waits so far.
+                    // Not before: until here the thread that starts it waits.
                     if gives_way != 0 {
                         priority::give_way(gives_way);
                     }

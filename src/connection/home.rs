@@ -87,21 +87,21 @@ impl Ends {
             };
             let home = self.guard.home().filter(|home| home.bulk.is_there());
             let Some(home) = home.map(Arc::clone) else {
-                ended = self.go_on(paused, Placement::Fixed).await;
+                ended = self.resume(paused, Placement::Fixed).await;
                 continue;
             };
-            (self, ended) = self.be_bulk(&home, paused).await?;
+            (self, ended) = self.carry_as_bulk(&home, paused).await?;
             if matches!(ended.outcome, Outcome::Diverted(_) | Outcome::Misplaced(_)) {
                 self.move_here();
             }
             if let Outcome::Misplaced(paused) = ended.outcome {
-                ended = self.go_on(paused, Placement::Shared).await;
+                ended = self.resume(paused, Placement::Shared).await;
             }
         }
     }
 
     /// Relays on the thread for bulk, until it is misplaced there too, or has ended.
-    async fn be_bulk(
+    async fn carry_as_bulk(
         mut self: Box<Self>,
         home: &Home,
         paused: Box<Paused>,
@@ -110,7 +110,7 @@ impl Ends {
         home.bulk.run(Box::new(move || {
             Box::pin(async move {
                 self.move_here();
-                let ended = self.go_on(paused, Placement::Bulk).await;
+                let ended = self.resume(paused, Placement::Bulk).await;
                 // Where nobody waits, the process ends.
                 let _ = give_back.send((self, ended));
             })
@@ -118,7 +118,7 @@ impl Ends {
         given_back.await.ok()
     }
 
-    async fn go_on(&mut self, paused: Box<Paused>, placement: Placement) -> Ended {
+    async fn resume(&mut self, paused: Box<Paused>, placement: Placement) -> Ended {
         // Bytes have moved: there is nothing to retry.
         let mut args = self.guard.relay_args(clock::now(), false, Vec::new());
         args.placement = placement;

@@ -33,6 +33,8 @@ struct Rig {
     shared: Arc<RelayShared>,
     commands: Arc<CommandChannel>,
     answers: Arc<Answers>,
+    /// How often it has moved.
+    moves: Arc<AtomicU32>,
     done: JoinHandle<Outcome>,
 }
 
@@ -132,6 +134,7 @@ impl Plan {
             stats,
             commands,
             answers,
+            moves: self.moves,
             shared: self.shared,
             done,
         }
@@ -194,7 +197,7 @@ fn args<'a>(
         shared: &plan.shared,
         may_retry: plan.may_retry,
         unsent: Vec::new(),
-        placement: Placement::Fixed,
+        placement: plan.placement,
         resumed: None,
     }
 }
